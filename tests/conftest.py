@@ -1,0 +1,50 @@
+"""Settings and fixtures that every test shares."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+# A tiny network's step takes a hundred times as long with two threads as with one on a busy
+# machine. The variable is for the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
+# No test may need the network: weights that are not at hand fail at once, not after a time-out.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+# A slow machine is no failure, and the same commit gives the same result everywhere.
+settings.register_profile("tax", deadline=None, derandomize=True, database=None)
+settings.load_profile("tax")
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets; a test that asks for it skips where there is none."""
+    folder = os.environ.get("TAX_TEST_DATA")
+    if not folder:
+        pytest.skip("needs real data: set TAX_TEST_DATA to the folder that holds the data sets")
+    if not Path(folder).is_dir():
+        raise NotADirectoryError(f"TAX_TEST_DATA={folder!r} is not a folder: correct or unset it")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _isolated_wandb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """W&B sends nothing, and writes nothing outside the tests' temporary folder."""
+    folder = str(tmp_path_factory.mktemp("wandb"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_SILENT", "true")
+        for place in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+            patch.setenv(place, folder)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Each test starts from the same random state, whichever ran before it."""
+    torch.manual_seed(0)
