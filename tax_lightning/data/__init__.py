@@ -1,0 +1,22 @@
+"""Data: tables of samples, readers, simulated annotators, and the loaders they share."""
+
+from tax_lightning.data.datamodule import (
+    MultiAnnotatorDataModule,
+    MultiAnnotatorDataset,
+    Source,
+    TableDataModule,
+    collate_samples,
+)
+from tax_lightning.data.samples import IGNORE_INDEX, RawSample, Sample, SampleTable
+
+__all__ = [
+    "IGNORE_INDEX",
+    "MultiAnnotatorDataModule",
+    "MultiAnnotatorDataset",
+    "RawSample",
+    "Sample",
+    "SampleTable",
+    "Source",
+    "TableDataModule",
+    "collate_samples",
+]
