@@ -1,0 +1,112 @@
+"""Reference labels from several annotators, and who agrees with the reference where."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tax_lightning.data.samples import IGNORE_INDEX
+
+
+def majority(masks: Tensor, num_classes: int) -> Tensor:
+    """Reference label by majority vote over the annotators who labelled a pixel.
+
+    Args:
+        masks: class ids ``[B, N, H, W]``, 255 where annotator n did not label.
+        num_classes: number of classes C.
+
+    Returns:
+        Class ids ``[B, H, W]``; 255 at a tie for the first place and where nobody labelled.
+
+    Example:
+        >>> votes = torch.tensor([[0, 1], [1, 1], [1, 0], [255, 255]]).view(1, 4, 1, 2)
+        >>> majority(votes, num_classes=2)
+        tensor([[[1, 1]]])
+        >>> majority(votes[:, :2], num_classes=2)  # one against one at the first pixel
+        tensor([[[255,   1]]])
+    """
+    votes = torch.stack([(masks == c).sum(1) for c in range(num_classes)], dim=1)
+    best, label = votes.max(dim=1)
+    tie = (votes == best.unsqueeze(1)).sum(1) > 1
+    return label.masked_fill(tie | (best == 0), IGNORE_INDEX)
+
+
+def box_mean(values: Tensor, window: int) -> Tensor:
+    """Mean over a square window around each pixel, cut off at the border of the image.
+
+    Args:
+        values: ``[B, N, H, W]`` floats.
+        window: side of the square in pixels, odd.
+
+    Returns:
+        ``[B, N, H, W]``; at the border the mean of what lies inside the image.
+
+    Example:
+        >>> box_mean(torch.tensor([[[[0.0, 1.0, 1.0]]]]), window=3)
+        tensor([[[[0.5000, 0.6667, 1.0000]]]])
+    """
+    # Two one-dimensional passes: 2 * window additions a pixel rather than window ** 2.
+    half = window // 2
+    for size, pad in (((window, 1), (half, 0)), ((1, window), (0, half))):
+        values = F.avg_pool2d(values, size, stride=1, padding=pad, count_include_pad=False)
+    return values
+
+
+def agreement(masks: Tensor, reference: Tensor, window: int = 23, sharpness: float = 60.0) -> Tensor:
+    """How well each annotator agrees with the reference around each pixel.
+
+    ``exp(-sharpness * share of the window where the annotator's label differs from the reference)``:
+    1 where an annotator is right all around, near 0 where they deviate on a visible part of the
+    window. An annotator's label at one pixel says little about who is to be believed there (many
+    agree by chance); a habit shows in the neighbourhood.
+
+    Args:
+        masks: class ids ``[B, N, H, W]``, 255 where not labelled.
+        reference: class ids ``[B, H, W]``, 255 where unknown.
+        window: side of the window in pixels, odd; 1 compares pixel by pixel.
+        sharpness: b; 60 makes 10 wrong pixels of a 23 x 23 window count as 0.32.
+
+    Returns:
+        ``[B, N, H, W]`` in [0, 1]; 0 where annotator n labelled nothing in the window.
+
+    Example:
+        >>> reference = torch.ones(1, 1, 3, dtype=torch.long)
+        >>> masks = torch.tensor([1, 1, 1, 1, 1, 0]).view(1, 2, 1, 3)
+        >>> agreement(masks, reference, window=1, sharpness=10.0)[0, :, 0]
+        tensor([[1.0000e+00, 1.0000e+00, 1.0000e+00],
+                [1.0000e+00, 1.0000e+00, 4.5400e-05]])
+    """
+    known = (masks != IGNORE_INDEX) & (reference != IGNORE_INDEX).unsqueeze(1)
+    wrong = known & (masks != reference.unsqueeze(1))
+    labelled = box_mean(known.float(), window)
+    share = box_mean(wrong.float(), window) / labelled.clamp_min(1e-6)
+    return torch.where(labelled > 0, torch.exp(-sharpness * share), 0.0)
+
+
+def relevance(masks: Tensor, reference: Tensor, window: int = 23, elsewhere: float = 0.05) -> Tensor:
+    """Weight of a pixel in questions of who: 1 near a disagreement, ``elsewhere`` far from any.
+
+    Where nobody within the window deviates from the reference, all annotators say the same and
+    "who decides" carries no information; such pixels are most of an image and must not drown the rest.
+
+    Args:
+        masks: class ids ``[B, N, H, W]``, 255 where not labelled.
+        reference: class ids ``[B, H, W]``, 255 where unknown.
+        window: side of the window in pixels, odd.
+        elsewhere: weight far from any disagreement, in [0, 1].
+
+    Returns:
+        ``[B, H, W]`` in [``elsewhere``, 1]; 0 where the reference is unknown.
+
+    Example:
+        >>> reference = torch.tensor([[[1, 1, 1, 255]]])
+        >>> masks = torch.tensor([[[[0, 1, 1, 1]]]])
+        >>> relevance(masks, reference, window=3)
+        tensor([[[1.0000, 1.0000, 0.0500, 0.0000]]])
+    """
+    known = reference != IGNORE_INDEX
+    wrong = (masks != IGNORE_INDEX) & known.unsqueeze(1) & (masks != reference.unsqueeze(1))
+    near = box_mean(wrong.any(1, keepdim=True).float(), window).squeeze(1) > 0
+    weight = torch.where(near, 1.0, elsewhere)
+    return weight * known

@@ -1,0 +1,67 @@
+"""The kernel bank: each annotator's labelling tendency as a subset of convolution kernels."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class KernelBank(nn.Module):
+    """K convolution kernels for each annotator, applied to shared features in one convolution.
+
+    Kernel (n, k) maps the features to class logits: it is one way in which annotator n labels what
+    is seen there. The subset of all K kernels of annotator n is this annotator's tendency (the
+    abstract of arXiv 2302.09561; the formulation is this project's own).
+
+    The kernels of all annotators are one stacked parameter, so an annotator who is missing from a
+    batch leaves no parameter without a gradient, and the cost is one matrix product.
+
+    Args:
+        annotators: number of annotators N, at least 1.
+        kernels: kernels per annotator K, at least 1.
+        classes: number of classes C, at least 2.
+        channels: feature channels D.
+        kernel_size: side s of a kernel in pixels, odd. 3 sees the neighbourhood that a habit such
+            as "draws generously" depends on; 1 sees one feature vector.
+
+    Raises:
+        ValueError: if a number is out of its range or ``kernel_size`` is even.
+
+    Shape:
+        - features: ``[B, D, H, W]``
+        - logits: ``[B, N, K, C, H, W]``
+
+    Example:
+        >>> bank = KernelBank(annotators=3, kernels=2, classes=4, channels=8)
+        >>> bank(torch.randn(1, 8, 16, 16)).shape
+        torch.Size([1, 3, 2, 4, 16, 16])
+    """
+
+    def __init__(
+        self, annotators: int, kernels: int, classes: int, channels: int, kernel_size: int = 3
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("annotators", annotators, 1),
+            ("kernels", kernels, 1),
+            ("classes", classes, 2),
+            ("channels", channels, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name}={value}: expected at least {least}.")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size={kernel_size}: expected an odd number, such as 1 or 3.")
+        shape = (annotators, kernels, classes, channels, kernel_size, kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.bias = nn.Parameter(torch.zeros(annotators, kernels, classes))
+        bound = 1.0 / math.sqrt(channels * kernel_size**2)
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Class logits of every kernel at every pixel, ``[B, D, H, W]`` to ``[B, N, K, C, H, W]``."""
+        stacked = self.weight.flatten(0, 2)
+        logits = F.conv2d(features, stacked, self.bias.flatten(), padding=stacked.shape[-1] // 2)
+        return logits.unflatten(1, self.weight.shape[:3])

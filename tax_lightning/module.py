@@ -1,0 +1,644 @@
+"""TAXLightningModule: trains, evaluates and explains a TAXNetwork under any Lightning Trainer."""
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from tax_lightning.consensus import majority, relevance
+from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.explain.explanation import Explanation
+from tax_lightning.losses import LossWeights, SegmentationLoss, TAXLoss, WhoTarget
+from tax_lightning.metrics import segmentation_metrics
+from tax_lightning.network import TAXNetwork, TAXOutput
+from tax_lightning.prototypes import SourceSearch
+from tax_lightning.schedule import Event, Schedule
+
+Batch = dict[str, Any]
+
+START_PIXELS = 4096  # per annotator, for the clusters at which the prototypes are started
+LEAST_AGREEMENT = 0.5  # of an annotator around a pixel that may become a prototype's source
+
+
+class TAXLightningModule(L.LightningModule):
+    """Multi-annotator segmentation that says who decides each pixel and why.
+
+    Works with any ``Trainer`` and any loader whose batches are dictionaries with
+
+    - ``"image"``: float ``[B, ch, H, W]``
+    - ``"masks"``: int64 ``[B, N, H, W]`` class ids, 255 where annotator n did not label
+    - ``"present"``: bool ``[B, N]``, optional: whose labels are there. An empty mask is present;
+      without this key an annotator is absent where all of the mask is 255.
+    - ``"reference"``: int64 ``[B, H, W]``, only for ``reference="given"``; 255 where unknown
+    - ``"owner"``: int64 ``[B, H, W]``, optional: index of the expert of synthetic data
+    - ``"id"``: list of str, optional: what to call the images when one is shown as a reason
+    - ``"annotators"``: names in the order of N, optional: checked against ``annotators``
+
+    Args:
+        annotators: names, in the order of the N axis of ``"masks"``.
+        classes: names, in the order of class ids; the first is the background.
+        network: a :class:`~tax_lightning.network.TAXNetwork`, or any module that gives dense
+            features ``[B, D, h, w]``, instead of the arguments from ``architecture`` to
+            ``backbone_options``. To load a checkpoint of such a module, give the network again.
+        architecture: of segmentation_models_pytorch, such as ``"unet"``.
+        encoder: of segmentation_models_pytorch.
+        encoder_weights: ``"imagenet"`` fetches pretrained weights; ``None`` stays offline.
+        in_channels: channels of an image.
+        backbone_options: further arguments of the smp architecture.
+        kernels: kernels, and prototypes, per annotator.
+        kernel_size: side of a kernel in pixels, odd.
+        embedding_channels: length of the embedding that prototypes are compared with.
+        temperature: of the assignment.
+        reference: the labels that the result is trained for and measured against: ``"given"`` with
+            the data, or the ``"majority"`` of the annotators, ties ignored.
+        who_target: what the weights of the annotators are taught, see
+            :class:`~tax_lightning.losses.TAXLoss`.
+        who_window: side in pixels, odd, of the window in which agreement with the reference counts.
+        who_sharpness: how quickly disagreement inside the window lowers the agreement.
+        segmentation_loss: cross-entropy, Dice or their sum.
+        loss_weights: weight of each term.
+        schedule: when prototypes are started, projected and frozen.
+        optimizer: from parameters to an optimizer; the default is AdamW with a rate of 1e-3.
+        lr_scheduler: from an optimizer to a scheduler, stepped every epoch.
+
+    Raises:
+        ValueError: if names are missing or doubled, an option is unknown, or a checkpoint of one's
+            own network is loaded without that network.
+
+    Example:
+        >>> module = TAXLightningModule(
+        ...     annotators=["Ana", "Ben"], classes=["background", "cell"], encoder="resnet18",
+        ...     backbone_options={"encoder_depth": 3, "decoder_channels": [32, 16, 8]},
+        ... )
+        >>> explanation = module.explain(torch.randn(1, 3, 32, 32), ids=["new"])
+        >>> explanation.who.shape
+        torch.Size([1, 2, 32, 32])
+        >>> module.predict(torch.randn(1, 3, 32, 32), annotator="Ben").shape
+        torch.Size([1, 2, 32, 32])
+    """
+
+    monitor = "val/fused_dice/mean"
+    mode = "max"
+
+    def __init__(
+        self,
+        annotators: Sequence[str],
+        classes: Sequence[str],
+        network: nn.Module | None = None,
+        architecture: str = "unet",
+        encoder: str = "resnet34",
+        encoder_weights: str | None = None,
+        in_channels: int = 3,
+        backbone_options: dict[str, Any] | None = None,
+        kernels: int = 4,
+        kernel_size: int = 3,
+        embedding_channels: int = 32,
+        temperature: float = 0.1,
+        reference: Literal["given", "majority"] = "majority",
+        who_target: WhoTarget = "window",
+        who_window: int = 23,
+        who_sharpness: float = 60.0,
+        segmentation_loss: SegmentationLoss = "ce",
+        loss_weights: LossWeights | None = None,
+        schedule: Schedule | None = None,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        loss_weights = _from_hparams(LossWeights, loss_weights)
+        schedule = _from_hparams(Schedule, schedule)
+        # Primitives only, so that a checkpoint loads with weights_only=True.
+        self.save_hyperparameters(
+            {
+                "annotators": list(annotators),
+                "classes": list(classes),
+                "network": None if network is None else "given",
+                "architecture": architecture,
+                "encoder": encoder,
+                "encoder_weights": encoder_weights,
+                "in_channels": in_channels,
+                "backbone_options": backbone_options,
+                "kernels": kernels,
+                "kernel_size": kernel_size,
+                "embedding_channels": embedding_channels,
+                "temperature": temperature,
+                "reference": reference,
+                "who_target": who_target,
+                "who_window": who_window,
+                "who_sharpness": who_sharpness,
+                "segmentation_loss": segmentation_loss,
+                "loss_weights": asdict(loss_weights),
+                "schedule": _primitives(asdict(schedule)),
+            }
+        )
+        self.annotators = _names("annotators", annotators, least=1)
+        self.classes = _names("classes", classes, least=2)
+        if reference not in ("given", "majority"):
+            raise ValueError(f"reference={reference!r}: expected 'given' or 'majority'.")
+        self.reference = reference
+        if isinstance(network, TAXNetwork):
+            self.network = network
+        else:
+            self.network = TAXNetwork(
+                len(self.annotators),
+                len(self.classes),
+                architecture=architecture,
+                encoder=encoder,
+                encoder_weights=encoder_weights,
+                in_channels=in_channels,
+                backbone_options=backbone_options,
+                backbone=_backbone(network),
+                kernels=kernels,
+                kernel_size=kernel_size,
+                embedding_channels=embedding_channels,
+                temperature=temperature,
+            )
+        _check_network(self.network, self.annotators, self.classes)
+        self.loss = TAXLoss(
+            len(self.annotators), segmentation_loss, who_target, who_window, who_sharpness
+        )
+        self.loss_weights = asdict(loss_weights)
+        self.schedule = schedule
+        self.schedule_done: list[str] = []
+        metrics = segmentation_metrics(self.annotators, self.classes, self.network.kernels)
+        self.metrics = nn.ModuleDict({stage: metrics.clone() for stage in ("validation", "test")})
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+
+    # ------------------------------------------------------------------ use
+
+    def forward(self, images: Tensor) -> TAXOutput:
+        """See :class:`~tax_lightning.network.TAXNetwork`."""
+        output: TAXOutput = self.network(images)
+        return output
+
+    @torch.no_grad()
+    def predict(
+        self,
+        images: Tensor,
+        annotator: str | None = None,
+        panel: Sequence[str] | None = None,
+    ) -> Tensor:
+        """Segment images: the result, or as one annotator would, or as some of them together would.
+
+        Args:
+            images: ``[B, ch, H, W]``.
+            annotator: name; the segmentation that this annotator would draw.
+            panel: names; the result if only these annotators counted.
+
+        Returns:
+            Probabilities ``[B, C, H, W]``.
+
+        Raises:
+            ValueError: if a name is unknown, or both arguments are given.
+        """
+        if annotator is not None and panel is not None:
+            raise ValueError("predict: give annotator=... or panel=[...], not both.")
+        chosen = [annotator] if annotator is not None else panel
+        with _evaluating(self.network):
+            output = self(images)
+        if chosen is None:
+            return output.probs
+        index = [self._annotator_index(name) for name in chosen]
+        weights = output.log_who[:, index].softmax(dim=1)
+        return (weights.unsqueeze(2) * output.annotator_probs[:, index]).sum(dim=1)
+
+    @torch.no_grad()
+    def explain(self, images: Tensor, ids: Sequence[str] | None = None) -> Explanation:
+        """Segment images and say who decided each pixel and which prototypes are the reason.
+
+        Args:
+            images: ``[B, ch, H, W]``.
+            ids: what to call the images.
+        """
+        with _evaluating(self.network):
+            output = self(images)
+        decision = output.probs.argmax(dim=1)
+        why_share, why = output.shares(decision).max(dim=2)
+        said = output.annotator_probs.argmax(dim=2)
+        return Explanation(
+            ids=tuple(ids) if ids is not None else tuple(f"image {i}" for i in range(len(images))),
+            annotators=self.annotators,
+            classes=self.classes,
+            probs=output.probs,
+            annotator_probs=output.annotator_probs,
+            who=output.who,
+            why=why,
+            why_share=why_share,
+            undecided=(said == said[:, :1]).all(dim=1),
+            sources=self.network.memory.sources(self.annotators, self.classes),
+        )
+
+    @property
+    def explained(self) -> bool:
+        """Whether the prototypes are what they will stay, so that a checkpoint can name its reasons."""
+        return not self.schedule.enabled or bool(self.network.memory.projected)
+
+    def _annotator_index(self, name: str) -> int:
+        if name not in self.annotators:
+            raise ValueError(f"annotator {name!r} is unknown: expected one of {self.annotators}.")
+        return self.annotators.index(name)
+
+    # ------------------------------------------------------------------ batches
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Check a batch while it is still in the CPU's memory, and fill in the optional keys."""
+        return complete_batch(batch, self.annotators, self.classes, needs_labels=self._needs_labels)
+
+    @property
+    def _needs_labels(self) -> bool:
+        return not (self._trainer is not None and self.trainer.predicting)
+
+    def _reference(self, batch: Batch) -> Tensor:
+        if self.reference == "majority":
+            return majority(batch["masks"], len(self.classes))
+        if "reference" not in batch:
+            raise ValueError(
+                "reference='given': the batch has no key 'reference'. Supply reference labels with "
+                "the data, or set reference='majority'."
+            )
+        reference: Tensor = batch["reference"]
+        return reference
+
+    # ------------------------------------------------------------------ training
+
+    def on_train_start(self) -> None:
+        """Pick up the schedule where a resumed run left it."""
+        self._total_steps = self.trainer.estimated_stepping_batches
+        if self.schedule.enabled and self._total_steps == float("inf"):
+            raise ValueError(
+                "trainer.max_epochs=-1: the schedule needs to know where the run ends. Set "
+                "trainer.max_epochs or trainer.max_steps, or schedule.enabled=false."
+            )
+        if "final" in self.schedule_done:
+            self.network.freeze()
+
+    @property
+    def _progress(self) -> float:
+        return self.trainer.global_step / self._total_steps
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Start, project and freeze the prototypes when their time has come."""
+        for name, kind in self.schedule.due(self._progress, self.schedule_done):
+            self._carry_out(kind)
+            self.schedule_done.append(name)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Weighted sum of all terms; each term is logged."""
+        masks, present, reference = batch["masks"], batch["present"], self._reference(batch)
+        self._observe(present)
+        output = self(batch["image"])
+        terms = self.loss.segmentation_terms(output, masks, reference)
+        ramp = 0.0 if self.network.frozen else self.schedule.ramp(self._progress)
+        if ramp > 0:
+            terms |= self.loss.explanation_terms(
+                output, self.network.memory, masks, present, reference, batch.get("owner")
+            )
+        factors = {"annotator": 1.0, "fused": 1.0}
+        weighted = [
+            self.loss_weights[name] * factors.get(name, ramp) * term for name, term in terms.items()
+        ]
+        loss = torch.stack(weighted).sum()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(masks))
+        self.log_dict(
+            {f"train/loss_{name}": term.detach() for name, term in terms.items()},
+            batch_size=len(masks),
+        )
+        # Frozen parameters keep a (zero) gradient, for which DistributedDataParallel waits.
+        return loss + sum(0.0 * fixed.sum() for fixed in self.network.frozen_parameters())
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keep weight decay and momentum away from what is frozen."""
+        for parameter in self.network.frozen_parameters():
+            parameter.grad = None
+
+    def on_train_end(self) -> None:
+        """Project also when a run ended before its time, so that the module in memory can explain."""
+        if self.schedule.enabled and "final" not in self.schedule_done:
+            self._carry_out("final")
+            self.schedule_done.append("final")
+            L.pytorch.utilities.rank_zero_warn(
+                f"training stopped at {self._progress:.0%} of its steps, before the final projection "
+                f"at {self.schedule.final:.0%}: the prototypes were projected now, but checkpoints "
+                "saved earlier cannot name their sources. Let the run end, or lower schedule.final."
+            )
+
+    def _observe(self, present: Tensor) -> None:
+        counts = torch.cat([present.sum(dim=0), present.new_tensor([len(present)], dtype=torch.long)])
+        counts = self.trainer.strategy.reduce(counts.float(), reduce_op="sum")
+        self.loss.observe(counts[:-1], counts[-1])
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer and scheduler given, on all parameters."""
+        make = self.optimizer or (lambda params: torch.optim.AdamW(params, lr=1e-3))
+        optimizer = make(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "monitor": self.monitor},
+        }
+
+    # ------------------------------------------------------------------ evaluation
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update the metrics, see :func:`tax_lightning.metrics.segmentation_metrics`."""
+        loss = self._evaluate(batch, "validation")
+        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["masks"]))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update the metrics, see :func:`tax_lightning.metrics.segmentation_metrics`."""
+        loss = self._evaluate(batch, "test")
+        self.log("test/loss", loss, sync_dist=True, batch_size=len(batch["masks"]))
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Explanation:
+        """The explanation of each image, on the CPU."""
+        return self.explain(batch["image"], batch["id"]).to("cpu")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the whole validation split by name."""
+        self._log_metrics("validation", "val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the whole test split by name."""
+        self._log_metrics("test", "test")
+
+    def _evaluate(self, batch: Batch, stage: str) -> Tensor:
+        """Update the metrics of a stage; returns the weighted segmentation terms."""
+        reference = self._reference(batch)
+        output = self(batch["image"])
+        self.metrics[stage].update(
+            prediction=output.probs.argmax(dim=1),
+            annotator_prediction=output.annotator_probs.argmax(dim=2),
+            masks=batch["masks"],
+            present=batch["present"],
+            reference=reference,
+            who=output.who,
+            owner=batch.get("owner", torch.full_like(reference, IGNORE_INDEX)),
+            within=output.within,
+        )
+        terms = self.loss.segmentation_terms(output, batch["masks"], reference)
+        return torch.stack([self.loss_weights[name] * term for name, term in terms.items()]).sum()
+
+    def _log_metrics(self, stage: str, prefix: str) -> None:
+        metrics = self.metrics[stage]
+        values = metrics.compute()
+        metrics.reset()
+        # What has not a single case (who without owners, an annotator without masks) has no value.
+        known = {f"{prefix}/{name}": value for name, value in values.items() if not value.isnan()}
+        self.log_dict(known)
+        if self.monitor in known:
+            self.log("dice", known[self.monitor], prog_bar=True, logger=False)
+
+    # ------------------------------------------------------------------ prototypes
+
+    def _carry_out(self, kind: Event) -> None:
+        if kind == "start":
+            self._start_prototypes()
+        else:
+            self.project(self._projection_loader(), final=kind == "final")
+        if kind == "final":
+            self.network.freeze()
+
+    def project(self, loader: Iterable[Batch], final: bool = True) -> None:
+        """Move every prototype onto its nearest training pixel and note where that is.
+
+        Pixels qualify where the annotator labelled, agrees with the reference around, and the
+        prototype is the nearest of the annotator's own. Called by the schedule; call it yourself
+        after training with ``schedule.enabled=false``.
+
+        Args:
+            loader: batches of training images, not augmented. Under several processes each gives
+                its own part of the images.
+            final: see :meth:`tax_lightning.prototypes.PrototypeMemory.project`.
+        """
+        memory = self.network.memory
+        search = SourceSearch(*memory.alive.shape)
+        with torch.no_grad(), _evaluating(self.network):
+            for batch, output in self._visit(loader):
+                agree = self.loss.agreement(
+                    batch["masks"], batch["present"], self._reference(batch)
+                )
+                nearest = output.within == output.within.amax(dim=2, keepdim=True)
+                qualified = (agree >= LEAST_AGREEMENT) & (batch["masks"] != IGNORE_INDEX)
+                search.update(
+                    similarity=memory.similarity(output.embedding),
+                    eligible=nearest & qualified.unsqueeze(2),
+                    labels=batch["masks"],
+                    embedding=output.embedding,
+                    ids=batch["id"],
+                )
+        for other in self._from_other_processes(search):
+            search.merge(other)
+        memory.project(search, final=final)
+
+    def _start_prototypes(self) -> None:
+        """Start the prototypes at clusters of pixels on which their annotator is to be believed."""
+        loader = self._projection_loader()
+        images = len(getattr(loader, "dataset", [])) or self.trainer.num_training_batches
+        per_image = max(1, START_PIXELS * self.trainer.world_size // max(images, 1))
+        pixels: list[list[Tensor]] = [[] for _ in self.annotators]
+        with torch.no_grad(), _evaluating(self.network):
+            for batch, output in self._visit(loader):
+                reference = self._reference(batch)
+                agree = self.loss.agreement(batch["masks"], batch["present"], reference)
+                weight = agree * relevance(batch["masks"], reference, self.loss.neighbourhood)[:, None]
+                for n, sample in enumerate(_draw(output.embedding, weight, per_image)):
+                    pixels[n].append(sample.cpu())
+        own = [torch.cat(part) for part in pixels]
+        parts = [own, *self._from_other_processes(own)]
+        self.network.memory.start([torch.cat(same) for same in zip(*parts, strict=True)])
+        vectors = self.trainer.strategy.broadcast(self.network.memory.vectors.data)
+        self.network.memory.vectors.data.copy_(vectors)
+
+    def _visit(self, loader: Iterable[Batch]) -> Iterator[tuple[Batch, TAXOutput]]:
+        for batch in loader:
+            checked = self.on_before_batch_transfer(batch, 0)
+            ready = self.transfer_batch_to_device(checked, self.device, 0)
+            yield ready, self(ready["image"])
+
+    def _projection_loader(self) -> Iterable[Batch]:
+        """Training images without augmentation where the data module offers them; this process's part."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if not hasattr(datamodule, "projection_dataloader"):
+            loader: Iterable[Batch] = self.trainer.train_dataloader
+            return loader
+        whole: DataLoader[Any] = datamodule.projection_dataloader()
+        if self.trainer.world_size == 1:
+            return whole
+        size = len(whole.dataset)  # type: ignore[arg-type]
+        part = Subset(whole.dataset, range(self.trainer.global_rank, size, self.trainer.world_size))
+        return DataLoader(
+            part,
+            batch_size=whole.batch_size,
+            num_workers=whole.num_workers,
+            collate_fn=whole.collate_fn,
+        )
+
+    def _from_other_processes(self, mine: Any) -> list[Any]:  # noqa: ANN401 - any object
+        """The same object of every other process, in the order of their ranks."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return []
+        everyone: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(everyone, mine)
+        return [one for rank, one in enumerate(everyone) if rank != self.trainer.global_rank]
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note how far the schedule has come."""
+        checkpoint["schedule_done"] = list(self.schedule_done)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other annotators or classes; take up its schedule."""
+        stored = checkpoint.get("hyper_parameters", {})
+        for kind, mine in (("annotators", self.annotators), ("classes", self.classes)):
+            theirs = tuple(stored.get(kind, mine))
+            if theirs != mine:
+                raise ValueError(
+                    f"checkpoint: its {kind} are {theirs}, but {mine} were asked for. Use the data "
+                    f"that it was trained for, or name the same {kind} in the same order."
+                )
+        self.schedule_done = list(checkpoint.get("schedule_done", []))
+
+
+def complete_batch(
+    batch: Batch, annotators: Sequence[str], classes: Sequence[str], needs_labels: bool = True
+) -> Batch:
+    """Check a batch and fill in the optional keys ``"present"`` and ``"id"``.
+
+    Args:
+        batch: see :class:`TAXLightningModule`.
+        annotators: names that the masks must be of.
+        classes: names of the class ids that masks may hold.
+        needs_labels: whether ``"masks"`` must be there.
+
+    Returns:
+        A new dictionary.
+
+    Raises:
+        ValueError: naming the key, what was found and what was expected.
+
+    Example:
+        >>> batch = {"image": torch.zeros(1, 3, 4, 4), "masks": torch.zeros(1, 2, 4, 4).long()}
+        >>> complete_batch(batch, ["Ana", "Ben"], ["background", "cell"])["present"]
+        tensor([[True, True]])
+    """
+    if not isinstance(batch, Mapping) or "image" not in batch:
+        raise ValueError(
+            f"batch: found {type(batch).__name__}, expected a dictionary with 'image' [B, ch, H, W] "
+            "and 'masks' [B, N, H, W]."
+        )
+    batch = dict(batch)
+    images = batch["image"]
+    if "id" not in batch:
+        # Named by their content, images keep their names under shuffling and across processes.
+        batch["id"] = [f"image-{zlib.crc32(image.numpy().tobytes()):08x}" for image in images.cpu()]
+    if tuple(batch.get("annotators", annotators)) != tuple(annotators):
+        raise ValueError(
+            f"batch['annotators'] is {tuple(batch['annotators'])}, but the model's annotators are "
+            f"{tuple(annotators)}. Name the same annotators in the same order."
+        )
+    if needs_labels:
+        _check_masks(batch, annotators, classes)
+    if "masks" in batch and "present" not in batch:
+        batch["present"] = (batch["masks"] != IGNORE_INDEX).flatten(2).any(dim=2)
+    return batch
+
+
+def _check_masks(batch: Batch, annotators: Sequence[str], classes: Sequence[str]) -> None:
+    images = batch["image"]
+    expected = (len(images), len(annotators), *images.shape[-2:])
+    if "masks" not in batch:
+        raise ValueError(f"batch: no key 'masks'; expected int64 class ids {list(expected)}.")
+    masks = batch["masks"]
+    if tuple(masks.shape) != expected or masks.dtype != torch.long:
+        raise ValueError(
+            f"batch['masks'] is {masks.dtype} {list(masks.shape)}, expected torch.int64 "
+            f"{list(expected)}: {len(annotators)} annotators ({', '.join(annotators)}), one class "
+            "id a pixel, of the same height and width as the image."
+        )
+    for key in ("masks", "reference"):
+        labels = batch.get(key)
+        if labels is None:
+            continue
+        wrong = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= len(classes)))
+        if wrong.any():
+            raise ValueError(
+                f"batch[{key!r}] holds the class id {int(labels[wrong][0])}, expected 0 to "
+                f"{len(classes) - 1} ({', '.join(classes)}) or {IGNORE_INDEX} for not labelled."
+            )
+
+
+def _names(argument: str, names: Sequence[str], least: int) -> tuple[str, ...]:
+    if isinstance(names, str) or len(names) < least or len(set(names)) < len(names):
+        hint = " Name the background first, then at least one class." if least == 2 else ""
+        raise ValueError(
+            f"{argument}={names!r}: expected a list of at least {least} different names.{hint}"
+        )
+    return tuple(names)
+
+
+def _backbone(network: nn.Module | str | None) -> nn.Module | None:
+    if isinstance(network, str):
+        raise ValueError(
+            "this checkpoint was trained with a network of your own, which a checkpoint cannot hold: "
+            "give it again, as in TAXLightningModule.load_from_checkpoint(path, network=network)."
+        )
+    return network
+
+
+def _check_network(network: TAXNetwork, annotators: Sequence[str], classes: Sequence[str]) -> None:
+    built_for = (network.bank.weight.shape[0], network.bank.weight.shape[2])
+    if built_for != (len(annotators), len(classes)):
+        raise ValueError(
+            f"network: built for {built_for[0]} annotators and {built_for[1]} classes, but "
+            f"{len(annotators)} annotators {tuple(annotators)} and {len(classes)} classes "
+            f"{tuple(classes)} are named. Build it for these numbers."
+        )
+
+
+def _from_hparams(kind: type[Any], value: Any) -> Any:  # noqa: ANN401 - a dataclass, dict or None
+    """A settings dataclass; checkpoints hold it as a plain dictionary."""
+    if isinstance(value, Mapping):
+        return kind(**value)
+    return kind() if value is None else value
+
+
+def _primitives(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+
+
+def _draw(embedding: Tensor, weight: Tensor, count: int) -> list[Tensor]:
+    """For each annotator ``count`` pixels an image drawn by ``[B, N, H, W]``: N tensors ``[M_n, D]``."""
+    pixels = embedding.flatten(2).transpose(1, 2)  # [B, HW, D]
+    drawn = []
+    for weights in weight.flatten(2).unbind(dim=1):
+        there = weights.sum(dim=1) > 0
+        if not there.any():
+            drawn.append(pixels.new_zeros(0, pixels.shape[-1]))
+            continue
+        index = torch.multinomial(weights[there], count, replacement=True)
+        chosen = pixels[there].gather(1, index.unsqueeze(2).expand(-1, -1, pixels.shape[-1]))
+        drawn.append(chosen.flatten(0, 1))
+    return drawn
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time of the block; a module in training mode returns to it."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)

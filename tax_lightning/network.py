@@ -1,0 +1,268 @@
+"""The TAX network: dense features -> kernel bank and prototype memory -> who, why and the result.
+
+A plain ``nn.Module`` without any training logic. All arithmetic of the method stands in
+:meth:`TAXNetwork.assign`; with N annotators, K kernels each, features f and embedding z
+
+    e_nk = cos(z, P_nk) / tau + prior_n - log K     evidence for kernel (n, k)
+    a_nk = softmax of e over all (n, k)             assignment
+    w_n  = sum_k a_nk                               WHO: weight of annotator n at this pixel
+    g_nk = a_nk / w_n                               which of n's kernels
+    p_nk = softmax over classes of W_nk * f + b_nk  what kernel (n, k) would label
+    p_n  = sum_k g_nk p_nk                          annotator n's own segmentation
+    p    = sum_n w_n p_n                            the resulting segmentation
+    s_nk = a_nk p_nk(c) / p(c)                      WHY: share of kernel (n, k) in the decision c
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import Any, NamedTuple
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tax_lightning.kernels import KernelBank
+from tax_lightning.prototypes import PrototypeMemory
+
+
+class TAXOutput(NamedTuple):
+    """What the network says about a batch.
+
+    Attributes:
+        probs: the resulting segmentation p, ``[B, C, H, W]``.
+        annotator_probs: each annotator's own segmentation p_n, ``[B, N, C, H, W]``.
+        log_who: log w_n, ``[B, N, H, W]``.
+        log_within: log g_nk, ``[B, N, K, H, W]``; -inf for dead prototypes.
+        embedding: unit-length z, ``[B, D, H, W]``.
+        kernel_probs: p_nk, ``[B, N, K, C, H, W]``.
+    """
+
+    probs: Tensor
+    annotator_probs: Tensor
+    log_who: Tensor
+    log_within: Tensor
+    embedding: Tensor
+    kernel_probs: Tensor
+
+    @property
+    def who(self) -> Tensor:
+        """w_n in [0, 1], sums to 1 over the N axis, ``[B, N, H, W]``."""
+        return self.log_who.exp()
+
+    @property
+    def within(self) -> Tensor:
+        """g_nk in [0, 1], sums to 1 over the K axis, ``[B, N, K, H, W]``."""
+        return self.log_within.exp()
+
+    def shares(self, decision: Tensor) -> Tensor:
+        """Share of every kernel in the decision at each pixel; they sum to 1 over N and K.
+
+        Args:
+            decision: class ids c ``[B, H, W]``.
+
+        Returns:
+            s_nk ``[B, N, K, H, W]`` in [0, 1].
+        """
+        chosen = decision[:, None, None, None].expand(*self.kernel_probs.shape[:3], 1, -1, -1)
+        votes = self.kernel_probs.gather(3, chosen).squeeze(3)
+        weighted = (self.log_who.unsqueeze(2) + self.log_within).exp() * votes
+        return weighted / weighted.sum(dim=(1, 2), keepdim=True)
+
+
+class TAXNetwork(nn.Module):
+    """Segmentation network that says who decides each pixel and which prototype is the reason.
+
+    Source: Tendency-and-Assignment Explainer, arXiv 2302.09561; the formulation (see the module's
+    docstring) is this project's own.
+
+    Args:
+        annotators: number of annotators N.
+        classes: number of classes C, the background included.
+        architecture: any architecture of segmentation_models_pytorch, such as ``"unet"``, ``"fpn"``.
+        encoder: any encoder of segmentation_models_pytorch, ``"tu-..."`` for those of timm.
+        encoder_weights: ``"imagenet"`` to fetch pretrained weights; ``None`` starts from random ones
+            and stays offline.
+        in_channels: channels of an image.
+        backbone_options: further arguments for the smp architecture, such as
+            ``{"encoder_depth": 3, "decoder_channels": [64, 32, 16]}``.
+        backbone: a module that gives dense features ``[B, D, h, w]`` for images ``[B, ch, H, W]``,
+            instead of the five arguments above. Of an smp model the segmentation head is removed.
+        kernels: kernels, and prototypes, per annotator K.
+        kernel_size: side of a kernel in pixels, odd.
+        embedding_channels: length of the embedding that prototypes are compared with.
+        temperature: tau of the assignment.
+
+    Raises:
+        ValueError: if the architecture or encoder is unknown, there are fewer than 2 classes, or
+            the backbone does not give features of four dimensions.
+
+    Shape:
+        - images: ``[B, ch, H, W]``, any height and width
+        - see :class:`TAXOutput`
+
+    Example:
+        >>> network = TAXNetwork(
+        ...     annotators=3, classes=2, encoder="resnet18",
+        ...     backbone_options={"encoder_depth": 3, "decoder_channels": [32, 16, 8]},
+        ... )
+        >>> output = network(torch.randn(1, 3, 40, 50))
+        >>> output.probs.shape, output.who.shape
+        (torch.Size([1, 2, 40, 50]), torch.Size([1, 3, 40, 50]))
+        >>> torch.allclose(output.who.sum(1), torch.ones(1, 40, 50))
+        True
+    """
+
+    def __init__(
+        self,
+        annotators: int,
+        classes: int,
+        *,
+        architecture: str = "unet",
+        encoder: str = "resnet34",
+        encoder_weights: str | None = None,
+        in_channels: int = 3,
+        backbone_options: dict[str, Any] | None = None,
+        backbone: nn.Module | None = None,
+        kernels: int = 4,
+        kernel_size: int = 3,
+        embedding_channels: int = 32,
+        temperature: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if classes < 2:
+            raise ValueError(
+                f"classes={classes}: expected at least 2, the background and one object class."
+            )
+        if backbone is None:
+            backbone = _build_backbone(
+                architecture, encoder, encoder_weights, in_channels, backbone_options or {}
+            )
+        self.size_multiple = _size_multiple(backbone)
+        if isinstance(backbone, smp.base.SegmentationModel):
+            backbone.segmentation_head = nn.Identity()
+        self.backbone = backbone
+        channels = self._feature_channels(in_channels)
+        self.projection = nn.Conv2d(channels, embedding_channels, kernel_size=1)
+        self.bank = KernelBank(annotators, kernels, classes, channels, kernel_size)
+        self.memory = PrototypeMemory(annotators, kernels, embedding_channels, temperature)
+        self.frozen = False
+
+    @property
+    def kernels(self) -> int:
+        """Kernels per annotator K."""
+        return self.bank.weight.shape[1]
+
+    def forward(self, images: Tensor) -> TAXOutput:
+        """Segment a batch of images and say who and why."""
+        features = self.features(images)
+        return self.assign(features)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Dense features ``[B, D, H, W]`` at the resolution of the images ``[B, ch, H, W]``.
+
+        Images whose sides are no multiple of the encoder's stride are padded and the features cut.
+        """
+        height, width = images.shape[-2:]
+        bottom, right = -height % self.size_multiple, -width % self.size_multiple
+        padded = F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features: Tensor = self.backbone(padded)
+        if features.shape[-2:] != padded.shape[-2:]:
+            features = F.interpolate(features, padded.shape[-2:], mode="bilinear")
+        return features[..., :height, :width]
+
+    def assign(self, features: Tensor) -> TAXOutput:
+        """The arithmetic of the method, from features ``[B, D, H, W]`` to who, why and the result."""
+        embedding = self.projection(features)
+        logits = self.bank(features)
+        # Softmax, cosine and mixing are exact to float32 also where the convolutions run in bf16.
+        with torch.autocast(features.device.type, enabled=False):
+            embedding = F.normalize(embedding.float(), dim=1)
+            evidence = self.memory(embedding) - math.log(self.kernels)
+            annotator_evidence = evidence.logsumexp(dim=2)
+            log_who = annotator_evidence.log_softmax(dim=1)
+            log_within = evidence - annotator_evidence.unsqueeze(2)
+            kernel_probs = logits.float().softmax(dim=3)
+            annotator_probs = (log_within.exp().unsqueeze(3) * kernel_probs).sum(dim=2)
+            probs = (log_who.exp().unsqueeze(2) * annotator_probs).sum(dim=1)
+        return TAXOutput(probs, annotator_probs, log_who, log_within, embedding, kernel_probs)
+
+    def freeze(self) -> None:
+        """Hold everything but the kernels fixed: features, batch-norm statistics, prototypes.
+
+        After the prototypes have been moved onto training pixels, the kernels are fitted to them;
+        were the features to move on, the pixels would no longer be where the prototypes are.
+        """
+        self.frozen = True
+        self.backbone.eval()
+
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """The parameters that :meth:`freeze` holds fixed; empty while nothing is frozen."""
+        if not self.frozen:
+            return []
+        fixed = (self.backbone, self.projection, self.memory)
+        return [parameter for module in fixed for parameter in module.parameters()]
+
+    def train(self, mode: bool = True) -> TAXNetwork:
+        """Set training mode; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    @torch.no_grad()
+    def _feature_channels(self, in_channels: int) -> int:
+        """Read the backbone's channels off one dry run: they differ between architectures."""
+        was_training = self.backbone.training
+        self.backbone.eval()
+        probe = next(self.backbone.parameters(), torch.zeros(1))
+        side = 64 * math.ceil(self.size_multiple / 64)
+        features = self.backbone(torch.zeros(1, in_channels, side, side, device=probe.device))
+        self.backbone.train(was_training)
+        if not isinstance(features, Tensor) or features.ndim != 4:
+            found = getattr(features, "shape", type(features).__name__)
+            raise ValueError(
+                f"backbone gives {found} for images [1, {in_channels}, {side}, {side}]: expected "
+                "dense features [B, D, h, w]. Take its head off, or wrap it so that it returns the "
+                "feature map."
+            )
+        return features.shape[1]
+
+
+def _build_backbone(
+    architecture: str,
+    encoder: str,
+    encoder_weights: str | None,
+    in_channels: int,
+    options: dict[str, Any],
+) -> nn.Module:
+    if architecture.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
+        raise _unknown("architecture", architecture, list(smp.MODEL_ARCHITECTURES_MAPPING))
+    known = smp.encoders.get_encoder_names()
+    if encoder not in known and not encoder.startswith("tu-"):
+        raise _unknown("encoder", encoder, known, "; encoders of timm start with 'tu-'")
+    return smp.create_model(
+        architecture,
+        encoder_name=encoder,
+        encoder_weights=encoder_weights,
+        in_channels=in_channels,
+        classes=1,
+        **options,
+    )
+
+
+def _unknown(argument: str, value: str, known: list[str], hint: str = "") -> ValueError:
+    near = difflib.get_close_matches(value, known, n=3) or sorted(known)[:8]
+    return ValueError(
+        f"{argument}={value!r} is not known to segmentation_models_pytorch; "
+        f"did you mean {', '.join(near)}?{hint}"
+    )
+
+
+def _size_multiple(backbone: nn.Module) -> int:
+    """The number that height and width must be multiples of; 1 for a module we know nothing of."""
+    encoder = getattr(backbone, "encoder", None)
+    return int(getattr(encoder, "output_stride", 1))

@@ -1,0 +1,307 @@
+"""The prototype memory: what each kernel has learnt to look for, and the training pixels it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.cluster.vq import kmeans2
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tax_lightning.explain.explanation import PrototypeSource
+
+RUNNERS_UP = 9
+LEAST_SIMILARITY = 0.5
+
+
+class PrototypeMemory(nn.Module):
+    """One unit-length prototype for each kernel of each annotator, with the place it was taken from.
+
+    The cosine between a pixel's embedding and prototype (n, k) is the evidence for kernel (n, k) at
+    that pixel. During training the prototypes are learnt by gradient; :meth:`project` then moves
+    each of them onto a real training pixel, so that "this decision is due to prototype (n, k)"
+    can be shown as a training patch (arXiv 2302.09561 asks for visual guidance by a prototype bank;
+    moving prototypes onto training examples follows ProtoPNet, arXiv 1806.10574).
+
+    The provenance (sample id, pixel, similarity, label, runners-up) is part of the ``state_dict``
+    as plain tensors and strings, without any image data.
+
+    Args:
+        annotators: number of annotators N.
+        kernels: kernels, and so prototypes, per annotator K.
+        channels: length D of an embedding.
+        temperature: tau, by which a cosine is divided before the softmax; greater than 0.
+
+    Raises:
+        ValueError: if ``temperature`` is not positive.
+
+    Shape:
+        - embedding: ``[B, D, H, W]``, unit length over D
+        - evidence: ``[B, N, K, H, W]``; -inf for a dead prototype
+
+    Example:
+        >>> memory = PrototypeMemory(annotators=2, kernels=3, channels=8)
+        >>> z = F.normalize(torch.randn(1, 8, 4, 4), dim=1)
+        >>> memory(z).shape
+        torch.Size([1, 2, 3, 4, 4])
+        >>> bool(memory.projected)
+        False
+    """
+
+    prior: Tensor
+    alive: Tensor
+    projected: Tensor
+    source_pixel: Tensor
+    source_label: Tensor
+    source_similarity: Tensor
+
+    def __init__(
+        self, annotators: int, kernels: int, channels: int, temperature: float = 0.1
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature={temperature}: expected a number greater than 0.")
+        self.temperature = temperature
+        self.vectors = nn.Parameter(F.normalize(torch.randn(annotators, kernels, channels), dim=-1))
+        self.prior = nn.Parameter(torch.zeros(annotators))
+        places = (annotators, kernels, 1 + RUNNERS_UP)  # the source, then its runners-up
+        self.register_buffer("alive", torch.ones(annotators, kernels, dtype=torch.bool))
+        self.register_buffer("projected", torch.tensor(False))
+        self.register_buffer("source_pixel", torch.full((*places, 2), -1))
+        self.register_buffer("source_label", torch.full(places, -1))
+        self.register_buffer("source_similarity", torch.full(places, float("nan")))
+        self.source_ids = _no_ids(annotators, kernels)
+
+    @property
+    def unit_vectors(self) -> Tensor:
+        """The prototypes at unit length, float32 ``[N, K, D]``."""
+        return F.normalize(self.vectors.float(), dim=-1)
+
+    def similarity(self, embedding: Tensor) -> Tensor:
+        """Cosine of every pixel with every prototype: ``[B, D, H, W]`` to ``[B, N, K, H, W]`` in [-1, 1]."""
+        vectors = self.unit_vectors
+        cosine = F.conv2d(embedding.float(), vectors.flatten(0, 1)[..., None, None])
+        return cosine.unflatten(1, vectors.shape[:2])
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Evidence ``cos / tau + prior`` for every kernel at every pixel."""
+        bias = self.prior[:, None].expand_as(self.alive).masked_fill(~self.alive, float("-inf"))
+        return self.similarity(embedding) / self.temperature + bias[None, :, :, None, None]
+
+    @torch.no_grad()
+    def start(self, pixels: Sequence[Tensor], seed: int = 0) -> None:
+        """Start the prototypes at the centres of K clusters of each annotator's pixels.
+
+        Args:
+            pixels: for each annotator embeddings ``[M_n, D]`` of unit length; an annotator with
+                fewer than K pixels keeps the present prototypes.
+            seed: makes the clustering reproducible.
+        """
+        kernels = self.vectors.shape[1]
+        for n, sample in enumerate(pixels):
+            if len(sample) >= kernels:
+                rng = np.random.default_rng(seed + n)
+                points = sample.double().cpu().numpy()
+                centres, _ = kmeans2(points, kernels, iter=20, minit="++", rng=rng, missing="warn")
+                self.vectors[n] = F.normalize(torch.from_numpy(centres).to(self.vectors), dim=-1)
+
+    @torch.no_grad()
+    def project(self, search: SourceSearch, *, final: bool) -> None:
+        """Move each prototype onto the nearest training pixel that qualified, and note its source.
+
+        No pixel is used twice: the most similar pair of prototype and pixel is settled first. After
+        the final projection a prototype without a pixel of cosine 0.5 or more is dead, that is never
+        assigned again, unless it is the best that its annotator has.
+
+        Args:
+            search: the most similar training pixels of every prototype.
+            final: ``True`` for the projection that the explanation rests on. Trial projections
+                during training let no prototype die.
+        """
+        self._forget_sources()
+        taken: set[tuple[str, int, int]] = set()
+        for n, k in search.order():
+            free = [pixel for pixel in search.best[n][k] if pixel.place not in taken]
+            if free:
+                taken.add(free[0].place)
+                self._take(n, k, free)
+        self.projected.fill_(final)
+        if final:
+            best = self.source_similarity[..., 0].nan_to_num(-1.0)
+            self.alive.copy_(best >= LEAST_SIMILARITY)
+            self.alive.scatter_(1, best.argmax(dim=1, keepdim=True), True)
+
+    def _forget_sources(self) -> None:
+        self.source_ids = _no_ids(*self.alive.shape)
+        self.source_pixel.fill_(-1)
+        self.source_label.fill_(-1)
+        self.source_similarity.fill_(float("nan"))
+        self.alive.fill_(True)
+
+    def _take(self, n: int, k: int, pixels: Sequence[Pixel]) -> None:
+        self.vectors[n, k] = pixels[0].embedding.to(self.vectors)
+        self.source_ids[n][k] = [pixel.sample_id for pixel in pixels]
+        rows = slice(len(pixels))
+        for buffer, values in (
+            (self.source_pixel, [(pixel.y, pixel.x) for pixel in pixels]),
+            (self.source_label, [pixel.label for pixel in pixels]),
+            (self.source_similarity, [pixel.similarity for pixel in pixels]),
+        ):
+            buffer[n, k, rows] = torch.tensor(values).to(buffer)
+
+    def sources(
+        self, annotators: Sequence[str], classes: Sequence[str]
+    ) -> tuple[tuple[PrototypeSource, ...], ...]:
+        """The provenance of every prototype by name, ``[N][K]``; empty ids before the first projection."""
+        return tuple(
+            tuple(self._source(n, k, name, classes) for k in range(self.alive.shape[1]))
+            for n, name in enumerate(annotators)
+        )
+
+    def _source(self, n: int, k: int, annotator: str, classes: Sequence[str]) -> PrototypeSource:
+        ids = self.source_ids[n][k]
+        pixels = self.source_pixel[n, k].tolist()
+        similarity = self.source_similarity[n, k].tolist()
+        label = int(self.source_label[n, k, 0])
+        return PrototypeSource(
+            annotator=annotator,
+            kernel=k,
+            sample_id=ids[0] if ids else "",
+            y=pixels[0][0],
+            x=pixels[0][1],
+            similarity=similarity[0],
+            label=classes[label] if ids else "",
+            alive=bool(self.alive[n, k]),
+            runners_up=tuple(
+                (sample, *pixels[place], similarity[place])
+                for place, sample in enumerate(ids)
+                if place > 0
+            ),
+        )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Sample ids are strings, which buffers cannot hold; plain lists load with ``weights_only=True``."""
+        return {"source_ids": self.source_ids}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_extra_state` gave."""
+        self.source_ids = state["source_ids"]
+
+
+class Pixel(NamedTuple):
+    """A training pixel that a prototype could be taken from.
+
+    Attributes:
+        similarity: cosine with the prototype.
+        sample_id: the image.
+        y: row in the evaluation-transformed image.
+        x: column in the evaluation-transformed image.
+        label: class id that the prototype's annotator gave there.
+        embedding: the pixel's embedding ``[D]``, unit length.
+    """
+
+    similarity: float
+    sample_id: str
+    y: int
+    x: int
+    label: int
+    embedding: Tensor
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """Image, row and column: what makes two pixels the same."""
+        return self.sample_id, self.y, self.x
+
+
+class SourceSearch:
+    """Looks through training images for the pixels most similar to each prototype.
+
+    Holds the best ten of each prototype, each from another image, so its memory does not grow with
+    the number of images. Searches over parts of the data (one a process, say) add up with
+    :meth:`merge`; the order of images and of parts does not matter.
+
+    Args:
+        annotators: number of annotators N.
+        kernels: prototypes per annotator K.
+
+    Example:
+        >>> search = SourceSearch(annotators=1, kernels=1)
+        >>> z = torch.tensor([[0.6, 1.0], [0.8, 0.0]]).view(1, 2, 1, 2)  # two pixels, D = 2
+        >>> search.update(
+        ...     similarity=z[:, None, :1],  # the prototype is (1, 0)
+        ...     eligible=torch.ones(1, 1, 1, 1, 2, dtype=torch.bool),
+        ...     labels=torch.tensor([0, 1]).view(1, 1, 1, 2),
+        ...     embedding=z,
+        ...     ids=["a"],
+        ... )
+        >>> search.best[0][0][0].place
+        ('a', 0, 1)
+    """
+
+    def __init__(self, annotators: int, kernels: int) -> None:
+        self.best: list[list[list[Pixel]]] = [
+            [[] for _ in range(kernels)] for _ in range(annotators)
+        ]
+
+    def update(
+        self,
+        similarity: Tensor,
+        eligible: Tensor,
+        labels: Tensor,
+        embedding: Tensor,
+        ids: Sequence[str],
+    ) -> None:
+        """Consider the images of one batch.
+
+        Args:
+            similarity: ``[B, N, K, H, W]`` cosines.
+            eligible: ``[B, N, K, H, W]`` bool, pixels that may become the source of (n, k).
+            labels: class ids ``[B, N, H, W]``.
+            embedding: ``[B, D, H, W]``.
+            ids: the B sample ids.
+        """
+        width = similarity.shape[-1]
+        values, index = similarity.masked_fill(~eligible, -2.0).flatten(3).max(dim=3)
+        label = labels.flatten(2).gather(2, index)
+        values, index, label = values.cpu(), index.cpu(), label.cpu()
+        for b, n, k in (values > -2.0).nonzero().tolist():
+            row = self.best[n][k]
+            value = values[b, n, k].item()
+            if len(row) > RUNNERS_UP and value < row[-1].similarity:
+                continue
+            y, x = divmod(index[b, n, k].item(), width)
+            vector = embedding[b, :, y, x].float().cpu()
+            pixel = Pixel(value, ids[b], y, x, label[b, n, k].item(), vector)
+            self.best[n][k] = _best_pixels([*row, pixel])
+
+    def merge(self, other: SourceSearch) -> None:
+        """Take over what a search over other images found."""
+        self.best = [
+            [_best_pixels(mine + theirs) for mine, theirs in zip(*rows, strict=True)]
+            for rows in zip(self.best, other.best, strict=True)
+        ]
+
+    def order(self) -> list[tuple[int, int]]:
+        """Annotator and kernel of every prototype with a pixel, the most similar pair first."""
+        found = [
+            (-pixels[0].similarity, n, k)
+            for n, row in enumerate(self.best)
+            for k, pixels in enumerate(row)
+            if pixels
+        ]
+        return [(n, k) for _, n, k in sorted(found)]
+
+
+def _best_pixels(pixels: Sequence[Pixel]) -> list[Pixel]:
+    """The best pixel of each image, the best images first; ties break by name, not by order."""
+    first: dict[str, Pixel] = {}
+    for pixel in sorted(pixels, key=lambda p: (-p.similarity, p.place)):
+        first.setdefault(pixel.sample_id, pixel)
+    return list(first.values())[: 1 + RUNNERS_UP]
+
+
+def _no_ids(annotators: int, kernels: int) -> list[list[list[str]]]:
+    return [[[] for _ in range(kernels)] for _ in range(annotators)]
