@@ -1,0 +1,87 @@
+"""Metrics of multi-annotator segmentation: how well, and whether the explanation is right.
+
+Every metric is a :class:`torchmetrics.Metric` with states that add up, so that any number of
+processes with any number of images each gives the result of one process. Every metric but
+:class:`GeneralizedEnergyDistance` returns a dict, whose keys name annotators and classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torchmetrics import MetricCollection
+
+from tax_lightning.metrics.distance import GeneralizedEnergyDistance, generalized_energy_distance
+from tax_lightning.metrics.overlap import AnnotatorDice, FusedOverlap, annotator_dice, fused_dice
+from tax_lightning.metrics.tendency import RelativeArea, relative_area
+from tax_lightning.metrics.usage import PrototypeUsage, prototype_usage
+from tax_lightning.metrics.who import (
+    OwnerAccuracy,
+    WhoAccuracy,
+    disagreement,
+    owner_accuracy,
+    who_accuracy,
+)
+
+__all__ = [
+    "AnnotatorDice",
+    "FusedOverlap",
+    "GeneralizedEnergyDistance",
+    "OwnerAccuracy",
+    "PrototypeUsage",
+    "RelativeArea",
+    "WhoAccuracy",
+    "annotator_dice",
+    "disagreement",
+    "fused_dice",
+    "generalized_energy_distance",
+    "owner_accuracy",
+    "prototype_usage",
+    "relative_area",
+    "segmentation_metrics",
+    "who_accuracy",
+]
+
+
+def segmentation_metrics(
+    annotators: Sequence[str], classes: Sequence[str], kernels: int
+) -> MetricCollection:
+    """All metrics of a multi-annotator segmentation, as one collection.
+
+    Update it with one call of all keywords; each metric takes those it knows: ``prediction``
+    ``[B, H, W]``, ``annotator_prediction`` ``[B, N, H, W]``, ``masks`` ``[B, N, H, W]``,
+    ``present`` ``[B, N]``, ``who`` ``[B, N, H, W]``, ``within`` ``[B, N, K, H, W]``, and, where the
+    data have them, ``reference`` and ``owner`` ``[B, H, W]``. ``compute`` returns one flat
+    dict of scalars; a value without a single case, such as that of a reference that the data lack,
+    is NaN.
+
+    Args:
+        annotators: Names, in the order of the N axis.
+        classes: Names, where the index is the class id and 0 is the background.
+        kernels: Number K of kernels of an annotator.
+
+    Returns:
+        The collection; ``clone(prefix="val/")`` puts a prefix before every key.
+
+    Raises:
+        ValueError: If names repeat, or if there are too few annotators, classes or kernels.
+
+    Example:
+        >>> metrics = segmentation_metrics(["Ada", "Ben"], ["background", "cup"], kernels=4)
+        >>> sorted(metrics)[:4]
+        ['annotator_dice', 'fused_overlap', 'ged2', 'owner_accuracy']
+    """
+    # Compute groups are off: the collection would find them by comparing states after the first
+    # batch, and metrics that have seen no case yet are alike without measuring the same.
+    return MetricCollection(
+        {
+            "annotator_dice": AnnotatorDice(annotators, classes),
+            "fused_overlap": FusedOverlap(classes),
+            "ged2": GeneralizedEnergyDistance(len(classes)),
+            "who_accuracy": WhoAccuracy(),
+            "owner_accuracy": OwnerAccuracy(),
+            "prototype_usage": PrototypeUsage(annotators, kernels),
+            "relative_area": RelativeArea(annotators),
+        },
+        compute_groups=False,
+    )

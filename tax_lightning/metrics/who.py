@@ -1,0 +1,307 @@
+"""Does the model name the right annotator where annotators disagree?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.metrics.inputs import check_inputs, labelled_pixels
+
+
+def disagreement(masks: Tensor, present: Tensor) -> Tensor:
+    """Find the pixels where at least two annotators gave different labels.
+
+    Args:
+        masks: Class ids given by the annotators ``[B, N, H, W]``, 255 where not labelled.
+        present: Which annotators labelled the image, boolean ``[B, N]``.
+
+    Returns:
+        Boolean ``[B, H, W]``; false where fewer than two annotators gave a label.
+
+    Raises:
+        ValueError: If the shapes do not fit one another.
+
+    Example:
+        >>> import torch
+        >>> masks = torch.tensor([[[[0, 1, 1]], [[0, 0, 255]]]])
+        >>> disagreement(masks, torch.tensor([[True, True]])).tolist()
+        [[[False, True, False]]]
+    """
+    check_inputs(("masks", masks, "BNHW"), ("present", present, "BN"))
+    labelled = labelled_pixels(masks, present)
+    highest = masks.masked_fill(~labelled, -1).amax(1)
+    lowest = masks.masked_fill(~labelled, IGNORE_INDEX).amin(1)
+    return highest > lowest
+
+
+def _named(who: Tensor, labelled: Tensor) -> Tensor:
+    """Index of the annotator with the largest share among those with a label ``[B, 1, H, W]``."""
+    return who.masked_fill(~labelled, -torch.inf).argmax(1, keepdim=True)
+
+
+def _chance(labelled: Tensor) -> Tensor:
+    """Chance that a blind guess among the annotators with a label is right ``[B, H, W]``."""
+    return 1 / labelled.sum(1)
+
+
+def _sum_where(values: Tensor, cases: Tensor) -> Tensor:
+    """Sum of the values of the cases; the others may be anything, infinity too."""
+    return torch.where(cases, values, 0).sum()
+
+
+def _d1_sums(
+    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Hits, sum of chances and number of pixels over D1."""
+    check_inputs(
+        ("who", who, "BNHW"),
+        ("masks", masks, "BNHW"),
+        ("present", present, "BN"),
+        ("reference", reference, "BHW"),
+    )
+    labelled = labelled_pixels(masks, present)
+    right = labelled & (masks == reference.unsqueeze(1))  # never where the reference is unknown
+    cases = disagreement(masks, present) & (right.sum(1) == 1)
+    hits = right.gather(1, _named(who, labelled)).squeeze(1)
+    return (hits & cases).sum(), _sum_where(_chance(labelled), cases), cases.sum()
+
+
+def _d1_means(hits: Tensor, chance: Tensor, pixels: Tensor) -> dict[str, Tensor]:
+    """Results of :func:`who_accuracy` from its sums."""
+    return {"who_accuracy_d1": hits / pixels, "who_chance_d1": chance / pixels}
+
+
+def who_accuracy(
+    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor
+) -> dict[str, Tensor]:
+    """Share of pixels whose named annotator is the one that is right, where only one is (D1).
+
+    D1 are the pixels where annotators disagree and exactly one of them gave the reference's label.
+    The annotator named at a pixel is the one with the largest share among those who labelled it.
+
+    Args:
+        who: Share of each annotator in the decision ``[B, N, H, W]``, sums to 1 over N.
+        masks: Class ids given by the annotators ``[B, N, H, W]``, 255 where not labelled.
+        present: Which annotators labelled the image, boolean ``[B, N]``.
+        reference: True class ids ``[B, H, W]``, 255 where unknown.
+
+    Returns:
+        ``who_accuracy_d1``, in [0, 1], and ``who_chance_d1``, what a blind guess would get: the
+        mean over D1 of 1 / number of annotators who labelled the pixel. NaN where D1 is empty.
+
+    Raises:
+        ValueError: If the shapes do not fit one another.
+
+    Example:
+        >>> import torch
+        >>> who_accuracy(
+        ...     who=torch.tensor([[[[0.9, 0.8]], [[0.1, 0.2]]]]),
+        ...     masks=torch.tensor([[[[1, 1]], [[0, 0]]]]),
+        ...     present=torch.tensor([[True, True]]),
+        ...     reference=torch.tensor([[[1, 0]]]),
+        ... )
+        {'who_accuracy_d1': tensor(0.5000), 'who_chance_d1': tensor(0.5000)}
+    """
+    return _d1_means(*_d1_sums(who, masks, present, reference))
+
+
+def _owner_sums(
+    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor, owner: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hits, sum of ceilings, sum of chances and number of pixels that have an owner."""
+    check_inputs(
+        ("who", who, "BNHW"),
+        ("masks", masks, "BNHW"),
+        ("present", present, "BN"),
+        ("reference", reference, "BHW"),
+        ("owner", owner, "BHW"),
+    )
+    labelled = labelled_pixels(masks, present)
+    right = labelled & (masks == reference.unsqueeze(1))
+    known = (owner != IGNORE_INDEX) & (reference != IGNORE_INDEX)
+    index = owner.masked_fill(~known, 0).unsqueeze(1)
+    cases = disagreement(masks, present) & known & labelled.gather(1, index).squeeze(1)
+    hits = (_named(who, labelled) == index).squeeze(1)
+    owner_right = cases & right.gather(1, index).squeeze(1)
+    return (
+        (hits & cases).sum(),
+        _sum_where(1 / right.sum(1), owner_right),
+        _sum_where(_chance(labelled), cases),
+        cases.sum(),
+    )
+
+
+def _owner_means(
+    hits: Tensor, ceiling: Tensor, chance: Tensor, pixels: Tensor
+) -> dict[str, Tensor]:
+    """Results of :func:`owner_accuracy` from its sums."""
+    return {
+        "who_accuracy_owner": hits / pixels,
+        "who_ceiling_owner": ceiling / pixels,
+        "who_chance_owner": chance / pixels,
+    }
+
+
+def owner_accuracy(
+    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor, owner: Tensor
+) -> dict[str, Tensor]:
+    """Share of disputed pixels whose named annotator is the expert who owns the pixel.
+
+    The owner is known for synthetic data only. Counted are the pixels where annotators disagree,
+    the reference is known and the owner gave a label. The annotator named at a pixel is the one
+    with the largest share among those who labelled it.
+
+    Args:
+        who: Share of each annotator in the decision ``[B, N, H, W]``, sums to 1 over N.
+        masks: Class ids given by the annotators ``[B, N, H, W]``, 255 where not labelled.
+        present: Which annotators labelled the image, boolean ``[B, N]``.
+        reference: True class ids ``[B, H, W]``, 255 where unknown.
+        owner: Index of the expert at each pixel ``[B, H, W]``, 255 where there is none.
+
+    Returns:
+        ``who_accuracy_owner``; ``who_ceiling_owner``, what one would get who knew the labels and
+        the reference alone and guessed among the annotators that are right (0 at a pixel whose
+        owner is not among them); ``who_chance_owner``, what a blind guess among the annotators who
+        labelled the pixel would get. In [0, 1]; NaN where no pixel counts.
+
+    Raises:
+        ValueError: If the shapes do not fit one another.
+
+    Example:
+        >>> import torch
+        >>> result = owner_accuracy(
+        ...     who=torch.tensor([[[[0.7]], [[0.2]], [[0.1]]]]),
+        ...     masks=torch.tensor([[[[1]], [[1]], [[0]]]]),
+        ...     present=torch.tensor([[True, True, True]]),
+        ...     reference=torch.tensor([[[1]]]),
+        ...     owner=torch.tensor([[[0]]]),
+        ... )
+        >>> {name: round(float(value), 3) for name, value in result.items()}
+        {'who_accuracy_owner': 1.0, 'who_ceiling_owner': 0.5, 'who_chance_owner': 0.333}
+    """
+    return _owner_means(*_owner_sums(who, masks, present, reference, owner))
+
+
+class WhoAccuracy(Metric):
+    """Does the model name the annotator that is right, where exactly one is right?
+
+    Pools the pixels of all images; see :func:`who_accuracy`.
+
+    ``update`` takes ``who`` ``[B, N, H, W]``, ``masks`` ``[B, N, H, W]`` (255 where not labelled),
+    ``present`` (boolean ``[B, N]``) and ``reference`` ``[B, H, W]`` (255 where unknown); without a
+    reference a batch adds nothing. ``compute`` returns ``{"who_accuracy_d1", "who_chance_d1"}``, in
+    [0, 1]; NaN without a case.
+
+    Raises:
+        ValueError: If tensors do not fit.
+
+    Example:
+        >>> import torch
+        >>> metric = WhoAccuracy()
+        >>> metric.update(
+        ...     who=torch.tensor([[[[0.9, 0.8]], [[0.1, 0.2]]]]),
+        ...     masks=torch.tensor([[[[1, 1]], [[0, 0]]]]),
+        ...     present=torch.tensor([[True, True]]),
+        ...     reference=torch.tensor([[[1, 0]]]),
+        ... )
+        >>> metric.compute()
+        {'who_accuracy_d1': tensor(0.5000), 'who_chance_d1': tensor(0.5000)}
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    hits: Tensor
+    chance: Tensor
+    pixels: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("hits", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("chance", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("pixels", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(
+        self, *, who: Tensor, masks: Tensor, present: Tensor, reference: Tensor | None = None
+    ) -> None:
+        """Add one batch; nothing where it has no reference."""
+        if reference is None:
+            return
+        hits, chance, pixels = _d1_sums(who, masks, present, reference)
+        self.hits += hits
+        self.chance += chance
+        self.pixels += pixels
+
+    def compute(self) -> dict[str, Tensor]:
+        """Average over the pixels of D1."""
+        return _d1_means(self.hits, self.chance, self.pixels)
+
+
+class OwnerAccuracy(Metric):
+    """Does the model name the expert who owns the pixel? For synthetic data.
+
+    Pools the pixels of all images; see :func:`owner_accuracy`.
+
+    ``update`` takes ``who`` ``[B, N, H, W]``, ``masks`` ``[B, N, H, W]`` (255 where not labelled),
+    ``present`` (boolean ``[B, N]``), ``reference`` ``[B, H, W]`` (255 where unknown) and ``owner``
+    ``[B, H, W]`` (255 where there is none); without a reference or an owner a batch adds nothing.
+    ``compute`` returns ``{"who_accuracy_owner", "who_ceiling_owner", "who_chance_owner"}``, in
+    [0, 1]; NaN without a case.
+
+    Raises:
+        ValueError: If tensors do not fit.
+
+    Example:
+        >>> import torch
+        >>> metric = OwnerAccuracy()
+        >>> metric.update(
+        ...     who=torch.tensor([[[[0.7]], [[0.3]]]]),
+        ...     masks=torch.tensor([[[[1]], [[0]]]]),
+        ...     present=torch.tensor([[True, True]]),
+        ...     reference=torch.tensor([[[1]]]),
+        ...     owner=torch.tensor([[[0]]]),
+        ... )
+        >>> {name: float(value) for name, value in metric.compute().items()}
+        {'who_accuracy_owner': 1.0, 'who_ceiling_owner': 1.0, 'who_chance_owner': 0.5}
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    hits: Tensor
+    ceiling: Tensor
+    chance: Tensor
+    pixels: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("hits", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("ceiling", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("chance", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("pixels", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        *,
+        who: Tensor,
+        masks: Tensor,
+        present: Tensor,
+        reference: Tensor | None = None,
+        owner: Tensor | None = None,
+    ) -> None:
+        """Add one batch; nothing where it has no reference or no owner."""
+        if reference is None or owner is None:
+            return
+        hits, ceiling, chance, pixels = _owner_sums(who, masks, present, reference, owner)
+        self.hits += hits
+        self.ceiling += ceiling
+        self.chance += chance
+        self.pixels += pixels
+
+    def compute(self) -> dict[str, Tensor]:
+        """Average over the disputed pixels that have an owner."""
+        return _owner_means(self.hits, self.ceiling, self.chance, self.pixels)
