@@ -7,10 +7,12 @@ from tax_lightning.data.datamodule import (
     TableDataModule,
     collate_samples,
 )
+from tax_lightning.data.folder import FolderDataModule
 from tax_lightning.data.samples import IGNORE_INDEX, RawSample, Sample, SampleTable
 
 __all__ = [
     "IGNORE_INDEX",
+    "FolderDataModule",
     "MultiAnnotatorDataModule",
     "MultiAnnotatorDataset",
     "RawSample",

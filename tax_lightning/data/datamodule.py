@@ -76,14 +76,16 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
     interpolation for labels. Labels that a transform fills in from outside the picture become
     `IGNORE_INDEX`, whatever the transform's own fill value says.
 
-    The transforms draw from PyTorch's random numbers, so that `lightning.seed_everything` with
-    ``workers=True`` makes them repeatable, in loader workers too.
+    Without a seed the transforms draw from PyTorch's random numbers, so that
+    `lightning.seed_everything` with ``workers=True`` makes them repeatable, in loader workers too.
 
     Args:
         source: The decoded samples.
         transforms: Albumentations transforms, applied in this order.
         mean: Mean of each channel of the image in [0, 1].
         std: Standard deviation of each channel.
+        seed: Fixes the transforms' draw for every sample, for evaluation: the same sample always
+            comes out the same.
 
     Raises:
         ValueError: If the transforms normalise or make tensors, which the dataset does itself.
@@ -105,9 +107,11 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
         transforms: Sequence[Transform] = (),
         mean: Sequence[float] = _IMAGENET[0],
         std: Sequence[float] = _IMAGENET[1],
+        seed: int | None = None,
     ) -> None:
         _check_transforms(transforms)
         self.source = source
+        self.seed = seed
         self.mean = np.asarray(mean, np.float32)
         self.std = np.asarray(std, np.float32)
         self._compose = A.Compose(
@@ -145,7 +149,7 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
             "deviation": raw.deviation,
             "inside": np.full(raw.image.shape[:2], _INSIDE, np.uint8),
         }
-        self._seed_from_torch()
+        self._start_random_stream()
         planes: dict[str, npt.NDArray[Any]] = self._compose(
             **{name: array for name, array in arrays.items() if array is not None}
         )
@@ -155,13 +159,13 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
             planes[name] = np.where(outside, np.uint8(unknown), planes[name])
         return planes
 
-    def _seed_from_torch(self) -> None:
-        """Give all transforms one random stream that follows PyTorch's seed.
+    def _start_random_stream(self) -> None:
+        """Let all transforms draw from one stream.
 
-        A seed passed to the composition would start every transform with the same number: two
+        Passing a seed to the composition would start every transform with the same number: two
         flips would then always happen together.
         """
-        seed = int(torch.randint(2**31, ()))
+        seed = int(torch.randint(2**31, ())) if self.seed is None else self.seed
         self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
     def _normalised(self, image: npt.NDArray[Any]) -> Tensor:
@@ -314,8 +318,12 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         A last batch that is not full is left out, unless it is the only one: batch normalisation
         cannot work with a single image. The next epoch shuffles anew, so no image is lost.
         """
-        dataset = self._dataset(self._samples_of("train"), self.train_transforms)
-        return self._loader(dataset, shuffle=True, drop_last=len(dataset) >= self.batch_size)
+        dataset = MultiAnnotatorDataset(
+            self._samples_of("train"), self.train_transforms, self.mean, self.std
+        )
+        _, processes = self._process()
+        full = len(dataset) // processes >= self.batch_size
+        return self._loader(dataset, shuffle=True, drop_last=full)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
         """Validation batches; an empty list where there is no validation split."""
@@ -352,7 +360,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         """
         for source in self._all_sources():
             if id in source.ids:
-                return self._dataset(source, self.eval_transforms)[list(source.ids).index(id)]
+                return self._eval_dataset(source)[list(source.ids).index(id)]
         raise KeyError(f"No sample has the id {id!r}. Expected the name of an image of the data.")
 
     def to_picture(self, image: Tensor) -> npt.NDArray[np.uint8]:
@@ -400,11 +408,17 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
     def _all_sources(self) -> Iterator[Source]:
         yield from (self._samples_of(split) for split in SPLITS)
 
-    def _dataset(self, source: Source, transforms: Sequence[Transform]) -> MultiAnnotatorDataset:
-        return MultiAnnotatorDataset(source, transforms, self.mean, self.std)
+    def _process(self) -> tuple[int, int]:
+        """Rank of this process and number of processes."""
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def _eval_dataset(self, source: Source) -> MultiAnnotatorDataset:
+        return MultiAnnotatorDataset(source, self.eval_transforms, self.mean, self.std, seed=0)
 
     def _eval_loader(self, source: Source) -> DataLoader[dict[str, Any]]:
-        return self._loader(self._dataset(source, self.eval_transforms))
+        return self._loader(self._eval_dataset(source))
 
     def _loader(
         self, dataset: MultiAnnotatorDataset, shuffle: bool = False, drop_last: bool = False
@@ -501,11 +515,9 @@ class TableDataModule(MultiAnnotatorDataModule):
         else:
             splits = _STAGE_SPLITS.get(stage, (self.predict_split,))
             tables = [self.table.select(split) for split in splits]
-        rank, world = (0, 1)
-        if self.trainer is not None:
-            rank, world = self.trainer.global_rank, self.trainer.world_size
+        rank, processes = self._process()
         for table in tables:
-            replace(table, samples=table.samples[rank::world]).check()
+            replace(table, samples=table.samples[rank::processes]).check()
 
 
 def _check_usable(table: SampleTable) -> None:

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +107,8 @@ class SampleTable:
         channels: 1 (grey) or 3 (RGB); images are converted to it.
         max_value: Grey value of the image files that means white. None: 255 in 8-bit files, 65535
             in 16-bit files and 1.0 in floating-point files.
+        with_reference: Samples without a reference file get one that is unknown everywhere. Turns
+            true by itself where any sample has a file, and stays so in every part of the table.
 
     Raises:
         ValueError: If names are missing, double or unknown, or a group lies in two splits.
@@ -127,6 +128,7 @@ class SampleTable:
     mask_values: Mapping[int, str] | None = None
     channels: int = 3
     max_value: float | None = None
+    with_reference: bool = False
 
     def __post_init__(self) -> None:
         check_names(self.annotators, self.classes)
@@ -136,6 +138,8 @@ class SampleTable:
         if self.max_value is not None and not self.max_value > 0:
             raise ValueError(f"max_value={self.max_value}: expected a number above 0, e.g. 4095.")
         _check_samples(self.samples, self.annotators)
+        if any(sample.reference is not None for sample in self.samples):
+            object.__setattr__(self, "with_reference", True)  # the table is frozen
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -222,16 +226,12 @@ class SampleTable:
     def _try_to_read(self, sample: Sample) -> None:
         self.read(sample)  # drops the pixels: nothing may pile up in the pool
 
-    @cached_property
-    def _has_references(self) -> bool:
-        return any(sample.reference is not None for sample in self.samples)
-
     def _read_reference(
         self, sample: Sample, size: tuple[int, ...]
     ) -> npt.NDArray[np.uint8] | None:
         if sample.reference is not None:
             return self._read_labels(sample.reference, sample.image, size)
-        return np.full(size, IGNORE_INDEX, np.uint8) if self._has_references else None
+        return np.full(size, IGNORE_INDEX, np.uint8) if self.with_reference else None
 
     def _read_labels(self, path: Path, image: Path, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         """One mask file as class ids, checked against its image."""

@@ -1,0 +1,316 @@
+"""The plain layout: a folder of images, and a folder of masks for every annotator."""
+
+import csv
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from tax_lightning.data.datamodule import TableDataModule
+from tax_lightning.data.samples import SPLITS, Sample, SampleTable, find_images
+
+_LAYOUT = """Expected this layout:
+    images/NAME.png
+    masks/ANNOTATOR/NAME.png   (a missing file: this annotator did not label that image)
+    reference/NAME.png         (optional)
+    splits.csv                 (optional; columns name, split, group)"""
+
+
+class FolderDataModule(TableDataModule):
+    """Images and masks in plain folders, joined by their file names.
+
+    ::
+
+        images/NAME.png
+        masks/ANNOTATOR/NAME.png
+        reference/NAME.png
+        splits.csv
+
+    The annotators are the sub-folders of ``masks``. A missing mask means that the annotator did not
+    label that image; an empty mask means that there is nothing to see in it. ``reference`` and
+    ``splits.csv`` are optional. The latter has the columns ``name``, ``split`` (train, val or test)
+    and ``group`` (patient, slide or scan); the last two are optional, and without ``split`` the
+    splits are drawn by seed with every group kept whole. Extensions need not agree.
+
+    Args:
+        root: The folder described above.
+        classes: Names of the classes; the index is the class id and the first is the background.
+        mask_values: Grey value in the mask files -> class name or ``"ignore"``. None: the values
+            are class ids.
+        channels: 1 (grey) or 3 (RGB); images are converted to it.
+        max_value: Grey value of the images that means white, e.g. 4095 for 12-bit images in 16-bit
+            files. None: 255 or 65535 by the kind of the file.
+        annotators: Names of the annotators to use, in this order. None: all, sorted by name.
+        exclude_annotators: Names of annotators to leave out.
+        group_pattern: Regular expression with one group, searched in the image names, that yields
+            the patient, slide or scan, e.g. ``"(patient[0-9]+)_"``; instead of a column ``group``.
+        val_fraction: Share of the images for validation where ``splits.csv`` assigns no splits.
+        test_fraction: Share of the images for testing where ``splits.csv`` assigns no splits.
+        split_seed: Seed of that draw.
+        kwargs: The options of `TableDataModule`, from ``predict_images`` on, and the loading
+            options of `MultiAnnotatorDataModule`, from ``batch_size`` on.
+
+    Raises:
+        FileNotFoundError: If the folder, its images or its masks are missing.
+        ValueError: If names do not match each other; the message names the file and the cure.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     for place in ("images", "masks/Ann", "masks/Bob"):
+        ...         (Path(root) / place).mkdir(parents=True)
+        ...         for number in range(4):
+        ...             file = Path(root) / place / f"cell{number}.png"
+        ...             Image.fromarray(np.zeros((8, 8), np.uint8)).save(file)
+        ...     data = FolderDataModule(root, ["background", "cell"], val_fraction=0.25,
+        ...         test_fraction=0.25, batch_size=2)
+        ...     data.setup("fit")
+        ...     batch = next(iter(data.train_dataloader()))
+        >>> data.annotators, batch["masks"].shape
+        (('Ann', 'Bob'), torch.Size([2, 2, 8, 8]))
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        classes: Sequence[str],
+        mask_values: Mapping[int, str] | None = None,
+        channels: int = 3,
+        max_value: float | None = None,
+        annotators: Sequence[str] | None = None,
+        exclude_annotators: Sequence[str] = (),
+        group_pattern: str | None = None,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        split_seed: int = 0,
+        **kwargs: Any,  # noqa: ANN401 - the parent classes type them
+    ) -> None:
+        root = Path(root)
+        samples, names = read_folder(root, annotators, exclude_annotators, group_pattern)
+        table = SampleTable(
+            samples, names, tuple(classes), mask_values, channels=channels, max_value=max_value
+        )
+        if all(sample.split is None for sample in samples):
+            table = table.split_by_seed(val_fraction, test_fraction, split_seed)
+        super().__init__(table, **kwargs)
+
+
+def read_folder(
+    root: Path,
+    annotators: Sequence[str] | None = None,
+    exclude_annotators: Sequence[str] = (),
+    group_pattern: str | None = None,
+) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """List the samples of a folder in the layout of `FolderDataModule`.
+
+    Args:
+        root: The folder.
+        annotators: Names of the annotators to use, in this order. None: all, sorted by name.
+        exclude_annotators: Names of annotators to leave out.
+        group_pattern: Regular expression with one group that yields the group of an image name.
+
+    Returns:
+        The samples that at least one of the annotators labelled, and the annotators' names.
+
+    Raises:
+        FileNotFoundError: If the folder, its images or its masks are missing.
+        ValueError: If names do not match each other.
+    """
+    images = _find_originals(root)
+    folders = _annotator_folders(root, annotators, exclude_annotators)
+    masks = {name: _find_matching(folder, images) for name, folder in folders.items()}
+    references = _find_matching(root / "reference", images) if (root / "reference").is_dir() else {}
+    rows = _read_splits(root / "splits.csv", images)
+    groups = _groups(images, rows, group_pattern)
+    samples = tuple(
+        Sample(
+            id=name,
+            image=image,
+            masks={annotator: files[name] for annotator, files in masks.items() if name in files},
+            reference=references.get(name),
+            group=groups[name],
+            split=rows[name].split,
+        )
+        for name, image in images.items()
+    )
+    return _labelled(samples), tuple(folders)
+
+
+def _find_originals(root: Path) -> dict[str, Path]:
+    """The images by name."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"root: {root} is no folder. {_LAYOUT}")
+    folder = root / "images"
+    images = find_images(folder) if folder.is_dir() else {}
+    if not images:
+        raise FileNotFoundError(f"{folder} is missing or holds no image files. {_LAYOUT}")
+    return images
+
+
+def _annotator_folders(
+    root: Path, wanted: Sequence[str] | None, excluded: Sequence[str]
+) -> dict[str, Path]:
+    """Annotator name -> folder of masks, in the order wanted."""
+    parent = root / "masks"
+    found = sorted(parent.iterdir()) if parent.is_dir() else []
+    folders = {
+        _composed(path.name): path
+        for path in found
+        if path.is_dir() and not path.name.startswith(".")
+    }
+    if not folders:
+        raise FileNotFoundError(f"{parent} holds no annotators' folders. {_LAYOUT}")
+    for argument, names in (("annotators", wanted or ()), ("exclude_annotators", excluded)):
+        if unknown := [name for name in names if _composed(name) not in folders]:
+            raise ValueError(
+                f"{argument}: {unknown[0]!r} is no folder of {parent}, expected one of "
+                f"{', '.join(folders)}."
+            )
+    order = list(folders) if wanted is None else [_composed(name) for name in wanted]
+    left_out = {_composed(name) for name in excluded}
+    return {name: folders[name] for name in order if name not in left_out}
+
+
+def _find_matching(folder: Path, images: Mapping[str, Path]) -> dict[str, Path]:
+    """The mask files of a folder by name, each of which must belong to an image."""
+    files = find_images(folder)
+    if not files:
+        raise ValueError(
+            f"{folder} holds no image files, expected at least one mask. Add the masks, or leave "
+            f"{folder.name} out (exclude_annotators: [{folder.name}])."
+        )
+    for name, path in files.items():
+        if name not in images:
+            raise ValueError(
+                f"{path} belongs to no image: none is named {name!r}.{_hint(name, images)} "
+                "Expected the name of an image; rename the file or remove it."
+            )
+    return files
+
+
+class _Row(NamedTuple):
+    """What ``splits.csv`` says about an image."""
+
+    split: str | None = None
+    group: str = ""
+
+
+def _read_splits(path: Path, images: Mapping[str, Path]) -> dict[str, _Row]:
+    """One row an image; where there is no such file, rows that say nothing."""
+    if not path.is_file():
+        return dict.fromkeys(images, _Row())
+    names_of_files = {_composed(file.name): name for name, file in images.items()}
+    rows: dict[str, _Row] = {}
+    for line, cells in enumerate(_csv_rows(path), start=2):
+        given = _composed(cells["name"])
+        name = given if given in images else names_of_files.get(given)
+        if name is None:
+            raise ValueError(
+                f"{path}, line {line}: there is no image named {given!r}.{_hint(given, images)} "
+                "Expected the name of a file in images/; correct or remove the line."
+            )
+        if name in rows:
+            raise ValueError(f"{path}, line {line}: {name!r} stands twice, expected it once.")
+        split = cells.get("split") or None
+        if split not in (None, *SPLITS):
+            raise ValueError(
+                f"{path}, line {line}: split {split!r}, expected one of {', '.join(SPLITS)}."
+            )
+        rows[name] = _Row(split, cells.get("group", ""))
+    _check_complete(path, rows, images)
+    return rows
+
+
+def _csv_rows(path: Path) -> list[dict[str, str]]:
+    """The table's lines as column -> text without blanks around."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        columns = [column.strip() for column in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        rows = list(reader)
+    if "name" not in columns or not {"split", "group"} & set(columns):
+        raise ValueError(
+            f"{path} has the column(s) {', '.join(columns)}; expected name, and split or group or "
+            "both, separated by commas in the first line."
+        )
+    return [{key: (row[key] or "").strip() for key in columns} for row in rows]
+
+
+def _check_complete(path: Path, rows: Mapping[str, _Row], images: Iterable[str]) -> None:
+    """Every image in the table, and a split for all of them or for none."""
+    if missing := [name for name in images if name not in rows]:
+        raise ValueError(
+            f"{path} lacks {len(missing)} image(s) of images/, e.g. {missing[0]!r}. Add a line for "
+            "each, or move the images away."
+        )
+    loose = [name for name, row in rows.items() if row.split is None]
+    if 0 < len(loose) < len(rows):
+        raise ValueError(
+            f"{path} gives no split for {len(loose)} image(s), e.g. {loose[0]!r}. Write a split "
+            "for every image, or for none to have them drawn by seed."
+        )
+
+
+def _groups(
+    images: Mapping[str, Path], rows: Mapping[str, _Row], pattern: str | None
+) -> dict[str, str]:
+    """The group of every image, from the table or from its name."""
+    if pattern is None:
+        return {name: rows[name].group for name in images}
+    if any(row.group for row in rows.values()):
+        raise ValueError(
+            "group_pattern is set although splits.csv has a column group: remove one of them."
+        )
+    expression = _compile(pattern)
+    groups = {}
+    for name in images:
+        match = expression.search(name)
+        if match is None or not match[1]:
+            raise ValueError(
+                f"group_pattern {pattern!r} finds no group in the image name {name!r}. Widen the "
+                "pattern, or name the groups in splits.csv."
+            )
+        groups[name] = match[1]
+    return groups
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"group_pattern {pattern!r} is no regular expression: {error}.") from error
+    if expression.groups != 1:
+        raise ValueError(
+            f"group_pattern {pattern!r} has {expression.groups} groups in parentheses, expected "
+            "one, e.g. '(patient[0-9]+)_'."
+        )
+    return expression
+
+
+def _labelled(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+    """Leave out images that none of the annotators labelled: they teach nothing."""
+    labelled = tuple(sample for sample in samples if sample.masks)
+    if len(labelled) < len(samples):
+        first = next(sample for sample in samples if not sample.masks)
+        rank_zero_warn(
+            f"{len(samples) - len(labelled)} image(s) without a mask of any annotator are left out,"
+            f" e.g. {first.image}. To predict on such images, name their folder in predict_images."
+        )
+    return labelled
+
+
+def _hint(name: str, images: Iterable[str]) -> str:
+    """The image whose name comes closest."""
+    close = get_close_matches(name, list(images), n=1)
+    return f" The nearest name is {close[0]!r}." if close else ""
+
+
+def _composed(text: str) -> str:
+    """Text in Unicode's composed form; some file systems store accents decomposed."""
+    return unicodedata.normalize("NFC", text)
