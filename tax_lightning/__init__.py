@@ -23,7 +23,23 @@ _PUBLIC = {
     "ExplainedCheckpoint": "tax_lightning.callbacks",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "ExplainedCheckpoint",
+    "Explanation",
+    "ExplanationLogger",
+    "FolderDataModule",
+    "KernelBank",
+    "LossWeights",
+    "MultiAnnotatorDataModule",
+    "PredictionWriter",
+    "PrototypeMemory",
+    "Schedule",
+    "SyntheticDataModule",
+    "TAXLightningModule",
+    "TAXNetwork",
+    "TAXOutput",
+    "__version__",
+]
 
 if TYPE_CHECKING:
     from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter

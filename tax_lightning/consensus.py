@@ -53,10 +53,12 @@ def box_mean(values: Tensor, window: int) -> Tensor:
     return values
 
 
-def agreement(masks: Tensor, reference: Tensor, window: int = 23, sharpness: float = 60.0) -> Tensor:
+def agreement(
+    masks: Tensor, reference: Tensor, window: int = 23, sharpness: float = 60.0
+) -> Tensor:
     """How well each annotator agrees with the reference around each pixel.
 
-    ``exp(-sharpness * share of the window where the annotator's label differs from the reference)``:
+    ``exp(-sharpness * share of the window where the annotator n's label differs)``:
     1 where an annotator is right all around, near 0 where they deviate on a visible part of the
     window. An annotator's label at one pixel says little about who is to be believed there (many
     agree by chance); a habit shows in the neighbourhood.
@@ -84,11 +86,14 @@ def agreement(masks: Tensor, reference: Tensor, window: int = 23, sharpness: flo
     return torch.where(labelled > 0, torch.exp(-sharpness * share), 0.0)
 
 
-def relevance(masks: Tensor, reference: Tensor, window: int = 23, elsewhere: float = 0.05) -> Tensor:
+def relevance(
+    masks: Tensor, reference: Tensor, window: int = 23, elsewhere: float = 0.05
+) -> Tensor:
     """Weight of a pixel in questions of who: 1 near a disagreement, ``elsewhere`` far from any.
 
     Where nobody within the window deviates from the reference, all annotators say the same and
-    "who decides" carries no information; such pixels are most of an image and must not drown the rest.
+    "who decides" carries no information; such pixels are most of an image and must not drown the
+    rest.
 
     Args:
         masks: class ids ``[B, N, H, W]``, 255 where not labelled.

@@ -61,7 +61,9 @@ class KernelBank(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Class logits of every kernel at every pixel, ``[B, D, H, W]`` to ``[B, N, K, C, H, W]``."""
+        """Class logits of every kernel at every pixel."""
         stacked = self.weight.flatten(0, 2)
-        logits = F.conv2d(features, stacked, self.bias.flatten(), padding=stacked.shape[-1] // 2)
-        return logits.unflatten(1, self.weight.shape[:3])
+        logits: Tensor = F.conv2d(
+            features, stacked, self.bias.flatten(), padding=stacked.shape[-1] // 2
+        )
+        return logits.view(len(features), *self.weight.shape[:3], *logits.shape[-2:])

@@ -8,7 +8,7 @@
     pull       (1 - cos(z, assigned P))^2                   prototypes stay close to real pixels
     spread     relu(cos(P, P') - 0.5)^2                     prototypes stay apart
 
-y^n is annotator n's label, y* the reference, e_n how well n agrees with the reference around a pixel
+y^n is annotator n's label, y* the reference, e_n how well n agrees with it around a pixel
 (:func:`tax_lightning.consensus.agreement`); see :mod:`tax_lightning.network` for the rest. The
 balance of w itself is never asked for: annotators need not decide equally often.
 """
@@ -32,7 +32,7 @@ from tax_lightning.prototypes import PrototypeMemory
 WhoTarget = Literal["window", "agree", "owner", "none"]
 SegmentationLoss = Literal["ce", "dice", "ce+dice"]
 
-MAX_PIXELS = 4096  # per image, for the prototype terms: similar pixels teach the same
+MAX_PIXELS = 1024  # per image, for the prototype terms: neighbouring pixels teach the same
 LEAST_PROBABILITY = 1e-8
 
 
@@ -78,8 +78,8 @@ class TAXLoss(nn.Module):
         annotators: number of annotators N.
         segmentation: loss of the two segmentation terms: cross-entropy, Dice or their sum.
         who_target: what the weights w are taught. ``"window"``: agreement with the reference in a
-            window around the pixel; ``"agree"``: agreement at the pixel itself; ``"owner"``: the known
-            expert of synthetic data; ``"none"``: nothing, which leaves who arbitrary.
+            window around the pixel; ``"agree"``: agreement at the pixel itself; ``"owner"``: the
+            known expert of synthetic data; ``"none"``: nothing, which leaves who arbitrary.
         window: side of the window in pixels, odd.
         sharpness: how quickly disagreement inside the window lowers the agreement.
 
@@ -117,7 +117,7 @@ class TAXLoss(nn.Module):
         self.register_buffer("images_labelled", torch.zeros(annotators))
 
     def observe(self, labelled: Tensor, images: Tensor) -> None:
-        """Count whose labels came: ``labelled`` ``[N]`` of ``images`` ``[]``, summed over processes."""
+        """Count whose labels came: ``labelled`` ``[N]`` of ``images`` ``[]``."""
         self.images_labelled += labelled
         self.images_seen += images
 
@@ -204,18 +204,21 @@ class TAXLoss(nn.Module):
 
 def _cross_entropy(probs: Tensor, labels: Tensor) -> Tensor:
     log_probs = probs.clamp_min(LEAST_PROBABILITY).log().flatten(0, 1)
-    pixels = F.nll_loss(log_probs, labels.flatten(0, 1), ignore_index=IGNORE_INDEX, reduction="none")
+    pixels: Tensor = F.nll_loss(
+        log_probs, labels.flatten(0, 1), ignore_index=IGNORE_INDEX, reduction="none"
+    )
     over = (0, 2, 3)  # images and pixels, not annotators
     counts = (labels != IGNORE_INDEX).sum(over)
-    sums = pixels.unflatten(0, labels.shape[:2]).sum(over)
-    return (sums / counts.clamp_min(1)).sum() / (counts > 0).sum().clamp_min(1)
+    sums = pixels.view_as(labels).sum(over)
+    means: Tensor = sums / counts.clamp_min(1)
+    return means.sum() / (counts > 0).sum().clamp_min(1)
 
 
 def _owner_loss(log_who: Tensor, owner: Tensor | None) -> Tensor:
     if owner is None:
         raise ValueError(
-            "who_target='owner': the batch has no key 'owner'. Only synthetic data knows the expert "
-            "of each pixel; use who_target='window'."
+            "who_target='owner': the batch has no key 'owner'. Only synthetic data knows the "
+            "expert of each pixel; use who_target='window'."
         )
     if (owner == IGNORE_INDEX).all():
         return log_who.sum() * 0.0
@@ -226,7 +229,8 @@ def _balance(within: Tensor, weight: Tensor) -> Tensor:
     """Mean over n of KL(mean use of n's kernels || uniform)."""
     use = (within * weight[:, None, None]).sum(dim=(0, 3, 4)) / weight.sum().clamp_min(1e-6)
     negative_entropy = -torch.special.entr(use).sum(dim=1)
-    return (negative_entropy + math.log(within.shape[2])).mean()
+    divergence: Tensor = negative_entropy + math.log(within.shape[2])
+    return divergence.mean()
 
 
 def _prototype_terms(

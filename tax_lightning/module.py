@@ -1,10 +1,9 @@
 """TAXLightningModule: trains, evaluates and explains a TAXNetwork under any Lightning Trainer."""
 
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
@@ -12,7 +11,9 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
+from torchmetrics import MetricCollection
 
+from tax_lightning.batch import Batch, complete_batch
 from tax_lightning.consensus import majority, relevance
 from tax_lightning.data.samples import IGNORE_INDEX
 from tax_lightning.explain.explanation import Explanation
@@ -21,8 +22,6 @@ from tax_lightning.metrics import segmentation_metrics
 from tax_lightning.network import TAXNetwork, TAXOutput
 from tax_lightning.prototypes import SourceSearch
 from tax_lightning.schedule import Event, Schedule
-
-Batch = dict[str, Any]
 
 START_PIXELS = 4096  # per annotator, for the clusters at which the prototypes are started
 LEAST_AGREEMENT = 0.5  # of an annotator around a pixel that may become a prototype's source
@@ -168,8 +167,8 @@ class TAXLightningModule(L.LightningModule):
         self.loss_weights = asdict(loss_weights)
         self.schedule = schedule
         self.schedule_done: list[str] = []
-        metrics = segmentation_metrics(self.annotators, self.classes, self.network.kernels)
-        self.metrics = nn.ModuleDict({stage: metrics.clone() for stage in ("validation", "test")})
+        self.val_metrics = segmentation_metrics(self.annotators, self.classes, self.network.kernels)
+        self.test_metrics = self.val_metrics.clone()
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
 
@@ -204,7 +203,7 @@ class TAXLightningModule(L.LightningModule):
             raise ValueError("predict: give annotator=... or panel=[...], not both.")
         chosen = [annotator] if annotator is not None else panel
         with _evaluating(self.network):
-            output = self(images)
+            output: TAXOutput = self(images)
         if chosen is None:
             return output.probs
         index = [self._annotator_index(name) for name in chosen]
@@ -239,7 +238,7 @@ class TAXLightningModule(L.LightningModule):
 
     @property
     def explained(self) -> bool:
-        """Whether the prototypes are what they will stay, so that a checkpoint can name its reasons."""
+        """Whether the prototypes are what they will stay, so that reasons can be named."""
         return not self.schedule.enabled or bool(self.network.memory.projected)
 
     def _annotator_index(self, name: str) -> int:
@@ -321,19 +320,21 @@ class TAXLightningModule(L.LightningModule):
             parameter.grad = None
 
     def on_train_end(self) -> None:
-        """Project also when a run ended before its time, so that the module in memory can explain."""
+        """Project also when a run ended before its time, so that the module can explain."""
         if self.schedule.enabled and "final" not in self.schedule_done:
             self._carry_out("final")
             self.schedule_done.append("final")
             L.pytorch.utilities.rank_zero_warn(
-                f"training stopped at {self._progress:.0%} of its steps, before the final projection "
-                f"at {self.schedule.final:.0%}: the prototypes were projected now, but checkpoints "
-                "saved earlier cannot name their sources. Let the run end, or lower schedule.final."
+                f"training stopped at {self._progress:.0%} of its steps, before the final "
+                f"projection at {self.schedule.final:.0%}: the prototypes were projected "
+                "now, but checkpoints saved earlier cannot name their sources. Let the run end, or "
+                "lower schedule.final."
             )
 
     def _observe(self, present: Tensor) -> None:
-        counts = torch.cat([present.sum(dim=0), present.new_tensor([len(present)], dtype=torch.long)])
-        counts = self.trainer.strategy.reduce(counts.float(), reduce_op="sum")
+        images = torch.ones_like(present[:, :1])
+        counts = torch.cat([present, images], dim=1).sum(dim=0).float()
+        counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
         self.loss.observe(counts[:-1], counts[-1])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -352,12 +353,12 @@ class TAXLightningModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the metrics, see :func:`tax_lightning.metrics.segmentation_metrics`."""
-        loss = self._evaluate(batch, "validation")
+        loss = self._evaluate(batch, self.val_metrics)
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["masks"]))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the metrics, see :func:`tax_lightning.metrics.segmentation_metrics`."""
-        loss = self._evaluate(batch, "test")
+        loss = self._evaluate(batch, self.test_metrics)
         self.log("test/loss", loss, sync_dist=True, batch_size=len(batch["masks"]))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Explanation:
@@ -366,17 +367,17 @@ class TAXLightningModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the whole validation split by name."""
-        self._log_metrics("validation", "val")
+        self._log_metrics(self.val_metrics, "val/")
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the whole test split by name."""
-        self._log_metrics("test", "test")
+        self._log_metrics(self.test_metrics, "test/")
 
-    def _evaluate(self, batch: Batch, stage: str) -> Tensor:
-        """Update the metrics of a stage; returns the weighted segmentation terms."""
+    def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Tensor:
+        """Update the metrics; returns the weighted segmentation terms."""
         reference = self._reference(batch)
-        output = self(batch["image"])
-        self.metrics[stage].update(
+        output: TAXOutput = self(batch["image"])
+        metrics.update(
             prediction=output.probs.argmax(dim=1),
             annotator_prediction=output.annotator_probs.argmax(dim=2),
             masks=batch["masks"],
@@ -389,12 +390,11 @@ class TAXLightningModule(L.LightningModule):
         terms = self.loss.segmentation_terms(output, batch["masks"], reference)
         return torch.stack([self.loss_weights[name] * term for name, term in terms.items()]).sum()
 
-    def _log_metrics(self, stage: str, prefix: str) -> None:
-        metrics = self.metrics[stage]
+    def _log_metrics(self, metrics: MetricCollection, prefix: str) -> None:
         values = metrics.compute()
         metrics.reset()
         # What has not a single case (who without owners, an annotator without masks) has no value.
-        known = {f"{prefix}/{name}": value for name, value in values.items() if not value.isnan()}
+        known = {f"{prefix}{name}": value for name, value in values.items() if not value.isnan()}
         self.log_dict(known)
         if self.monitor in known:
             self.log("dice", known[self.monitor], prog_bar=True, logger=False)
@@ -444,14 +444,15 @@ class TAXLightningModule(L.LightningModule):
     def _start_prototypes(self) -> None:
         """Start the prototypes at clusters of pixels on which their annotator is to be believed."""
         loader = self._projection_loader()
-        images = len(getattr(loader, "dataset", [])) or self.trainer.num_training_batches
-        per_image = max(1, START_PIXELS * self.trainer.world_size // max(images, 1))
+        images = len(getattr(loader, "dataset", [])) or int(self.trainer.num_training_batches)
+        per_image = max(1, START_PIXELS // max(images, 1))
         pixels: list[list[Tensor]] = [[] for _ in self.annotators]
         with torch.no_grad(), _evaluating(self.network):
             for batch, output in self._visit(loader):
                 reference = self._reference(batch)
                 agree = self.loss.agreement(batch["masks"], batch["present"], reference)
-                weight = agree * relevance(batch["masks"], reference, self.loss.neighbourhood)[:, None]
+                near = relevance(batch["masks"], reference, self.loss.neighbourhood)
+                weight = agree * near.unsqueeze(1)
                 for n, sample in enumerate(_draw(output.embedding, weight, per_image)):
                     pixels[n].append(sample.cpu())
         own = [torch.cat(part) for part in pixels]
@@ -467,12 +468,11 @@ class TAXLightningModule(L.LightningModule):
             yield ready, self(ready["image"])
 
     def _projection_loader(self) -> Iterable[Batch]:
-        """Training images without augmentation where the data module offers them; this process's part."""
+        """This process's part of the training images, not augmented if the data module can."""
         datamodule = getattr(self.trainer, "datamodule", None)
-        if not hasattr(datamodule, "projection_dataloader"):
-            loader: Iterable[Batch] = self.trainer.train_dataloader
-            return loader
-        whole: DataLoader[Any] = datamodule.projection_dataloader()
+        if not hasattr(datamodule, "projection_dataloader"):  # Lightning has divided it already
+            return cast(Iterable[Batch], self.trainer.train_dataloader)
+        whole = cast(DataLoader[Any], datamodule.projection_dataloader())
         if self.trainer.world_size == 1:
             return whole
         size = len(whole.dataset)  # type: ignore[arg-type]
@@ -495,7 +495,8 @@ class TAXLightningModule(L.LightningModule):
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note how far the schedule has come."""
+        """Note the class, for the command line, and how far the schedule has come."""
+        checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["schedule_done"] = list(self.schedule_done)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -511,74 +512,6 @@ class TAXLightningModule(L.LightningModule):
         self.schedule_done = list(checkpoint.get("schedule_done", []))
 
 
-def complete_batch(
-    batch: Batch, annotators: Sequence[str], classes: Sequence[str], needs_labels: bool = True
-) -> Batch:
-    """Check a batch and fill in the optional keys ``"present"`` and ``"id"``.
-
-    Args:
-        batch: see :class:`TAXLightningModule`.
-        annotators: names that the masks must be of.
-        classes: names of the class ids that masks may hold.
-        needs_labels: whether ``"masks"`` must be there.
-
-    Returns:
-        A new dictionary.
-
-    Raises:
-        ValueError: naming the key, what was found and what was expected.
-
-    Example:
-        >>> batch = {"image": torch.zeros(1, 3, 4, 4), "masks": torch.zeros(1, 2, 4, 4).long()}
-        >>> complete_batch(batch, ["Ana", "Ben"], ["background", "cell"])["present"]
-        tensor([[True, True]])
-    """
-    if not isinstance(batch, Mapping) or "image" not in batch:
-        raise ValueError(
-            f"batch: found {type(batch).__name__}, expected a dictionary with 'image' [B, ch, H, W] "
-            "and 'masks' [B, N, H, W]."
-        )
-    batch = dict(batch)
-    images = batch["image"]
-    if "id" not in batch:
-        # Named by their content, images keep their names under shuffling and across processes.
-        batch["id"] = [f"image-{zlib.crc32(image.numpy().tobytes()):08x}" for image in images.cpu()]
-    if tuple(batch.get("annotators", annotators)) != tuple(annotators):
-        raise ValueError(
-            f"batch['annotators'] is {tuple(batch['annotators'])}, but the model's annotators are "
-            f"{tuple(annotators)}. Name the same annotators in the same order."
-        )
-    if needs_labels:
-        _check_masks(batch, annotators, classes)
-    if "masks" in batch and "present" not in batch:
-        batch["present"] = (batch["masks"] != IGNORE_INDEX).flatten(2).any(dim=2)
-    return batch
-
-
-def _check_masks(batch: Batch, annotators: Sequence[str], classes: Sequence[str]) -> None:
-    images = batch["image"]
-    expected = (len(images), len(annotators), *images.shape[-2:])
-    if "masks" not in batch:
-        raise ValueError(f"batch: no key 'masks'; expected int64 class ids {list(expected)}.")
-    masks = batch["masks"]
-    if tuple(masks.shape) != expected or masks.dtype != torch.long:
-        raise ValueError(
-            f"batch['masks'] is {masks.dtype} {list(masks.shape)}, expected torch.int64 "
-            f"{list(expected)}: {len(annotators)} annotators ({', '.join(annotators)}), one class "
-            "id a pixel, of the same height and width as the image."
-        )
-    for key in ("masks", "reference"):
-        labels = batch.get(key)
-        if labels is None:
-            continue
-        wrong = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= len(classes)))
-        if wrong.any():
-            raise ValueError(
-                f"batch[{key!r}] holds the class id {int(labels[wrong][0])}, expected 0 to "
-                f"{len(classes) - 1} ({', '.join(classes)}) or {IGNORE_INDEX} for not labelled."
-            )
-
-
 def _names(argument: str, names: Sequence[str], least: int) -> tuple[str, ...]:
     if isinstance(names, str) or len(names) < least or len(set(names)) < len(names):
         hint = " Name the background first, then at least one class." if least == 2 else ""
@@ -591,8 +524,9 @@ def _names(argument: str, names: Sequence[str], least: int) -> tuple[str, ...]:
 def _backbone(network: nn.Module | str | None) -> nn.Module | None:
     if isinstance(network, str):
         raise ValueError(
-            "this checkpoint was trained with a network of your own, which a checkpoint cannot hold: "
-            "give it again, as in TAXLightningModule.load_from_checkpoint(path, network=network)."
+            "this checkpoint was trained with a network of your own, which a checkpoint cannot "
+            "hold: give it again, as in "
+            "TAXLightningModule.load_from_checkpoint(path, network=network)."
         )
     return network
 
@@ -619,7 +553,7 @@ def _primitives(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _draw(embedding: Tensor, weight: Tensor, count: int) -> list[Tensor]:
-    """For each annotator ``count`` pixels an image drawn by ``[B, N, H, W]``: N tensors ``[M_n, D]``."""
+    """For each annotator ``count`` pixels an image, drawn by weight: N tensors ``[M_n, D]``."""
     pixels = embedding.flatten(2).transpose(1, 2)  # [B, HW, D]
     drawn = []
     for weights in weight.flatten(2).unbind(dim=1):

@@ -81,10 +81,10 @@ class TAXNetwork(nn.Module):
     Args:
         annotators: number of annotators N.
         classes: number of classes C, the background included.
-        architecture: any architecture of segmentation_models_pytorch, such as ``"unet"``, ``"fpn"``.
+        architecture: any architecture of segmentation_models_pytorch, such as ``"unet"``.
         encoder: any encoder of segmentation_models_pytorch, ``"tu-..."`` for those of timm.
-        encoder_weights: ``"imagenet"`` to fetch pretrained weights; ``None`` starts from random ones
-            and stays offline.
+        encoder_weights: ``"imagenet"`` to fetch pretrained weights; ``None`` starts from random
+            ones and stays offline.
         in_channels: channels of an image.
         backbone_options: further arguments for the smp architecture, such as
             ``{"encoder_depth": 3, "decoder_channels": [64, 32, 16]}``.
@@ -167,7 +167,9 @@ class TAXNetwork(nn.Module):
         """
         height, width = images.shape[-2:]
         bottom, right = -height % self.size_multiple, -width % self.size_multiple
-        padded = F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
+        padded = (
+            F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
+        )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features: Tensor = self.backbone(padded)
         if features.shape[-2:] != padded.shape[-2:]:
@@ -175,7 +177,7 @@ class TAXNetwork(nn.Module):
         return features[..., :height, :width]
 
     def assign(self, features: Tensor) -> TAXOutput:
-        """The arithmetic of the method, from features ``[B, D, H, W]`` to who, why and the result."""
+        """The arithmetic of the method: features ``[B, D, H, W]`` to who, why and the result."""
         embedding = self.projection(features)
         logits = self.bank(features)
         # Softmax, cosine and mixing are exact to float32 also where the convolutions run in bf16.
@@ -244,7 +246,7 @@ def _build_backbone(
     known = smp.encoders.get_encoder_names()
     if encoder not in known and not encoder.startswith("tu-"):
         raise _unknown("encoder", encoder, known, "; encoders of timm start with 'tu-'")
-    return smp.create_model(
+    model: nn.Module = smp.create_model(
         architecture,
         encoder_name=encoder,
         encoder_weights=encoder_weights,
@@ -252,6 +254,7 @@ def _build_backbone(
         classes=1,
         **options,
     )
+    return model
 
 
 def _unknown(argument: str, value: str, known: list[str], hint: str = "") -> ValueError:

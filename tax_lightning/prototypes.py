@@ -1,4 +1,4 @@
-"""The prototype memory: what each kernel has learnt to look for, and the training pixels it came from."""
+"""The prototype memory: what each kernel looks for, and the training pixels that it came from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST_SIMILARITY = 0.5
 
 
 class PrototypeMemory(nn.Module):
-    """One unit-length prototype for each kernel of each annotator, with the place it was taken from.
+    """One unit-length prototype for each kernel of each annotator, and where it was taken from.
 
     The cosine between a pixel's embedding and prototype (n, k) is the evidence for kernel (n, k) at
     that pixel. During training the prototypes are learnt by gradient; :meth:`project` then moves
@@ -81,10 +81,10 @@ class PrototypeMemory(nn.Module):
         return F.normalize(self.vectors.float(), dim=-1)
 
     def similarity(self, embedding: Tensor) -> Tensor:
-        """Cosine of every pixel with every prototype: ``[B, D, H, W]`` to ``[B, N, K, H, W]`` in [-1, 1]."""
+        """Cosine of pixels ``[B, D, H, W]`` with each prototype: ``[B, N, K, H, W]`` in [-1, 1]."""
         vectors = self.unit_vectors
-        cosine = F.conv2d(embedding.float(), vectors.flatten(0, 1)[..., None, None])
-        return cosine.unflatten(1, vectors.shape[:2])
+        cosine: Tensor = F.conv2d(embedding.float(), vectors.flatten(0, 1)[..., None, None])
+        return cosine.view(len(cosine), *vectors.shape[:2], *cosine.shape[-2:])
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Evidence ``cos / tau + prior`` for every kernel at every pixel."""
@@ -113,8 +113,8 @@ class PrototypeMemory(nn.Module):
         """Move each prototype onto the nearest training pixel that qualified, and note its source.
 
         No pixel is used twice: the most similar pair of prototype and pixel is settled first. After
-        the final projection a prototype without a pixel of cosine 0.5 or more is dead, that is never
-        assigned again, unless it is the best that its annotator has.
+        the final projection a prototype without a pixel of cosine 0.5 or more is dead, that is
+        never assigned again, unless it is the best that its annotator has.
 
         Args:
             search: the most similar training pixels of every prototype.
@@ -155,7 +155,7 @@ class PrototypeMemory(nn.Module):
     def sources(
         self, annotators: Sequence[str], classes: Sequence[str]
     ) -> tuple[tuple[PrototypeSource, ...], ...]:
-        """The provenance of every prototype by name, ``[N][K]``; empty ids before the first projection."""
+        """The provenance of every prototype by name, ``[N][K]``; ids are "" before a projection."""
         return tuple(
             tuple(self._source(n, k, name, classes) for k in range(self.alive.shape[1]))
             for n, name in enumerate(annotators)
@@ -183,7 +183,7 @@ class PrototypeMemory(nn.Module):
         )
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Sample ids are strings, which buffers cannot hold; plain lists load with ``weights_only=True``."""
+        """Sample ids: strings, which buffers cannot hold but ``weights_only=True`` can load."""
         return {"source_ids": self.source_ids}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -269,12 +269,12 @@ class SourceSearch:
         values, index, label = values.cpu(), index.cpu(), label.cpu()
         for b, n, k in (values > -2.0).nonzero().tolist():
             row = self.best[n][k]
-            value = values[b, n, k].item()
+            value = float(values[b, n, k])
             if len(row) > RUNNERS_UP and value < row[-1].similarity:
                 continue
-            y, x = divmod(index[b, n, k].item(), width)
+            y, x = divmod(int(index[b, n, k]), width)
             vector = embedding[b, :, y, x].float().cpu()
-            pixel = Pixel(value, ids[b], y, x, label[b, n, k].item(), vector)
+            pixel = Pixel(value, ids[b], y, x, int(label[b, n, k]), vector)
             self.best[n][k] = _best_pixels([*row, pixel])
 
     def merge(self, other: SourceSearch) -> None:

@@ -60,10 +60,12 @@ class Schedule:
         return (progress - self.start) / (self.full - self.start)
 
     def due(self, progress: float, done: list[str]) -> list[tuple[str, Event]]:
-        """Events that the run has reached and that are not in ``done``, as (name, kind), in order."""
+        """Events reached and not in ``done``, as (name, kind), in order."""
         if not self.enabled:
             return []
         plan: list[tuple[float, str, Event]] = [(self.start, "start", "start")]
         plan += [(share, f"trial {i}", "trial") for i, share in enumerate(self.trials, start=1)]
         plan += [(self.final, "final", "final")]
-        return [(name, kind) for share, name, kind in plan if share <= progress and name not in done]
+        return [
+            (name, kind) for share, name, kind in plan if share <= progress and name not in done
+        ]

@@ -1,0 +1,47 @@
+"""The command ``tax``, also as ``python -m tax_lightning``."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from tax_lightning import __version__
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; see :class:`tax_lightning.cli.TAXCLI`.
+
+    Args:
+        args: arguments after the command's name; ``None`` takes those of the process.
+
+    Raises:
+        SystemExit: with one message where the input is at fault. With the environment variable
+            ``TAX_DEBUG`` set, the error itself is raised, with its traceback.
+
+    Example:
+        >>> main(["--version"])  # doctest: +ELLIPSIS
+        tax-lightning ...
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    if arguments == ["--version"]:  # answered before the import of torch, which takes seconds
+        print(f"tax-lightning {__version__}")
+        return
+    from tax_lightning.cli import TAXCLI
+
+    try:
+        TAXCLI.run(arguments)
+    except (ValueError, OSError, LookupError) as error:
+        if "TAX_DEBUG" in os.environ or not _refused_by_us(error):
+            raise
+        sys.exit(f"tax: error: {error}")
+
+
+def _refused_by_us(error: Exception) -> bool:
+    """Whether one of our checks raised the error; the traceback of any other is needed."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(last.filename).is_relative_to(Path(__file__).parent)
+
+
+if __name__ == "__main__":
+    main()

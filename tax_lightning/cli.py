@@ -1,0 +1,188 @@
+"""The command line: fit, validate, test and predict from YAML files and flags."""
+
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.core import LightningModule
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
+from tax_lightning.data import FolderDataModule, MultiAnnotatorDataModule, SyntheticDataModule
+from tax_lightning.module import TAXLightningModule
+
+__all__ = [
+    "TAXCLI",
+    "FolderDataModule",
+    "SyntheticDataModule",
+    "TAXLightningModule",
+    "metric_table",
+]
+
+# Said once, by the data; the model takes them over.
+LINKED = {"annotators": "annotators", "classes": "classes", "channels": "in_channels"}
+
+
+class TAXCLI(LightningCLI):
+    """LightningCLI in which numbers are said once and the user has the last word.
+
+    - Annotators, classes and channels come from the data; the model is built for them.
+    - The hyper-parameters in a checkpoint fill in what the user did not say. What stands in a
+      ``--config`` file or a flag beats them.
+    - :class:`~tax_lightning.callbacks.ExplainedCheckpoint` (``--checkpoint.*``),
+      :class:`~tax_lightning.callbacks.ExplanationLogger` (``--explanations.*``) and
+      :class:`~tax_lightning.callbacks.PredictionWriter` (``--predictions.*``) are always there.
+    """
+
+    @classmethod
+    def run(cls, args: Sequence[str]) -> "TAXCLI":
+        """Parse the arguments and carry out the subcommand."""
+        return cls(
+            LightningModule,
+            MultiAnnotatorDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"prog": "tax"},
+            args=list(args),
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Our callbacks, and the links from the data to the model."""
+        parser.add_lightning_class_args(ExplainedCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(ExplanationLogger, "explanations")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": TAXLightningModule.monitor,
+                "checkpoint.mode": TAXLightningModule.mode,
+                "checkpoint.filename": "best",
+                "checkpoint.save_last": True,
+            }
+        )
+        for source, target in LINKED.items():
+            parser.link_arguments(
+                f"data.{source}", f"model.init_args.{target}", apply_on="instantiate"
+            )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse with the checkpoint's hyper-parameters as the first of all configuration files."""
+        assert isinstance(args, list)  # from `run`
+        arguments = list(args)
+        path = _value_of("--ckpt_path", arguments)
+        if path is None or path in ("best", "last", "hpc", "registry"):
+            self.config = parser.parse_args(arguments)
+            return
+        model = _model_of_checkpoint(path)
+        with tempfile.TemporaryDirectory() as folder:
+            config = Path(folder, "checkpoint.yaml")
+            config.write_text(yaml.safe_dump({"model": model}))
+            command = next(i for i, a in enumerate(arguments) if a in self.subcommands())
+            arguments[command + 1 : command + 1] = ["--config", str(config)]
+            self.config = parser.parse_args(arguments)
+        del self.config[self.config.subcommand].config[0]  # the file is gone
+
+    def _parse_ckpt_path(self) -> None:
+        """Not Lightning's way, in which the checkpoint beats the user."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:  # noqa: ANN401 - as the parent
+        """The trainer; without a checkpoint callback where checkpoints are switched off."""
+        trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        keys = self._parser(self.subcommand).callback_keys
+        callbacks = [self._get(self.config_init, key) for key in keys]
+        if trainer_config.get("enable_checkpointing") is False:
+            callbacks = [c for c in callbacks if not isinstance(c, ModelCheckpoint)]
+        return self._instantiate_trainer(trainer_config, callbacks)
+
+    def predict(self, **kwargs: Any) -> None:  # noqa: ANN401 - as the parent
+        """Predict without holding the predictions of all images in memory: the writer has them."""
+        self.trainer.predict(**{**kwargs, "return_predictions": False})
+
+    def after_fit(self) -> None:
+        """Measure the checkpoint that was kept; say what came out and where it lies."""
+        checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if checkpoint:
+            self.trainer.validate(
+                self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False
+            )
+        _report(self.trainer, checkpoint)
+
+
+@rank_zero_only
+def _report(trainer: Any, checkpoint: str) -> None:  # noqa: ANN401 - a Trainer
+    print(f"\nValidation, {'best checkpoint' if checkpoint else 'as trained'}\n")
+    print(metric_table(trainer.callback_metrics, prefix="val/"))
+    print(f"\ncheckpoint  {checkpoint or 'none'}")
+    for callback in trainer.callbacks:
+        if isinstance(callback, ExplanationLogger):
+            print(f"pictures    {callback.folder or 'none'}")
+    for logger in trainer.loggers:
+        print(f"run         {type(logger).__name__}: {logger.log_dir or logger.save_dir}")
+
+
+def metric_table(metrics: Mapping[str, Tensor], prefix: str) -> str:
+    """The metrics of a stage as lines of text, those of one kind on one line.
+
+    Args:
+        metrics: values by key, such as ``"val/dice/Ana"``.
+        prefix: of the keys to show, such as ``"val/"``.
+
+    Returns:
+        One line a kind: its name, then name and value of each member.
+
+    Example:
+        >>> metrics = {"val/ged2": 0.25, "val/dice/Ana": 0.5, "val/dice/mean": 0.5, "loss": 1.0}
+        >>> print(metric_table(metrics, "val/"))
+        dice  Ana 0.500  mean 0.500
+        ged2  0.250
+    """
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for key in sorted(metrics):
+        if key.startswith(prefix):
+            kind, _, member = key.removeprefix(prefix).partition("/")
+            kinds[kind].append(f"{member} {float(metrics[key]):.3f}".strip())
+    width = max(map(len, kinds), default=0)
+    return "\n".join(f"{kind:<{width}}  {'  '.join(values)}" for kind, values in kinds.items())
+
+
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """The last value of an option, as ``--option value`` or ``--option=value``."""
+    value = None
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == option:
+            value = following
+        elif argument.startswith(f"{option}="):
+            value = argument.removeprefix(f"{option}=")
+    return value
+
+
+def _model_of_checkpoint(path: str) -> dict[str, Any]:
+    """Class and arguments of the model in a checkpoint, less what the data says."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"ckpt_path={path}: there is no such file. Give the .ckpt file that tax fit named at "
+            "its end."
+        )
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        hparams = dict(checkpoint["hyper_parameters"])
+        class_path = checkpoint["class_path"]
+    except Exception as error:
+        raise ValueError(
+            f"ckpt_path={path}: this is no checkpoint of tax-lightning ({error}). Give the .ckpt "
+            "file that tax fit named at its end."
+        ) from error
+    for name in LINKED.values():
+        hparams.pop(name, None)
+    return {"class_path": class_path, "init_args": hparams}
