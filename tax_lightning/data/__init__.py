@@ -1,14 +1,23 @@
 """Data: tables of samples, readers, simulated annotators, and the loaders they share."""
 
-from tax_lightning.data.datamodule import (
-    MultiAnnotatorDataModule,
-    MultiAnnotatorDataset,
-    Source,
-    TableDataModule,
-    collate_samples,
-)
-from tax_lightning.data.folder import FolderDataModule
-from tax_lightning.data.samples import IGNORE_INDEX, RawSample, Sample, SampleTable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# Names are imported when they are used: losses and metrics need the label conventions of
+# `samples`, but neither Lightning nor albumentations.
+_HOMES = {
+    "IGNORE_INDEX": "samples",
+    "FolderDataModule": "folder",
+    "MultiAnnotatorDataModule": "datamodule",
+    "MultiAnnotatorDataset": "datamodule",
+    "RawSample": "samples",
+    "Sample": "samples",
+    "SampleTable": "samples",
+    "Source": "datamodule",
+    "SyntheticDataModule": "synthetic",
+    "TableDataModule": "datamodule",
+    "collate_samples": "datamodule",
+}
 
 __all__ = [
     "IGNORE_INDEX",
@@ -19,6 +28,29 @@ __all__ = [
     "Sample",
     "SampleTable",
     "Source",
+    "SyntheticDataModule",
     "TableDataModule",
     "collate_samples",
 ]
+
+if TYPE_CHECKING:
+    from tax_lightning.data.datamodule import (
+        MultiAnnotatorDataModule,
+        MultiAnnotatorDataset,
+        Source,
+        TableDataModule,
+        collate_samples,
+    )
+    from tax_lightning.data.folder import FolderDataModule
+    from tax_lightning.data.samples import IGNORE_INDEX, RawSample, Sample, SampleTable
+    from tax_lightning.data.synthetic import SyntheticDataModule
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -396,7 +396,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         masks = sample["masks"].cpu().numpy().repeat(zoom, axis=1).repeat(zoom, axis=2)
         colours = _distinct_colours(len(self.annotators))
         for mask, colour in zip(masks, colours, strict=True):
-            picture[find_boundaries(mask, mode="inner")] = colour  # type: ignore[no-untyped-call]
+            picture[find_boundaries(mask, mode="inner")] = colour
         return _with_legend(picture, self.annotators, colours)
 
     def _samples_of(self, split: str) -> Source:

@@ -174,7 +174,13 @@ def _annotator_folders(
             )
     order = list(folders) if wanted is None else [_composed(name) for name in wanted]
     left_out = {_composed(name) for name in excluded}
-    return {name: folders[name] for name in order if name not in left_out}
+    chosen = {name: folders[name] for name in order if name not in left_out}
+    if not chosen:
+        raise ValueError(
+            f"annotators and exclude_annotators leave nobody of {', '.join(folders)}. Expected at "
+            "least one annotator: shorten exclude_annotators."
+        )
+    return chosen
 
 
 def _find_matching(folder: Path, images: Mapping[str, Path]) -> dict[str, Path]:

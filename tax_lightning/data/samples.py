@@ -325,7 +325,8 @@ def split_groups(
     """Assign whole groups to splits so that the splits' sizes come close to the fractions.
 
     Large groups are placed first, equal ones in random order, each into the split that lacks most
-    of its share; no split stays empty as long as there are enough groups.
+    of its share (as the Webster method hands out seats). The last groups go to splits that would
+    stay empty otherwise.
 
     Args:
         sizes: Group name -> number of samples in it.
@@ -357,12 +358,22 @@ def split_groups(
             f"Split {empty!r} got no samples: {len(sizes)} group(s) cannot fill the splits "
             f"{', '.join(shares)}. Add images, use smaller groups, or set {empty}_fraction to 0."
         )
+    return _hand_out(sizes, shares, seed)
+
+
+def _hand_out(sizes: Mapping[str, int], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Group name -> split, by the splits' shares."""
     names = np.array(sorted(sizes), dtype=object)
     drawn = np.random.default_rng(seed).permutation(names).tolist()
     filled = dict.fromkeys(shares, 0)
     assigned: dict[str, str] = {}
-    for name in sorted(drawn, key=lambda name: -sizes[name]):
-        split = min(shares, key=lambda split: filled[split] / shares[split])
+    for place, name in enumerate(sorted(drawn, key=lambda name: -sizes[name])):
+        empty = [split for split in shares if not filled[split]]
+        candidates = empty if len(empty) == len(sizes) - place else list(shares)
+        quotients = {
+            split: (filled[split] + sizes[name] / 2) / shares[split] for split in candidates
+        }
+        split = min(quotients, key=quotients.__getitem__)
         filled[split] += sizes[name]
         assigned[name] = split
     return assigned
