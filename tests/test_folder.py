@@ -291,6 +291,12 @@ def test_bad_split_tables(root, lines, text):
         load(root)
 
 
+def test_split_tables_are_utf8(root):
+    (root / "splits.csv").write_bytes("name,group\ncell0,Müller".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"splits\.csv is not encoded .*Save it as CSV in UTF-8"):
+        load(root)
+
+
 @pytest.mark.parametrize(
     ("pattern", "text"),
     [

@@ -27,7 +27,7 @@ import lightning as L
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image, ImageDraw, ImageFont
 from skimage.segmentation import find_boundaries
 from torch import Tensor
@@ -217,7 +217,7 @@ def collate_samples(
     height, width = sizes.amax(0).tolist()
     batch: dict[str, Any] = {"size": sizes, "id": [sample["id"] for sample in samples]}
     batch["present"] = torch.stack([sample["present"] for sample in samples])
-    for key in samples[0].keys() - batch.keys():
+    for key in [key for key in samples[0] if key not in batch]:
         fill = 0 if key in ("image", "deviation") else IGNORE_INDEX
         batch[key] = torch.stack([_pad_to(sample[key], height, width, fill) for sample in samples])
     if annotators is not None:
@@ -252,6 +252,24 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
     Raises:
         ValueError: If names are missing or double, a transform is not allowed, or ``mean`` and
             ``std`` do not fit the channels.
+
+    Example:
+        >>> class Squares:
+        ...     ids = ("dark", "light")
+        ...     def __getitem__(self, index):
+        ...         image = np.full((8, 8, 3), 50 + 150 * index, np.uint8)
+        ...         mask = np.zeros((1, 8, 8), np.uint8)
+        ...         mask[:, 2:6, 2:6] = 1
+        ...         return RawSample(self.ids[index], image, mask, np.array([True]))
+        >>> class SquaresDataModule(MultiAnnotatorDataModule):
+        ...     def _source(self, split):
+        ...         return Squares()
+        >>> data = SquaresDataModule(["Ann"], ["background", "square"], batch_size=2)
+        >>> batch = next(iter(data.val_dataloader()))
+        >>> batch["id"], batch["annotators"], batch["masks"].shape
+        (['dark', 'light'], ('Ann',), torch.Size([2, 1, 8, 8]))
+        >>> data.plot(data.read("light")).height
+        512
     """
 
     def __init__(
@@ -386,9 +404,6 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
 
         Returns:
             RGB picture, small images enlarged.
-
-        Example:
-            ``datamodule.plot(datamodule.read("cell_17")).save("cell_17.png")``
         """
         picture = self.to_picture(sample["image"])
         zoom = max(1, round(_PLOT_SIZE / max(picture.shape)))
@@ -515,6 +530,8 @@ class TableDataModule(MultiAnnotatorDataModule):
         else:
             splits = _STAGE_SPLITS.get(stage, (self.predict_split,))
             tables = [self.table.select(split) for split in splits]
+        count = sum(len(table) for table in tables)
+        rank_zero_info(f"Checking the files of {count} images; check_files=False skips this.")
         rank, processes = self._process()
         for table in tables:
             replace(table, samples=table.samples[rank::processes]).check()

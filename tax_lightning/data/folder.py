@@ -235,11 +235,16 @@ def _read_splits(path: Path, images: Mapping[str, Path]) -> dict[str, _Row]:
 
 def _csv_rows(path: Path) -> list[dict[str, str]]:
     """The table's lines as column -> text without blanks around."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        columns = [column.strip() for column in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        rows = list(reader)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not encoded as expected ({error}). Save it as CSV in UTF-8."
+        ) from error
+    reader = csv.DictReader(lines, skipinitialspace=True)
+    columns = [column.strip() for column in reader.fieldnames or ()]
+    reader.fieldnames = columns
+    rows = list(reader)
     if "name" not in columns or not {"split", "group"} & set(columns):
         raise ValueError(
             f"{path} has the column(s) {', '.join(columns)}; expected name, and split or group or "
