@@ -331,6 +331,7 @@ def test_read_finds_samples_of_every_split():
     ("options", "text"),
     [
         ({"mean": (0.5,)}, r"mean=\(0\.5,\) has 1 number\(s\), expected 3"),
+        ({"std": (0.5, 0.0, 0.5)}, "expected numbers above 0"),
         ({"std": (0.5, 0.5)}, r"std=\(0\.5, 0\.5\) has 2 number\(s\), expected 3"),
     ],
 )

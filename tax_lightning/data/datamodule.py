@@ -295,6 +295,8 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         usual = _IMAGENET if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
         self.mean = _per_channel("mean", mean or usual[0], channels)
         self.std = _per_channel("std", std or usual[1], channels)
+        if min(self.std) <= 0:
+            raise ValueError(f"std={self.std}: expected numbers above 0, one a channel.")
         flips = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
         self.train_transforms = flips if train_transforms is None else train_transforms
         self.eval_transforms = eval_transforms or []
