@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -136,7 +137,7 @@ class Explanation:
         """The class of each pixel as each annotator would say, ``[B, N, H, W]`` int64."""
         return self.annotator_probs.argmax(dim=2)
 
-    @property
+    @cached_property
     def leader(self) -> Tensor:
         """Index of the annotator with the largest weight, ``[B, H, W]`` int64."""
         return self.who.argmax(dim=1)
@@ -178,6 +179,11 @@ class Explanation:
             name: tensor[position : position + 1] for name, tensor in self._tensors().items()
         }
         return dataclasses.replace(self, ids=(self.ids[position],), **tensors)  # type: ignore[arg-type]
+
+    def crop(self, height: int, width: int) -> Explanation:
+        """The top left part of every image, such as an image without its padding."""
+        tensors = {name: tensor[..., :height, :width] for name, tensor in self._tensors().items()}
+        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
 
     def to(self, device: torch.device | str) -> Explanation:
         """The same explanation with every tensor on ``device``."""
