@@ -469,7 +469,7 @@ class TAXLightningModule(L.LightningModule):
 
     def _projection_loader(self) -> Iterable[Batch]:
         """This process's part of the training images, not augmented if the data module can."""
-        datamodule = getattr(self.trainer, "datamodule", None)
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
         if not hasattr(datamodule, "projection_dataloader"):  # Lightning has divided it already
             return cast(Iterable[Batch], self.trainer.train_dataloader)
         whole = cast(DataLoader[Any], datamodule.projection_dataloader())

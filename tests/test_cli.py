@@ -1,0 +1,262 @@
+"""The command ``tax`` as a user meets it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tax_lightning import __version__
+from tax_lightning.__main__ import main
+from tax_lightning.cli import TAXCLI, metric_table
+
+NETWORK = {
+    "encoder": "tu-test_resnet.r160_in1k",
+    "encoder_weights": None,
+    "backbone_options": {"encoder_depth": 3, "decoder_channels": [16, 8, 8]},
+    "kernels": 2,
+    "embedding_channels": 8,
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight images of 40 x 48 pixels, labelled by Ana (all) and Ben (all but the first)."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "data"
+    for name in ("images", "masks/Ana", "masks/Ben"):
+        (root / name).mkdir(parents=True)
+    for i in range(8):
+        mask = np.zeros((40, 48), np.uint8)
+        mask[8:24, 8 + i : 28 + i] = 1
+        image = rng.integers(0, 80, (40, 48, 3)) + 150 * mask[..., None]
+        Image.fromarray(image.astype(np.uint8)).save(root / "images" / f"cell {i}.png")
+        Image.fromarray(mask).save(root / "masks" / "Ana" / f"cell {i}.png")
+        if i:
+            Image.fromarray(np.roll(mask, 2, axis=0)).save(root / "masks" / "Ben" / f"cell {i}.png")
+    return root
+
+
+@pytest.fixture
+def config(folder, tmp_path):
+    """A configuration for that folder."""
+    path = tmp_path / "experiment.yaml"
+    settings = {
+        "trainer": {
+            "max_epochs": 2,
+            "accelerator": "cpu",
+            "logger": False,
+            "default_root_dir": str(tmp_path / "run"),
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        },
+        "model": {"class_path": "TAXLightningModule", "init_args": NETWORK},
+        "data": {
+            "class_path": "FolderDataModule",
+            "init_args": {
+                "root": str(folder),
+                "classes": ["background", "cell"],
+                "batch_size": 2,
+            },
+        },
+        "explanations": {"samples": 1},
+    }
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.fixture
+def checkpoint(config, capsys):
+    """The checkpoint of a run with that configuration."""
+    main(["fit", "--config", str(config)])
+    return capsys.readouterr().out.split("checkpoint  ")[1].split("\n")[0]
+
+
+def refused(arguments, capsys) -> str:
+    """What the command says when it refuses its input, all in one message."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    said = str(stop.value) if isinstance(stop.value.code, str) else capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+def test_version_needs_no_torch():
+    program = (
+        "import sys; from tax_lightning.__main__ import main; main(['--version']); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"tax-lightning {__version__}"
+
+
+def test_fit_ends_with_metrics_by_name_and_paths(config, tmp_path, capsys):
+    main(["fit", "--config", str(config)])
+    said = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in said.splitlines() if line.strip()}
+    assert "Ana" in lines["dice"]
+    assert "Ben" in lines["dice"]
+    assert "cell" in lines["fused_iou"]
+    assert (tmp_path / "run").is_dir()
+    assert lines["checkpoint"].split(maxsplit=1)[1].startswith(str(tmp_path / "run"))
+    assert list((tmp_path / "run").rglob("final-*.png"))
+
+
+def test_later_configuration_files_and_flags_win(config, tmp_path, capsys):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("model:\n  init_args:\n    kernels: 5\n    temperature: 0.3\n")
+    with pytest.raises(SystemExit) as stop:
+        main(
+            [
+                "fit",
+                *("--config", str(config)),
+                *("--config", str(overlay)),
+                "--model.init_args.temperature=0.2",
+                "--print_config",
+            ]
+        )
+    assert stop.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["init_args"]["kernels"] == 5
+    assert printed["model"]["init_args"]["temperature"] == 0.2
+    assert "annotators" not in printed["model"]["init_args"]  # said once, by the data
+
+
+def test_the_user_beats_the_checkpoint_and_the_checkpoint_beats_the_defaults(checkpoint, config):
+    data = yaml.safe_load(config.read_text())
+    network = data["model"]["init_args"]
+    data["model"]["init_args"] = {"loss_weights": {"who": 0.125}}
+    config.write_text(yaml.safe_dump(data))
+    cli = TAXCLI.run(
+        [
+            "validate",
+            *("--config", str(config)),
+            *("--ckpt_path", checkpoint),
+            "--model.init_args.who_sharpness=7",
+        ]
+    )
+    assert cli.model.hparams["loss_weights"]["who"] == 0.125
+    assert cli.model.hparams["who_sharpness"] == 7
+    assert cli.model.hparams["kernels"] == network["kernels"]
+    assert cli.model.hparams["encoder"] == network["encoder"]
+
+
+def test_model_is_built_from_the_checkpoint_alone(checkpoint, config):
+    data = yaml.safe_load(config.read_text())
+    del data["model"]
+    config.write_text(yaml.safe_dump(data))
+    cli = TAXCLI.run(["test", "--config", str(config), "--ckpt_path", checkpoint])
+    assert cli.model.annotators == ("Ana", "Ben")
+
+
+def test_predict_writes_every_kind_of_output(checkpoint, config, tmp_path):
+    output = tmp_path / "predictions"
+    main(
+        [
+            "predict",
+            *("--config", str(config)),
+            *("--ckpt_path", checkpoint),
+            f"--predictions.output_dir={output}",
+        ]
+    )
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert [annotator["name"] for annotator in manifest["annotators"]] == ["Ana", "Ben"]
+    for image in manifest["images"]:
+        files = image["files"]
+        fused = np.asarray(Image.open(output / files["fused"]))
+        assert fused.shape == (40, 48)
+        assert set(files["annotators"]) == {"Ana", "Ben"}
+        assert Image.open(output / files["who"]).mode == "P"
+        with np.load(output / files["arrays"]) as arrays:
+            assert np.allclose(arrays["who"].sum(0), 1, atol=1e-2)
+            assert arrays["why"].max() < NETWORK["kernels"]
+
+
+def test_metric_table_is_empty_without_metrics():
+    assert metric_table({}, "val/") == ""
+
+
+# ---------------------------------------------------------------------- refused input
+
+
+def test_mask_of_another_size_than_its_image(config, folder, capsys):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "masks" / "Ana" / "cell 3.png")
+    said = refused(["fit", "--config", str(config)], capsys)
+    assert "cell 3.png" in said
+    assert "8" in said
+    assert "40" in said
+
+
+def test_class_id_out_of_range(config, folder, capsys):
+    Image.fromarray(np.full((40, 48), 7, np.uint8)).save(folder / "masks" / "Ben" / "cell 2.png")
+    said = refused(["fit", "--config", str(config)], capsys)
+    assert "cell 2.png" in said
+    assert "7" in said
+    assert "mask_values" in said
+
+
+def test_annotator_folder_without_files(config, folder, capsys):
+    (folder / "masks" / "Chloe").mkdir()
+    assert "Chloe" in refused(["fit", "--config", str(config)], capsys)
+
+
+def test_unreadable_image(config, folder, capsys):
+    (folder / "images" / "cell 4.png").write_bytes(b"not a picture")
+    assert "cell 4.png" in refused(["fit", "--config", str(config)], capsys)
+
+
+def test_unknown_encoder(config, capsys):
+    said = refused(["fit", "--config", str(config), "--model.init_args.encoder=resnet81"], capsys)
+    assert "resnet81" in said
+    assert "resnet18" in said
+
+
+@pytest.mark.parametrize("classes", ["1", "[cell]"])
+def test_fewer_than_two_classes(config, capsys, classes):
+    said = refused(["fit", "--config", str(config), f"--data.init_args.classes={classes}"], capsys)
+    assert "classes" in said
+    assert "background" in said or "list" in said.lower()
+
+
+def test_no_masks_at_all(config, folder, capsys):
+    for mask in folder.glob("masks/*/*.png"):
+        mask.unlink()
+    said = refused(["fit", "--config", str(config)], capsys)
+    assert "masks" in said
+
+
+def test_split_without_samples(config, folder, capsys):
+    rows = [f"cell {i},train" for i in range(8)]
+    (folder / "splits.csv").write_text("\n".join(["name,split", *rows]) + "\n")
+    said = refused(["fit", "--config", str(config)], capsys)
+    assert "val" in said
+
+
+def test_checkpoint_of_other_annotators(checkpoint, config, folder, capsys):
+    (folder / "masks" / "Ben").rename(folder / "masks" / "Dara")
+    arguments = ["validate", "--config", str(config), "--ckpt_path", checkpoint]
+    said = refused(arguments, capsys)
+    assert "'Ana', 'Ben'" in said
+    assert "'Ana', 'Dara'" in said
+
+
+def test_missing_checkpoint(config, capsys):
+    said = refused(["test", "--config", str(config), "--ckpt_path=nowhere.ckpt"], capsys)
+    assert "nowhere.ckpt" in said
+
+
+def test_file_that_is_no_checkpoint(config, tmp_path, capsys):
+    path = tmp_path / "odd.ckpt"
+    torch.save({"weights": torch.zeros(1)}, path)
+    said = refused(["test", "--config", str(config), f"--ckpt_path={path}"], capsys)
+    assert "odd.ckpt" in said
+
+
+def test_refused_input_leaves_nothing_half_written(config, folder, tmp_path, capsys):
+    (folder / "images" / "cell 4.png").write_bytes(b"not a picture")
+    refused(["fit", "--config", str(config)], capsys)
+    assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
