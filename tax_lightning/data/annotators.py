@@ -1,0 +1,653 @@
+"""Simulated annotators: rules that turn a reference into what a person of known habits draws.
+
+Every pixel on which a simulated annotator differs from the reference differs because of one known
+rule, so that a who map and an explanation can be held against a truth. The rules need nothing but
+the objects of a reference mask: they serve the scenes of `tax_lightning.data.synthetic` and real
+masks of a single annotator (see `find_objects`) alike.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from skimage.morphology import convex_hull_image, disk
+
+from tax_lightning.data.samples import IGNORE_INDEX
+
+BoolArray = npt.NDArray[np.bool_]
+ByteArray = npt.NDArray[np.uint8]
+Side = Literal["left", "right", "top", "bottom"]
+
+BACKGROUND = 0
+AGREES = "agrees"
+"""Name of deviation id 0 in `rule_names`."""
+_RING = 5
+"""Width in pixels of the surroundings that an object's contrast is measured against."""
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectInfo:
+    """One object of a reference mask: all that an annotator's habits may depend on.
+
+    Args:
+        mask: Pixels of the object, bool ``[H, W]``, at least one of them true.
+        label: Class id of the object, not the background's 0.
+        kind: Name of the object's type. Several kinds may share a class.
+        contrast: How far the object stands out from its surroundings, in ``[0, 1]``.
+
+    Example:
+        >>> mask = np.zeros((4, 6), dtype=bool)
+        >>> mask[1:3, 4:6] = True
+        >>> thing = ObjectInfo(mask, label=1, kind="cell")
+        >>> thing.area, thing.centre
+        (4, (1.5, 4.5))
+    """
+
+    mask: BoolArray
+    label: int
+    kind: str
+    contrast: float = 1.0
+
+    @cached_property
+    def area(self) -> int:
+        """Number of pixels."""
+        return int(self.mask.sum())
+
+    @cached_property
+    def centre(self) -> tuple[float, float]:
+        """Mean row and column of the object's pixels."""
+        rows, columns = np.nonzero(self.mask)
+        return float(rows.mean()), float(columns.mean())
+
+
+class Rule(ABC):
+    """One way of drawing an object other than it is.
+
+    A rule changes the outline (`redraw`), the class (`relabel`), or both. Rules are frozen
+    dataclasses: equal rules are one and the same cause, with one `name`.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What the rule does, with its strength, as tables and pictures show it."""
+
+    def redraw(self, mask: BoolArray, rng: np.random.Generator) -> BoolArray:
+        """Returns the outline that is drawn for the object ``mask``, both bool ``[H, W]``."""
+        return mask
+
+    def relabel(self, label: int) -> int:
+        """Returns the class id that is given to an object of class ``label``."""
+        return label
+
+
+@dataclass(frozen=True)
+class OverSegment(Rule):
+    """Draws the outline too wide, by a disc of radius ``pixels``.
+
+    Args:
+        pixels: Width of the rim that is added.
+
+    Example:
+        >>> dot = np.zeros((5, 5), dtype=bool)
+        >>> dot[2, 2] = True
+        >>> int(OverSegment(1).redraw(dot, np.random.default_rng(0)).sum())
+        5
+    """
+
+    pixels: int
+
+    @property
+    def name(self) -> str:
+        """Name with the width of the rim."""
+        return f"over-segments by {self.pixels} px"
+
+    def redraw(self, mask: BoolArray, rng: np.random.Generator) -> BoolArray:
+        """Adds the rim."""
+        return _bool(ndimage.binary_dilation(mask, _disc(self.pixels)))
+
+
+@dataclass(frozen=True)
+class UnderSegment(Rule):
+    """Draws the outline too tight, by a disc of radius ``pixels``.
+
+    Objects thinner than the disc vanish. What touches the image's edge is not eroded from there.
+
+    Args:
+        pixels: Width of the rim that is left out.
+    """
+
+    pixels: int
+
+    @property
+    def name(self) -> str:
+        """Name with the width of the rim."""
+        return f"under-segments by {self.pixels} px"
+
+    def redraw(self, mask: BoolArray, rng: np.random.Generator) -> BoolArray:
+        """Takes the rim away."""
+        return _bool(ndimage.binary_erosion(mask, _disc(self.pixels), border_value=1))
+
+
+@dataclass(frozen=True)
+class Miss(Rule):
+    """Does not draw the object at all. As the only habit of an annotator: a blank mask."""
+
+    @property
+    def name(self) -> str:
+        """Name of the rule."""
+        return "misses"
+
+    def redraw(self, mask: BoolArray, rng: np.random.Generator) -> BoolArray:
+        """Draws nothing."""
+        return np.zeros_like(mask)
+
+
+@dataclass(frozen=True)
+class Shift(Rule):
+    """Draws the right outline at the wrong place.
+
+    Args:
+        dy: Rows downwards.
+        dx: Columns to the right.
+    """
+
+    dy: int
+    dx: int
+
+    @property
+    def name(self) -> str:
+        """Name with the displacement."""
+        return f"shifts by {self.dy:+d}, {self.dx:+d} px"
+
+    def redraw(self, mask: BoolArray, rng: np.random.Generator) -> BoolArray:
+        """Moves the outline; what leaves the image is lost."""
+        moved = np.zeros_like(mask)
+        rows, columns = np.nonzero(mask)
+        rows, columns = rows + self.dy, columns + self.dx
+        inside = (rows >= 0) & (rows < mask.shape[0]) & (columns >= 0) & (columns < mask.shape[1])
+        moved[rows[inside], columns[inside]] = True
+        return moved
+
+
+@dataclass(frozen=True)
+class ConvexHull(Rule):
+    """Draws the convex hull: fills bays and holes, as people do who click a few corners."""
+
+    @property
+    def name(self) -> str:
+        """Name of the rule."""
+        return "fills bays"
+
+    def redraw(self, mask: BoolArray, rng: np.random.Generator) -> BoolArray:
+        """Fills the hull."""
+        return _hull(mask)
+
+
+@dataclass(frozen=True)
+class Polygon(Rule):
+    """Clicks a few corners of the outline and joins them by straight lines.
+
+    The corners are the object's farthest pixels in evenly spread directions, upwards first. What
+    bulges over the lines is cut off.
+
+    Args:
+        corners: Number of clicks, at least 3.
+    """
+
+    corners: int
+
+    @property
+    def name(self) -> str:
+        """Name with the number of corners."""
+        return f"clicks {self.corners} corners"
+
+    def redraw(self, mask: BoolArray, rng: np.random.Generator) -> BoolArray:
+        """Fills the polygon."""
+        pixels = np.argwhere(mask)
+        angles = np.arange(self.corners) * 2 * np.pi / self.corners
+        ahead = np.stack([-np.cos(angles), np.sin(angles)])
+        aside = np.stack([np.sin(angles), np.cos(angles)])
+        offsets = pixels - pixels.mean(axis=0)
+        # of pixels equally far ahead, the one that lies straightest ahead
+        farness = offsets @ ahead - 1e-3 * np.abs(offsets @ aside)
+        rows, columns = pixels[farness.argmax(axis=0)].T
+        clicked = np.zeros_like(mask)
+        clicked[rows, columns] = True
+        return _hull(clicked)
+
+
+@dataclass(frozen=True)
+class Smooth(Rule):
+    """Cuts off whatever is narrower than a disc of radius ``pixels`` (morphological opening).
+
+    Args:
+        pixels: Radius of the disc.
+    """
+
+    pixels: int
+
+    @property
+    def name(self) -> str:
+        """Name with the radius."""
+        return f"smooths by {self.pixels} px"
+
+    def redraw(self, mask: BoolArray, rng: np.random.Generator) -> BoolArray:
+        """Opens the outline."""
+        return _bool(ndimage.binary_opening(mask, _disc(self.pixels)))
+
+
+@dataclass(frozen=True)
+class Fracture(Rule):
+    """Draws the object in pieces: leaves out the last ``dropped`` of ``every`` so many pixels.
+
+    Pixels are counted in reading order, along columns where the object is wider than high: the
+    gaps then run across it.
+
+    Args:
+        dropped: Pixels in a gap.
+        every: Pixels from one gap to the next, more than ``dropped``.
+    """
+
+    dropped: int
+    every: int
+
+    @property
+    def name(self) -> str:
+        """Name with the share that is left out."""
+        return f"drops {self.dropped} of every {self.every} px"
+
+    def redraw(self, mask: BoolArray, rng: np.random.Generator) -> BoolArray:
+        """Leaves the gaps out."""
+        rows, columns = np.nonzero(mask)
+        if np.ptp(columns) > np.ptp(rows):
+            columns, rows = np.nonzero(mask.T)
+        kept = np.arange(rows.size) % self.every < self.every - self.dropped
+        drawn = np.zeros_like(mask)
+        drawn[rows[kept], columns[kept]] = True
+        return drawn
+
+
+@dataclass(frozen=True)
+class Wobble(Rule):
+    """Draws with an unsteady hand: the outline strays at random, smoothly along its course.
+
+    Args:
+        pixels: Standard deviation of the straying outline.
+        scale: Length over which the hand strays, in pixels.
+    """
+
+    pixels: float
+    scale: float = 3.0
+
+    @property
+    def name(self) -> str:
+        """Name with the strength."""
+        return f"wobbles by {self.pixels:g} px"
+
+    def redraw(self, mask: BoolArray, rng: np.random.Generator) -> BoolArray:
+        """Moves the outline by a smooth random field."""
+        depth = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
+        stray = ndimage.gaussian_filter(rng.standard_normal(mask.shape), self.scale)
+        stray *= self.pixels / max(float(stray.std()), np.finfo(float).tiny)
+        return _bool(depth + stray > 0)
+
+
+@dataclass(frozen=True)
+class SwapClass(Rule):
+    """Draws the right outline and gives it the wrong class.
+
+    A permutation of classes is one habit a class, each with `When` naming the class it is for.
+
+    Args:
+        to: Class id that is given instead.
+        called: Name of that class.
+    """
+
+    to: int
+    called: str
+
+    @property
+    def name(self) -> str:
+        """Name with the class that is given."""
+        return f"calls it {self.called}"
+
+    def relabel(self, label: int) -> int:
+        """Gives the wrong class."""
+        return self.to
+
+
+@dataclass(frozen=True)
+class Chain(Rule):
+    """Applies several rules, one after the other.
+
+    Args:
+        rules: The rules, in the order they are applied.
+
+    Example:
+        >>> Chain((UnderSegment(2), SwapClass(3, "debris"))).name
+        'under-segments by 2 px, then calls it debris'
+    """
+
+    rules: tuple[Rule, ...]
+
+    @property
+    def name(self) -> str:
+        """Names of the rules, in order."""
+        return ", then ".join(rule.name for rule in self.rules)
+
+    def redraw(self, mask: BoolArray, rng: np.random.Generator) -> BoolArray:
+        """Passes the outline through all rules; what has vanished stays away."""
+        for rule in self.rules:
+            mask = rule.redraw(mask, rng) if mask.any() else mask
+        return mask
+
+    def relabel(self, label: int) -> int:
+        """Passes the class through all rules."""
+        for rule in self.rules:
+            label = rule.relabel(label)
+        return label
+
+
+@dataclass(frozen=True)
+class When:
+    """The objects that a habit is for: those that meet every condition given here.
+
+    Args:
+        kinds: Names of object types; empty for all.
+        labels: Class ids; empty for all.
+        min_area: Smallest number of pixels.
+        max_area: Largest number of pixels.
+        min_contrast: Faintest contrast, in ``[0, 1]``.
+        max_contrast: Strongest contrast, in ``[0, 1]``.
+        side: Half of the image that the object's centre lies in; None for both.
+
+    Example:
+        >>> speck = ObjectInfo(np.eye(3, dtype=bool), label=2, kind="debris")
+        >>> When(labels=(2,), max_area=10)(speck), When(min_area=10)(speck)
+        (True, False)
+    """
+
+    kinds: tuple[str, ...] = ()
+    labels: tuple[int, ...] = ()
+    min_area: float = 0
+    max_area: float = np.inf
+    min_contrast: float = 0
+    max_contrast: float = np.inf
+    side: Side | None = None
+
+    def __call__(self, thing: ObjectInfo) -> bool:
+        """Returns whether ``thing`` meets all conditions."""
+        return (
+            (not self.kinds or thing.kind in self.kinds)
+            and (not self.labels or thing.label in self.labels)
+            and self.min_area <= thing.area <= self.max_area
+            and self.min_contrast <= thing.contrast <= self.max_contrast
+            and self._on_side(thing)
+        )
+
+    def _on_side(self, thing: ObjectInfo) -> bool:
+        """Whether the centre lies in the wanted half."""
+        axis = 0 if self.side in ("top", "bottom") else 1
+        first_half = thing.centre[axis] < (thing.mask.shape[axis] - 1) / 2
+        return self.side is None or first_half == (self.side in ("top", "left"))
+
+
+@dataclass(frozen=True)
+class Habit:
+    """A rule and the objects it is applied to.
+
+    Args:
+        rule: What is drawn otherwise.
+        when: Which objects it happens to; by default all.
+    """
+
+    rule: Rule
+    when: When = field(default_factory=When)
+
+
+@dataclass(frozen=True)
+class SimulatedAnnotator:
+    """A named annotator with habits. Objects that no habit is for are drawn faithfully.
+
+    Args:
+        name: The annotator's name.
+        habits: The habits; of those that fit an object, the first one applies.
+    """
+
+    name: str
+    habits: tuple[Habit, ...] = ()
+
+    def rule_for(self, thing: ObjectInfo) -> Rule | None:
+        """Returns the rule that this annotator draws ``thing`` by, None where faithful."""
+        return next((habit.rule for habit in self.habits if habit.when(thing)), None)
+
+
+def rule_names(annotators: Sequence[SimulatedAnnotator]) -> tuple[str, ...]:
+    """Lists the names of the rules by deviation id, the index into this tuple.
+
+    Args:
+        annotators: The simulated annotators, in the order given to `annotate`.
+
+    Returns:
+        ``"agrees"`` for id 0, then the name of each rule in the order of first mention.
+
+    Example:
+        >>> rule_names([SimulatedAnnotator("Ana", (Habit(Miss()),)), SimulatedAnnotator("Ben")])
+        ('agrees', 'misses')
+    """
+    return (AGREES, *(rule.name for rule in _rules(annotators)))
+
+
+def annotate(
+    objects: Sequence[ObjectInfo],
+    annotators: Sequence[SimulatedAnnotator],
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+) -> tuple[ByteArray, ByteArray]:
+    """Draws what each annotator makes of the objects, and notes which rule changed which pixel.
+
+    What an annotator adds to an object takes background only, and of that only the pixels nearest
+    to this object: no habit for one object can spoil another object or its surroundings.
+
+    Args:
+        objects: Objects of the reference, none overlapping another.
+        annotators: N annotators.
+        shape: Height and width of the image.
+        rng: Source of chance, for rules that need it.
+
+    Returns:
+        masks: Class ids that each annotator draws, ``[N, H, W]``.
+        deviation: ``[N, H, W]``; 0 exactly where the mask equals the reference, elsewhere the id
+            of the rule that changed the pixel (see `rule_names`).
+
+    Raises:
+        ValueError: If two objects overlap.
+
+    Example:
+        >>> square = np.zeros((8, 8), dtype=bool)
+        >>> square[2:6, 2:6] = True
+        >>> tight = SimulatedAnnotator("Ben", (Habit(UnderSegment(1)),))
+        >>> things = [ObjectInfo(square, label=1, kind="cell")]
+        >>> masks, deviation = annotate(things, [tight], (8, 8), np.random.default_rng(0))
+        >>> int(masks.sum()), int(deviation.sum())
+        (4, 12)
+    """
+    reference = draw_reference(objects, shape)
+    nearest, _ = _nearest_object(objects, shape)
+    ids = {rule: number for number, rule in enumerate(_rules(annotators), start=1)}
+    masks = np.repeat(reference[None], len(annotators), axis=0)
+    deviation = np.zeros_like(masks)
+    for annotator, drawn, changed in zip(annotators, masks, deviation, strict=True):
+        for index, thing in enumerate(objects):
+            rule = annotator.rule_for(thing)
+            if rule is None:
+                continue
+            own = nearest == index
+            outline = rule.redraw(thing.mask, rng)
+            drawn[own] = np.where(outline[own], rule.relabel(thing.label), BACKGROUND)
+            changed[own & (drawn != reference)] = ids[rule]
+    return masks, deviation
+
+
+def draw_reference(objects: Sequence[ObjectInfo], shape: tuple[int, int]) -> ByteArray:
+    """Draws the objects as they are.
+
+    Args:
+        objects: Objects, none overlapping another.
+        shape: Height and width of the image.
+
+    Returns:
+        Class ids ``[H, W]``, 0 where there is no object.
+
+    Raises:
+        ValueError: If two objects overlap.
+    """
+    reference = np.full(shape, BACKGROUND, dtype=np.uint8)
+    for index, thing in enumerate(objects):
+        if reference[thing.mask].any():
+            raise ValueError(
+                f"objects[{index}] ({thing.kind}) overlaps an object before it, expected objects "
+                "without common pixels; cut the overlap out of one of the masks"
+            )
+        reference[thing.mask] = thing.label
+    return reference
+
+
+def owner_map(
+    objects: Sequence[ObjectInfo],
+    annotators: Sequence[SimulatedAnnotator],
+    shape: tuple[int, int],
+    band: float,
+) -> ByteArray:
+    """Tells at each pixel which annotator is the expert for the object there.
+
+    The expert is the one annotator that has no habit for the object. Where the surroundings of two
+    objects meet, the nearer object counts.
+
+    Args:
+        objects: Objects of the reference, none overlapping another.
+        annotators: N annotators.
+        shape: Height and width of the image.
+        band: Width of an object's surroundings, in pixels.
+
+    Returns:
+        Annotator indices ``[H, W]``; 255 far from all objects, and where nobody or more than one
+        annotator is the expert.
+
+    Example:
+        >>> dot = np.zeros((1, 5), dtype=bool)
+        >>> dot[0, 0] = True
+        >>> panel = [SimulatedAnnotator("Ana", (Habit(Miss()),)), SimulatedAnnotator("Ben")]
+        >>> owner_map([ObjectInfo(dot, label=1, kind="cell")], panel, (1, 5), band=1).tolist()
+        [[1, 1, 255, 255, 255]]
+    """
+    nearest, distance = _nearest_object(objects, shape)
+    owner = np.full(shape, IGNORE_INDEX, dtype=np.uint8)
+    for index, thing in enumerate(objects):
+        faithful = [n for n, annotator in enumerate(annotators) if not annotator.rule_for(thing)]
+        if len(faithful) == 1:
+            owner[(nearest == index) & (distance <= band)] = faithful[0]
+    return owner
+
+
+def find_objects(
+    mask: ByteArray, classes: Sequence[str], image: npt.NDArray[Any] | None = None
+) -> tuple[ObjectInfo, ...]:
+    """Splits a reference mask into its objects: the connected parts of every class.
+
+    Args:
+        mask: Class ids ``[H, W]``; 0 is the background, 255 pixels are left out.
+        classes: Class names by id; an object's kind is the name of its class.
+        image: Image ``[H, W, channels]`` that contrast is measured in; without it, contrast is 1.
+
+    Returns:
+        The objects, by class and then in reading order. Pixels that touch at a corner are
+        connected.
+
+    Raises:
+        ValueError: If the mask holds a class id that has no name.
+
+    Example:
+        >>> mask = np.array([[1, 1, 0, 2], [0, 0, 0, 2]], dtype=np.uint8)
+        >>> [(o.kind, o.area) for o in find_objects(mask, ("background", "cell", "fibre"))]
+        [('cell', 2), ('fibre', 2)]
+    """
+    found = []
+    for label in np.setdiff1d(mask, [BACKGROUND, IGNORE_INDEX]).tolist():
+        if label >= len(classes):
+            raise ValueError(
+                f"mask holds class id {label}, expected ids below {len(classes)} ({list(classes)}) "
+                f"or {IGNORE_INDEX}; name all classes or map the mask's values to class ids"
+            )
+        parts, count = ndimage.label(mask == label, structure=np.ones((3, 3)))
+        for part in range(1, count + 1):
+            own = _bool(parts == part)
+            contrast = 1.0 if image is None else measure_contrast(image, own, mask != BACKGROUND)
+            found.append(ObjectInfo(own, label, classes[label], contrast))
+    return tuple(found)
+
+
+def measure_contrast(image: npt.NDArray[Any], mask: BoolArray, foreground: BoolArray) -> float:
+    """Measures how far an object's mean colour is from that of the background around it.
+
+    Args:
+        image: Image ``[H, W, channels]``: integers of full range, or floats in ``[0, 1]``.
+        mask: The object, bool ``[H, W]``.
+        foreground: All objects, bool ``[H, W]``; the background is what they leave.
+
+    Returns:
+        Mean absolute difference over channels, as a share of the full range. 1 where no
+        background lies within reach (5 pixels).
+    """
+    rows, columns = np.nonzero(mask)
+    window = tuple(
+        slice(max(int(at.min()) - _RING, 0), int(at.max()) + _RING + 1) for at in (rows, columns)
+    )
+    around = ndimage.binary_dilation(mask[window], _disc(_RING)) & ~foreground[window]
+    if not around.any():
+        return 1.0
+    inside, outside = image[window][mask[window]], image[window][around]
+    full = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1.0
+    return float(np.abs(inside.mean(axis=0) - outside.mean(axis=0)).mean() / full)
+
+
+def _rules(annotators: Sequence[SimulatedAnnotator]) -> tuple[Rule, ...]:
+    """All rules in use, each once, in the order of first mention."""
+    return tuple(dict.fromkeys(habit.rule for who in annotators for habit in who.habits))
+
+
+def _nearest_object(
+    objects: Sequence[ObjectInfo], shape: tuple[int, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Index of the object nearest to each pixel (-1 without objects), and its distance."""
+    numbers = np.full(shape, -1, dtype=np.int64)
+    for index, thing in enumerate(objects):
+        numbers[thing.mask] = index
+    if not objects:
+        return numbers, np.full(shape, np.inf)
+    distance, (rows, columns) = ndimage.distance_transform_edt(numbers < 0, return_indices=True)
+    return numbers[rows, columns], distance
+
+
+def _bool(array: npt.NDArray[Any]) -> BoolArray:
+    """The untyped result of an image operation as a boolean array."""
+    return np.asarray(array, dtype=np.bool_)
+
+
+@lru_cache
+def _disc(radius: int) -> ByteArray:
+    """Disc-shaped neighbourhood."""
+    return np.asarray(disk(radius), dtype=np.uint8)
+
+
+def _hull(mask: BoolArray) -> BoolArray:
+    """Convex hull of the pixels, their whole area included."""
+    return _bool(convex_hull_image(mask))

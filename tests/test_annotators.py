@@ -1,0 +1,346 @@
+"""Simulated annotators: each rule on a hand-made mask, and what must hold whatever the rules."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tax_lightning.data.annotators import (
+    Chain,
+    ConvexHull,
+    Fracture,
+    Habit,
+    Miss,
+    ObjectInfo,
+    OverSegment,
+    Polygon,
+    Shift,
+    SimulatedAnnotator,
+    Smooth,
+    SwapClass,
+    UnderSegment,
+    When,
+    Wobble,
+    annotate,
+    draw_reference,
+    find_objects,
+    measure_contrast,
+    owner_map,
+    rule_names,
+)
+from tax_lightning.data.samples import IGNORE_INDEX
+
+
+def picture(*rows):
+    """A mask from text, # being the object."""
+    return np.array([[pixel == "#" for pixel in row] for row in rows])
+
+
+def redrawn(rule, *rows):
+    """What a rule makes of a mask, as text."""
+    drawn = rule.redraw(picture(*rows), np.random.default_rng(0))
+    return ["".join("#" if pixel else "." for pixel in row) for row in drawn]
+
+
+def thing(mask, label=1, kind="cell", contrast=1.0):
+    return ObjectInfo(mask, label, kind, contrast)
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_over_segment_adds_a_rim():
+    assert redrawn(OverSegment(1), ".....", ".....", "..#..", ".....") == [
+        ".....",
+        "..#..",
+        ".###.",
+        "..#..",
+    ]
+
+
+def test_under_segment_takes_a_rim_but_not_from_the_edge_of_the_image():
+    assert redrawn(UnderSegment(1), "###..", "###..", "###..", ".....") == [
+        "##...",
+        "##...",
+        ".....",
+        ".....",
+    ]
+
+
+def test_miss_draws_nothing():
+    assert redrawn(Miss(), "##", "##") == ["..", ".."]
+
+
+def test_shift_loses_what_leaves_the_image():
+    assert redrawn(Shift(1, -1), "##.", ".#.", "..#") == ["...", "#..", "#.."]
+
+
+def test_convex_hull_fills_bays_and_holes():
+    assert redrawn(ConvexHull(), "#.#", "#.#", "###") == ["###", "###", "###"]
+    assert redrawn(ConvexHull(), "###", "#.#", "###") == ["###", "###", "###"]
+
+
+def test_polygon_cuts_the_corners_of_a_square_that_lie_between_its_clicks():
+    drawn = redrawn(Polygon(4), "#####", "#####", "#####", "#####", "#####")
+    assert drawn == ["..#..", ".###.", "#####", ".###.", "..#.."]
+
+
+def test_polygon_of_a_single_pixel_is_that_pixel():
+    assert redrawn(Polygon(5), "...", ".#.", "...") == ["...", ".#.", "..."]
+
+
+def test_smooth_cuts_spikes():
+    assert redrawn(Smooth(1), "..#...", ".###..", "..####", "......") == [
+        "..#...",
+        ".###..",
+        "..#...",
+        "......",
+    ]
+
+
+def test_fracture_runs_across_the_object():
+    assert redrawn(Fracture(2, 4), "########", "########") == ["#.#.#.#.", "#.#.#.#."]
+    assert redrawn(Fracture(2, 4), "##", "##", "##", "##") == ["##", "..", "##", ".."]
+
+
+def test_wobble_is_random_repeatable_and_stays_near_the_outline():
+    mask = np.zeros((40, 40), dtype=bool)
+    mask[10:30, 10:30] = True
+    drawn = [Wobble(1.5).redraw(mask, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    assert (drawn[0] == drawn[1]).all()
+    assert (drawn[0] != drawn[2]).any()
+    assert (drawn[0] != mask).any()
+    assert drawn[0][17:23, 17:23].all()
+    assert not drawn[0][[0, -1]].any()
+
+
+def test_swap_class_keeps_the_outline():
+    rule = SwapClass(3, "debris")
+    assert redrawn(rule, "#.", ".#") == ["#.", ".#"]
+    assert rule.relabel(1) == 3
+
+
+def test_chain_applies_its_rules_in_order_and_what_vanished_stays_away():
+    tight_then_left = Chain((UnderSegment(1), Shift(0, -1), SwapClass(2, "fibre")))
+    assert redrawn(tight_then_left, ".....", ".###.", ".###.", ".###.", ".....")[2] == ".#..."
+    assert tight_then_left.relabel(1) == 2
+    assert redrawn(Chain((Miss(), ConvexHull())), "##", "##") == ["..", ".."]
+
+
+@pytest.mark.parametrize(
+    ("when", "fits"),
+    [
+        (When(), True),
+        (When(kinds=("spot", "cell")), True),
+        (When(kinds=("spot",)), False),
+        (When(labels=(1,)), True),
+        (When(labels=(2, 3)), False),
+        (When(min_area=2, max_area=2), True),
+        (When(min_area=3), False),
+        (When(max_area=1), False),
+        (When(min_contrast=0.4, max_contrast=0.6), True),
+        (When(min_contrast=0.6), False),
+        (When(max_contrast=0.4), False),
+        (When(side="left"), True),
+        (When(side="right"), False),
+        (When(side="bottom"), True),
+        (When(side="top"), False),
+        (When(kinds=("cell",), side="top"), False),
+    ],
+)
+def test_when(when, fits):
+    lower_left = picture("....", "....", "#...", "#...")
+    assert when(thing(lower_left, contrast=0.5)) is fits
+
+
+def test_first_fitting_habit_applies():
+    panel = SimulatedAnnotator(
+        "Ana", (Habit(Miss(), When(max_area=4)), Habit(OverSegment(1), When(labels=(1,))))
+    )
+    small, large = picture("##", "##"), picture("###", "###", "###")
+    assert panel.rule_for(thing(small)) == Miss()
+    assert panel.rule_for(thing(large)) == OverSegment(1)
+    assert panel.rule_for(thing(large, label=2)) is None
+
+
+def test_equal_rules_share_one_id():
+    panel = (
+        SimulatedAnnotator("Ana", (Habit(Miss()), Habit(OverSegment(2)))),
+        SimulatedAnnotator("Ben", (Habit(OverSegment(2)), Habit(OverSegment(3)))),
+    )
+    assert rule_names(panel) == (
+        "agrees",
+        "misses",
+        "over-segments by 2 px",
+        "over-segments by 3 px",
+    )
+
+
+def test_every_rule_has_its_own_name():
+    rules = [
+        *(OverSegment(1), OverSegment(2), UnderSegment(1), Miss(), Shift(1, 0), Shift(0, 1)),
+        *(ConvexHull(), Polygon(4), Smooth(1), Fracture(1, 2), Wobble(1), SwapClass(1, "cell")),
+        Chain((Miss(), Smooth(1))),
+    ]
+    assert len({rule.name for rule in rules}) == len(rules)
+
+
+def test_annotate_notes_the_rule_that_changed_each_pixel():
+    mask = picture(".......", ".###...", ".###...", ".###...", ".......")
+    panel = (
+        SimulatedAnnotator("Ana", (Habit(SwapClass(2, "fibre")),)),
+        SimulatedAnnotator("Ben", (Habit(Shift(0, 1)),)),
+        SimulatedAnnotator("Chloe"),
+    )
+    masks, deviation = annotate([thing(mask)], panel, mask.shape, rng())
+    assert masks[0].tolist() == (2 * mask).tolist()
+    assert deviation[0].tolist() == (1 * mask).tolist()
+    assert masks[1, 2].tolist() == [0, 0, 1, 1, 1, 0, 0]
+    assert deviation[1, 2].tolist() == [0, 2, 0, 0, 2, 0, 0]
+    assert masks[2].tolist() == (1 * mask).tolist()
+    assert not deviation[2].any()
+
+
+def test_additions_stop_half_way_to_the_neighbour():
+    left, right = picture("#......."), picture(".....###")
+    generous = SimulatedAnnotator("Ana", (Habit(OverSegment(9), When(kinds=("big",))),))
+    objects = [thing(left, kind="big"), thing(right, label=2, kind="small")]
+    masks, _ = annotate(objects, [generous], (1, 8), rng())
+    assert masks[0, 0].tolist() == [1, 1, 1, 0, 0, 2, 2, 2]
+
+
+def test_overlapping_objects_are_refused():
+    mask = picture("##")
+    with pytest.raises(ValueError, match=r"objects\[1\] \(fibre\) overlaps .* cut the overlap out"):
+        annotate([thing(mask), thing(mask, kind="fibre")], [], (1, 2), rng())
+
+
+def test_no_objects():
+    masks, deviation = annotate([], [SimulatedAnnotator("Ana")], (2, 3), rng())
+    assert masks.tolist() == deviation.tolist() == [[[0, 0, 0], [0, 0, 0]]]
+    assert (owner_map([], [SimulatedAnnotator("Ana")], (2, 3), band=3) == IGNORE_INDEX).all()
+
+
+def test_owner_is_the_only_faithful_annotator_and_the_nearer_object_counts():
+    left, right = picture("#.......#.."), picture(".....#.....")
+    objects = [thing(left, kind="a"), thing(right, kind="b")]
+    panel = [
+        SimulatedAnnotator("Ana", (Habit(Miss(), When(("a",))),)),
+        SimulatedAnnotator("Ben", (Habit(Miss(), When(("b",))),)),
+    ]
+    owner = owner_map(objects, panel, (1, 11), band=2)
+    assert owner[0].tolist() == [1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("habits", [(), (Habit(Miss()),)])
+def test_no_owner_where_both_or_nobody_is_faithful(habits):
+    panel = [SimulatedAnnotator("Ana", habits), SimulatedAnnotator("Ben", habits)]
+    assert (owner_map([thing(picture("#.."))], panel, (1, 3), band=5) == IGNORE_INDEX).all()
+
+
+def test_find_objects_splits_classes_into_connected_parts():
+    mask = np.array([[1, 0, 2, 2], [0, 1, 0, 255], [0, 0, 0, 1]], dtype=np.uint8)
+    found = find_objects(mask, ("background", "cell", "fibre"))
+    assert [(o.kind, o.label, o.area) for o in found] == [
+        ("cell", 1, 2),
+        ("cell", 1, 1),
+        ("fibre", 2, 2),
+    ]
+    expected = np.where(mask == IGNORE_INDEX, 0, mask)
+    assert (draw_reference(found, mask.shape) == expected).all()
+
+
+def test_find_objects_refuses_nameless_classes():
+    with pytest.raises(ValueError, match=r"class id 7, expected ids below 2 .*name all classes"):
+        find_objects(np.full((2, 2), 7, dtype=np.uint8), ("background", "cell"))
+
+
+@pytest.mark.parametrize(("dtype", "full"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1)])
+def test_contrast_is_a_share_of_the_full_range(dtype, full):
+    image = np.zeros((20, 20, 3), dtype=dtype)
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[8:12, 8:12] = True
+    image[mask] = full
+    image[0, 0] = full  # too far away to matter
+    assert measure_contrast(image, mask, mask) == 1
+    assert find_objects(mask.astype(np.uint8), ("background", "cell"), image)[0].contrast == 1
+    image[mask] = 0
+    assert measure_contrast(image, mask, mask) == 0
+
+
+def test_contrast_leaves_neighbours_out_and_is_full_without_background():
+    image = np.zeros((1, 4, 1))
+    image[0, :, 0] = [0.5, 1.0, 0.2, 0.2]
+    assert measure_contrast(image, picture("#..."), picture("##..")) == pytest.approx(0.3)
+    assert measure_contrast(image, picture("##.."), picture("####")) == 1.0
+
+
+RULES = st.one_of(
+    st.builds(OverSegment, st.integers(1, 5)),
+    st.builds(UnderSegment, st.integers(1, 3)),
+    st.just(Miss()),
+    st.builds(Shift, st.integers(-9, 9), st.integers(-9, 9)),
+    st.just(ConvexHull()),
+    st.builds(Polygon, st.integers(3, 7)),
+    st.builds(Smooth, st.integers(1, 3)),
+    st.builds(Fracture, st.integers(1, 5), st.integers(6, 12)),
+    st.builds(Wobble, st.floats(0.5, 3)),
+    st.builds(SwapClass, st.integers(1, 3), st.just("other")),
+)
+RULES = st.one_of(RULES, st.lists(RULES, min_size=1, max_size=3).map(lambda r: Chain(tuple(r))))
+HABITS = st.builds(
+    Habit,
+    RULES,
+    st.builds(
+        When,
+        labels=st.sampled_from([(), (1,), (2,), (1, 3)]),
+        max_area=st.sampled_from([10, 40, np.inf]),
+        side=st.sampled_from([None, "left", "top"]),
+    ),
+)
+PANELS = st.lists(st.lists(HABITS, max_size=3).map(tuple), min_size=1, max_size=4).map(
+    lambda panel: tuple(SimulatedAnnotator(str(n), habits) for n, habits in enumerate(panel))
+)
+
+
+@st.composite
+def references(draw):
+    """Random patches of three classes, which may touch each other and the image's edge."""
+    mask = np.zeros((24, 28), dtype=np.uint8)
+    for _ in range(draw(st.integers(0, 5))):
+        top, left = draw(st.integers(0, 22)), draw(st.integers(0, 26))
+        height, width = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+        mask[top : top + height, left : left + width] = draw(st.integers(0, 3))
+    return mask
+
+
+@given(references(), PANELS, st.integers(1, 6))
+def test_whatever_the_habits(reference, panel, band):
+    objects = find_objects(reference, ("background", "cell", "fibre", "debris"))
+    masks, deviation = annotate(objects, panel, reference.shape, rng())
+    owner = owner_map(objects, panel, reference.shape, band)
+
+    assert (draw_reference(objects, reference.shape) == reference).all()
+    assert ((masks == reference) == (deviation == 0)).all()
+    assert deviation.max() < len(rule_names(panel))
+    assert masks.max() <= 3
+    for number, annotator in enumerate(panel):
+        assert not deviation[number][owner == number].any()
+        for one in objects:
+            if annotator.rule_for(one) is None:  # no spill from neighbours
+                assert (masks[number][one.mask] == one.label).all()
+    again, _ = annotate(objects, panel, reference.shape, rng())
+    assert (again == masks).all()
+
+
+@given(references())
+def test_an_over_segmented_object_spills_over_no_other_object(reference):
+    objects = find_objects(reference, ("background", "cell", "fibre", "debris"))
+    greedy = SimulatedAnnotator("greedy", (Habit(OverSegment(20), When(kinds=("first",))),))
+    objects = [replace(one, kind="rest" if n else "first") for n, one in enumerate(objects)]
+    masks, _ = annotate(objects, [greedy], reference.shape, rng())
+    for one in objects[1:]:
+        assert (masks[0][one.mask] == one.label).all()
