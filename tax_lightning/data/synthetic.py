@@ -229,7 +229,7 @@ PANEL = (
             _habit("fibre", Miss(), max_contrast=0.23),
             _habit("fibre", OverSegment(2)),
             _habit("clump", Miss(), max_contrast=0.26),
-            _habit("clump", UnderSegment(1)),
+            _habit("clump", OverSegment(2)),
         ),
     ),
     SimulatedAnnotator(
