@@ -450,12 +450,17 @@ def _validation_samples(
     trainer: L.Trainer, pl_module: L.LightningModule, count: int
 ) -> Iterator[Batch]:
     """The same few validation samples at every call, spread over the set where it has a length."""
-    loaders = CombinedLoader(trainer.val_dataloaders or []).flattened
+    loaders = _flat(trainer.val_dataloaders)
     if not loaders:
         return iter(())
     size = _length(loaders[0])
     spread = sorted({round(i) for i in np.linspace(0, size - 1, min(count, size))})
     return itertools.islice(_single_samples(loaders[0], pl_module, spread), count)
+
+
+def _flat(loaders: Any) -> list[Any]:  # noqa: ANN401 - a loader, or any nesting of loaders
+    """The loaders as a list; none where the trainer has none."""
+    return [] if loaders is None else CombinedLoader(loaders).flattened
 
 
 def _length(loader: Any) -> int:  # noqa: ANN401 - any iterable may serve as a loader
@@ -531,7 +536,7 @@ def _training_pictures(
     if datamodule is not None and hasattr(datamodule, "read"):
         return lambda sample_id: datamodule.to_picture(datamodule.read(sample_id)["image"])
     found: dict[str, Picture] = {}
-    for loader in CombinedLoader(trainer.train_dataloader or []).flattened:
+    for loader in _flat(trainer.train_dataloader):
         for sample in _single_samples(loader, pl_module, range(_length(loader))):
             if ids <= found.keys():
                 break
@@ -643,6 +648,6 @@ def _file_name(name: str, reserved: Sequence[str] = ()) -> str:
     """A name that every file system takes; names that differ stay different."""
     ascii_only = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     clean = re.sub(r"[^A-Za-z0-9._-]+", "_", ascii_only).strip("._")[:80]
-    if clean == name and name.lower() not in reserved:
+    if clean == name != "" and name.lower() not in reserved:
         return name
     return f"{clean or 'image'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
