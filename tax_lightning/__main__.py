@@ -31,16 +31,25 @@ def main(args: Sequence[str] | None = None) -> None:
 
     try:
         TAXCLI.run(arguments)
-    except (ValueError, OSError, LookupError) as error:
-        if "TAX_DEBUG" in os.environ or not _refused_by_us(error):
+    except Exception as error:
+        refusal = _refusal(error)
+        if refusal is None or "TAX_DEBUG" in os.environ:
             raise
-        sys.exit(f"tax: error: {error}")
+        sys.exit(f"tax: error: {refusal}")
 
 
-def _refused_by_us(error: Exception) -> bool:
-    """Whether one of our checks raised the error; the traceback of any other is needed."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(last.filename).is_relative_to(Path(__file__).parent)
+def _refusal(error: BaseException | None) -> BaseException | None:
+    """The error of one of our own checks, also where the parser wrapped it.
+
+    Any other error is a fault of which the traceback is needed.
+    """
+    while error is not None:
+        last = traceback.extract_tb(error.__traceback__)[-1:]
+        ours = any(Path(frame.filename).is_relative_to(Path(__file__).parent) for frame in last)
+        if ours and isinstance(error, ValueError | OSError | LookupError):
+            return error
+        error = error.__cause__
+    return None
 
 
 if __name__ == "__main__":

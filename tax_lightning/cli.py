@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,13 @@ __all__ = [
 # Said once, by the data; the model takes them over.
 LINKED = {"annotators": "annotators", "classes": "classes", "channels": "in_channels"}
 
+# Said by Lightning about its own insides; nothing that a user could do anything about.
+NOISE = (
+    "You have overridden `on_before_batch_transfer` in `LightningModule`",
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    "The '.*_dataloader' does not have many workers",
+)
+
 
 class TAXCLI(LightningCLI):
     """LightningCLI in which numbers are said once and the user has the last word.
@@ -45,6 +53,8 @@ class TAXCLI(LightningCLI):
     @classmethod
     def run(cls, args: Sequence[str]) -> "TAXCLI":
         """Parse the arguments and carry out the subcommand."""
+        for message in NOISE:
+            warnings.filterwarnings("ignore", message)
         return cls(
             LightningModule,
             MultiAnnotatorDataModule,
@@ -54,7 +64,11 @@ class TAXCLI(LightningCLI):
             load_from_checkpoint_support=False,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": "tax"},
+            parser_kwargs={
+                "prog": "tax",
+                # In place of hundreds of lines above every message.
+                **{name: {"usage": f"tax {name} --config FILE ..."} for name in cls.subcommands()},
+            },
             args=list(args),
         )
 

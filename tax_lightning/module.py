@@ -282,7 +282,8 @@ class TAXLightningModule(L.LightningModule):
 
     @property
     def _progress(self) -> float:
-        return self.trainer.global_step / self._total_steps
+        """Share of the run that is over with the coming step: also the shortest run ends at 1."""
+        return (self.trainer.global_step + 1) / self._total_steps
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Start, project and freeze the prototypes when their time has come."""
@@ -325,10 +326,10 @@ class TAXLightningModule(L.LightningModule):
             self._carry_out("final")
             self.schedule_done.append("final")
             L.pytorch.utilities.rank_zero_warn(
-                f"training stopped at {self._progress:.0%} of its steps, before the final "
-                f"projection at {self.schedule.final:.0%}: the prototypes were projected "
-                "now, but checkpoints saved earlier cannot name their sources. Let the run end, or "
-                "lower schedule.final."
+                f"training stopped after {self.trainer.global_step} of {self._total_steps} steps, "
+                f"before the final projection at {self.schedule.final:.0%}: the prototypes were "
+                "projected now, but checkpoints saved earlier cannot name their sources. Let the "
+                "run end, or lower schedule.final."
             )
 
     def _observe(self, present: Tensor) -> None:

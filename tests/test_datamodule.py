@@ -296,8 +296,9 @@ def test_only_full_batches_train_unless_there_is_no_full_one(count, processes, b
 
 def test_stages_without_samples_fail_at_once():
     data = SceneModule((0, 0, 0))
-    for stage in ("fit", "validate", "test", "predict"):
-        with pytest.raises(ValueError, match=f"no samples for the stage '{stage}'"):
+    stages = {"fit": "train", "validate": "val", "test": "test", "predict": "test"}
+    for stage, split in stages.items():
+        with pytest.raises(ValueError, match=f"no samples in the split '{split}'"):
             data.setup(stage)
 
 
@@ -502,6 +503,7 @@ def test_a_trainer_runs_every_stage(tmp_path, validated):
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        limit_val_batches=None if validated else 0,
         default_root_dir=tmp_path,
     )
     trainer.fit(model, data)

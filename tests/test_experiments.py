@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from tax_lightning.__main__ import main
 
 REPO = Path(__file__).parent.parent
@@ -38,7 +39,16 @@ def test_fit_test_and_predict(config, request, tmp_path, capsys):
     assert "test/dice/mean" in capsys.readouterr().out
 
     output = tmp_path / "predictions"
-    main(["predict", *common, *quick, "--ckpt_path", checkpoint, f"--predictions.output_dir={output}"])
+    main(
+        [
+            "predict",
+            *common,
+            *quick,
+            "--ckpt_path",
+            checkpoint,
+            f"--predictions.output_dir={output}",
+        ]
+    )
     manifest = json.loads((output / "manifest.json").read_text())
     assert manifest["images"]
 

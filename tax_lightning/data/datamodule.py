@@ -321,16 +321,21 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         Raises:
             ValueError: If the stage has no samples to work on.
         """
-        sources = (
-            [self._predict_source()]
-            if stage == "predict"
-            else [self._samples_of(split) for split in _STAGE_SPLITS[stage]]
-        )
-        if not len(sources[0].ids):
-            raise ValueError(
-                f"{type(self).__name__} has no samples for the stage {stage!r}, expected at least "
-                "one. Assign images to its split, or raise the fraction of that split."
-            )
+        if stage == "predict":
+            sources = {self.predict_split: self._predict_source()}
+        else:
+            sources = {split: self._samples_of(split) for split in _STAGE_SPLITS[stage]}
+        for split, source in sources.items():
+            if not len(source.ids) and not (split == "val" and self._validates_nothing()):
+                raise ValueError(
+                    f"{type(self).__name__} has no samples in the split {split!r}, expected at "
+                    "least one. Assign images to it, or raise its share; to train without "
+                    "validation, set trainer.limit_val_batches=0."
+                )
+
+    def _validates_nothing(self) -> bool:
+        """Whether the trainer was told to leave validation out."""
+        return self.trainer is not None and self.trainer.limit_val_batches == 0
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Training batches: augmented and shuffled.

@@ -79,7 +79,7 @@ class FolderDataModule(TableDataModule):
     def __init__(
         self,
         root: str | Path,
-        classes: Sequence[str],
+        classes: Sequence[str] | int,
         mask_values: Mapping[int, str] | None = None,
         channels: int = 3,
         max_value: float | None = None,
@@ -91,6 +91,11 @@ class FolderDataModule(TableDataModule):
         split_seed: int = 0,
         **kwargs: Any,  # noqa: ANN401 - the parent classes type them
     ) -> None:
+        if isinstance(classes, int):
+            raise ValueError(
+                f"classes: {classes} is a number, expected the names of at least 2 classes, the "
+                "background first, e.g. [background, cell]."
+            )
         root = Path(root)
         samples, names = read_folder(root, annotators, exclude_annotators, group_pattern)
         table = SampleTable(
