@@ -1,0 +1,403 @@
+"""The arithmetic of the method by hand, and networks of any architecture."""
+
+import math
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tax_lightning.network import TAXNetwork
+
+TINY = "tu-test_resnet.r160_in1k"
+
+
+def make_network(annotators: int = 3, classes: int = 2, **options) -> TAXNetwork:
+    """A network on one small convolution."""
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+    options = {"backbone": backbone, "kernels": 2, "embedding_channels": 8} | options
+    return TAXNetwork(annotators, classes, **options)
+
+
+def by_hand() -> TAXNetwork:
+    """Two annotators with two kernels each, of which every number is known.
+
+    Cosines with the pixel (3, 4) are .6, .8, 1 and 0, which the temperature turns into evidence of
+    8, 16, 32 and 1; the second annotator's prior divides by 3.
+    """
+    network = TAXNetwork(
+        2,
+        2,
+        backbone=nn.Identity(),
+        in_channels=2,
+        kernels=2,
+        kernel_size=1,
+        embedding_channels=2,
+        temperature=0.2 / math.log(2),
+    )
+    log3 = math.log(3)
+    with torch.no_grad():
+        network.projection.weight.copy_(torch.eye(2)[..., None, None])
+        network.projection.bias.zero_()
+        network.memory.vectors.copy_(
+            torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [-0.8, 0.6]]])
+        )
+        network.memory.prior.copy_(torch.tensor([0.0, -log3]))
+        network.bank.weight.zero_()
+        network.bank.bias.zero_()
+        # Class 1 has the probabilities 3/4, 1/4, 1/2 and 1/12.
+        network.bank.weight[0, 0, 1, 0] = log3 / 3  # times the feature 3
+        network.bank.weight[0, 1, 0, 1] = log3 / 4  # times the feature 4
+        network.bank.bias[1, 1, 0] = math.log(11)
+    return network.eval()
+
+
+PIXEL = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
+
+
+def close(found: Tensor, expected: list) -> None:
+    torch.testing.assert_close(found.squeeze(), torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+# ---------------------------------------------------------------------- arithmetic
+
+
+@torch.no_grad()
+def test_every_quantity_of_one_pixel_by_hand():
+    output = by_hand()(PIXEL)
+    close(output.embedding, [0.6, 0.8])
+    close(output.who, [24 / 35, 11 / 35])
+    close(output.within, [[1 / 3, 2 / 3], [32 / 33, 1 / 33]])
+    close(output.kernel_probs[..., 1, :, :], [[3 / 4, 1 / 4], [1 / 2, 1 / 12]])
+    close(output.annotator_probs, [[7 / 12, 5 / 12], [203 / 396, 193 / 396]])
+    close(output.probs, [707 / 1260, 553 / 1260])
+    shares = output.shares(torch.zeros(1, 1, 1).long())
+    close(shares, [[72 / 707, 432 / 707], [192 / 707, 11 / 707]])
+    shares = output.shares(torch.ones(1, 1, 1).long())
+    close(shares, [[216 / 553, 144 / 553], [192 / 553, 1 / 553]])
+
+
+@torch.no_grad()
+def test_shares_and_weights_sum_to_one():
+    network = make_network(annotators=3, classes=4, kernels=5).eval()
+    output = network(torch.randn(2, 3, 9, 7))
+    ones = torch.ones(2, 9, 7)
+    assert output.who.min() >= 0
+    torch.testing.assert_close(output.who.sum(dim=1), ones)
+    assert output.within.min() >= 0
+    torch.testing.assert_close(output.within.sum(dim=2), torch.ones(2, 3, 9, 7))
+    torch.testing.assert_close(output.kernel_probs.sum(dim=3), torch.ones(2, 3, 5, 9, 7))
+    torch.testing.assert_close(output.annotator_probs.sum(dim=2), torch.ones(2, 3, 9, 7))
+    torch.testing.assert_close(output.probs.sum(dim=1), ones)
+    for decision in (output.probs.argmax(dim=1), torch.randint(0, 4, (2, 9, 7))):
+        shares = output.shares(decision)
+        assert shares.min() >= 0
+        torch.testing.assert_close(shares.sum(dim=(1, 2)), ones)
+
+
+@torch.no_grad()
+def test_mixing_by_kernel_and_by_annotator_agree():
+    network = make_network(annotators=4, classes=3, kernels=3).eval()
+    output = network(torch.randn(2, 3, 8, 8) * 5)
+    features = network.features(torch.randn(1, 3, 8, 8))
+    assert features.shape == (1, 8, 8, 8)
+    by_annotator = (output.who.unsqueeze(2) * output.annotator_probs).sum(dim=1)
+    assignment = output.who.unsqueeze(2) * output.within
+    by_kernel = (assignment.unsqueeze(3) * output.kernel_probs).sum(dim=(1, 2))
+    evidence = network.memory(output.embedding).flatten(1, 2).softmax(dim=1)
+    from_scratch = (evidence.unsqueeze(2) * output.kernel_probs.flatten(1, 2)).sum(dim=1)
+    for other in (by_annotator, by_kernel, from_scratch):
+        torch.testing.assert_close(output.probs, other, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_annotators_with_the_same_prototypes_weigh_the_same():
+    network = make_network(annotators=3).eval()
+    network.memory.vectors[:] = network.memory.vectors[:1].clone()
+    who = network(torch.randn(1, 3, 5, 5)).who
+    torch.testing.assert_close(who, torch.full_like(who, 1 / 3))
+
+
+@torch.no_grad()
+def test_permuted_annotators_permute_the_explanation_and_leave_the_result():
+    network = make_network(annotators=3).eval()
+    images = torch.randn(1, 3, 6, 6)
+    before = network(images)
+    order = [2, 0, 1]
+    for stacked in (
+        network.memory.vectors,
+        network.memory.prior,
+        network.bank.weight,
+        network.bank.bias,
+    ):
+        stacked.copy_(stacked[order].clone())
+    after = network(images)
+    torch.testing.assert_close(after.who, before.who[:, order])
+    torch.testing.assert_close(after.annotator_probs, before.annotator_probs[:, order])
+    torch.testing.assert_close(after.probs, before.probs)
+
+
+@torch.no_grad()
+def test_a_dead_prototype_gets_no_weight():
+    network = by_hand()
+    network.memory.alive[0, 1] = False
+    output = network(PIXEL)
+    close(output.within, [[1, 0], [32 / 33, 1 / 33]])
+    close(output.annotator_probs[:, 0], [1 / 4, 3 / 4])
+    close(output.shares(torch.ones(1, 1, 1).long())[0, 0, 1], 0.0)
+    close(output.who.sum(), 1.0)
+    for tensor in (output.probs, output.who, output.annotator_probs):
+        assert tensor.isfinite().all()
+
+
+def test_dead_prototypes_let_gradients_through_the_others():
+    network = make_network()
+    network.memory.alive[0, 1] = False
+    network(torch.randn(2, 3, 8, 8)).annotator_probs[:, :, 1].log().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+    assert (network.memory.vectors.grad[0, 1] == 0).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("temperature", [1e-3, 0.1, 10.0])
+def test_extreme_temperatures_are_safe(temperature):
+    network = make_network(temperature=temperature).eval()
+    output = network(torch.randn(1, 3, 8, 8))
+    shares = output.shares(output.probs.argmax(dim=1))
+    torch.testing.assert_close(shares.sum(dim=(1, 2)), torch.ones(1, 8, 8))
+    torch.testing.assert_close(output.probs.sum(dim=1), torch.ones(1, 8, 8))
+
+
+@torch.no_grad()
+def test_low_precision_features_keep_exact_probabilities():
+    network = make_network(classes=3).eval()
+    images = torch.randn(2, 3, 16, 16)
+    exact = network(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(images)
+    for name in ("probs", "annotator_probs", "log_who", "log_within", "embedding", "kernel_probs"):
+        assert getattr(output, name).dtype == torch.float32, name
+    torch.testing.assert_close(output.probs.sum(dim=1), torch.ones(2, 16, 16))
+    torch.testing.assert_close(output.who.sum(dim=1), torch.ones(2, 16, 16))
+    torch.testing.assert_close(
+        output.embedding.norm(dim=1), torch.ones(2, 16, 16), atol=1e-6, rtol=0
+    )
+    torch.testing.assert_close(output.probs, exact.probs, atol=0.05, rtol=0)
+
+
+# ---------------------------------------------------------------------- images and backbones
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (31, 33), (32, 64), (70, 97)])
+def test_images_of_any_size(size):
+    network = TAXNetwork(2, 3, encoder=TINY, kernels=2).eval()
+    output = network(torch.randn(2, 3, *size))
+    assert output.probs.shape == (2, 3, *size)
+    assert output.who.shape == (2, 2, *size)
+    assert output.embedding.shape == (2, 32, *size)
+
+
+@torch.no_grad()
+def test_padding_to_the_stride_does_not_move_the_image():
+    network = TAXNetwork(2, 2, encoder=TINY, kernels=2).eval()
+    image = torch.randn(1, 3, 40, 50)
+    padded = F.pad(image, (0, 14, 0, 24), mode="replicate")
+    torch.testing.assert_close(network.features(image), network.features(padded)[..., :40, :50])
+
+
+@torch.no_grad()
+def test_coarse_features_are_brought_to_the_size_of_the_image():
+    backbone = nn.Conv2d(1, 5, 4, stride=4)
+    network = TAXNetwork(2, 2, backbone=backbone, in_channels=1, kernels=2)
+    image = torch.zeros(1, 1, 16, 24)
+    image[..., 12:] = 1.0
+    features = network.features(image)
+    assert features.shape == (1, 5, 16, 24)
+    torch.testing.assert_close(features[..., :8], backbone(image)[..., :1, :1].expand(1, 5, 16, 8))
+
+
+XFAIL = {
+    "pan": pytest.mark.xfail(reason="PAN needs images of 128 pixels, the dry run has 64"),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(name, marks=XFAIL.get(name, ()))
+        for name in sorted(smp.MODEL_ARCHITECTURES_MAPPING)
+    ],
+)
+def test_every_architecture_of_smp_gives_features(architecture):
+    encoder = "tu-test_vit.r160_in1k" if architecture == "dpt" else TINY
+    network = TAXNetwork(2, 2, architecture=architecture, encoder=encoder, kernels=2).eval()
+    output = network(torch.randn(1, 3, 128, 160))
+    assert output.probs.shape == (1, 2, 128, 160)
+    assert output.probs.std(dim=(2, 3)).min() > 0  # dense: not one answer for the whole image
+    assert isinstance(network.backbone.segmentation_head, nn.Identity)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["fpn", "deeplabv3plus", "segformer", "upernet"])
+def test_odd_sizes_of_other_architectures(architecture):
+    network = TAXNetwork(2, 2, architecture=architecture, encoder=TINY, kernels=2).eval()
+    assert network(torch.randn(1, 3, 45, 33)).probs.shape == (1, 2, 45, 33)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_of_other_channels(channels):
+    network = TAXNetwork(2, 2, encoder=TINY, in_channels=channels, kernels=2).eval()
+    assert network(torch.randn(1, channels, 32, 32)).probs.shape == (1, 2, 32, 32)
+
+
+def test_a_model_of_ones_own_keeps_its_weights_and_mode():
+    backbone = smp.Unet(TINY, encoder_weights=None, classes=7).eval()
+    weight = next(backbone.parameters()).clone()
+    statistics = [buffer.clone() for buffer in backbone.buffers()]
+    network = TAXNetwork(2, 2, backbone=backbone, kernels=2)
+    assert network.bank.weight.shape[3] == 16  # features, not the 7 classes of the head
+    assert network.backbone is backbone
+    assert not backbone.training
+    assert torch.equal(next(backbone.parameters()), weight)
+    for before, after in zip(statistics, backbone.buffers(), strict=True):
+        assert torch.equal(before, after)
+
+
+class Several(nn.Module):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images, images
+
+
+class Pooled(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "found"), [(Several(), "tuple"), (Pooled(), r"torch.Size\(\[1, 3\]\)")]
+)
+def test_a_backbone_without_dense_features(backbone, found):
+    message = rf"^backbone gives {found} for images \[1, 3, \d+, \d+\]: expected dense features \["
+    with pytest.raises(ValueError, match=message):
+        TAXNetwork(2, 2, backbone=backbone)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"architecture": "unett"}, "architecture='unett' is not known .* did you mean unet"),
+        ({"architecture": "?"}, "architecture='\\?' is not known .* did you mean deeplabv3, "),
+        (
+            {"encoder": "resnet35"},
+            "encoder='resnet35' .* you mean .*resnet34.*start with 'tu-'",
+        ),
+        pytest.param(
+            {"encoder": "tu-resnet35"},
+            "encoder='tu-resnet35' .* did you mean .*resnet34",
+            marks=pytest.mark.xfail(reason="names of timm are not checked"),
+        ),
+        ({"encoder": "test_resnet"}, "encoder='test_resnet' .* encoders of timm start with 'tu-'"),
+    ],
+)
+def test_unknown_names_get_suggestions(options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        TAXNetwork(2, 2, **options)
+
+
+def test_one_class_is_too_few():
+    message = "^classes=1: expected at least 2, the background and one object class.$"
+    with pytest.raises(ValueError, match=message):
+        TAXNetwork(2, 1, encoder=TINY)
+
+
+# ---------------------------------------------------------------------- freezing
+
+
+def statistics_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in module.named_buffers()}
+
+
+def test_a_frozen_network_trains_only_its_kernels():
+    network = make_network()
+    assert network.frozen_parameters() == []
+    network.freeze()
+    before = statistics_of(network.backbone)
+    network.train()
+    assert network.training
+    output = network(torch.randn(2, 3, 8, 8))
+    output.probs[:, 1].log().mean().backward()
+    assert all(parameter.grad is None for parameter in network.backbone.parameters())
+    assert all((parameter.grad != 0).any() for parameter in network.bank.parameters())
+    after = statistics_of(network.backbone)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    fixed = {id(parameter) for parameter in network.frozen_parameters()}
+    free = {name for name, parameter in network.named_parameters() if id(parameter) not in fixed}
+    assert free == {"bank.weight", "bank.bias"}
+
+
+def test_an_unfrozen_network_moves_its_statistics():
+    # Otherwise the test above could not fail.
+    network = make_network().train()
+    before = statistics_of(network.backbone)
+    network(torch.randn(2, 3, 8, 8))
+    after = statistics_of(network.backbone)
+    assert not all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_freezing_does_not_change_what_a_network_says():
+    network = make_network().eval()
+    images = torch.randn(1, 3, 8, 8)
+    before = network(images).probs
+    network.freeze()
+    assert torch.equal(network(images).probs, before)
+
+
+# ---------------------------------------------------------------------- deployment
+
+
+@pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
+def test_tracing():
+    network = make_network().eval()
+    traced = torch.jit.trace(network, torch.randn(1, 3, 16, 16))
+    images = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        for found, expected in zip(traced(images), network(images), strict=True):
+            torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    "strict",
+    [
+        pytest.param(
+            False, marks=pytest.mark.xfail(reason="len(tensor) fixes the batch size in an export")
+        ),
+        True,
+    ],
+)
+def test_export_with_any_batch_size(strict):
+    network = make_network().eval()
+    program = torch.export.export(
+        network,
+        (torch.randn(2, 3, 16, 16),),
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},),
+        strict=strict,
+    )
+    images = torch.randn(3, 3, 16, 16)
+    with torch.no_grad():
+        for found, expected in zip(program.module()(images), network(images), strict=True):
+            torch.testing.assert_close(found, expected)
+
+
+def test_a_copy_of_the_weights_is_the_same_network():
+    first, second = make_network().eval(), make_network().eval()
+    images = torch.randn(1, 3, 8, 8)
+    assert not torch.allclose(first(images).probs, second(images).probs)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(images).probs, second(images).probs)
