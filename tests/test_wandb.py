@@ -1,0 +1,78 @@
+"""A W&B run without an account, read back from its folder."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tax_lightning.__main__ import main
+
+wandb = pytest.importorskip("wandb")
+
+REPO = Path(__file__).parent.parent
+
+
+def chunks(content: bytes):
+    """The payloads of a LevelDB log: blocks of 32 KiB, in which a payload may come in pieces."""
+    position, pieces = 7, []  # W&B's own header
+    while position + 7 <= len(content):
+        left = 32768 - position % 32768
+        if left < 7:  # too small for a header: padding
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", content[position : position + 7])
+        pieces.append(content[position + 7 : position + 7 + length])
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            yield b"".join(pieces)
+            pieces = []
+
+
+def records(file: Path):
+    """All records of an offline run's file."""
+    from wandb.proto import wandb_internal_pb2
+
+    for chunk in chunks(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(chunk)
+        yield record
+
+
+def test_an_offline_run_holds_scalars_by_name_and_the_panels(tmp_path):
+    main(
+        [
+            "fit",
+            *("--config", str(REPO / "experiments" / "quickstart.yaml")),
+            *("--config", str(REPO / "tests" / "tiny.yaml")),
+            f"--trainer.default_root_dir={tmp_path}",
+            f"--trainer.logger.init_args.save_dir={tmp_path}",
+        ]
+    )
+    wandb.finish()
+    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    scalars, pictures = {}, {}
+    for record in records(file):
+        for item in record.history.item:
+            name = item.key or "/".join(item.nested_key)
+            value = json.loads(item.value_json)
+            if isinstance(value, dict) and str(value.get("_type", "")).startswith("image"):
+                pictures[name] = value
+            else:
+                scalars[name] = value
+
+    for name in ("train/loss", "train/loss_who", "val/dice/Ana", "val/fused_iou/cell", "val/ged2"):
+        assert isinstance(scalars[name], float | int), name
+    assert 0 <= scalars["val/who_accuracy_owner"] <= 1
+
+    assert {name.split("/")[0] for name in pictures} == {"explanations"}
+    assert len(pictures) == 2
+    panels = sorted(file.parent.glob("files/media/images/explanations/*.png"))
+    assert len(panels) == 2 * 2  # two samples after each of two epochs; the last is the final one
+    final = {path.name: Image.open(path) for path in tmp_path.rglob("final-*.png")}
+    assert any(
+        list(Image.open(panel).getdata()) == list(picture.getdata())
+        for panel in panels
+        for picture in final.values()
+    )
