@@ -40,9 +40,7 @@ def run(tmp_path_factory):
 
 def test_prototypes_and_their_sources_are_bit_identical_on_both_ranks(run):
     folder, _ = run
-    first, second = (
-        torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(2)
-    )
+    first, second = (torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(2))
     assert first["world"] == 2
     assert first["state"].keys() == second["state"].keys()
     for name, value in first["state"].items():
