@@ -403,9 +403,7 @@ class ExplainedCheckpoint(ModelCheckpoint):
         self._held_back = True
         if self.save_last and not _is_dry_run(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-            self._last_checkpoint_saved = (
-                ""  # none of the best: save_last="link" must not link to it
-            )
+            self._last_checkpoint_saved = ""  # none of the best, to which save_last="link" links
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """See that ``save_last`` has its file; a dry run leaves none."""

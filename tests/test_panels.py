@@ -249,6 +249,21 @@ def test_why_tile_shows_shades_and_as_many_numbers_as_cards():
     assert 3 * 0.9 * 96**2 < patch_pixels < 3 * 96**2  # three patches, each with a mark on it
 
 
+def test_seams_run_between_prototypes_and_nowhere_else():
+    leader, undecided = quarters(64)
+    kernel = torch.zeros_like(leader)
+    kernel[:, :32, 16:] = 1  # a seam within the first quarter, and one towards the second
+    why = cut_tiles(render_panel(make_explanation(leader, kernel, undecided), plain_image(64, 64)))[
+        "why"
+    ]
+    black = (why == 0).all(axis=2)
+    assert black[:128, 64].all()
+    assert black[:128, 128].all()
+    assert black[128, :128].all()
+    assert not black[128:, 128:].any()
+    assert not black[140:, 100:].any()
+
+
 def test_thin_regions_keep_their_pixels_visible():
     leader = torch.zeros(1, 64, 64).long()
     leader[:, 30:32] = 1

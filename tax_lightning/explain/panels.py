@@ -32,14 +32,15 @@ UNDECIDED_INDEX = 254
 """Value in an index map of "who" where all annotators would say the same."""
 
 # The seven chromatic colours of Okabe and Ito, then five chosen for the largest CIEDE2000 distance
-# to those before them under normal, protan and deutan vision. No greys: grey means "nobody".
+# to those before them under normal, protan and deutan vision. No greys: grey means "nobody". Sky
+# blue comes late, as it is close to a light shade of blue.
 _ANNOTATOR_COLOURS: tuple[Colour, ...] = (
     (0, 114, 178),  # blue
     (230, 159, 0),  # orange
     (0, 158, 115),  # bluish green
     (204, 121, 167),  # reddish purple
-    (86, 180, 233),  # sky blue
     (213, 94, 0),  # vermilion
+    (86, 180, 233),  # sky blue
     (240, 228, 66),  # yellow
     (102, 17, 0),  # maroon
     (51, 34, 136),  # indigo
@@ -148,6 +149,8 @@ def class_palette(n: int) -> tuple[Colour, ...]:
 def kernel_shade(colour: Colour, kernel: int, kernels: int) -> Colour:
     """The shade of an annotator's colour that stands for one of the annotator's kernels.
 
+    Shades get darker rather than lighter, as light shades of different colours are alike.
+
     Args:
         colour: the annotator's colour.
         kernel: index of the kernel, ``0 .. kernels - 1``.
@@ -161,8 +164,8 @@ def kernel_shade(colour: Colour, kernel: int, kernels: int) -> Colour:
         (0, 114, 178)
     """
     position = 0.0 if kernels == 1 else 2 * kernel / (kernels - 1) - 1
-    towards = 255 if position > 0 else 0
-    mixed = [round(c + (towards - c) * 0.55 * abs(position)) for c in colour]
+    towards, most = (255, 0.25) if position > 0 else (0, 0.45)
+    mixed = [round(c + (towards - c) * most * abs(position)) for c in colour]
     return mixed[0], mixed[1], mixed[2]
 
 
@@ -451,7 +454,7 @@ def _who_picture(view: _View) -> Picture:
 
 
 def _why_picture(view: _View) -> Picture:
-    """Shades of the leader's colour for the deciding kernels, each region outlined."""
+    """Shades of the leader's colour for the deciding kernels, with seams between them."""
     annotators = annotator_palette(len(view.explanation.annotators))
     kernels = max(_kernels(view.explanation), int(view.kernel.max()) + 1)
     shades = np.asarray(
@@ -459,9 +462,8 @@ def _why_picture(view: _View) -> Picture:
         dtype=np.uint8,
     )
     picture = shades[view.leader, view.kernel]
-    regions = np.where(view.undecided, 0, 1 + view.leader * kernels + view.kernel)
-    outline = find_boundaries(regions, mode="inner", background=0)
-    picture[outline] = _blend(picture[outline], (0, 0, 0), 0.45)
+    prototype = np.where(view.undecided, -1, view.leader * kernels + view.kernel)
+    picture[_seams(prototype)] = (0, 0, 0)
     return _with_undecided(picture, view)
 
 
@@ -800,6 +802,15 @@ def _outline(labels: NDArray[np.generic], width: int) -> NDArray[np.bool_]:
     edge = find_boundaries(known, mode="inner", background=0)
     wider: NDArray[np.bool_] = ndimage.maximum_filter(edge, size=2 * width - 1)
     return wider & (known > 0)
+
+
+def _seams(regions: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Lines one pixel wide between two regions; none towards -1, where thin regions would drown."""
+    seams = np.zeros(regions.shape, dtype=bool)
+    for axis in (0, 1):
+        before, after = regions.swapaxes(0, axis)[:-1], regions.swapaxes(0, axis)[1:]
+        seams.swapaxes(0, axis)[1:] |= (before != after) & (before >= 0) & (after >= 0)
+    return seams
 
 
 def _dashed(picture: Picture, line: NDArray[np.bool_]) -> Picture:
