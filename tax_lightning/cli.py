@@ -36,6 +36,7 @@ NOISE = (
     "You have overridden `on_before_batch_transfer` in `LightningModule`",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     "The '.*_dataloader' does not have many workers",
+    r"(?s).*Dump of a value that does not round-trip",
 )
 
 

@@ -144,7 +144,7 @@ class TAXNetwork(nn.Module):
         if isinstance(backbone, smp.base.SegmentationModel):
             backbone.segmentation_head = nn.Identity()
         self.backbone = backbone
-        channels = self._feature_channels(in_channels)
+        channels = self._dry_run(in_channels)
         self.projection = nn.Conv2d(channels, embedding_channels, kernel_size=1)
         self.bank = KernelBank(annotators, kernels, classes, channels, kernel_size)
         self.memory = PrototypeMemory(annotators, kernels, embedding_channels, temperature)
@@ -205,8 +205,9 @@ class TAXNetwork(nn.Module):
         """The parameters that :meth:`freeze` holds fixed; empty while nothing is frozen."""
         if not self.frozen:
             return []
-        fixed = (self.backbone, self.projection, self.memory)
-        return [parameter for module in fixed for parameter in module.parameters()]
+        parts = (self.backbone, self.projection, self.memory)
+        parameters = [parameter for part in parts for parameter in part.parameters()]
+        return [parameter for parameter in parameters if parameter.requires_grad]
 
     def train(self, mode: bool = True) -> TAXNetwork:
         """Set training mode; a frozen backbone stays in evaluation mode."""
@@ -215,15 +216,18 @@ class TAXNetwork(nn.Module):
             self.backbone.eval()
         return self
 
-    @torch.no_grad()
-    def _feature_channels(self, in_channels: int) -> int:
-        """Read the backbone's channels off one dry run: they differ between architectures."""
+    @torch.enable_grad()
+    def _dry_run(self, in_channels: int) -> int:
+        """Read the backbone's channels off one image, and hold still what has no part in them.
+
+        A shortened encoder (``encoder_depth=3``) keeps the parameters of its deeper layers. No
+        gradient would ever reach them, for which DistributedDataParallel stops with an error.
+        """
         was_training = self.backbone.training
         self.backbone.eval()
         probe = next(self.backbone.parameters(), torch.zeros(1))
         side = 64 * math.ceil(self.size_multiple / 64)
         features = self.backbone(torch.zeros(1, in_channels, side, side, device=probe.device))
-        self.backbone.train(was_training)
         if not isinstance(features, Tensor) or features.ndim != 4:
             found = getattr(features, "shape", type(features).__name__)
             raise ValueError(
@@ -231,6 +235,12 @@ class TAXNetwork(nn.Module):
                 "dense features [B, D, h, w]. Take its head off, or wrap it so that it returns the "
                 "feature map."
             )
+        trained = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
+        if features.requires_grad:
+            gradients = torch.autograd.grad(features.sum(), trained, allow_unused=True)
+            for parameter, gradient in zip(trained, gradients, strict=True):
+                parameter.requires_grad_(gradient is not None)
+        self.backbone.train(was_training)
         return features.shape[1]
 
 
