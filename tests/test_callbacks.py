@@ -23,8 +23,7 @@ from tax_lightning.callbacks import (
     PredictionWriter,
     read_source_patches,
 )
-from tax_lightning.explain import PrototypeSource
-from tax_lightning.explain.panels import annotator_palette
+from tax_lightning.explain import PrototypeSource, annotator_palette
 
 ANNOTATORS = ("Ana", "Ben", "Cleo")
 SIDE = 16

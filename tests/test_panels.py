@@ -3,25 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from made_up import KERNELS, make_explanation, make_sources, quarters
-from PIL import Image
+from made_up import KERNELS, make_explanation, quarters
 
-from tax_lightning.explain.panels import (
-    UNDECIDED_INDEX,
-    SourcePatch,
-    annotator_palette,
-    callout_caption,
-    class_palette,
-    find_callouts,
-    indexed_png,
-    kernel_shade,
-    legend_entries,
-    render_panel,
-    shorten,
-    who_index_map,
-)
+from tax_lightning.explain.callouts import SourcePatch, find_callouts
+from tax_lightning.explain.maps import who_index_map
+from tax_lightning.explain.palette import annotator_palette, kernel_shade
+from tax_lightning.explain.panels import render_panel
 
 TILES = ("image", "annotators", "result", "who", "why")
 MAGENTA = (255, 0, 255)
@@ -51,51 +38,6 @@ def count_inks(picture, colour):
     return int((picture == colour).all(axis=-1).sum())
 
 
-# ------------------------------------------------------------------------------------- colours
-
-
-def test_annotator_colours_are_distinct_stable_and_never_grey():
-    colours = annotator_palette(254)
-    assert len(set(colours)) == 254
-    assert annotator_palette(5) == colours[:5]
-    assert all(max(colour) - min(colour) > 40 for colour in colours)
-
-
-def test_class_colours_are_distinct_and_none_is_an_annotators():
-    assert len(set(class_palette(60))) == 60
-    assert not set(class_palette(6)) & set(annotator_palette(12))
-
-
-def test_kernel_shades_are_distinct_and_keep_the_colour_in_the_middle():
-    shades = [kernel_shade((0, 114, 178), k, 5) for k in range(5)]
-    assert len(set(shades)) == 5
-    assert shades[2] == (0, 114, 178)
-    assert [sum(shade) for shade in shades] == sorted(sum(shade) for shade in shades)
-
-
-# ---------------------------------------------------------------------------------- index maps
-
-
-def test_who_index_map_reads_back_from_a_file(tmp_path):
-    leader, undecided = quarters()
-    indices = who_index_map(make_explanation(leader, undecided=undecided))
-    expected = leader[0].numpy().copy()
-    expected[4:, 4:] = UNDECIDED_INDEX
-    np.testing.assert_array_equal(indices, expected)
-    palette = {**dict(enumerate(annotator_palette(3))), UNDECIDED_INDEX: (200, 200, 200)}
-    indexed_png(indices, palette).save(tmp_path / "who.png")
-    with Image.open(tmp_path / "who.png") as stored:
-        np.testing.assert_array_equal(np.asarray(stored), expected)
-        assert stored.convert("RGB").getpixel((7, 0)) == annotator_palette(3)[1]
-
-
-def test_who_index_map_refuses_more_annotators_than_it_can_name():
-    names = [str(n) for n in range(255)]
-    explanation = make_explanation(torch.zeros(1, 1, 1).long(), annotators=names)
-    with pytest.raises(ValueError, match="255 annotators"):
-        who_index_map(explanation)
-
-
 def test_several_images_are_refused():
     explanation = make_explanation(torch.zeros(2, 4, 4).long())
     for function in (who_index_map, find_callouts):
@@ -103,110 +45,6 @@ def test_several_images_are_refused():
             function(explanation)
     with pytest.raises(ValueError, match="of 2 images, expected 1"):
         render_panel(explanation, plain_image(4, 4))
-
-
-# ----------------------------------------------------------------------------------- call-outs
-
-
-def test_callouts_point_into_the_largest_regions_first():
-    leader = torch.zeros(1, 20, 20).long()
-    leader[:, :, 12:] = 1  # 8 columns
-    leader[:, :4, 12:] = 2  # of which 4 rows go to another
-    kernel = torch.zeros_like(leader)
-    kernel[:, :, 12:] = 2
-    callouts = find_callouts(make_explanation(leader, kernel, weight=0.8))
-    assert [(c.number, c.annotator, c.kernel) for c in callouts] == [
-        (1, 0, 0),
-        (2, 1, 2),
-        (3, 2, 2),
-    ]
-    assert 7 <= callouts[1].y <= 16  # well inside 16 rows by 8 columns
-    assert callouts[1].x in (15, 16)
-    assert callouts[2].y in (1, 2)
-    assert callouts[0].share == pytest.approx(0.4)
-
-
-def test_a_scattered_prototype_is_called_out_once_in_its_largest_part():
-    leader = torch.zeros(1, 12, 12).long()
-    leader[:, 1, 1] = leader[:, 5:9, 5:9] = 1
-    callouts = find_callouts(make_explanation(leader))
-    assert [c.annotator for c in callouts] == [0, 1]
-    assert 5 <= callouts[1].y < 9
-    assert 5 <= callouts[1].x < 9
-
-
-@given(seed=st.integers(0, 10_000), limit=st.integers(1, 6))
-def test_callouts_are_of_what_decides_at_their_spot(seed, limit):
-    generator = torch.Generator().manual_seed(seed)
-    leader = torch.randint(3, (1, 6, 5), generator=generator)
-    kernel = torch.randint(KERNELS, (1, 6, 5), generator=generator)
-    undecided = torch.rand(1, 6, 5, generator=generator) < 0.4
-    explanation = make_explanation(leader, kernel, undecided)
-    callouts = find_callouts(explanation, limit)
-    assert len(callouts) <= limit
-    assert len({(c.annotator, c.kernel) for c in callouts}) == len(callouts)
-    for callout in callouts:
-        spot = (0, callout.y, callout.x)
-        assert (leader[spot], kernel[spot]) == (callout.annotator, callout.kernel)
-        assert not undecided[spot]
-
-
-def test_no_callouts_where_nobody_decides():
-    leader, _ = quarters()
-    assert find_callouts(make_explanation(leader, undecided=torch.ones_like(leader).bool())) == ()
-
-
-# -------------------------------------------------------------------------------------- words
-
-
-def test_captions_name_annotator_prototype_source_and_share():
-    explanation = make_explanation(quarters()[0], kernel=2)
-    callout = find_callouts(explanation)[0]
-    assert callout_caption(explanation, callout) == (
-        "Ana · prototype 2",
-        "from train-7",
-        "at y 4, x 3",
-        "labelled: cell",
-        "share 50%",
-    )
-    assert "(image not found)" in callout_caption(explanation, callout, has_patch=False)
-
-
-def test_caption_before_the_projection():
-    sources = make_sources(("Ana", "Ben", "Cleo"), sample_id="")
-    explanation = make_explanation(quarters()[0], sources=sources)
-    caption = callout_caption(explanation, find_callouts(explanation)[0], has_patch=False)
-    assert caption == ("Ana · prototype 0", "not yet projected", "share 50%")
-
-
-def test_legend_names_every_annotator_with_colour_and_part():
-    leader, undecided = quarters()
-    title, *entries = legend_entries(make_explanation(leader, undecided=undecided))
-    assert "share of the decided pixels" in title.text
-    assert [entry.text for entry in entries] == ["Ana 33%", "Ben 33%", "Cleo 33%"]
-    assert [tuple(entry.chip[0, 0]) for entry in entries] == list(annotator_palette(3))
-
-
-def test_legend_of_forty_long_names_stays_distinct():
-    names = [f"radiologist-with-a-very-long-name-{i:02d}" for i in range(40)]
-    explanation = make_explanation(torch.zeros(1, 4, 4).long(), annotators=names)
-    texts = [entry.text for entry in legend_entries(explanation)[1:]]
-    assert len(set(texts)) == 40
-    assert all("…" in text and len(text) < 30 for text in texts)
-
-
-@given(name=st.text(max_size=60), limit=st.integers(3, 40))
-def test_shortened_names_fit_and_keep_both_ends(name, limit):
-    short = shorten(name, limit)
-    assert len(short) <= limit
-    if len(name) > limit:
-        assert short[0] == name[0]
-        assert short[-1] == name[-1]
-    else:
-        assert short == name
-
-
-# --------------------------------------------------------------------------- the picture itself
 
 
 def test_who_tile_shows_the_palette_and_greys_exactly_the_undecided_pixels():

@@ -13,7 +13,6 @@ Every data module yields batches of this form (``B`` images, ``N`` annotators, `
 - ``id``: list of B names; ``annotators``: the N names
 """
 
-import colorsys
 import os
 import random
 from abc import ABC, abstractmethod
@@ -43,6 +42,7 @@ from tax_lightning.data.samples import (
     check_names,
     find_images,
 )
+from tax_lightning.explain.palette import annotator_palette
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network when imported
 
@@ -416,7 +416,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         zoom = max(1, round(_PLOT_SIZE / max(picture.shape)))
         picture = picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
         masks = sample["masks"].cpu().numpy().repeat(zoom, axis=1).repeat(zoom, axis=2)
-        colours = _distinct_colours(len(self.annotators))
+        colours = annotator_palette(len(self.annotators))
         for mask, colour in zip(masks, colours, strict=True):
             picture[find_boundaries(mask, mode="inner")] = colour
         return _with_legend(picture, self.annotators, colours)
@@ -575,12 +575,6 @@ def _per_channel(argument: str, values: tuple[float, ...], channels: int) -> tup
             f"{argument}={values} has {len(values)} number(s), expected {channels}: one a channel."
         )
     return tuple(values)
-
-
-def _distinct_colours(count: int) -> list[tuple[int, int, int]]:
-    """Evenly spaced hues."""
-    hues = [colorsys.hsv_to_rgb(index / count, 0.9, 1.0) for index in range(count)]
-    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in hues]
 
 
 def _with_legend(

@@ -1,5 +1,29 @@
 """From a model's explanation in tensors to pictures that a person can read."""
 
-from tax_lightning.explain.explanation import Explanation, PrototypeSource
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Explanation", "PrototypeSource"]
+# Names are imported when they are used: data modules need the colours, but not the panels.
+_HOMES = {
+    "Explanation": "explanation",
+    "PrototypeSource": "explanation",
+    "annotator_palette": "palette",
+    "render_panel": "panels",
+}
+
+__all__ = ["Explanation", "PrototypeSource", "annotator_palette", "render_panel"]
+
+if TYPE_CHECKING:
+    from tax_lightning.explain.explanation import Explanation, PrototypeSource
+    from tax_lightning.explain.palette import annotator_palette
+    from tax_lightning.explain.panels import render_panel
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

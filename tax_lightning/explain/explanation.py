@@ -128,6 +128,11 @@ class Explanation:
             )
 
     @property
+    def kernels(self) -> int:
+        """The largest number of kernels that an annotator has, at least 1."""
+        return max([1, *map(len, self.sources)])
+
+    @property
     def decision(self) -> Tensor:
         """The class of each pixel in the result, ``[B, H, W]`` int64."""
         return self.probs.argmax(dim=1)

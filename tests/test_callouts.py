@@ -1,0 +1,75 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up import KERNELS, make_explanation, make_sources, quarters
+
+from tax_lightning.explain.callouts import callout_caption, find_callouts
+
+
+def test_callouts_point_into_the_largest_regions_first():
+    leader = torch.zeros(1, 20, 20).long()
+    leader[:, :, 12:] = 1  # 8 columns
+    leader[:, :4, 12:] = 2  # of which 4 rows go to another
+    kernel = torch.zeros_like(leader)
+    kernel[:, :, 12:] = 2
+    callouts = find_callouts(make_explanation(leader, kernel, weight=0.8))
+    assert [(c.number, c.annotator, c.kernel) for c in callouts] == [
+        (1, 0, 0),
+        (2, 1, 2),
+        (3, 2, 2),
+    ]
+    assert 7 <= callouts[1].y <= 16  # well inside 16 rows by 8 columns
+    assert callouts[1].x in (15, 16)
+    assert callouts[2].y in (1, 2)
+    assert callouts[0].share == pytest.approx(0.4)
+
+
+def test_a_scattered_prototype_is_called_out_once_in_its_largest_part():
+    leader = torch.zeros(1, 12, 12).long()
+    leader[:, 1, 1] = leader[:, 5:9, 5:9] = 1
+    callouts = find_callouts(make_explanation(leader))
+    assert [c.annotator for c in callouts] == [0, 1]
+    assert 5 <= callouts[1].y < 9
+    assert 5 <= callouts[1].x < 9
+
+
+@given(seed=st.integers(0, 10_000), limit=st.integers(1, 6))
+def test_callouts_are_of_what_decides_at_their_spot(seed, limit):
+    generator = torch.Generator().manual_seed(seed)
+    leader = torch.randint(3, (1, 6, 5), generator=generator)
+    kernel = torch.randint(KERNELS, (1, 6, 5), generator=generator)
+    undecided = torch.rand(1, 6, 5, generator=generator) < 0.4
+    explanation = make_explanation(leader, kernel, undecided)
+    callouts = find_callouts(explanation, limit)
+    assert len(callouts) <= limit
+    assert len({(c.annotator, c.kernel) for c in callouts}) == len(callouts)
+    for callout in callouts:
+        spot = (0, callout.y, callout.x)
+        assert (leader[spot], kernel[spot]) == (callout.annotator, callout.kernel)
+        assert not undecided[spot]
+
+
+def test_no_callouts_where_nobody_decides():
+    leader, _ = quarters()
+    assert find_callouts(make_explanation(leader, undecided=torch.ones_like(leader).bool())) == ()
+
+
+def test_captions_name_annotator_prototype_source_and_share():
+    explanation = make_explanation(quarters()[0], kernel=2)
+    callout = find_callouts(explanation)[0]
+    assert callout_caption(explanation, callout) == (
+        "Ana · prototype 2",
+        "from train-7",
+        "at y 4, x 3",
+        "labelled: cell",
+        "share 50%",
+    )
+    assert "(image not found)" in callout_caption(explanation, callout, has_patch=False)
+
+
+def test_caption_before_the_projection():
+    sources = make_sources(("Ana", "Ben", "Cleo"), sample_id="")
+    explanation = make_explanation(quarters()[0], sources=sources)
+    caption = callout_caption(explanation, find_callouts(explanation)[0], has_patch=False)
+    assert caption == ("Ana · prototype 0", "not yet projected", "share 50%")

@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+import torch
+from made_up import make_explanation, quarters
+from PIL import Image
+
+from tax_lightning.explain.maps import UNDECIDED_INDEX, who_index_map
+from tax_lightning.explain.palette import annotator_palette, indexed_png
+
+
+def test_who_index_map_reads_back_from_a_file(tmp_path):
+    leader, undecided = quarters()
+    indices = who_index_map(make_explanation(leader, undecided=undecided))
+    expected = leader[0].numpy().copy()
+    expected[4:, 4:] = UNDECIDED_INDEX
+    np.testing.assert_array_equal(indices, expected)
+    palette = {**dict(enumerate(annotator_palette(3))), UNDECIDED_INDEX: (200, 200, 200)}
+    indexed_png(indices, palette).save(tmp_path / "who.png")
+    with Image.open(tmp_path / "who.png") as stored:
+        np.testing.assert_array_equal(np.asarray(stored), expected)
+        assert stored.convert("RGB").getpixel((7, 0)) == annotator_palette(3)[1]
+
+
+def test_who_index_map_refuses_more_annotators_than_it_can_name():
+    names = [str(n) for n in range(255)]
+    explanation = make_explanation(torch.zeros(1, 1, 1).long(), annotators=names)
+    with pytest.raises(ValueError, match="255 annotators"):
+        who_index_map(explanation)
