@@ -66,4 +66,4 @@ class KernelBank(nn.Module):
         logits: Tensor = F.conv2d(
             features, stacked, self.bias.flatten(), padding=stacked.shape[-1] // 2
         )
-        return logits.view(len(features), *self.weight.shape[:3], *logits.shape[-2:])
+        return logits.view(features.shape[0], *self.weight.shape[:3], *logits.shape[-2:])

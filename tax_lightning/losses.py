@@ -33,7 +33,7 @@ WhoTarget = Literal["window", "agree", "owner", "none"]
 SegmentationLoss = Literal["ce", "dice", "ce+dice"]
 
 MAX_PIXELS = 1024  # per image, for the prototype terms: neighbouring pixels teach the same
-LEAST_PROBABILITY = 1e-8
+LEAST_USE = 1e-6  # of a kernel, below which the entropy's slope has no bound
 
 
 @dataclass(frozen=True)
@@ -137,19 +137,16 @@ class TAXLoss(nn.Module):
             reference: ``[B, H, W]``, 255 where unknown.
         """
         return {
-            "annotator": self._segmentation(output.annotator_probs, masks),
-            "fused": self._segmentation(output.probs.unsqueeze(1), reference.unsqueeze(1)),
+            "annotator": self._segmentation(output.log_annotator_probs, masks),
+            "fused": self._segmentation(output.log_probs.unsqueeze(1), reference.unsqueeze(1)),
         }
 
-    def _segmentation(self, probs: Tensor, labels: Tensor) -> Tensor:
+    def _segmentation(self, log_probs: Tensor, labels: Tensor) -> Tensor:
         """Loss of ``[B, N, C, H, W]`` against ``[B, N, H, W]``: over pixels first, then over N."""
-        loss = probs.new_zeros(())
-        if "ce" in self.segmentation:
-            loss = loss + _cross_entropy(probs, labels)
-        if "dice" in self.segmentation:
-            dice = DiceLoss("multiclass", from_logits=False, ignore_index=IGNORE_INDEX)
-            loss = loss + dice(probs.flatten(0, 1), labels.flatten(0, 1))
-        return loss
+        kinds = {"ce": _cross_entropy, "dice": _dice}
+        return torch.stack(
+            [kinds[k](log_probs, labels) for k in self.segmentation.split("+")]
+        ).sum()
 
     def explanation_terms(
         self,
@@ -202,16 +199,28 @@ class TAXLoss(nn.Module):
         return (weight * loss).sum() / weight.sum().clamp_min(1e-6)
 
 
-def _cross_entropy(probs: Tensor, labels: Tensor) -> Tensor:
-    log_probs = probs.clamp_min(LEAST_PROBABILITY).log().flatten(0, 1)
+def _cross_entropy(log_probs: Tensor, labels: Tensor) -> Tensor:
+    flat = labels.flatten(0, 1)
     pixels: Tensor = F.nll_loss(
-        log_probs, labels.flatten(0, 1), ignore_index=IGNORE_INDEX, reduction="none"
+        log_probs.flatten(0, 1), flat, ignore_index=IGNORE_INDEX, reduction="none"
     )
     over = (0, 2, 3)  # images and pixels, not annotators
     counts = (labels != IGNORE_INDEX).sum(over)
     sums = pixels.view_as(labels).sum(over)
     means: Tensor = sums / counts.clamp_min(1)
     return means.sum() / (counts > 0).sum().clamp_min(1)
+
+
+def _dice(log_probs: Tensor, labels: Tensor) -> Tensor:
+    known = labels != IGNORE_INDEX
+    classes = torch.arange(log_probs.shape[2], device=labels.device).view(-1, 1, 1)
+    one_hot = (labels.unsqueeze(2) == classes).long()
+    one_hot = one_hot.masked_fill(~known.unsqueeze(2), IGNORE_INDEX)
+    # Each class of each annotator is a channel of its own, over all images and pixels.
+    dice = DiceLoss("multilabel", from_logits=False, ignore_index=IGNORE_INDEX)
+    loss: Tensor = dice(log_probs.exp().flatten(1, 2), one_hot.flatten(1, 2))
+    # Annotators without a label count zero in that mean.
+    return loss * labels.shape[1] / known.sum((0, 2, 3)).count_nonzero().clamp_min(1)
 
 
 def _owner_loss(log_who: Tensor, owner: Tensor | None) -> Tensor:
@@ -228,7 +237,7 @@ def _owner_loss(log_who: Tensor, owner: Tensor | None) -> Tensor:
 def _balance(within: Tensor, weight: Tensor) -> Tensor:
     """Mean over n of KL(mean use of n's kernels || uniform)."""
     use = (within * weight[:, None, None]).sum(dim=(0, 3, 4)) / weight.sum().clamp_min(1e-6)
-    negative_entropy = -torch.special.entr(use).sum(dim=1)
+    negative_entropy = -torch.special.entr(use.clamp_min(LEAST_USE)).sum(dim=1)
     divergence: Tensor = negative_entropy + math.log(within.shape[2])
     return divergence.mean()
 

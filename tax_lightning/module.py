@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 from torchmetrics import MetricCollection
 
 from tax_lightning.batch import Batch, complete_batch
@@ -201,6 +201,8 @@ class TAXLightningModule(L.LightningModule):
         """
         if annotator is not None and panel is not None:
             raise ValueError("predict: give annotator=... or panel=[...], not both.")
+        if panel is not None and not panel:
+            raise ValueError(f"predict: panel=[] names nobody, expected some of {self.annotators}.")
         chosen = [annotator] if annotator is not None else panel
         with _evaluating(self.network):
             output: TAXOutput = self(images)
@@ -220,9 +222,9 @@ class TAXLightningModule(L.LightningModule):
         """
         with _evaluating(self.network):
             output = self(images)
-        decision = output.probs.argmax(dim=1)
+        decision = output.log_probs.argmax(dim=1)
         why_share, why = output.shares(decision).max(dim=2)
-        said = output.annotator_probs.argmax(dim=2)
+        said = output.log_annotator_probs.argmax(dim=2)
         return Explanation(
             ids=tuple(ids) if ids is not None else tuple(f"image {i}" for i in range(len(images))),
             annotators=self.annotators,
@@ -277,8 +279,11 @@ class TAXLightningModule(L.LightningModule):
                 "trainer.max_epochs=-1: the schedule needs to know where the run ends. Set "
                 "trainer.max_epochs or trainer.max_steps, or schedule.enabled=false."
             )
-        if "final" in self.schedule_done:
-            self.network.freeze()
+        if self.schedule.enabled and self.trainer.global_step == 0:
+            # A new run, also of a module that was trained before.
+            self.schedule_done = []
+            self.network.memory.projected.fill_(False)
+        self.network.freeze(bool(self.network.memory.projected))
 
     @property
     def _progress(self) -> float:
@@ -379,8 +384,8 @@ class TAXLightningModule(L.LightningModule):
         reference = self._reference(batch)
         output: TAXOutput = self(batch["image"])
         metrics.update(
-            prediction=output.probs.argmax(dim=1),
-            annotator_prediction=output.annotator_probs.argmax(dim=2),
+            prediction=output.log_probs.argmax(dim=1),
+            annotator_prediction=output.log_annotator_probs.argmax(dim=2),
             masks=batch["masks"],
             present=batch["present"],
             reference=reference,
@@ -466,21 +471,23 @@ class TAXLightningModule(L.LightningModule):
         for batch in loader:
             checked = self.on_before_batch_transfer(batch, 0)
             ready = self.transfer_batch_to_device(checked, self.device, 0)
-            yield ready, self(ready["image"])
+            yield ready, self(ready["image"].to(next(self.network.parameters()).dtype))
 
     def _projection_loader(self) -> Iterable[Batch]:
         """This process's part of the training images, not augmented if the data module can."""
         datamodule: Any = getattr(self.trainer, "datamodule", None)
-        if not hasattr(datamodule, "projection_dataloader"):  # Lightning has divided it already
-            return cast(Iterable[Batch], self.trainer.train_dataloader)
-        whole = cast(DataLoader[Any], datamodule.projection_dataloader())
-        if self.trainer.world_size == 1:
-            return whole
+        offered = hasattr(datamodule, "projection_dataloader")
+        whole: Any = (
+            datamodule.projection_dataloader() if offered else self.trainer.train_dataloader
+        )
+        if not isinstance(whole, DataLoader) or isinstance(whole.dataset, IterableDataset):
+            return cast(Iterable[Batch], whole)
+        # A loader of its own: to iterate again over the one in use would disturb its epoch.
         size = len(whole.dataset)  # type: ignore[arg-type]
         part = Subset(whole.dataset, range(self.trainer.global_rank, size, self.trainer.world_size))
         return DataLoader(
             part,
-            batch_size=whole.batch_size,
+            batch_size=whole.batch_size or 1,
             num_workers=whole.num_workers,
             collate_fn=whole.collate_fn,
         )
@@ -496,16 +503,17 @@ class TAXLightningModule(L.LightningModule):
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the class, for the command line, and how far the schedule has come."""
+        """Note the class and the names, and how far the schedule has come."""
         checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        checkpoint["names"] = {"annotators": self.annotators, "classes": self.classes}
         checkpoint["schedule_done"] = list(self.schedule_done)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other annotators or classes; take up its schedule."""
-        stored = checkpoint.get("hyper_parameters", {})
-        for kind, mine in (("annotators", self.annotators), ("classes", self.classes)):
-            theirs = tuple(stored.get(kind, mine))
-            if theirs != mine:
+        # Not from the hyper-parameters: those Lightning has overwritten with what is asked for.
+        for kind, theirs in checkpoint.get("names", {}).items():
+            mine = getattr(self, kind)
+            if tuple(theirs) != mine:
                 raise ValueError(
                     f"checkpoint: its {kind} are {theirs}, but {mine} were asked for. Use the data "
                     f"that it was trained for, or name the same {kind} in the same order."

@@ -20,6 +20,7 @@ import math
 from typing import Any, NamedTuple
 
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,20 +33,30 @@ class TAXOutput(NamedTuple):
     """What the network says about a batch.
 
     Attributes:
-        probs: the resulting segmentation p, ``[B, C, H, W]``.
-        annotator_probs: each annotator's own segmentation p_n, ``[B, N, C, H, W]``.
+        log_probs: log of the resulting segmentation p, ``[B, C, H, W]``.
+        log_annotator_probs: log of each annotator's own segmentation p_n, ``[B, N, C, H, W]``.
         log_who: log w_n, ``[B, N, H, W]``.
         log_within: log g_nk, ``[B, N, K, H, W]``; -inf for dead prototypes.
+        log_kernel_probs: log p_nk, ``[B, N, K, C, H, W]``.
         embedding: unit-length z, ``[B, D, H, W]``.
-        kernel_probs: p_nk, ``[B, N, K, C, H, W]``.
     """
 
-    probs: Tensor
-    annotator_probs: Tensor
+    log_probs: Tensor
+    log_annotator_probs: Tensor
     log_who: Tensor
     log_within: Tensor
+    log_kernel_probs: Tensor
     embedding: Tensor
-    kernel_probs: Tensor
+
+    @property
+    def probs(self) -> Tensor:
+        """The result in [0, 1], sums to 1 over the C axis, ``[B, C, H, W]``."""
+        return self.log_probs.exp()
+
+    @property
+    def annotator_probs(self) -> Tensor:
+        """Each annotator's own, in [0, 1], sums to 1 over the C axis, ``[B, N, C, H, W]``."""
+        return self.log_annotator_probs.exp()
 
     @property
     def who(self) -> Tensor:
@@ -57,6 +68,11 @@ class TAXOutput(NamedTuple):
         """g_nk in [0, 1], sums to 1 over the K axis, ``[B, N, K, H, W]``."""
         return self.log_within.exp()
 
+    @property
+    def kernel_probs(self) -> Tensor:
+        """What each kernel would label, sums to 1 over the C axis, ``[B, N, K, C, H, W]``."""
+        return self.log_kernel_probs.exp()
+
     def shares(self, decision: Tensor) -> Tensor:
         """Share of every kernel in the decision at each pixel; they sum to 1 over N and K.
 
@@ -66,10 +82,10 @@ class TAXOutput(NamedTuple):
         Returns:
             s_nk ``[B, N, K, H, W]`` in [0, 1].
         """
-        chosen = decision[:, None, None, None].expand(*self.kernel_probs.shape[:3], 1, -1, -1)
-        votes = self.kernel_probs.gather(3, chosen).squeeze(3)
-        weighted = (self.log_who.unsqueeze(2) + self.log_within).exp() * votes
-        return weighted / weighted.sum(dim=(1, 2), keepdim=True)
+        chosen = decision[:, None, None, None].expand(*self.log_within.shape[:3], 1, -1, -1)
+        votes = self.log_kernel_probs.gather(3, chosen).squeeze(3)
+        weighted = self.log_who.unsqueeze(2) + self.log_within + votes
+        return weighted.flatten(1, 2).softmax(dim=1).view_as(weighted)
 
 
 class TAXNetwork(nn.Module):
@@ -180,26 +196,30 @@ class TAXNetwork(nn.Module):
         """The arithmetic of the method: features ``[B, D, H, W]`` to who, why and the result."""
         embedding = self.projection(features)
         logits = self.bank(features)
-        # Softmax, cosine and mixing are exact to float32 also where the convolutions run in bf16.
+        # In logarithms a pixel that is certainly wrong still has a slope to learn from, and in
+        # float32 the mixture is exact also where the convolutions run in bf16.
         with torch.autocast(features.device.type, enabled=False):
             embedding = F.normalize(embedding.float(), dim=1)
             evidence = self.memory(embedding) - math.log(self.kernels)
             annotator_evidence = evidence.logsumexp(dim=2)
             log_who = annotator_evidence.log_softmax(dim=1)
             log_within = evidence - annotator_evidence.unsqueeze(2)
-            kernel_probs = logits.float().softmax(dim=3)
-            annotator_probs = (log_within.exp().unsqueeze(3) * kernel_probs).sum(dim=2)
-            probs = (log_who.exp().unsqueeze(2) * annotator_probs).sum(dim=1)
-        return TAXOutput(probs, annotator_probs, log_who, log_within, embedding, kernel_probs)
+            log_kernel = logits.float().log_softmax(dim=3)
+            log_annotator = (log_within.unsqueeze(3) + log_kernel).logsumexp(dim=2)
+            log_probs = (log_who.unsqueeze(2) + log_annotator).logsumexp(dim=1)
+        return TAXOutput(log_probs, log_annotator, log_who, log_within, log_kernel, embedding)
 
-    def freeze(self) -> None:
+    def freeze(self, frozen: bool = True) -> None:
         """Hold everything but the kernels fixed: features, batch-norm statistics, prototypes.
 
         After the prototypes have been moved onto training pixels, the kernels are fitted to them;
         were the features to move on, the pixels would no longer be where the prototypes are.
+
+        Args:
+            frozen: ``False`` lets everything be trained again.
         """
-        self.frozen = True
-        self.backbone.eval()
+        self.frozen = frozen
+        self.train(self.training)
 
     def frozen_parameters(self) -> list[nn.Parameter]:
         """The parameters that :meth:`freeze` holds fixed; empty while nothing is frozen."""
@@ -226,7 +246,7 @@ class TAXNetwork(nn.Module):
         was_training = self.backbone.training
         self.backbone.eval()
         probe = next(self.backbone.parameters(), torch.zeros(1))
-        side = 64 * math.ceil(self.size_multiple / 64)
+        side = 128 * math.ceil(self.size_multiple / 128)
         features = self.backbone(torch.zeros(1, in_channels, side, side, device=probe.device))
         if not isinstance(features, Tensor) or features.ndim != 4:
             found = getattr(features, "shape", type(features).__name__)
@@ -254,7 +274,9 @@ def _build_backbone(
     if architecture.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
         raise _unknown("architecture", architecture, list(smp.MODEL_ARCHITECTURES_MAPPING))
     known = smp.encoders.get_encoder_names()
-    if encoder not in known and not encoder.startswith("tu-"):
+    if encoder.startswith("tu-"):
+        known = [f"tu-{name}" for name in timm.list_models()]
+    if encoder.split(".")[0] not in known:  # timm's names may end with the weights' tag
         raise _unknown("encoder", encoder, known, "; encoders of timm start with 'tu-'")
     model: nn.Module = smp.create_model(
         architecture,

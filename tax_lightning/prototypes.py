@@ -83,8 +83,9 @@ class PrototypeMemory(nn.Module):
     def similarity(self, embedding: Tensor) -> Tensor:
         """Cosine of pixels ``[B, D, H, W]`` with each prototype: ``[B, N, K, H, W]`` in [-1, 1]."""
         vectors = self.unit_vectors
-        cosine: Tensor = F.conv2d(embedding.float(), vectors.flatten(0, 1)[..., None, None])
-        return cosine.view(len(cosine), *vectors.shape[:2], *cosine.shape[-2:])
+        with torch.autocast(embedding.device.type, enabled=False):
+            cosine: Tensor = F.conv2d(embedding.float(), vectors.flatten(0, 1)[..., None, None])
+        return cosine.view(cosine.shape[0], *vectors.shape[:2], *cosine.shape[-2:])
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Evidence ``cos / tau + prior`` for every kernel at every pixel."""
@@ -123,11 +124,11 @@ class PrototypeMemory(nn.Module):
         """
         self._forget_sources()
         taken: set[tuple[str, int, int]] = set()
-        for n, k in search.order():
-            free = [pixel for pixel in search.best[n][k] if pixel.place not in taken]
-            if free:
-                taken.add(free[0].place)
-                self._take(n, k, free)
+        for n, k, pixel in search.pairs():
+            if not self.source_ids[n][k] and pixel.place not in taken:
+                taken.add(pixel.place)
+                others = [other for other in search.best[n][k] if other is not pixel]
+                self._take(n, k, [pixel, *others])
         self.projected.fill_(final)
         if final:
             best = self.source_similarity[..., 0].nan_to_num(-1.0)
@@ -284,15 +285,15 @@ class SourceSearch:
             for rows in zip(self.best, other.best, strict=True)
         ]
 
-    def order(self) -> list[tuple[int, int]]:
-        """Annotator and kernel of every prototype with a pixel, the most similar pair first."""
+    def pairs(self) -> list[tuple[int, int, Pixel]]:
+        """Annotator, kernel and a pixel found for it: all of them, the most similar pair first."""
         found = [
-            (-pixels[0].similarity, n, k)
+            (n, k, pixel)
             for n, row in enumerate(self.best)
             for k, pixels in enumerate(row)
-            if pixels
+            for pixel in pixels
         ]
-        return [(n, k) for _, n, k in sorted(found)]
+        return sorted(found, key=lambda pair: (-pair[2].similarity, pair[0], pair[1]))
 
 
 def _best_pixels(pixels: Sequence[Pixel]) -> list[Pixel]:
