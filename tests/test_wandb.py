@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -30,14 +31,20 @@ def chunks(content: bytes):
             pieces = []
 
 
-def records(file: Path):
-    """All records of an offline run's file."""
+def records(file: Path, patience: float = 30):
+    """All records of an offline run's file, which W&B's own process ends a moment after the run."""
+    from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
 
-    for chunk in chunks(file.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(chunk)
-        yield record
+    found = []
+    deadline = time.monotonic() + patience
+    while not any(record.HasField("exit") for record in found):
+        assert time.monotonic() < deadline, f"{file} has no end: {len(found)} records"
+        try:
+            found = [wandb_internal_pb2.Record.FromString(c) for c in chunks(file.read_bytes())]
+        except DecodeError:  # still being written
+            time.sleep(0.2)
+    return found
 
 
 def test_an_offline_run_holds_scalars_by_name_and_the_panels(tmp_path):

@@ -322,7 +322,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
             ValueError: If the stage has no samples to work on.
         """
         if stage == "predict":
-            sources = {self.predict_split: self._predict_source()}
+            sources: dict[str, Source] = {self.predict_split: self._predict_source()}
         else:
             sources = {split: self._samples_of(split) for split in _STAGE_SPLITS[stage]}
         for split, source in sources.items():
