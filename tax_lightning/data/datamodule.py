@@ -582,13 +582,15 @@ def _with_legend(
     names: Sequence[str],
     colours: Sequence[tuple[int, int, int]],
 ) -> Image.Image:
-    """The picture with one coloured name a line to its right."""
+    """The picture with one name a line to its right, each behind its colour."""
     font = ImageFont.load_default(16)
-    width = max(round(font.getlength(name)) for name in names) + 20
+    width = max(round(font.getlength(name)) for name in names) + 40
     height = max(picture.shape[0], 20 * len(names) + 10)
-    canvas = Image.new("RGB", (picture.shape[1] + width, height))
+    canvas = Image.new("RGB", (picture.shape[1] + width, height), "white")
     canvas.paste(Image.fromarray(picture))
     draw = ImageDraw.Draw(canvas)
     for line, (name, colour) in enumerate(zip(names, colours, strict=True)):
-        draw.text((picture.shape[1] + 10, 5 + 20 * line), name, fill=colour, font=font)
+        left, top = picture.shape[1] + 10, 5 + 20 * line
+        draw.rectangle((left, top + 3, left + 12, top + 15), fill=colour)
+        draw.text((left + 20, top), name, fill="black", font=font)
     return canvas
