@@ -219,19 +219,8 @@ def test_coarse_features_are_brought_to_the_size_of_the_image():
     torch.testing.assert_close(features[..., :8], backbone(image)[..., :1, :1].expand(1, 5, 16, 8))
 
 
-XFAIL = {
-    "pan": pytest.mark.xfail(reason="PAN needs images of 128 pixels, the dry run has 64"),
-}
-
-
 @torch.no_grad()
-@pytest.mark.parametrize(
-    "architecture",
-    [
-        pytest.param(name, marks=XFAIL.get(name, ()))
-        for name in sorted(smp.MODEL_ARCHITECTURES_MAPPING)
-    ],
-)
+@pytest.mark.parametrize("architecture", sorted(smp.MODEL_ARCHITECTURES_MAPPING))
 def test_every_architecture_of_smp_gives_features(architecture):
     encoder = "tu-test_vit.r160_in1k" if architecture == "dpt" else TINY
     network = TAXNetwork(2, 2, architecture=architecture, encoder=encoder, kernels=2).eval()
@@ -296,11 +285,7 @@ def test_a_backbone_without_dense_features(backbone, found):
             {"encoder": "resnet35"},
             "encoder='resnet35' .* you mean .*resnet34.*start with 'tu-'",
         ),
-        pytest.param(
-            {"encoder": "tu-resnet35"},
-            "encoder='tu-resnet35' .* did you mean .*resnet34",
-            marks=pytest.mark.xfail(reason="names of timm are not checked"),
-        ),
+        ({"encoder": "tu-resnet35"}, "encoder='tu-resnet35' .* did you mean .*resnet34"),
         ({"encoder": "test_resnet"}, "encoder='test_resnet' .* encoders of timm start with 'tu-'"),
     ],
 )
@@ -372,15 +357,7 @@ def test_tracing():
             torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize(
-    "strict",
-    [
-        pytest.param(
-            False, marks=pytest.mark.xfail(reason="len(tensor) fixes the batch size in an export")
-        ),
-        True,
-    ],
-)
+@pytest.mark.parametrize("strict", [False, True])
 def test_export_with_any_batch_size(strict):
     network = make_network().eval()
     program = torch.export.export(
