@@ -167,13 +167,15 @@ class TAXLoss(nn.Module):
             reference: ``[B, H, W]``, 255 where unknown.
             owner: ``[B, H, W]`` index of the expert, 255 where none; for ``who_target="owner"``.
         """
-        weight = relevance(masks, reference, self.neighbourhood)
-        agree = self.agreement(masks, present, reference)
-        terms = {"who": self._who(output.log_who, agree, weight, present, owner)}
-        terms["balance"] = _balance(output.within, weight)
-        terms |= _prototype_terms(output, memory, agree * weight.unsqueeze(1))
-        terms["spread"] = _spread(memory.unit_vectors)
-        return terms
+        with torch.autocast(masks.device.type, enabled=False):
+            weight = relevance(masks, reference, self.neighbourhood)
+            agree = self.agreement(masks, present, reference)
+            return {
+                "who": self._who(output.log_who, agree, weight, present, owner),
+                "balance": _balance(output.within, weight),
+                **_prototype_terms(output, memory, agree * weight.unsqueeze(1)),
+                "spread": _spread(memory.unit_vectors),
+            }
 
     def agreement(self, masks: Tensor, present: Tensor, reference: Tensor) -> Tensor:
         """e_n: how well annotator n agrees with the reference, ``[B, N, H, W]`` in [0, 1]."""
@@ -239,7 +241,7 @@ def _balance(within: Tensor, weight: Tensor) -> Tensor:
     use = (within * weight[:, None, None]).sum(dim=(0, 3, 4)) / weight.sum().clamp_min(1e-6)
     negative_entropy = -torch.special.entr(use.clamp_min(LEAST_USE)).sum(dim=1)
     divergence: Tensor = negative_entropy + math.log(within.shape[2])
-    return divergence.mean()
+    return divergence.mean() * (weight.sum() > 0)
 
 
 def _prototype_terms(
@@ -254,8 +256,10 @@ def _prototype_terms(
     weight = weight.flatten(2)[..., pixels]  # [B, N, M]
     total = weight.sum().clamp_min(1e-6)
 
-    target = balanced_assignment(cosine.detach(), weight)
-    cross_entropy = -(target * log_within).sum(dim=2)
+    dead = ~memory.alive[:, :, None]
+    target = balanced_assignment(cosine.detach().masked_fill(dead, float("-inf")), weight)
+    # What is never assigned has a target of 0, which times its -inf would be undefined.
+    cross_entropy = -(target * log_within.masked_fill(dead, 0.0)).sum(dim=2)
     nearest = cosine.gather(2, target.argmax(dim=2, keepdim=True)).squeeze(2)
     return {
         "cluster": (weight * cross_entropy).sum() / total,

@@ -10,7 +10,13 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    SequentialSampler,
+    Subset,
+)
 from torchmetrics import MetricCollection
 
 from tax_lightning.batch import Batch, complete_batch
@@ -480,14 +486,18 @@ class TAXLightningModule(L.LightningModule):
         whole: Any = (
             datamodule.projection_dataloader() if offered else self.trainer.train_dataloader
         )
-        if not isinstance(whole, DataLoader) or isinstance(whole.dataset, IterableDataset):
+        batches = getattr(whole, "batch_sampler", None)
+        if batches is None or isinstance(whole.dataset, IterableDataset):
             return cast(Iterable[Batch], whole)
+        dataset = whole.dataset
+        if offered and self.trainer.world_size > 1:  # the trainer's loader is divided already
+            rank, size = self.trainer.global_rank, len(dataset)
+            dataset = Subset(dataset, range(rank, size, self.trainer.world_size))
+            batches = BatchSampler(SequentialSampler(dataset), whole.batch_size or 1, False)
         # A loader of its own: to iterate again over the one in use would disturb its epoch.
-        size = len(whole.dataset)  # type: ignore[arg-type]
-        part = Subset(whole.dataset, range(self.trainer.global_rank, size, self.trainer.world_size))
         return DataLoader(
-            part,
-            batch_size=whole.batch_size or 1,
+            dataset,
+            batch_sampler=batches,
             num_workers=whole.num_workers,
             collate_fn=whole.collate_fn,
         )

@@ -608,7 +608,6 @@ def test_looking_for_sources_does_not_disturb_the_epoch():
         assert sorted(seen) == sorted(f"square-{i}" for i in range(12))
 
 
-@pytest.mark.xfail(reason="the loader for the search is made without the loader's sampler")
 def test_sources_are_images_that_the_loader_shows():
     # Of one data set, a sampler takes the images to train with and leaves those to validate with.
     sampler = SubsetRandomSampler(range(4, 12))
@@ -620,7 +619,6 @@ def test_sources_are_images_that_the_loader_shows():
     assert names <= {f"square-{i}" for i in range(4, 12)}
 
 
-@pytest.mark.xfail(reason="the cluster term is infinite where a prototype is dead")
 def test_a_second_run_starts_anew_also_with_dead_prototypes(trained):
     module = make_module()
     module.load_state_dict(trained.state_dict())
