@@ -124,6 +124,13 @@ class TAXCLI(LightningCLI):
         """Predict without holding the predictions of all images in memory: the writer has them."""
         self.trainer.predict(**{**kwargs, "return_predictions": False})
 
+    @rank_zero_only
+    def after_predict(self) -> None:
+        """Say where the predictions lie."""
+        trainer: Any = self.trainer
+        (writer,) = (c for c in trainer.callbacks if isinstance(c, PredictionWriter))
+        print(f"\npredictions  {writer.manifest}")
+
     def after_fit(self) -> None:
         """Measure the checkpoint that was kept; say what came out and where it lies."""
         checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
@@ -143,7 +150,9 @@ def _report(trainer: Any, checkpoint: str) -> None:  # noqa: ANN401 - a Trainer
         if isinstance(callback, ExplanationLogger):
             print(f"pictures    {callback.folder or 'none'}")
     for logger in trainer.loggers:
-        print(f"run         {type(logger).__name__}: {logger.log_dir or logger.save_dir}")
+        # W&B's logger does not tell its run's folder, but the run itself does.
+        folder = getattr(logger.experiment, "dir", None) or logger.log_dir or logger.save_dir
+        print(f"run         {type(logger).__name__}: {folder}")
 
 
 def metric_table(metrics: Mapping[str, Tensor], prefix: str) -> str:
