@@ -144,6 +144,19 @@ def sources_of(module: TAXLightningModule):
     return [source for row in rows for source in row]
 
 
+def number_of(source) -> int:
+    return int(source.sample_id.removeprefix("square-"))
+
+
+@torch.no_grad()
+def similarity_to_source(module: TAXLightningModule, source) -> float:
+    """Cosine of a prototype and its source pixel, encoded anew."""
+    image = Squares()[number_of(source)]["image"][None]
+    z = module.eval()(image).embedding[0, :, source.y, source.x]
+    prototype = module.network.memory.vectors[ANNOTATORS.index(source.annotator), source.kernel]
+    return F.cosine_similarity(z, prototype, dim=0).item()
+
+
 # ---------------------------------------------------------------------- a whole run
 
 
@@ -169,11 +182,8 @@ def test_every_living_prototype_is_a_training_pixel(trained):
     living = [source for source in sources_of(trained) if source.alive]
     assert {source.annotator for source in living} == set(ANNOTATORS)
     for source in living:
-        i = int(source.sample_id.removeprefix("square-"))
-        n = ANNOTATORS.index(source.annotator)
-        with torch.no_grad():
-            z = trained.eval()(dataset[i]["image"][None]).embedding[0, :, source.y, source.x]
-        assert F.cosine_similarity(z, memory.vectors[n, source.kernel], dim=0) >= 0.999
+        assert similarity_to_source(trained, source) >= 0.999
+        i, n = number_of(source), ANNOTATORS.index(source.annotator)
         label = dataset[i]["masks"][n, source.y, source.x]
         assert source.label == CLASSES[label]
     places = [(source.sample_id, source.y, source.x) for source in living]
@@ -216,18 +226,20 @@ def test_annotators_who_do_the_same_weigh_the_same():
 
 
 def test_training_terms_are_logged_as_they_come_in():
-    terms = ("annotator", "fused", "who", "balance", "cluster", "pull", "spread")
-    seen: list[set[str]] = []
+    class Listening(Recorded):
+        def log_dict(self, dictionary, *args, **kwargs):
+            heard.append(set(dictionary))
+            super().log_dict(dictionary, *args, **kwargs)
 
-    class Watch(L.Callback):
-        def on_train_batch_end(self, trainer, *_):
-            seen.append({key for key in trainer.logged_metrics if key.startswith("train/")})
-
-    trainer = make_trainer(max_steps=10, max_epochs=-1, callbacks=[Watch()])
-    trainer.fit(make_module(), make_loader())
-    first = {"train/loss", "train/loss_annotator", "train/loss_fused"}
-    assert seen[0] == first
-    assert seen[5] == first | {f"train/loss_{name}" for name in terms}
+    heard: list[set[str]] = []
+    trainer = make_trainer(max_steps=10, max_epochs=-1)
+    trainer.fit(make_module(Listening), make_loader())
+    first = {"train/loss_annotator", "train/loss_fused"}
+    terms = ("who", "balance", "cluster", "pull", "spread")
+    assert heard[0] == first
+    assert heard[5] == first | {f"train/loss_{name}" for name in terms}
+    assert heard[9] == first  # frozen, the prototypes learn nothing
+    assert "train/loss" in trainer.logged_metrics
 
 
 # ---------------------------------------------------------------------- explain and predict
@@ -543,11 +555,13 @@ def test_a_schedule_that_is_off_trains_all_terms_and_never_projects():
 
 def test_prototypes_can_be_projected_without_a_trainer():
     module = make_module(schedule=Schedule(enabled=False))
+    statistics = module.network.backbone[1].running_mean.clone()
     module.project(make_loader())
     assert module.network.memory.projected
+    assert torch.equal(module.network.backbone[1].running_mean, statistics)
     living = [source for source in sources_of(module) if source.alive]
     assert living
-    assert all(source.sample_id.startswith("square-") for source in living)
+    assert all(similarity_to_source(module, source) >= 0.999 for source in living)
 
 
 def test_a_final_projection_by_hand_freezes_what_it_rests_on():
