@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
+from tax_lightning.consensus import agreement, majority
 from tax_lightning.losses import LossWeights
 from tax_lightning.module import TAXLightningModule
 from tax_lightning.network import TAXNetwork
@@ -88,7 +89,7 @@ class Recorded(TAXLightningModule):
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
         logged = self.trainer.logged_metrics
-        self.totals.append(float(loss))
+        self.totals.append(float(loss.detach()))
         self.losses.append(float(logged["train/loss_annotator"] + logged["train/loss_fused"]))
         self.images.append(list(batch["id"]))
         return loss
@@ -570,6 +571,20 @@ def test_a_final_projection_by_hand_freezes_what_it_rests_on():
     weight = module.network.backbone[0].weight.detach().clone()
     make_trainer(max_epochs=1).fit(module, make_loader())
     assert torch.equal(module.network.backbone[0].weight, weight)
+
+
+def test_sources_lie_where_their_annotator_agrees_with_the_reference():
+    module = make_module(schedule=Schedule(enabled=False))
+    module.project(make_loader())
+    masks = torch.stack(Squares().masks)
+    agree = agreement(masks, majority(masks, len(CLASSES)), window=5, sharpness=10.0)
+    assert (agree < 0.5).float().mean() > 0.05  # there are pixels to avoid
+    for source in sources_of(module):
+        n = ANNOTATORS.index(source.annotator)
+        own = (source.sample_id, source.y, source.x)
+        for name, y, x in (own, *(runner[:3] for runner in source.runners_up)):
+            if name:
+                assert agree[int(name.removeprefix("square-")), n, y, x] >= 0.5
 
 
 def test_the_schedule_needs_an_end():
