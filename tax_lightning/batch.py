@@ -42,9 +42,16 @@ def complete_batch(
         )
     batch = dict(batch)
     images = batch["image"]
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(
+            f"batch['image'] is {images.dtype} {list(images.shape)}, expected normalised floats "
+            "[B, ch, H, W]. Scale the pixels to about -2 to 2."
+        )
     if "id" not in batch:
         # Named by their content, images keep their names under shuffling and across processes.
-        batch["id"] = [f"image-{zlib.crc32(image.numpy().tobytes()):08x}" for image in images.cpu()]
+        batch["id"] = [
+            f"image-{zlib.crc32(image.float().numpy().tobytes()):08x}" for image in images.cpu()
+        ]
     if tuple(batch.get("annotators", annotators)) != tuple(annotators):
         raise ValueError(
             f"batch['annotators'] is {tuple(batch['annotators'])}, but the model's annotators are "
@@ -52,8 +59,14 @@ def complete_batch(
         )
     if needs_labels:
         _check_masks(batch, annotators, classes)
-    if "masks" in batch and "present" not in batch:
-        batch["present"] = (batch["masks"] != IGNORE_INDEX).flatten(2).any(dim=2)
+    if "masks" in batch:
+        labelled = (batch["masks"] != IGNORE_INDEX).flatten(2).any(dim=2)
+        present = batch.setdefault("present", labelled)
+        if (labelled & ~present).any():
+            raise ValueError(
+                "batch['present'] says of an annotator with labels in batch['masks'] that they are "
+                f"absent. Set the masks of absent annotators to {IGNORE_INDEX}."
+            )
     return batch
 
 
@@ -68,6 +81,12 @@ def _check_masks(batch: Batch, annotators: Sequence[str], classes: Sequence[str]
             f"batch['masks'] is {masks.dtype} {list(masks.shape)}, expected torch.int64 "
             f"{list(expected)}: {len(annotators)} annotators ({', '.join(annotators)}), one class "
             "id a pixel, of the same height and width as the image."
+        )
+    reference = batch.get("reference")
+    if reference is not None and reference.shape != masks[:, 0].shape:
+        raise ValueError(
+            f"batch['reference'] has the shape {list(reference.shape)}, expected "
+            f"{list(masks[:, 0].shape)}: one class id a pixel."
         )
     for key in ("masks", "reference"):
         labels = batch.get(key)

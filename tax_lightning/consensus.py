@@ -28,8 +28,8 @@ def majority(masks: Tensor, num_classes: int) -> Tensor:
     """
     votes = torch.stack([(masks == c).sum(1) for c in range(num_classes)], dim=1)
     best, label = votes.max(dim=1)
-    tie = (votes == best.unsqueeze(1)).sum(1) > 1
-    return label.masked_fill(tie | (best == 0), IGNORE_INDEX)
+    tie = (votes == best.unsqueeze(1)).sum(1) > 1  # also where nobody voted
+    return label.masked_fill(tie, IGNORE_INDEX)
 
 
 def box_mean(values: Tensor, window: int) -> Tensor:

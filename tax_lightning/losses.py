@@ -33,7 +33,7 @@ WhoTarget = Literal["window", "agree", "owner", "none"]
 SegmentationLoss = Literal["ce", "dice", "ce+dice"]
 
 MAX_PIXELS = 1024  # per image, for the prototype terms: neighbouring pixels teach the same
-LEAST_USE = 1e-6  # of a kernel, below which the entropy's slope has no bound
+LEAST_USE = 1e-8  # of a kernel, below which the logarithm's slope has no bound
 
 
 @dataclass(frozen=True)
@@ -239,9 +239,8 @@ def _owner_loss(log_who: Tensor, owner: Tensor | None) -> Tensor:
 def _balance(within: Tensor, weight: Tensor) -> Tensor:
     """Mean over n of KL(mean use of n's kernels || uniform)."""
     use = (within * weight[:, None, None]).sum(dim=(0, 3, 4)) / weight.sum().clamp_min(1e-6)
-    negative_entropy = -torch.special.entr(use.clamp_min(LEAST_USE)).sum(dim=1)
-    divergence: Tensor = negative_entropy + math.log(within.shape[2])
-    return divergence.mean() * (weight.sum() > 0)
+    divergence: Tensor = use * (use.clamp_min(LEAST_USE).log() + math.log(within.shape[2]))
+    return divergence.sum(dim=1).mean()
 
 
 def _prototype_terms(
@@ -289,11 +288,10 @@ def balanced_assignment(
         >>> balanced_assignment(cosine, torch.ones(1, 1, 2)).argmax(dim=2)
         tensor([[[0, 1]]])
     """
-    kernels = cosine.shape[2]
     weight = weight.unsqueeze(2)
     plan = ((cosine - cosine.amax(dim=2, keepdim=True)) / temperature).exp() * weight
     for _ in range(iterations):
-        plan = plan / plan.sum(dim=(0, 3), keepdim=True).clamp_min(1e-12) / kernels
+        plan = plan / plan.sum(dim=(0, 3), keepdim=True).clamp_min(1e-12)
         plan = plan / plan.sum(dim=2, keepdim=True).clamp_min(1e-12) * weight
     return plan / plan.sum(dim=2, keepdim=True).clamp_min(1e-12)
 

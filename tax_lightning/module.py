@@ -149,6 +149,11 @@ class TAXLightningModule(L.LightningModule):
         if reference not in ("given", "majority"):
             raise ValueError(f"reference={reference!r}: expected 'given' or 'majority'.")
         self.reference = reference
+        if who_target == "none":
+            L.pytorch.utilities.rank_zero_warn(
+                "who_target='none': the weights of the annotators are taught nothing. The "
+                "result may be good all the same, but who decides is arbitrary: do not interpret it."
+            )
         if isinstance(network, TAXNetwork):
             self.network = network
         else:
@@ -228,15 +233,15 @@ class TAXLightningModule(L.LightningModule):
         """
         with _evaluating(self.network):
             output = self(images)
-        decision = output.log_probs.argmax(dim=1)
-        why_share, why = output.shares(decision).max(dim=2)
-        said = output.log_annotator_probs.argmax(dim=2)
+        probs, annotator_probs = output.probs, output.annotator_probs
+        why_share, why = output.shares(probs.argmax(dim=1)).max(dim=2)
+        said = annotator_probs.argmax(dim=2)
         return Explanation(
             ids=tuple(ids) if ids is not None else tuple(f"image {i}" for i in range(len(images))),
             annotators=self.annotators,
             classes=self.classes,
-            probs=output.probs,
-            annotator_probs=output.annotator_probs,
+            probs=probs,
+            annotator_probs=annotator_probs,
             who=output.who,
             why=why,
             why_share=why_share,

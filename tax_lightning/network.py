@@ -3,7 +3,7 @@
 A plain ``nn.Module`` without any training logic. All arithmetic of the method stands in
 :meth:`TAXNetwork.assign`; with N annotators, K kernels each, features f and embedding z
 
-    e_nk = cos(z, P_nk) / tau + prior_n - log K     evidence for kernel (n, k)
+    e_nk = cos(z, P_nk) / tau + prior_n             evidence for kernel (n, k)
     a_nk = softmax of e over all (n, k)             assignment
     w_n  = sum_k a_nk                               WHO: weight of annotator n at this pixel
     g_nk = a_nk / w_n                               which of n's kernels
@@ -200,7 +200,7 @@ class TAXNetwork(nn.Module):
         # float32 the mixture is exact also where the convolutions run in bf16.
         with torch.autocast(features.device.type, enabled=False):
             embedding = F.normalize(embedding.float(), dim=1)
-            evidence = self.memory(embedding) - math.log(self.kernels)
+            evidence = self.memory(embedding)
             annotator_evidence = evidence.logsumexp(dim=2)
             log_who = annotator_evidence.log_softmax(dim=1)
             log_within = evidence - annotator_evidence.unsqueeze(2)

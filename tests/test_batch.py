@@ -112,3 +112,27 @@ def test_class_ids_out_of_range(key, wrong):
     )
     with pytest.raises(ValueError, match=message):
         complete(**labels)
+
+
+def test_labels_of_an_absent_annotator_are_a_contradiction():
+    batch = {
+        "image": torch.zeros(1, 3, 4, 4),
+        "masks": torch.zeros(1, 2, 4, 4).long(),
+        "present": torch.tensor([[True, False]]),
+    }
+    with pytest.raises(ValueError, match="Set the masks of absent annotators to 255"):
+        complete_batch(batch, ["Ana", "Ben"], ["background", "cell"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("image", torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "expected normalised floats"),
+        ("image", torch.zeros(3, 4, 4), "expected normalised floats"),
+        ("reference", torch.zeros(1, 1, 4, 4).long(), r"expected \[1, 4, 4\]"),
+    ],
+)
+def test_images_and_references_of_another_form(key, value, message):
+    batch = {"image": torch.zeros(1, 3, 4, 4), "masks": torch.zeros(1, 2, 4, 4).long()}
+    with pytest.raises(ValueError, match=message):
+        complete_batch(batch | {key: value}, ["Ana", "Ben"], ["background", "cell"])
