@@ -152,7 +152,7 @@ class TAXLightningModule(L.LightningModule):
         if who_target == "none":
             L.pytorch.utilities.rank_zero_warn(
                 "who_target='none': the weights of the annotators are taught nothing. The "
-                "result may be good all the same, but who decides is arbitrary: do not interpret it."
+                "result can be good all the same, but who decides is arbitrary and means nothing."
             )
         if isinstance(network, TAXNetwork):
             self.network = network

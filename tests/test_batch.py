@@ -20,7 +20,10 @@ def complete(**changes):
 
 
 def test_a_complete_batch_passes_unchanged():
+    masks = torch.zeros(3, 2, 4, 4).long()
+    masks[1, 1] = masks[2] = 255
     batch = make_batch(
+        masks=masks,
         present=torch.tensor([[True, True], [True, False], [False, False]]),
         reference=torch.full((3, 4, 4), 255),
         id=["a", "b", "c"],
