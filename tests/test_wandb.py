@@ -5,6 +5,7 @@ import struct
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -79,4 +80,4 @@ def test_an_offline_run_holds_scalars_by_name_and_the_panels(tmp_path):
     for key, files in pictures.items():
         logged = Image.open(file.parent / "files" / files[-1])
         (drawn,) = tmp_path.rglob(f"final-{key.split('/')[1]}.png")
-        assert list(logged.getdata()) == list(Image.open(drawn).getdata())
+        assert np.array_equal(np.asarray(logged), np.asarray(Image.open(drawn)))
