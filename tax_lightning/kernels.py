@@ -63,7 +63,5 @@ class KernelBank(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Class logits of every kernel at every pixel."""
         stacked = self.weight.flatten(0, 2)
-        logits: Tensor = F.conv2d(
-            features, stacked, self.bias.flatten(), padding=stacked.shape[-1] // 2
-        )
+        logits: Tensor = F.conv2d(features, stacked, self.bias.flatten(), padding="same")
         return logits.view(features.shape[0], *self.weight.shape[:3], *logits.shape[-2:])
