@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from tax_lightning.data.samples import IGNORE_INDEX
+
+STAPLE_ITERATIONS = 100  # at most; a few images never meet the criterion
 
 
 def majority(masks: Tensor, num_classes: int) -> Tensor:
@@ -30,6 +35,62 @@ def majority(masks: Tensor, num_classes: int) -> Tensor:
     best, label = votes.max(dim=1)
     tie = (votes == best.unsqueeze(1)).sum(1) > 1  # also where nobody voted
     return label.masked_fill(tie, IGNORE_INDEX)
+
+
+def staple(masks: Tensor, num_classes: int) -> Tensor:
+    """Reference label by STAPLE, which weighs the annotators by how often they are right.
+
+    Estimates for each image, in turns, the labels and each annotator's rates of confusion; whoever
+    often differs from the others counts less (Warfield, Zou, Wells, "Simultaneous truth and
+    performance level estimation", IEEE TMI 2004; for several classes Rohlfing, Russakoff, Maurer,
+    IEEE TMI 2004). Runs on the CPU, image by image: tens of milliseconds for a few hundred pixels
+    a side.
+
+    Args:
+        masks: class ids ``[B, N, H, W]``, 255 where annotator n did not label.
+        num_classes: number of classes C.
+
+    Returns:
+        Class ids ``[B, H, W]``; 255 where STAPLE is undecided and where nobody labelled. Where
+        someone labelled a part of an image only, the rest of it is decided by the majority.
+
+    Raises:
+        ModuleNotFoundError: if SimpleITK is not installed, which comes with the extra ``staple``.
+
+    Example:
+        >>> import pytest; _ = pytest.importorskip("SimpleITK")
+        >>> masks = torch.zeros(1, 3, 4, 4).long()
+        >>> masks[:, :2, :2], masks[:, 2, 3] = 1, 1  # two agree; the third says the opposite
+        >>> staple(masks, num_classes=2)[0]
+        tensor([[1, 1, 1, 1],
+                [1, 1, 1, 1],
+                [0, 0, 0, 0],
+                [0, 0, 0, 0]])
+    """
+    labelled = masks != IGNORE_INDEX
+    here = labelled.flatten(2).any(dim=2)  # [B, N]
+    everywhere = (labelled | ~here[:, :, None, None]).all(dim=1)
+    voted = majority(masks, num_classes)
+    filled = torch.where(labelled & everywhere.unsqueeze(1), masks, 0)
+    found = [_staple_image(image[who]) for image, who in zip(filled.cpu(), here.cpu(), strict=True)]
+    return torch.where(everywhere, torch.stack(found).to(masks.device), voted)
+
+
+def _staple_image(masks: Tensor) -> Tensor:
+    """Labels ``[H, W]`` from the maps ``[n, H, W]`` of those who labelled the image."""
+    try:
+        import SimpleITK as sitk  # noqa: N813 - its own abbreviation
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "reference='staple' needs SimpleITK, which is not installed: "
+            "pip install 'tax-lightning[staple]', or set reference='majority'."
+        ) from error
+    if len(masks) == 0:
+        return torch.full(masks.shape[1:], IGNORE_INDEX)
+    maps = [sitk.GetImageFromArray(mask.numpy().astype(np.uint8)) for mask in masks]
+    estimate: Any = sitk.MultiLabelSTAPLE  # without types
+    label = estimate(maps, IGNORE_INDEX, 1e-5, STAPLE_ITERATIONS)
+    return torch.from_numpy(sitk.GetArrayFromImage(label)).long()
 
 
 def box_mean(values: Tensor, window: int) -> Tensor:

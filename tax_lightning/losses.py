@@ -11,13 +11,18 @@
 y^n is annotator n's label, y* the reference, e_n how well n agrees with it around a pixel
 (:func:`tax_lightning.consensus.agreement`); see :mod:`tax_lightning.network` for the rest. The
 balance of w itself is never asked for: annotators need not decide equally often.
+
+Every term is a function of sums over images and pixels. Under several processes these sums are
+taken over all of them (:attr:`TAXLoss.total`), so that the terms and their gradients are those of
+one process with the whole batch. Only Dice is that of each process's own images.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from segmentation_models_pytorch.losses import DiceLoss
@@ -31,6 +36,7 @@ from tax_lightning.prototypes import PrototypeMemory
 
 WhoTarget = Literal["window", "agree", "owner", "none"]
 SegmentationLoss = Literal["ce", "dice", "ce+dice"]
+Total: TypeAlias = Callable[[Tensor], Tensor]
 
 MAX_PIXELS = 1024  # per image, for the prototype terms: neighbouring pixels teach the same
 LEAST_USE = 1e-8  # of a kernel, below which the logarithm's slope has no bound
@@ -89,6 +95,7 @@ class TAXLoss(nn.Module):
 
     images_seen: Tensor
     images_labelled: Tensor
+    total: Total
 
     def __init__(
         self,
@@ -112,6 +119,8 @@ class TAXLoss(nn.Module):
         self.window = 1 if who_target == "agree" else window
         self.sharpness = sharpness
         self.neighbourhood = window
+        # Sum over all processes, with a gradient; of one process the sum that it has.
+        self.total = _alone
         # Share of images that each annotator labelled, counted as training goes along.
         self.register_buffer("images_seen", torch.zeros(()))
         self.register_buffer("images_labelled", torch.zeros(annotators))
@@ -127,26 +136,31 @@ class TAXLoss(nn.Module):
         return (self.images_labelled + 1) / (self.images_seen + 1)
 
     def segmentation_terms(
-        self, output: TAXOutput, masks: Tensor, reference: Tensor
+        self, output: TAXOutput, masks: Tensor, reference: Tensor | None
     ) -> dict[str, Tensor]:
         """The terms ``annotator`` and ``fused``, scalars.
 
         Args:
             output: what the network said.
             masks: ``[B, N, H, W]``, 255 where not labelled.
-            reference: ``[B, H, W]``, 255 where unknown.
+            reference: ``[B, H, W]``, 255 where unknown; ``None`` trains the result for the labels
+                of all annotators.
         """
-        return {
-            "annotator": self._segmentation(output.log_annotator_probs, masks),
-            "fused": self._segmentation(output.log_probs.unsqueeze(1), reference.unsqueeze(1)),
-        }
+        log_fused = output.log_probs.unsqueeze(1)
+        if reference is None:
+            fused = self._segmentation(log_fused.expand_as(output.log_annotator_probs), masks)
+        else:
+            fused = self._segmentation(log_fused, reference.unsqueeze(1))
+        own = self._segmentation(output.log_annotator_probs, masks)
+        return {"annotator": own, "fused": fused}
 
     def _segmentation(self, log_probs: Tensor, labels: Tensor) -> Tensor:
         """Loss of ``[B, N, C, H, W]`` against ``[B, N, H, W]``: over pixels first, then over N."""
-        kinds = {"ce": _cross_entropy, "dice": _dice}
-        return torch.stack(
-            [kinds[k](log_probs, labels) for k in self.segmentation.split("+")]
-        ).sum()
+        kinds = self.segmentation.split("+")
+        terms = [_cross_entropy(log_probs, labels, self.total)] if "ce" in kinds else []
+        if "dice" in kinds:
+            terms.append(_dice(log_probs, labels))
+        return torch.stack(terms).sum()
 
     def explanation_terms(
         self,
@@ -154,7 +168,7 @@ class TAXLoss(nn.Module):
         memory: PrototypeMemory,
         masks: Tensor,
         present: Tensor,
-        reference: Tensor,
+        reference: Tensor | None,
         owner: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The terms ``who``, ``balance``, ``cluster``, ``pull`` and ``spread``, scalars.
@@ -164,21 +178,57 @@ class TAXLoss(nn.Module):
             memory: the prototypes that said it.
             masks: ``[B, N, H, W]``, 255 where not labelled.
             present: ``[B, N]`` bool.
-            reference: ``[B, H, W]``, 255 where unknown.
+            reference: ``[B, H, W]``, 255 where unknown; ``None`` believes every annotator.
             owner: ``[B, H, W]`` index of the expert, 255 where none; for ``who_target="owner"``.
         """
         with torch.autocast(masks.device.type, enabled=False):
-            weight = relevance(masks, reference, self.neighbourhood)
+            weight = self.relevance(output, reference)
             agree = self.agreement(masks, present, reference)
             return {
                 "who": self._who(output.log_who, agree, weight, present, owner),
-                "balance": _balance(output.within, weight),
-                **_prototype_terms(output, memory, agree * weight.unsqueeze(1)),
+                "balance": _balance(output.within, weight, self.total),
+                **_prototype_terms(output, memory, agree * weight.unsqueeze(1), self.total),
                 "spread": _spread(memory.unit_vectors),
             }
 
-    def agreement(self, masks: Tensor, present: Tensor, reference: Tensor) -> Tensor:
-        """e_n: how well annotator n agrees with the reference, ``[B, N, H, W]`` in [0, 1]."""
+    def relevance(self, output: TAXOutput, reference: Tensor | None) -> Tensor:
+        """Weight of each pixel in questions of who, ``[B, H, W]`` in [0, 1].
+
+        Near a disagreement of the annotators as the network knows them. Taken from the labels at
+        hand instead, it would depend on who happens to be present, and favour those who are
+        present where others deviate.
+        """
+        said = output.log_annotator_probs.detach().argmax(dim=2)
+        if reference is None:
+            return torch.ones_like(output.log_probs[:, 0])
+        return relevance(said, reference, self.neighbourhood)
+
+    @torch.no_grad()
+    def follow(
+        self,
+        output: TAXOutput,
+        memory: PrototypeMemory,
+        masks: Tensor,
+        present: Tensor,
+        reference: Tensor | None,
+    ) -> None:
+        """Move the prototypes to the pixels assigned to them, where no gradient teaches them."""
+        agree = self.agreement(masks, present, reference)
+        weight = agree * self.relevance(output, reference).unsqueeze(1)
+        _, embedding, _, weight, target = _assign(output, memory, weight, self.total)
+        taken = target * weight.unsqueeze(2)
+        if memory.kind == "shared":
+            taken = taken.sum(dim=1, keepdim=True)
+        sums = self.total(torch.einsum("bnkm,bdm->nkd", taken, embedding.float()))
+        memory.follow(sums, self.total(taken.sum(dim=(0, 3))))
+
+    def agreement(self, masks: Tensor, present: Tensor, reference: Tensor | None) -> Tensor:
+        """e_n: how well annotator n agrees with the reference, ``[B, N, H, W]`` in [0, 1].
+
+        Without a reference 1 wherever annotator n labelled.
+        """
+        if reference is None:
+            return (masks != IGNORE_INDEX).float()
         agree = agreement(masks, reference, self.window, self.sharpness)
         return agree * present[:, :, None, None]
 
@@ -193,24 +243,35 @@ class TAXLoss(nn.Module):
         if self.who_target == "none":
             return log_who.new_zeros(())
         if self.who_target == "owner":
-            return _owner_loss(log_who, owner)
+            return _owner_loss(log_who, owner, self.total)
         # An annotator who labels half of the images counts double where they do. Normalising the
         # target over whoever is present would instead favour those who label alone.
         rate = (present / self.label_rate)[:, :, None, None]
         loss = -(rate * agree * log_who).sum(dim=1)
-        return (weight * loss).sum() / weight.sum().clamp_min(1e-6)
+        return _mean([(weight * loss).sum()], weight.sum(), self.total)[0]
 
 
-def _cross_entropy(log_probs: Tensor, labels: Tensor) -> Tensor:
+def _alone(local: Tensor) -> Tensor:
+    return local
+
+
+def _mean(sums: list[Tensor], count: Tensor, total: Total) -> Tensor:
+    """Sums over a count, both over all processes; 0 where nothing was counted."""
+    whole = total(torch.stack([*sums, count]))
+    return whole[:-1] / whole[-1].clamp_min(1e-6)
+
+
+def _cross_entropy(log_probs: Tensor, labels: Tensor, total: Total) -> Tensor:
     flat = labels.flatten(0, 1)
     pixels: Tensor = F.nll_loss(
         log_probs.flatten(0, 1), flat, ignore_index=IGNORE_INDEX, reduction="none"
     )
     over = (0, 2, 3)  # images and pixels, not annotators
     counts = (labels != IGNORE_INDEX).sum(over)
-    sums = pixels.view_as(labels).sum(over)
+    sums, counts = total(torch.stack([pixels.view_as(labels).sum(over), counts.to(pixels)]))
     means: Tensor = sums / counts.clamp_min(1)
-    return means.sum() / (counts > 0).sum().clamp_min(1)
+    mean: Tensor = means.sum() / (counts > 0).sum().clamp_min(1)
+    return mean
 
 
 def _dice(log_probs: Tensor, labels: Tensor) -> Tensor:
@@ -225,50 +286,69 @@ def _dice(log_probs: Tensor, labels: Tensor) -> Tensor:
     return loss * labels.shape[1] / known.sum((0, 2, 3)).count_nonzero().clamp_min(1)
 
 
-def _owner_loss(log_who: Tensor, owner: Tensor | None) -> Tensor:
+def _owner_loss(log_who: Tensor, owner: Tensor | None, total: Total) -> Tensor:
     if owner is None:
         raise ValueError(
             "who_target='owner': the batch has no key 'owner'. Only synthetic data knows the "
             "expert of each pixel; use who_target='window'."
         )
-    if (owner == IGNORE_INDEX).all():
-        return log_who.sum() * 0.0
-    return F.nll_loss(log_who, owner, ignore_index=IGNORE_INDEX)
+    loss = F.nll_loss(log_who, owner, ignore_index=IGNORE_INDEX, reduction="sum")
+    return _mean([loss], (owner != IGNORE_INDEX).sum().to(loss), total)[0]
 
 
-def _balance(within: Tensor, weight: Tensor) -> Tensor:
+def _balance(within: Tensor, weight: Tensor, total: Total) -> Tensor:
     """Mean over n of KL(mean use of n's kernels || uniform)."""
-    use = (within * weight[:, None, None]).sum(dim=(0, 3, 4)) / weight.sum().clamp_min(1e-6)
-    divergence: Tensor = use * (use.clamp_min(LEAST_USE).log() + math.log(within.shape[2]))
+    kernels = within.shape[1:3]
+    used = (within * weight[:, None, None]).sum(dim=(0, 3, 4)).flatten()
+    use = _mean(list(used), weight.sum(), total).view(kernels)
+    divergence: Tensor = use * (use.clamp_min(LEAST_USE).log() + math.log(kernels[1]))
     return divergence.sum(dim=1).mean()
 
 
-def _prototype_terms(
-    output: TAXOutput, memory: PrototypeMemory, weight: Tensor
-) -> dict[str, Tensor]:
-    """``cluster`` and ``pull`` on sampled pixels, weighted by ``[B, N, H, W]``."""
+class _Assigned(NamedTuple):
+    """Sampled pixels, and which prototype of each annotator they are assigned to."""
+
+    log_within: Tensor  # [B, N, K, M], of the dead 0
+    embedding: Tensor  # [B, D, M]
+    cosine: Tensor  # [B, N, K, M]
+    weight: Tensor  # [B, N, M]
+    target: Tensor  # [B, N, K, M], sums to 1 over K
+
+
+def _assign(output: TAXOutput, memory: PrototypeMemory, weight: Tensor, total: Total) -> _Assigned:
     height, width = weight.shape[-2:]
     pixels = torch.randperm(height * width, device=weight.device)[:MAX_PIXELS]
-    log_within = output.log_within.flatten(3)[..., pixels]  # [B, N, K, M]
-    embedding = output.embedding.flatten(2)[..., pixels].unsqueeze(3)  # [B, D, M, 1]
-    cosine = memory.similarity(embedding).squeeze(4)  # [B, N, K, M]
-    weight = weight.flatten(2)[..., pixels]  # [B, N, M]
-    total = weight.sum().clamp_min(1e-6)
-
-    dead = ~memory.alive[:, :, None]
-    target = balanced_assignment(cosine.detach().masked_fill(dead, float("-inf")), weight)
+    log_within = output.log_within.flatten(3)[..., pixels]
+    embedding = output.embedding.flatten(2)[..., pixels]
+    cosine = memory.similarity(embedding.unsqueeze(3)).squeeze(4)
+    cosine = cosine.expand_as(log_within)  # shared prototypes have one row for all
+    weight = weight.flatten(2)[..., pixels]
+    dead = ~memory.living[:, :, None]
+    fixed = cosine.detach().masked_fill(dead, float("-inf"))
+    target = balanced_assignment(fixed, weight, total=total)
     # What is never assigned has a target of 0, which times its -inf would be undefined.
-    cross_entropy = -(target * log_within.masked_fill(dead, 0.0)).sum(dim=2)
+    return _Assigned(log_within.masked_fill(dead, 0.0), embedding, cosine, weight, target)
+
+
+def _prototype_terms(
+    output: TAXOutput, memory: PrototypeMemory, weight: Tensor, total: Total
+) -> dict[str, Tensor]:
+    """``cluster`` and ``pull`` on sampled pixels, weighted by ``[B, N, H, W]``."""
+    log_within, _, cosine, weight, target = _assign(output, memory, weight, total)
+    cross_entropy = -(target * log_within).sum(dim=2)
     nearest = cosine.gather(2, target.argmax(dim=2, keepdim=True)).squeeze(2)
-    return {
-        "cluster": (weight * cross_entropy).sum() / total,
-        "pull": (weight * (1 - nearest).square()).sum() / total,
-    }
+    sums = [(weight * cross_entropy).sum(), (weight * (1 - nearest).square()).sum()]
+    cluster, pull = _mean(sums, weight.sum(), total)
+    return {"cluster": cluster, "pull": pull}
 
 
 @torch.no_grad()
 def balanced_assignment(
-    cosine: Tensor, weight: Tensor, temperature: float = 0.05, iterations: int = 3
+    cosine: Tensor,
+    weight: Tensor,
+    temperature: float = 0.05,
+    iterations: int = 3,
+    total: Total = _alone,
 ) -> Tensor:
     """Assign pixels to the prototypes of each annotator so that all prototypes get the same weight.
 
@@ -279,6 +359,7 @@ def balanced_assignment(
         weight: ``[B, N, M]`` of the pixels, 0 or more.
         temperature: lower is closer to a hard assignment.
         iterations: of normalising over prototypes and over pixels.
+        total: sum over all processes, each of which has some of the pixels.
 
     Returns:
         ``[B, N, K, M]``, sums to 1 over K.
@@ -291,7 +372,7 @@ def balanced_assignment(
     weight = weight.unsqueeze(2)
     plan = ((cosine - cosine.amax(dim=2, keepdim=True)) / temperature).exp() * weight
     for _ in range(iterations):
-        plan = plan / plan.sum(dim=(0, 3), keepdim=True).clamp_min(1e-12)
+        plan = plan / total(plan.sum(dim=(0, 3), keepdim=True)).clamp_min(1e-12)
         plan = plan / plan.sum(dim=2, keepdim=True).clamp_min(1e-12) * weight
     return plan / plan.sum(dim=2, keepdim=True).clamp_min(1e-12)
 

@@ -1,36 +1,31 @@
 """TAXLightningModule: trains, evaluates and explains a TAXNetwork under any Lightning Trainer."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, cast
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    IterableDataset,
-    SequentialSampler,
-    Subset,
-)
+from torch.distributed.nn.functional import all_reduce
 from torchmetrics import MetricCollection
 
 from tax_lightning.batch import Batch, complete_batch
-from tax_lightning.consensus import majority, relevance
+from tax_lightning.consensus import majority, staple
 from tax_lightning.data.samples import IGNORE_INDEX
 from tax_lightning.explain.explanation import Explanation
+from tax_lightning.kernels import BankKind
 from tax_lightning.losses import LossWeights, SegmentationLoss, TAXLoss, WhoTarget
 from tax_lightning.metrics import segmentation_metrics
+from tax_lightning.mixing import Mixing, mix
 from tax_lightning.network import TAXNetwork, TAXOutput
-from tax_lightning.prototypes import SourceSearch
 from tax_lightning.schedule import Event, Schedule
+from tax_lightning.search import evaluating, find_sources, projection_loader, starting_pixels
 
-START_PIXELS = 4096  # per annotator, for the clusters at which the prototypes are started
-LEAST_AGREEMENT = 0.5  # of an annotator around a pixel that may become a prototype's source
+Reference = Literal["given", "majority", "staple", "none"]
+PrototypeUpdate = Literal["gradient", "ema"]
 
 
 class TAXLightningModule(L.LightningModule):
@@ -62,8 +57,17 @@ class TAXLightningModule(L.LightningModule):
         kernel_size: side of a kernel in pixels, odd.
         embedding_channels: length of the embedding that prototypes are compared with.
         temperature: of the assignment.
+        bank: ``"private"`` kernels and prototypes for each annotator, or a bank ``"shared"`` by
+            all.
+        mixing: ``"prob"`` or ``"logit"``, see :mod:`tax_lightning.mixing`.
+        prototype_update: prototypes are learnt by ``"gradient"``, or follow the mean of the pixels
+            assigned to them (``"ema"``).
+        cohorts: number of annotators in each cohort, where some were added later; by default all
+            are one, see :class:`~tax_lightning.addition.AddedAnnotators`.
         reference: the labels that the result is trained for and measured against: ``"given"`` with
-            the data, or the ``"majority"`` of the annotators, ties ignored.
+            the data, the ``"majority"`` of the annotators, ties ignored, ``"staple"``, which
+            weighs them (:func:`tax_lightning.consensus.staple`), or ``"none"``: the result is
+            trained for the labels of all annotators, and nobody is taught to be believed.
         who_target: what the weights of the annotators are taught, see
             :class:`~tax_lightning.losses.TAXLoss`.
         who_window: side in pixels, odd, of the window in which agreement with the reference counts.
@@ -92,6 +96,7 @@ class TAXLightningModule(L.LightningModule):
 
     monitor = "val/fused_dice/mean"
     mode = "max"
+    kept = 0  # annotators, from the first, that training leaves as they are
 
     def __init__(
         self,
@@ -107,7 +112,11 @@ class TAXLightningModule(L.LightningModule):
         kernel_size: int = 3,
         embedding_channels: int = 32,
         temperature: float = 0.1,
-        reference: Literal["given", "majority"] = "majority",
+        bank: BankKind = "private",
+        mixing: Mixing = "prob",
+        prototype_update: PrototypeUpdate = "gradient",
+        cohorts: Sequence[int] | None = None,
+        reference: Reference = "majority",
         who_target: WhoTarget = "window",
         who_window: int = 23,
         who_sharpness: float = 60.0,
@@ -135,6 +144,10 @@ class TAXLightningModule(L.LightningModule):
                 "kernel_size": kernel_size,
                 "embedding_channels": embedding_channels,
                 "temperature": temperature,
+                "bank": bank,
+                "mixing": mixing,
+                "prototype_update": prototype_update,
+                "cohorts": None if cohorts is None else list(cohorts),
                 "reference": reference,
                 "who_target": who_target,
                 "who_window": who_window,
@@ -146,9 +159,14 @@ class TAXLightningModule(L.LightningModule):
         )
         self.annotators = _names("annotators", annotators, least=1)
         self.classes = _names("classes", classes, least=2)
-        if reference not in ("given", "majority"):
-            raise ValueError(f"reference={reference!r}: expected 'given' or 'majority'.")
-        self.reference = reference
+        _check_option("reference", reference, get_args(Reference))
+        _check_option("prototype_update", prototype_update, get_args(PrototypeUpdate))
+        if reference == "none" and who_target not in ("none", "owner"):
+            raise ValueError(
+                f"reference='none', who_target={who_target!r}: without a reference nobody can be "
+                "said to be right. Set who_target='none', or reference='majority'."
+            )
+        self.reference: Reference = reference
         if who_target == "none":
             L.pytorch.utilities.rank_zero_warn(
                 "who_target='none': the weights of the annotators are taught nothing. The "
@@ -158,7 +176,7 @@ class TAXLightningModule(L.LightningModule):
             self.network = network
         else:
             self.network = TAXNetwork(
-                len(self.annotators),
+                cohorts or len(self.annotators),
                 len(self.classes),
                 architecture=architecture,
                 encoder=encoder,
@@ -170,7 +188,12 @@ class TAXLightningModule(L.LightningModule):
                 kernel_size=kernel_size,
                 embedding_channels=embedding_channels,
                 temperature=temperature,
+                bank=bank,
+                mixing=mixing,
             )
+        self.prototype_update: PrototypeUpdate = prototype_update
+        if prototype_update == "ema":
+            self.network.memory.prototypes.requires_grad_(False)
         _check_network(self.network, self.annotators, self.classes)
         self.loss = TAXLoss(
             len(self.annotators), segmentation_loss, who_target, who_window, who_sharpness
@@ -215,13 +238,16 @@ class TAXLightningModule(L.LightningModule):
         if panel is not None and not panel:
             raise ValueError(f"predict: panel=[] names nobody, expected some of {self.annotators}.")
         chosen = [annotator] if annotator is not None else panel
-        with _evaluating(self.network):
-            output: TAXOutput = self(images)
-        if chosen is None:
+        index = None if chosen is None else [self._annotator_index(name) for name in chosen]
+        with evaluating(self.network):
+            bands = self.network.bands(self.network.features(images))
+            return torch.cat([self._panel_probs(band, index) for band in bands], dim=2)
+
+    def _panel_probs(self, output: TAXOutput, index: list[int] | None) -> Tensor:
+        if index is None:
             return output.probs
-        index = [self._annotator_index(name) for name in chosen]
-        weights = output.log_who[:, index].softmax(dim=1)
-        return (weights.unsqueeze(2) * output.annotator_probs[:, index]).sum(dim=1)
+        weights = output.log_who[:, index].log_softmax(dim=1)
+        return mix(weights, output.log_annotator_probs[:, index], self.network.mixing).exp()
 
     @torch.no_grad()
     def explain(self, images: Tensor, ids: Sequence[str] | None = None) -> Explanation:
@@ -231,23 +257,30 @@ class TAXLightningModule(L.LightningModule):
             images: ``[B, ch, H, W]``.
             ids: what to call the images.
         """
-        with _evaluating(self.network):
-            output = self(images)
-        probs, annotator_probs = output.probs, output.annotator_probs
-        why_share, why = output.shares(probs.argmax(dim=1)).max(dim=2)
-        said = annotator_probs.argmax(dim=2)
+        with evaluating(self.network):
+            bands = self.network.bands(self.network.features(images))
+            parts = [self._explained_maps(band) for band in bands]
+        maps = {name: torch.cat([part[name] for part in parts], dim=-2) for name in parts[0]}
         return Explanation(
             ids=tuple(ids) if ids is not None else tuple(f"image {i}" for i in range(len(images))),
             annotators=self.annotators,
             classes=self.classes,
-            probs=probs,
-            annotator_probs=annotator_probs,
-            who=output.who,
-            why=why,
-            why_share=why_share,
-            undecided=(said == said[:, :1]).all(dim=1),
+            **maps,
             sources=self.network.memory.sources(self.annotators, self.classes),
         )
+
+    def _explained_maps(self, output: TAXOutput) -> dict[str, Tensor]:
+        probs, annotator_probs = output.probs, output.annotator_probs
+        why_share, why = self.network.shares(output, probs.argmax(dim=1)).max(dim=2)
+        said = annotator_probs.argmax(dim=2)
+        return {
+            "probs": probs,
+            "annotator_probs": annotator_probs,
+            "who": output.who,
+            "why": why,
+            "why_share": why_share,
+            "undecided": (said == said[:, :1]).all(dim=1),
+        }
 
     @property
     def explained(self) -> bool:
@@ -269,9 +302,22 @@ class TAXLightningModule(L.LightningModule):
     def _needs_labels(self) -> bool:
         return not (self._trainer is not None and self.trainer.predicting)
 
-    def _reference(self, batch: Batch) -> Tensor:
+    def reference_labels(self, batch: Batch, output: TAXOutput) -> Tensor | None:
+        """The labels that the result is trained for, ``[B, H, W]``; 255 where unknown.
+
+        Args:
+            batch: as it came.
+            output: what the network said of it; for those who take the reference from there.
+
+        Returns:
+            Class ids, or ``None`` for ``reference="none"``.
+        """
+        if self.reference == "none":
+            return None
         if self.reference == "majority":
             return majority(batch["masks"], len(self.classes))
+        if self.reference == "staple":
+            return staple(batch["masks"], len(self.classes))
         if "reference" not in batch:
             raise ValueError(
                 "reference='given': the batch has no key 'reference'. Supply reference labels with "
@@ -295,6 +341,7 @@ class TAXLightningModule(L.LightningModule):
             self.schedule_done = []
             self.network.memory.projected.fill_(False)
         self.network.freeze(bool(self.network.memory.projected))
+        self.loss.total = _all_reduce if self.trainer.world_size > 1 else _identity
 
     @property
     def _progress(self) -> float:
@@ -309,15 +356,17 @@ class TAXLightningModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted sum of all terms; each term is logged."""
-        masks, present, reference = batch["masks"], batch["present"], self._reference(batch)
-        self._observe(present)
+        self._observe(batch["present"])
         output = self(batch["image"])
+        masks, present, reference = self._targets(batch, output)
         terms = self.loss.segmentation_terms(output, masks, reference)
-        ramp = 0.0 if self.network.frozen else self.schedule.ramp(self._progress)
+        ramp = 0.0 if self.network.fixed_prototypes else self.schedule.ramp(self._progress)
         if ramp > 0:
             terms |= self.loss.explanation_terms(
                 output, self.network.memory, masks, present, reference, batch.get("owner")
             )
+            if self.prototype_update == "ema":
+                self.loss.follow(output, self.network.memory, masks, present, reference)
         factors = {"annotator": 1.0, "fused": 1.0}
         weighted = [
             self.loss_weights[name] * factors.get(name, ramp) * term for name, term in terms.items()
@@ -330,6 +379,10 @@ class TAXLightningModule(L.LightningModule):
         )
         # Frozen parameters keep a (zero) gradient, for which DistributedDataParallel waits.
         return loss + sum(0.0 * fixed.sum() for fixed in self.network.frozen_parameters())
+
+    def _targets(self, batch: Batch, output: TAXOutput) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the terms compare with: masks, who of the annotators is present, the reference."""
+        return batch["masks"], batch["present"], self.reference_labels(batch, output)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep weight decay and momentum away from what is frozen."""
@@ -357,7 +410,7 @@ class TAXLightningModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer and scheduler given, on all parameters."""
         make = self.optimizer or (lambda params: torch.optim.AdamW(params, lr=1e-3))
-        optimizer = make(self.parameters())
+        optimizer = make([p for p in self.parameters() if p.requires_grad])
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
@@ -392,16 +445,17 @@ class TAXLightningModule(L.LightningModule):
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Tensor:
         """Update the metrics; returns the weighted segmentation terms."""
-        reference = self._reference(batch)
         output: TAXOutput = self(batch["image"])
+        reference = self.reference_labels(batch, output)
+        unknown = torch.full_like(batch["masks"][:, 0], IGNORE_INDEX)
         metrics.update(
             prediction=output.log_probs.argmax(dim=1),
             annotator_prediction=output.log_annotator_probs.argmax(dim=2),
             masks=batch["masks"],
             present=batch["present"],
-            reference=reference,
+            reference=unknown if reference is None else reference,
             who=output.who,
-            owner=batch.get("owner", torch.full_like(reference, IGNORE_INDEX)),
+            owner=batch.get("owner", unknown),
             within=output.within,
         )
         terms = self.loss.segmentation_terms(output, batch["masks"], reference)
@@ -419,12 +473,11 @@ class TAXLightningModule(L.LightningModule):
     # ------------------------------------------------------------------ prototypes
 
     def _carry_out(self, kind: Event) -> None:
+        loader = projection_loader(self.trainer)
         if kind == "start":
-            self._start_prototypes()
+            self.network.memory.start(starting_pixels(self, loader), keep=self.kept)
         else:
-            self.project(self._projection_loader(), final=kind == "final")
-        if kind == "final":
-            self.network.freeze()
+            self.project(loader, final=kind == "final")
 
     def project(self, loader: Iterable[Batch], final: bool = True) -> None:
         """Move every prototype onto its nearest training pixel and note where that is.
@@ -436,84 +489,12 @@ class TAXLightningModule(L.LightningModule):
         Args:
             loader: batches of training images, not augmented. Under several processes each gives
                 its own part of the images.
-            final: see :meth:`tax_lightning.prototypes.PrototypeMemory.project`.
+            final: see :meth:`tax_lightning.prototypes.PrototypeMemory.project`. Everything but the
+                kernels is then frozen.
         """
-        memory = self.network.memory
-        search = SourceSearch(*memory.alive.shape)
-        with torch.no_grad(), _evaluating(self.network):
-            for batch, output in self._visit(loader):
-                agree = self.loss.agreement(
-                    batch["masks"], batch["present"], self._reference(batch)
-                )
-                nearest = output.within == output.within.amax(dim=2, keepdim=True)
-                qualified = (agree >= LEAST_AGREEMENT) & (batch["masks"] != IGNORE_INDEX)
-                search.update(
-                    similarity=memory.similarity(output.embedding),
-                    eligible=nearest & qualified.unsqueeze(2),
-                    labels=batch["masks"],
-                    embedding=output.embedding,
-                    ids=batch["id"],
-                )
-        for other in self._from_other_processes(search):
-            search.merge(other)
-        memory.project(search, final=final)
-
-    def _start_prototypes(self) -> None:
-        """Start the prototypes at clusters of pixels on which their annotator is to be believed."""
-        loader = self._projection_loader()
-        images = len(getattr(loader, "dataset", [])) or int(self.trainer.num_training_batches)
-        per_image = max(1, START_PIXELS // max(images, 1))
-        pixels: list[list[Tensor]] = [[] for _ in self.annotators]
-        with torch.no_grad(), _evaluating(self.network):
-            for batch, output in self._visit(loader):
-                reference = self._reference(batch)
-                agree = self.loss.agreement(batch["masks"], batch["present"], reference)
-                near = relevance(batch["masks"], reference, self.loss.neighbourhood)
-                weight = agree * near.unsqueeze(1)
-                for n, sample in enumerate(_draw(output.embedding, weight, per_image)):
-                    pixels[n].append(sample.cpu())
-        own = [torch.cat(part) for part in pixels]
-        parts = [own, *self._from_other_processes(own)]
-        self.network.memory.start([torch.cat(same) for same in zip(*parts, strict=True)])
-        vectors = self.trainer.strategy.broadcast(self.network.memory.vectors.data)
-        self.network.memory.vectors.data.copy_(vectors)
-
-    def _visit(self, loader: Iterable[Batch]) -> Iterator[tuple[Batch, TAXOutput]]:
-        for batch in loader:
-            checked = self.on_before_batch_transfer(batch, 0)
-            ready = self.transfer_batch_to_device(checked, self.device, 0)
-            yield ready, self(ready["image"].to(next(self.network.parameters()).dtype))
-
-    def _projection_loader(self) -> Iterable[Batch]:
-        """This process's part of the training images, not augmented if the data module can."""
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        offered = hasattr(datamodule, "projection_dataloader")
-        whole: Any = (
-            datamodule.projection_dataloader() if offered else self.trainer.train_dataloader
-        )
-        batches = getattr(whole, "batch_sampler", None)
-        if batches is None or isinstance(whole.dataset, IterableDataset):
-            return cast(Iterable[Batch], whole)
-        dataset = whole.dataset
-        if offered and self.trainer.world_size > 1:  # the trainer's loader is divided already
-            rank, size = self.trainer.global_rank, len(dataset)
-            dataset = Subset(dataset, range(rank, size, self.trainer.world_size))
-            batches = BatchSampler(SequentialSampler(dataset), whole.batch_size or 1, False)
-        # A loader of its own: to iterate again over the one in use would disturb its epoch.
-        return DataLoader(
-            dataset,
-            batch_sampler=batches,
-            num_workers=whole.num_workers,
-            collate_fn=whole.collate_fn,
-        )
-
-    def _from_other_processes(self, mine: Any) -> list[Any]:  # noqa: ANN401 - any object
-        """The same object of every other process, in the order of their ranks."""
-        if self._trainer is None or self.trainer.world_size == 1:
-            return []
-        everyone: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(everyone, mine)
-        return [one for rank, one in enumerate(everyone) if rank != self.trainer.global_rank]
+        self.network.memory.project(find_sources(self, loader), final=final, keep=self.kept)
+        if final:
+            self.network.freeze()
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -556,7 +537,7 @@ def _backbone(network: nn.Module | str | None) -> nn.Module | None:
 
 
 def _check_network(network: TAXNetwork, annotators: Sequence[str], classes: Sequence[str]) -> None:
-    built_for = (network.bank.weight.shape[0], network.bank.weight.shape[2])
+    built_for = (network.bank.annotators, network.classes)
     if built_for != (len(annotators), len(classes)):
         raise ValueError(
             f"network: built for {built_for[0]} annotators and {built_for[1]} classes, but "
@@ -576,27 +557,16 @@ def _primitives(values: dict[str, Any]) -> dict[str, Any]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
 
-def _draw(embedding: Tensor, weight: Tensor, count: int) -> list[Tensor]:
-    """For each annotator ``count`` pixels an image, drawn by weight: N tensors ``[M_n, D]``."""
-    pixels = embedding.flatten(2).transpose(1, 2)  # [B, HW, D]
-    drawn = []
-    for weights in weight.flatten(2).unbind(dim=1):
-        there = weights.sum(dim=1) > 0
-        if not there.any():
-            drawn.append(pixels.new_zeros(0, pixels.shape[-1]))
-            continue
-        index = torch.multinomial(weights[there], count, replacement=True)
-        chosen = pixels[there].gather(1, index.unsqueeze(2).expand(-1, -1, pixels.shape[-1]))
-        drawn.append(chosen.flatten(0, 1))
-    return drawn
+def _check_option(argument: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{argument}={value!r}: expected one of {', '.join(known)}.")
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time of the block; a module in training mode returns to it."""
-    was_training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was_training)
+def _identity(local: Tensor) -> Tensor:
+    return local
+
+
+def _all_reduce(local: Tensor) -> Tensor:
+    """Sum over all processes; its gradient is the sum of theirs."""
+    whole: Tensor = all_reduce(local.contiguous())
+    return whole

@@ -11,13 +11,17 @@ A plain ``nn.Module`` without any training logic. All arithmetic of the method s
     p_n  = sum_k g_nk p_nk                          annotator n's own segmentation
     p    = sum_n w_n p_n                            the resulting segmentation
     s_nk = a_nk p_nk(c) / p(c)                      WHY: share of kernel (n, k) in the decision c
+
+:mod:`tax_lightning.mixing` has the two sums in their other form too, over logits; the share is then
+a_nk. In a shared bank W_k, b_k and P_k are the same for all n, which differ in their priors.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, get_args
 
 import segmentation_models_pytorch as smp
 import timm
@@ -25,8 +29,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tax_lightning.kernels import KernelBank
+from tax_lightning.kernels import BankKind, KernelBank
+from tax_lightning.mixing import Mixing, mix
 from tax_lightning.prototypes import PrototypeMemory
+
+BAND_VALUES = 2**24  # of float32, 64 MB: in a band, at inference
 
 
 class TAXOutput(NamedTuple):
@@ -73,20 +80,6 @@ class TAXOutput(NamedTuple):
         """What each kernel would label, sums to 1 over the C axis, ``[B, N, K, C, H, W]``."""
         return self.log_kernel_probs.exp()
 
-    def shares(self, decision: Tensor) -> Tensor:
-        """Share of every kernel in the decision at each pixel; they sum to 1 over N and K.
-
-        Args:
-            decision: class ids c ``[B, H, W]``.
-
-        Returns:
-            s_nk ``[B, N, K, H, W]`` in [0, 1].
-        """
-        chosen = decision[:, None, None, None].expand(*self.log_within.shape[:3], 1, -1, -1)
-        votes = self.log_kernel_probs.gather(3, chosen).squeeze(3)
-        weighted = self.log_who.unsqueeze(2) + self.log_within + votes
-        return weighted.flatten(1, 2).softmax(dim=1).view_as(weighted)
-
 
 class TAXNetwork(nn.Module):
     """Segmentation network that says who decides each pixel and which prototype is the reason.
@@ -95,7 +88,8 @@ class TAXNetwork(nn.Module):
     docstring) is this project's own.
 
     Args:
-        annotators: number of annotators N.
+        annotators: number of annotators N; or a number for each cohort, see
+            :class:`~tax_lightning.kernels.KernelBank`.
         classes: number of classes C, the background included.
         architecture: any architecture of segmentation_models_pytorch, such as ``"unet"``.
         encoder: any encoder of segmentation_models_pytorch, ``"tu-..."`` for those of timm.
@@ -110,10 +104,14 @@ class TAXNetwork(nn.Module):
         kernel_size: side of a kernel in pixels, odd.
         embedding_channels: length of the embedding that prototypes are compared with.
         temperature: tau of the assignment.
+        bank: ``"private"``: each annotator has K kernels and prototypes; ``"shared"``: all have
+            the same K, the types of annotation, and differ in when they use which.
+        mixing: ``"prob"`` mixes what the kernels and annotators say, so that the shares add up to
+            the decision exactly; ``"logit"`` mixes the kernels themselves.
 
     Raises:
-        ValueError: if the architecture or encoder is unknown, there are fewer than 2 classes, or
-            the backbone does not give features of four dimensions.
+        ValueError: if the architecture, encoder, bank or mixing is unknown, there are fewer than 2
+            classes, or the backbone does not give features of four dimensions.
 
     Shape:
         - images: ``[B, ch, H, W]``, any height and width
@@ -133,7 +131,7 @@ class TAXNetwork(nn.Module):
 
     def __init__(
         self,
-        annotators: int,
+        annotators: int | Sequence[int],
         classes: int,
         *,
         architecture: str = "unet",
@@ -146,8 +144,16 @@ class TAXNetwork(nn.Module):
         kernel_size: int = 3,
         embedding_channels: int = 32,
         temperature: float = 0.1,
+        bank: BankKind = "private",
+        mixing: Mixing = "prob",
     ) -> None:
         super().__init__()
+        for name, value, known in (
+            ("bank", bank, get_args(BankKind)),
+            ("mixing", mixing, get_args(Mixing)),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}.")
         if classes < 2:
             raise ValueError(
                 f"classes={classes}: expected at least 2, the background and one object class."
@@ -162,14 +168,17 @@ class TAXNetwork(nn.Module):
         self.backbone = backbone
         channels = self._dry_run(in_channels)
         self.projection = nn.Conv2d(channels, embedding_channels, kernel_size=1)
-        self.bank = KernelBank(annotators, kernels, classes, channels, kernel_size)
-        self.memory = PrototypeMemory(annotators, kernels, embedding_channels, temperature)
+        self.bank = KernelBank(annotators, kernels, classes, channels, kernel_size, bank)
+        self.memory = PrototypeMemory(annotators, kernels, embedding_channels, temperature, bank)
+        self.mixing: Mixing = mixing
+        self.classes = classes
         self.frozen = False
+        self.fixed_prototypes = False
 
     @property
     def kernels(self) -> int:
         """Kernels per annotator K."""
-        return self.bank.weight.shape[1]
+        return self.bank.kernels
 
     def forward(self, images: Tensor) -> TAXOutput:
         """Segment a batch of images and say who and why."""
@@ -196,8 +205,7 @@ class TAXNetwork(nn.Module):
         """The arithmetic of the method: features ``[B, D, H, W]`` to who, why and the result."""
         embedding = self.projection(features)
         logits = self.bank(features)
-        # In logarithms a pixel that is certainly wrong still has a slope to learn from, and in
-        # float32 the mixture is exact also where the convolutions run in bf16.
+        # In float32 also where the convolutions run in bf16, so that the shares add up.
         with torch.autocast(features.device.type, enabled=False):
             embedding = F.normalize(embedding.float(), dim=1)
             evidence = self.memory(embedding)
@@ -205,11 +213,50 @@ class TAXNetwork(nn.Module):
             log_who = annotator_evidence.log_softmax(dim=1)
             log_within = evidence - annotator_evidence.unsqueeze(2)
             log_kernel = logits.float().log_softmax(dim=3)
-            log_annotator = (log_within.unsqueeze(3) + log_kernel).logsumexp(dim=2)
-            log_probs = (log_who.unsqueeze(2) + log_annotator).logsumexp(dim=1)
+            log_annotator = mix(log_within, log_kernel, self.mixing)
+            log_probs = mix(log_who, log_annotator, self.mixing)
         return TAXOutput(log_probs, log_annotator, log_who, log_within, log_kernel, embedding)
 
-    def freeze(self, frozen: bool = True) -> None:
+    def shares(self, output: TAXOutput, decision: Tensor) -> Tensor:
+        """Share of every kernel in the decision at each pixel; they sum to 1 over N and K.
+
+        Args:
+            output: what this network said.
+            decision: class ids c ``[B, H, W]``.
+
+        Returns:
+            s_nk ``[B, N, K, H, W]`` in [0, 1].
+        """
+        weighted = output.log_who.unsqueeze(2) + output.log_within
+        if self.mixing == "prob":
+            chosen = decision[:, None, None, None].expand(*weighted.shape[:3], 1, -1, -1)
+            weighted = weighted + output.log_kernel_probs.gather(3, chosen).squeeze(3)
+        return weighted.flatten(1, 2).softmax(dim=1).view_as(weighted)
+
+    def bands(self, features: Tensor, most_values: int = BAND_VALUES) -> Iterator[TAXOutput]:
+        """:meth:`assign` by horizontal bands, so that memory does not grow with N, K and C.
+
+        At every pixel the assignment holds N * K * C values, of which a user keeps a few. A kernel
+        sees beyond the edge of its band: the features overlap, and each output is cut.
+
+        Args:
+            features: ``[B, D, H, W]``.
+            most_values: of ``log_kernel_probs`` in one band; a band has at least one row.
+
+        Yields:
+            :class:`TAXOutput` of the bands from top to bottom; their heights add up to H.
+        """
+        batch, _, height, width = features.shape
+        at_a_pixel = self.bank.annotators * self.bank.kernels * self.classes
+        rows = max(1, most_values // (at_a_pixel * batch * width))
+        reach = self.bank.weights[0].shape[-1] // 2
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            first, last = max(0, top - reach), min(height, bottom + reach)
+            output = self.assign(features[:, :, first:last])
+            yield TAXOutput(*(part[..., top - first : bottom - first, :] for part in output))
+
+    def freeze(self, frozen: bool = True, *, prototypes: bool = True) -> None:
         """Hold everything but the kernels fixed: features, batch-norm statistics, prototypes.
 
         After the prototypes have been moved onto training pixels, the kernels are fitted to them;
@@ -217,15 +264,16 @@ class TAXNetwork(nn.Module):
 
         Args:
             frozen: ``False`` lets everything be trained again.
+            prototypes: ``False`` lets the prototypes be trained all the same.
         """
         self.frozen = frozen
+        self.fixed_prototypes = frozen and prototypes
         self.train(self.training)
 
     def frozen_parameters(self) -> list[nn.Parameter]:
         """The parameters that :meth:`freeze` holds fixed; empty while nothing is frozen."""
-        if not self.frozen:
-            return []
-        parts = (self.backbone, self.projection, self.memory)
+        parts: list[nn.Module] = [self.backbone, self.projection] if self.frozen else []
+        parts += [self.memory] if self.fixed_prototypes else []
         parameters = [parameter for part in parts for parameter in part.parameters()]
         return [parameter for parameter in parameters if parameter.requires_grad]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tax_lightning.explain.explanation import PrototypeSource
+from tax_lightning.kernels import BankKind, Cohorts, joined
 
 RUNNERS_UP = 9
 LEAST_SIMILARITY = 0.5
@@ -30,10 +31,13 @@ class PrototypeMemory(nn.Module):
     as plain tensors and strings, without any image data.
 
     Args:
-        annotators: number of annotators N.
+        cohorts: number of annotators N, or a number for each cohort of annotators, see
+            :class:`~tax_lightning.kernels.KernelBank`.
         kernels: kernels, and so prototypes, per annotator K.
         channels: length D of an embedding.
         temperature: tau, by which a cosine is divided before the softmax; greater than 0.
+        kind: ``"private"``: each annotator has K prototypes and one prior; ``"shared"``: all have
+            the same K prototypes, and each a prior for each of them, on the scale of a cosine.
 
     Raises:
         ValueError: if ``temperature`` is not positive.
@@ -43,7 +47,7 @@ class PrototypeMemory(nn.Module):
         - evidence: ``[B, N, K, H, W]``; -inf for a dead prototype
 
     Example:
-        >>> memory = PrototypeMemory(annotators=2, kernels=3, channels=8)
+        >>> memory = PrototypeMemory(2, kernels=3, channels=8)
         >>> z = F.normalize(torch.randn(1, 8, 4, 4), dim=1)
         >>> memory(z).shape
         torch.Size([1, 2, 3, 4, 4])
@@ -51,7 +55,6 @@ class PrototypeMemory(nn.Module):
         False
     """
 
-    prior: Tensor
     alive: Tensor
     projected: Tensor
     source_pixel: Tensor
@@ -59,58 +62,116 @@ class PrototypeMemory(nn.Module):
     source_similarity: Tensor
 
     def __init__(
-        self, annotators: int, kernels: int, channels: int, temperature: float = 0.1
+        self,
+        cohorts: int | Sequence[int],
+        kernels: int,
+        channels: int,
+        temperature: float = 0.1,
+        kind: BankKind = "private",
     ) -> None:
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature={temperature}: expected a number greater than 0.")
         self.temperature = temperature
-        self.vectors = nn.Parameter(F.normalize(torch.randn(annotators, kernels, channels), dim=-1))
-        self.prior = nn.Parameter(torch.zeros(annotators))
-        places = (annotators, kernels, 1 + RUNNERS_UP)  # the source, then its runners-up
-        self.register_buffer("alive", torch.ones(annotators, kernels, dtype=torch.bool))
+        self.kind = kind
+        sizes = [cohorts] if isinstance(cohorts, int) else list(cohorts)
+        rows = sizes if kind == "private" else [1]
+        self.prototypes = Cohorts(
+            [F.normalize(torch.randn(row, kernels, channels), dim=-1) for row in rows]
+        )
+        self.priors = Cohorts(
+            [torch.zeros(n) if kind == "private" else torch.zeros(n, kernels) for n in sizes]
+        )
+        places = (sum(rows), kernels, 1 + RUNNERS_UP)  # the source, then its runners-up
+        self.register_buffer("alive", torch.ones(places[:2], dtype=torch.bool))
         self.register_buffer("projected", torch.tensor(False))
         self.register_buffer("source_pixel", torch.full((*places, 2), -1))
         self.register_buffer("source_label", torch.full(places, -1))
         self.register_buffer("source_similarity", torch.full(places, float("nan")))
-        self.source_ids = _no_ids(annotators, kernels)
+        self.source_ids = _no_ids(*places[:2])
+
+    @property
+    def annotators(self) -> int:
+        """Number of annotators N."""
+        return sum(self.priors.sizes)
+
+    @property
+    def vectors(self) -> Tensor:
+        """All prototypes as they are learnt, ``[N, K, D]``; shared ones ``[1, K, D]``."""
+        return self.prototypes.whole
+
+    @property
+    def prior(self) -> Tensor:
+        """Priors ``[N]``; those of shared prototypes ``[N, K]``."""
+        return self.priors.whole
 
     @property
     def unit_vectors(self) -> Tensor:
-        """The prototypes at unit length, float32 ``[N, K, D]``."""
+        """The prototypes at unit length, float32 ``[N, K, D]``; shared ones ``[1, K, D]``."""
         return F.normalize(self.vectors.float(), dim=-1)
 
+    @property
+    def living(self) -> Tensor:
+        """Which prototypes take part in the decisions, bool ``[N, K]``."""
+        return self.alive.expand(self.annotators, -1)
+
     def similarity(self, embedding: Tensor) -> Tensor:
-        """Cosine of pixels ``[B, D, H, W]`` with each prototype: ``[B, N, K, H, W]`` in [-1, 1]."""
-        vectors = self.unit_vectors
+        """Cosine of pixels with each prototype.
+
+        Args:
+            embedding: ``[B, D, H, W]``, unit length over D.
+
+        Returns:
+            ``[B, N, K, H, W]`` in [-1, 1]; of shared prototypes ``[B, 1, K, H, W]``.
+        """
         with torch.autocast(embedding.device.type, enabled=False):
-            cosine: Tensor = F.conv2d(embedding.float(), vectors.flatten(0, 1)[..., None, None])
-        return cosine.view(cosine.shape[0], *vectors.shape[:2], *cosine.shape[-2:])
+            return joined([_cosine(embedding.float(), part) for part in self.prototypes])
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """Evidence ``cos / tau + prior`` for every kernel at every pixel."""
-        bias = self.prior[:, None].expand_as(self.alive).masked_fill(~self.alive, float("-inf"))
+        """Evidence for every kernel at every pixel ``[B, N, K, H, W]``: cosine / tau + prior."""
+        prior = self.prior if self.kind == "private" else self.prior / self.temperature
+        bias = prior.view(self.annotators, -1).expand_as(self.living)
+        bias = bias.masked_fill(~self.living, float("-inf"))
         return self.similarity(embedding) / self.temperature + bias[None, :, :, None, None]
 
     @torch.no_grad()
-    def start(self, pixels: Sequence[Tensor], seed: int = 0) -> None:
+    def start(self, pixels: Sequence[Tensor], seed: int = 0, keep: int = 0) -> None:
         """Start the prototypes at the centres of K clusters of each annotator's pixels.
 
         Args:
             pixels: for each annotator embeddings ``[M_n, D]`` of unit length; an annotator with
-                fewer than K pixels keeps the present prototypes.
+                fewer than K pixels keeps the present prototypes. Shared prototypes take them all.
             seed: makes the clustering reproducible.
+            keep: number of annotators, from the first, whose prototypes stay what they are.
         """
-        kernels = self.vectors.shape[1]
+        kernels = self.alive.shape[1]
+        if self.kind == "shared":
+            pixels = [torch.cat(list(pixels))]
         for n, sample in enumerate(pixels):
-            if len(sample) >= kernels:
+            if n >= keep and len(sample) >= kernels:
                 rng = np.random.default_rng(seed + n)
                 points = sample.double().cpu().numpy()
                 centres, _ = kmeans2(points, kernels, iter=20, minit="++", rng=rng, missing="warn")
-                self.vectors[n] = F.normalize(torch.from_numpy(centres).to(self.vectors), dim=-1)
+                row = self.prototypes.row(n)
+                row.copy_(F.normalize(torch.from_numpy(centres).to(row), dim=-1))
 
     @torch.no_grad()
-    def project(self, search: SourceSearch, *, final: bool) -> None:
+    def follow(self, sums: Tensor, counts: Tensor, momentum: float = 0.99) -> None:
+        """Move each prototype a step towards the mean of the pixels assigned to it.
+
+        Args:
+            sums: sum of the embeddings assigned ``[N, K, D]``, over all processes.
+            counts: weight of the pixels assigned ``[N, K]``; a prototype without any stays.
+            momentum: share of the prototype that stays, in [0, 1].
+        """
+        mean = F.normalize(sums, dim=-1)
+        for n in range(len(sums)):
+            row = self.prototypes.row(n)
+            moved = F.normalize(row, dim=-1) * momentum + mean[n].to(row) * (1 - momentum)
+            row.copy_(torch.where(counts[n, :, None] > 0, F.normalize(moved, dim=-1), row))
+
+    @torch.no_grad()
+    def project(self, search: SourceSearch, *, final: bool, keep: int = 0) -> None:
         """Move each prototype onto the nearest training pixel that qualified, and note its source.
 
         No pixel is used twice: the most similar pair of prototype and pixel is settled first. After
@@ -121,29 +182,37 @@ class PrototypeMemory(nn.Module):
             search: the most similar training pixels of every prototype.
             final: ``True`` for the projection that the explanation rests on. Trial projections
                 during training let no prototype die.
+            keep: number of annotators, from the first, whose prototypes stay what they are.
         """
-        self._forget_sources()
-        taken: set[tuple[str, int, int]] = set()
+        taken = self._forget_sources(keep)
         for n, k, pixel in search.pairs():
-            if not self.source_ids[n][k] and pixel.place not in taken:
+            if n >= keep and not self.source_ids[n][k] and pixel.place not in taken:
                 taken.add(pixel.place)
                 others = [other for other in search.best[n][k] if other is not pixel]
                 self._take(n, k, [pixel, *others])
         self.projected.fill_(final)
         if final:
-            best = self.source_similarity[..., 0].nan_to_num(-1.0)
-            self.alive.copy_(best >= LEAST_SIMILARITY)
-            self.alive.scatter_(1, best.argmax(dim=1, keepdim=True), True)
+            best = self.source_similarity[keep:, :, 0].nan_to_num(-1.0)
+            alive = best >= LEAST_SIMILARITY
+            self.alive[keep:] = alive.scatter(1, best.argmax(dim=1, keepdim=True), True)
 
-    def _forget_sources(self) -> None:
-        self.source_ids = _no_ids(*self.alive.shape)
-        self.source_pixel.fill_(-1)
-        self.source_label.fill_(-1)
-        self.source_similarity.fill_(float("nan"))
-        self.alive.fill_(True)
+    def _forget_sources(self, keep: int) -> set[tuple[str, int, int]]:
+        """Forget those of all annotators but the first few; returns the places still taken."""
+        rows, kernels = self.alive.shape
+        self.source_ids = [*self.source_ids[:keep], *_no_ids(rows - keep, kernels)]
+        self.source_pixel[keep:] = -1
+        self.source_label[keep:] = -1
+        self.source_similarity[keep:] = float("nan")
+        self.alive[keep:] = True
+        return {
+            (ids[0], *self.source_pixel[n, k, 0].tolist())
+            for n, row in enumerate(self.source_ids)
+            for k, ids in enumerate(row)
+            if ids
+        }
 
     def _take(self, n: int, k: int, pixels: Sequence[Pixel]) -> None:
-        self.vectors[n, k] = pixels[0].embedding.to(self.vectors)
+        self.prototypes.row(n)[k] = pixels[0].embedding.to(self.vectors)
         self.source_ids[n][k] = [pixel.sample_id for pixel in pixels]
         rows = slice(len(pixels))
         for buffer, values in (
@@ -156,9 +225,13 @@ class PrototypeMemory(nn.Module):
     def sources(
         self, annotators: Sequence[str], classes: Sequence[str]
     ) -> tuple[tuple[PrototypeSource, ...], ...]:
-        """The provenance of every prototype by name, ``[N][K]``; ids are "" before a projection."""
+        """The provenance of every prototype by name, ``[N][K]``; ids are "" before a projection.
+
+        Shared prototypes stand in the row of each annotator.
+        """
+        rows, kernels = self.alive.shape
         return tuple(
-            tuple(self._source(n, k, name, classes) for k in range(self.alive.shape[1]))
+            tuple(self._source(min(n, rows - 1), k, name, classes) for k in range(kernels))
             for n, name in enumerate(annotators)
         )
 
@@ -294,6 +367,12 @@ class SourceSearch:
             for pixel in pixels
         ]
         return sorted(found, key=lambda pair: (-pair[2].similarity, pair[0], pair[1]))
+
+
+def _cosine(embedding: Tensor, prototypes: Tensor) -> Tensor:
+    units = F.normalize(prototypes.float(), dim=-1).flatten(0, 1)
+    cosine: Tensor = F.conv2d(embedding, units[..., None, None])
+    return cosine.view(cosine.shape[0], *prototypes.shape[:2], *cosine.shape[-2:])
 
 
 def _best_pixels(pixels: Sequence[Pixel]) -> list[Pixel]:

@@ -50,7 +50,7 @@ def test_kernels_start_small_and_differ():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"annotators": 0}, "annotators=0: expected at least 1."),
+        ({"cohorts": 0}, "annotators=0: expected at least 1."),
         ({"kernels": 0}, "kernels=0: expected at least 1."),
         ({"classes": 1}, "classes=1: expected at least 2."),
         ({"channels": 0}, "channels=0: expected at least 1."),
@@ -59,6 +59,6 @@ def test_kernels_start_small_and_differ():
     ],
 )
 def test_errors_name_the_argument(change, message):
-    arguments = {"annotators": 2, "kernels": 2, "classes": 2, "channels": 4} | change
+    arguments = {"cohorts": 2, "kernels": 2, "classes": 2, "channels": 4} | change
     with pytest.raises(ValueError, match=f"^{message}$"):
         KernelBank(**arguments)

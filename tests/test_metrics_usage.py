@@ -7,7 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tax_lightning.metrics import PrototypeUsage, prototype_usage
+from tax_lightning.metrics.usage import (
+    AssignmentUsage,
+    PrototypeUsage,
+    assignment_information,
+    dead_share,
+    prototype_max_cosine,
+    prototype_usage,
+)
 
 
 def everywhere(*shares: tuple[float, ...]) -> torch.Tensor:
@@ -68,3 +75,91 @@ def test_wrong_arguments_are_named():
         prototype_usage(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="`kernels` is 0, expected at least 1"):
         PrototypeUsage(["Ada"], kernels=0)
+
+
+def test_dead_share_by_hand():
+    # Over three pixels Ada's first and third prototypes lead; Ben's first leads alone.
+    within = torch.tensor(
+        [
+            [[0.6, 0.1, 0.1], [0.3, 0.3, 0.3], [0.1, 0.6, 0.6], [0.0, 0.0, 0.0]],
+            [[0.4, 0.4, 0.4], [0.3, 0.3, 0.3], [0.2, 0.2, 0.2], [0.1, 0.1, 0.1]],
+        ]
+    )
+    log_within = within.log()[None, :, :, None]  # Ada's fourth prototype is dead
+    assert dead_share(log_within).tolist() == [2 / 4, 3 / 4]
+    assert dead_share(log_within[..., :1]).tolist() == [3 / 4, 3 / 4]
+    assert dead_share(log_within[..., :0]).isnan().all()
+
+
+def test_information_by_hand():
+    # Two pixels, a = (0.9, 0.1) and (0.5, 0.5): the mean is (0.7, 0.3)
+    log_who = torch.tensor([[0.9, 0.5], [0.1, 0.5]]).log()[None, :, None]
+    log_within = torch.zeros(1, 2, 1, 1, 2)
+
+    def entropy(*shares: float) -> float:
+        return -sum(share * np.log(share) for share in shares)
+
+    expected = entropy(0.7, 0.3) - (entropy(0.9, 0.1) + entropy(0.5, 0.5)) / 2
+    assert assignment_information(log_who, log_within).item() == pytest.approx(expected)
+    # kernels within one annotator count as annotators do
+    halves = log_who.unsqueeze(1)
+    assert assignment_information(torch.zeros(1, 1, 1, 2), halves).item() == pytest.approx(expected)
+
+
+def test_information_is_zero_where_the_assignment_has_collapsed():
+    log_who = torch.tensor([0.7, 0.3]).log().view(1, 2, 1, 1).expand(2, 2, 4, 4)
+    log_within = torch.tensor([1.0, 0.0]).log().view(1, 1, 2, 1, 1).expand(2, 2, 2, 4, 4)
+    assert assignment_information(log_who, log_within).item() == pytest.approx(0, abs=1e-6)
+
+
+@settings(max_examples=50)
+@given(hnp.arrays(np.float32, (2, 2, 3, 2, 2), elements=st.floats(-80, 80, width=32)))
+def test_information_is_between_nothing_and_all(evidence):
+    evidence = torch.from_numpy(evidence)
+    log_who, log_within = evidence.logsumexp(2).log_softmax(1), evidence.log_softmax(2)
+    information = assignment_information(log_who, log_within)
+    assert 0 <= information <= np.log(6) + 1e-5
+
+
+def test_assignment_usage_pools_pixels_of_batches_of_any_size():
+    log_who = torch.rand(5, 2, 3, 3).softmax(1).log()
+    log_within = (8 * torch.rand(5, 2, 4, 3, 3)).softmax(2).log()
+    metric = AssignmentUsage(["Ada", "Ben"], kernels=4)
+    for images in (slice(0, 1), slice(1, 5)):
+        metric.update(log_who=log_who[images], log_within=log_within[images])
+    result = metric.compute()
+    dead = dead_share(log_within)
+    assert result["prototype_dead/Ada"] == dead[0]
+    assert result["prototype_dead/Ben"] == dead[1]
+    assert result["prototype_dead/mean"] == dead.mean()
+    expected = assignment_information(log_who, log_within)
+    assert result["assignment_information"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_assignment_usage_is_nan_without_a_case():
+    metric = AssignmentUsage(["Ada", "Ben"], kernels=2)
+    metric.update(log_who=torch.zeros(0, 2, 4, 4), log_within=torch.zeros(0, 2, 2, 4, 4))
+    assert all(value.isnan() for value in metric.compute().values())
+
+
+def test_max_cosine_by_hand():
+    vectors = torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[0.6, 0.8], [-1.0, 0.0]]])
+    assert prototype_max_cosine(vectors).item() == pytest.approx(0.8)
+    alive = torch.tensor([[True, True], [False, True]])
+    assert prototype_max_cosine(vectors, alive).item() == 0
+    alive = torch.tensor([[True, False], [False, True]])
+    assert prototype_max_cosine(vectors, alive).item() == -1
+    assert prototype_max_cosine(vectors[:1, :1]).isnan()
+    assert prototype_max_cosine(vectors, torch.zeros(2, 2, dtype=torch.bool)).isnan()
+
+
+def test_wrong_arguments_of_the_assignment_are_named():
+    metric = AssignmentUsage(["Ada", "Ben"], kernels=2)
+    with pytest.raises(
+        ValueError, match=r"`log_who` has shape \[1, 3, 4, 4\], expected \[B=1, N=2"
+    ):
+        metric.update(log_who=torch.zeros(1, 3, 4, 4), log_within=torch.zeros(1, 2, 2, 4, 4))
+    with pytest.raises(ValueError, match="`kernels` is 0, expected at least 1"):
+        AssignmentUsage(["Ada"], kernels=0)
+    with pytest.raises(ValueError, match=r"`alive` has shape \[2\], expected \[N=1, K=2\]"):
+        prototype_max_cosine(torch.ones(1, 2, 3), torch.ones(2, dtype=torch.bool))

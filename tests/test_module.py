@@ -260,7 +260,7 @@ def test_explanation_of_images(trained):
     torch.testing.assert_close(explanation.who.sum(dim=1), torch.ones(2, 32, 32))
     with torch.no_grad():
         output = trained.network.eval()(images)
-    shares = output.shares(explanation.decision)
+    shares = trained.network.shares(output, explanation.decision)
     assert torch.equal(explanation.why_share, shares.amax(dim=2))
     picked = shares.gather(2, explanation.why.unsqueeze(2)).squeeze(2)
     assert torch.equal(explanation.why_share, picked)
@@ -490,7 +490,7 @@ def test_after_the_final_projection_only_kernels_change(make_optimizer, options)
         for name, value in keep.before.items()
         if not torch.equal(value.nan_to_num(9), after[name].nan_to_num(9))
     }
-    assert changed == {"bank.weight", "bank.bias"}
+    assert changed == {"bank.weights.0", "bank.biases.0"}
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -830,7 +830,11 @@ def test_a_checkpoint_of_others_is_refused(checkpoint, names, kind):
         ({"annotators": "Ana"}, "annotators='Ana': expected a list of at least 1 different names"),
         ({"annotators": ["Ana", "Ana"]}, r"annotators=\['Ana', 'Ana'\]: expected a list of"),
         ({"classes": ["cell"]}, r"classes=\['cell'\]: .* Name the background first, then at least"),
-        ({"reference": "staple"}, "reference='staple': expected 'given' or 'majority'"),
+        ({"reference": "x"}, "reference='x': expected one of given, majority, staple, none"),
+        ({"reference": "none"}, "reference='none', who_target='window': without a reference"),
+        ({"bank": "x"}, "bank='x': expected one of private, shared"),
+        ({"mixing": "x"}, "mixing='x': expected one of prob, logit"),
+        ({"prototype_update": "x"}, "prototype_update='x': expected one of gradient, ema"),
         ({"who_target": "you"}, "who_target='you': expected one of window, agree, owner, none"),
         ({"who_window": 4}, "who_window=4: expected an odd number of pixels"),
         ({"segmentation_loss": "x"}, "segmentation_loss='x': expected one of ce, dice"),

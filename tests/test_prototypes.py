@@ -391,4 +391,4 @@ def test_a_state_dict_does_not_change_with_a_later_projection():
 def test_a_checkpoint_holds_no_image_data():
     for name, value in projected_memory().state_dict().items():
         if isinstance(value, Tensor) and value.is_floating_point():
-            assert name in {"vectors", "prior", "source_similarity"}
+            assert name in {"prototypes.0", "priors.0", "source_similarity"}

@@ -88,6 +88,36 @@ def labelled_pixels(masks: Tensor, present: Tensor) -> Tensor:
     return (masks != IGNORE_INDEX) & present[:, :, None, None]
 
 
+def named_annotator(who: Tensor, labelled: Tensor) -> Tensor:
+    """Index of the annotator with the largest share among those with a label.
+
+    Args:
+        who: Share of each annotator in the decision ``[B, N, H, W]``.
+        labelled: Where each annotator has given a label, boolean ``[B, N, H, W]``.
+
+    Returns:
+        Indices ``[B, 1, H, W]``.
+
+    Example:
+        >>> import torch
+        >>> who = torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1)
+        >>> named_annotator(who, torch.tensor([False, True, True]).view(1, 3, 1, 1)).item()
+        1
+    """
+    return who.masked_fill(~labelled, -torch.inf).argmax(1, keepdim=True)
+
+
+def sum_where(values: Tensor, cases: Tensor) -> Tensor:
+    """Sum of the values of the cases; the others may be anything, infinity too.
+
+    Example:
+        >>> import torch
+        >>> sum_where(torch.tensor([1.0, torch.inf]), torch.tensor([True, False]))
+        tensor(1.)
+    """
+    return torch.where(cases, values, 0).sum()
+
+
 def foreground_masks(labels: Tensor, num_classes: int) -> Tensor:
     """One mask a foreground class; pixels that are not labelled are in none of them.
 

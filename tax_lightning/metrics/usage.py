@@ -1,4 +1,4 @@
-"""How evenly each annotator's prototypes are used."""
+"""How evenly prototypes are used, whether what is seen moves them, and how far apart they are."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics import Metric
 
 from tax_lightning.metrics.inputs import check_inputs, check_names
@@ -22,6 +23,12 @@ def _evenness(totals: Tensor) -> Tensor:
 def _totals(within: Tensor) -> Tensor:
     """Shares summed over images and pixels, in single precision ``[N, K]``."""
     return within.sum((0, 3, 4), dtype=torch.float32)
+
+
+def _check_kernels(kernels: int) -> int:
+    if kernels < 1:
+        raise ValueError(f"`kernels` is {kernels}, expected at least 1; pass the number K.")
+    return kernels
 
 
 def prototype_usage(within: Tensor) -> Tensor:
@@ -86,10 +93,8 @@ class PrototypeUsage(Metric):
 
     def __init__(self, annotators: Sequence[str], kernels: int) -> None:
         super().__init__()
-        if kernels < 1:
-            raise ValueError(f"`kernels` is {kernels}, expected at least 1; pass the number K.")
+        self.kernels = _check_kernels(kernels)
         self.annotators = check_names("annotators", annotators, least=1)
-        self.kernels = kernels
         empty = torch.zeros(len(self.annotators), kernels)
         self.add_state("totals", empty, dist_reduce_fx="sum")
 
@@ -103,3 +108,194 @@ class PrototypeUsage(Metric):
         usage = _evenness(self.totals)
         by_name = {f"prototype_usage/{name}": usage[n] for n, name in enumerate(self.annotators)}
         return by_name | {"prototype_usage/mean": usage.mean()}
+
+
+def _pixels(log_within: Tensor) -> int:
+    """Number of pixels of a batch ``[B, N, K, H, W]``."""
+    return log_within.shape[0] * log_within.shape[-2] * log_within.shape[-1]
+
+
+def _tops(log_within: Tensor) -> Tensor:
+    """At how many pixels each prototype is the top of its annotator ``[N, K]``."""
+    kernels = torch.arange(log_within.shape[2], device=log_within.device)
+    top = log_within.argmax(2, keepdim=True)
+    return (top == kernels[:, None, None]).sum((0, 3, 4))
+
+
+def _dead(tops: Tensor) -> Tensor:
+    """Share of prototypes without a pixel ``[N]``; NaN where no pixel was seen."""
+    share = (tops == 0).float().mean(1)
+    return share.masked_fill(tops.sum(1) == 0, torch.nan)
+
+
+def dead_share(log_within: Tensor) -> Tensor:
+    """Share of each annotator's prototypes that lead their annotator at no pixel.
+
+    A prototype leads where its weight is the largest of its annotator's K (the first of equals). A
+    prototype that the memory has declared dead, whose logarithm is -inf, leads nowhere.
+
+    Args:
+        log_within: Logarithm of each kernel's weight within its annotator ``[B, N, K, H, W]``.
+
+    Returns:
+        Shares in [0, 1 - 1/K] ``[N]``, 0 is best; NaN where there is no pixel.
+
+    Raises:
+        ValueError: If ``log_within`` has not five dimensions.
+
+    Example:
+        >>> import torch
+        >>> shares = torch.tensor([[0.6, 0.4], [0.3, 0.7]])  # 2 annotators, 2 kernels
+        >>> dead_share(shares.log()[None, :, :, None, None])
+        tensor([0.5000, 0.5000])
+    """
+    check_inputs(("log_within", log_within, "BNKHW"))
+    return _dead(_tops(log_within))
+
+
+def _information_sums(log_who: Tensor, log_within: Tensor) -> tuple[Tensor, Tensor]:
+    """Assignment summed over pixels ``[N, K]``, and the sum of its entropies."""
+    assignment = (log_who.float().unsqueeze(2) + log_within.float()).exp()
+    return assignment.sum((0, 3, 4)), torch.special.entr(assignment).sum()
+
+
+def _information(totals: Tensor, entropy: Tensor, pixels: Tensor) -> Tensor:
+    """H(mean a) - mean H(a); NaN where there is no pixel."""
+    of_mean: Tensor = torch.special.entr(totals / totals.sum()).sum()
+    return (of_mean - entropy / pixels).clamp(min=0)  # rounding may leave it just below 0
+
+
+def assignment_information(log_who: Tensor, log_within: Tensor) -> Tensor:
+    """How much the pixel says about which of all N * K kernels is assigned to it, in nats.
+
+    The mutual information of pixel and kernel, H(mean a) - mean H(a): 0 where every pixel is
+    assigned alike, whatever it shows (collapsed), and log(N * K) where each pixel has one kernel
+    and all kernels have as many pixels.
+
+    Args:
+        log_who: Logarithm of each annotator's weight ``[B, N, H, W]``.
+        log_within: Logarithm of each kernel's weight within its annotator ``[B, N, K, H, W]``.
+
+    Returns:
+        A scalar in [0, log(N * K)]; NaN where there is no pixel.
+
+    Raises:
+        ValueError: If the shapes do not fit one another.
+
+    Example:
+        >>> import torch
+        >>> who = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # 2 annotators, 2 pixels
+        >>> within = torch.zeros(1, 2, 1, 1, 2)
+        >>> assignment_information(who.log()[None, :, None], within)
+        tensor(0.6931)
+
+    Source:
+        J. S. Bridle, A. J. R. Heading, D. J. C. MacKay, "Unsupervised classifiers, mutual
+        information and 'phantom targets'", 1991.
+    """
+    check_inputs(("log_who", log_who, "BNHW"), ("log_within", log_within, "BNKHW"))
+    pixels = torch.tensor(_pixels(log_within), device=log_within.device)
+    return _information(*_information_sums(log_who, log_within), pixels)
+
+
+def prototype_max_cosine(vectors: Tensor, alive: Tensor | None = None) -> Tensor:
+    """Largest cosine between two different prototypes; above 0.95 they are duplicates.
+
+    Prototypes of one annotator and of different annotators count alike.
+
+    Args:
+        vectors: Prototypes ``[N, K, D]``, of any length but 0.
+        alive: Prototypes that take part, boolean ``[N, K]``; all of them if not given.
+
+    Returns:
+        A scalar in [-1, 1]; NaN for fewer than two prototypes.
+
+    Raises:
+        ValueError: If the shapes do not fit one another.
+
+    Example:
+        >>> import torch
+        >>> prototype_max_cosine(torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [-1, 0]]]))
+        tensor(0.8000)
+    """
+    check_inputs(("vectors", vectors, "NKD"))
+    rows = vectors.flatten(0, 1)
+    if alive is not None:
+        check_inputs(("vectors", vectors, "NKD"), ("alive", alive, "NK"))
+        rows = rows[alive.flatten()]
+    if len(rows) < 2:
+        return torch.full((), torch.nan, device=vectors.device)
+    rows = F.normalize(rows.float(), dim=-1)
+    cosine: Tensor = (rows @ rows.T).fill_diagonal_(-torch.inf)
+    return cosine.max().clamp(-1, 1)
+
+
+class AssignmentUsage(Metric):
+    """Which prototypes are never used, and whether the assignment follows what is seen.
+
+    Pools the pixels of all images; see :func:`dead_share` and :func:`assignment_information`.
+
+    ``update`` takes ``log_who`` ``[B, N, H, W]`` and ``log_within`` ``[B, N, K, H, W]``.
+    ``compute`` returns ``{"prototype_dead/<annotator>": ..., "prototype_dead/mean": ...,
+    "assignment_information": ...}``: shares in [0, 1] and nats in [0, log(N * K)]; NaN without a
+    case.
+
+    Args:
+        annotators: Names, in the order of the N axis.
+        kernels: Number K of kernels of an annotator.
+
+    Raises:
+        ValueError: If names repeat, ``kernels`` is below 1 or tensors do not fit.
+
+    Example:
+        >>> import torch
+        >>> metric = AssignmentUsage(["Ada", "Ben"], kernels=1)
+        >>> who = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # 2 annotators, 2 pixels
+        >>> metric.update(log_who=who.log()[None, :, None], log_within=torch.zeros(1, 2, 1, 1, 2))
+        >>> {name: round(float(value), 3) for name, value in metric.compute().items()}
+        ... # doctest: +NORMALIZE_WHITESPACE
+        {'prototype_dead/Ada': 0.0, 'prototype_dead/Ben': 0.0, 'prototype_dead/mean': 0.0,
+         'assignment_information': 0.693}
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    tops: Tensor
+    totals: Tensor
+    entropy: Tensor
+    pixels: Tensor
+
+    def __init__(self, annotators: Sequence[str], kernels: int) -> None:
+        super().__init__()
+        self.kernels = _check_kernels(kernels)
+        self.annotators = check_names("annotators", annotators, least=1)
+        shape = len(self.annotators), kernels
+        self.add_state("tops", torch.zeros(shape, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("totals", torch.zeros(shape), dist_reduce_fx="sum")
+        self.add_state("entropy", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("pixels", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, *, log_who: Tensor, log_within: Tensor) -> None:
+        """Add one batch."""
+        check_inputs(
+            ("log_who", log_who, "BNHW"),
+            ("log_within", log_within, "BNKHW"),
+            N=len(self.annotators),
+            K=self.kernels,
+        )
+        totals, entropy = _information_sums(log_who, log_within)
+        self.tops += _tops(log_within)
+        self.totals += totals
+        self.entropy += entropy
+        self.pixels += _pixels(log_within)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Dead share by annotator and its mean, and the information over all pixels."""
+        dead = _dead(self.tops)
+        by_name = {f"prototype_dead/{name}": dead[n] for n, name in enumerate(self.annotators)}
+        information = _information(self.totals, self.entropy, self.pixels)
+        return by_name | {
+            "prototype_dead/mean": dead.mean(),
+            "assignment_information": information,
+        }

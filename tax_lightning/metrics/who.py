@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tax_lightning.data.samples import IGNORE_INDEX
-from tax_lightning.metrics.inputs import check_inputs, labelled_pixels
+from tax_lightning.metrics.inputs import check_inputs, labelled_pixels, named_annotator, sum_where
 
 
 def disagreement(masks: Tensor, present: Tensor) -> Tensor:
@@ -36,19 +36,9 @@ def disagreement(masks: Tensor, present: Tensor) -> Tensor:
     return highest > lowest
 
 
-def _named(who: Tensor, labelled: Tensor) -> Tensor:
-    """Index of the annotator with the largest share among those with a label ``[B, 1, H, W]``."""
-    return who.masked_fill(~labelled, -torch.inf).argmax(1, keepdim=True)
-
-
 def _chance(labelled: Tensor) -> Tensor:
     """Chance that a blind guess among the annotators with a label is right ``[B, H, W]``."""
     return 1 / labelled.sum(1)
-
-
-def _sum_where(values: Tensor, cases: Tensor) -> Tensor:
-    """Sum of the values of the cases; the others may be anything, infinity too."""
-    return torch.where(cases, values, 0).sum()
 
 
 def _d1_sums(
@@ -64,8 +54,8 @@ def _d1_sums(
     labelled = labelled_pixels(masks, present)
     right = labelled & (masks == reference.unsqueeze(1))  # never where the reference is unknown
     cases = disagreement(masks, present) & (right.sum(1) == 1)
-    hits = right.gather(1, _named(who, labelled)).squeeze(1)
-    return (hits & cases).sum(), _sum_where(_chance(labelled), cases), cases.sum()
+    hits = right.gather(1, named_annotator(who, labelled)).squeeze(1)
+    return (hits & cases).sum(), sum_where(_chance(labelled), cases), cases.sum()
 
 
 def _d1_means(hits: Tensor, chance: Tensor, pixels: Tensor) -> dict[str, Tensor]:
@@ -123,12 +113,12 @@ def _owner_sums(
     known = (owner != IGNORE_INDEX) & (reference != IGNORE_INDEX)
     index = owner.masked_fill(~known, 0).unsqueeze(1)
     cases = disagreement(masks, present) & known & labelled.gather(1, index).squeeze(1)
-    hits = (_named(who, labelled) == index).squeeze(1)
+    hits = (named_annotator(who, labelled) == index).squeeze(1)
     owner_right = cases & right.gather(1, index).squeeze(1)
     return (
         (hits & cases).sum(),
-        _sum_where(1 / right.sum(1), owner_right),
-        _sum_where(_chance(labelled), cases),
+        sum_where(1 / right.sum(1), owner_right),
+        sum_where(_chance(labelled), cases),
         cases.sum(),
     )
 

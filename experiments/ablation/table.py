@@ -1,0 +1,209 @@
+"""Make Markdown tables and a figure of what ``study.py`` has stored.
+
+python experiments/ablation/table.py --data synthetic --figure synthetic.png > synthetic.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dots import Panel, Row, draw
+from variants import DATA, DEFAULT, Variant, groups, variants
+
+HERE = Path(__file__).resolve().parent
+
+# Title of a column -> key of the metric.
+_HOW_WELL = {
+    "Annotator Dice": "test/dice/mean",
+    "Fused Dice": "test/fused_dice/mean",
+}
+_WHY = {
+    "Necessity": "test/who_necessity",
+    "Prototype usage": "test/prototype_usage/mean",
+    "Purity": "test/purity/class",
+}
+COLUMNS: dict[str, dict[str, str]] = {
+    "synthetic": {
+        **_HOW_WELL,
+        "Who @owner": "test/who_accuracy_owner",
+        "Label-only ceiling": "test/who_ceiling_owner",
+        "Who ECE": "test/who_ece_owner",
+        **_WHY,
+    },
+    # No owner is known, and a majority never has just one member, so the calibration error of who
+    # has no case here.
+    "bubil_mini": {
+        **_HOW_WELL,
+        "Agreement lift": "test/who_agreement_lift",
+        "Who Brier": "test/who_brier",
+        **_WHY,
+    },
+}
+LOWER_IS_BETTER = ("Who ECE", "Who Brier")
+NOT_DRAWN = ("Label-only ceiling",)  # it is the data's, the same for every variant
+MISSING = "-"
+
+Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
+"""What is stored of each run, by variant and seed."""
+
+
+def read_results(folder: Path, data: str, seeds: Sequence[int]) -> Results:
+    """Read the results of the study.
+
+    Args:
+        folder: The ``--out`` of ``study.py``.
+        data: Name of the data set.
+        seeds: The seeds that were asked for; others are left out.
+
+    Returns:
+        The results there are.
+    """
+    results: dict[str, dict[int, Any]] = {}
+    for name in variants(data):
+        for seed in seeds:
+            path = folder / data / name / f"seed{seed}.json"
+            if path.exists():
+                results.setdefault(name, {})[seed] = json.loads(path.read_text())
+    return results
+
+
+def values(results: Results, name: str, key: str) -> list[float]:
+    """The values of a metric over the seeds of a variant; empty where it was not measured."""
+    runs = results.get(name, {})
+    return [runs[seed]["metrics"][key] for seed in runs if key in runs[seed]["metrics"]]
+
+
+def cell(found: Sequence[float], asked: int) -> str:
+    """Mean and standard deviation over seeds.
+
+    Args:
+        found: A value a seed.
+        asked: Number of seeds that were asked for; said where it is not that of ``found``.
+
+    Returns:
+        The text, in which the deviation is that of a sample (n - 1), and only there from two on.
+
+    Example:
+        >>> cell([0.5, 0.7], 2)
+        '0.600 ± 0.141'
+        >>> cell([0.5], 3), cell([], 3)
+        ('0.500 (1 of 3)', '-')
+    """
+    if not found:
+        return MISSING
+    deviation = f" ± {statistics.stdev(found):.3f}" if len(found) > 1 else ""
+    few = f" ({len(found)} of {asked})" if len(found) < asked else ""
+    return f"{statistics.fmean(found):.3f}{deviation}{few}"
+
+
+def table(title: str, rows: Iterable[Sequence[str]], columns: Sequence[str]) -> str:
+    """A Markdown table, its numbers to the right.
+
+    Example:
+        >>> print(table("Kernels", [["1", "0.5"]], ["Dice"]))
+        | Kernels | Dice |
+        |---|---:|
+        | 1 | 0.5 |
+    """
+    lines = [[title, *columns], *rows]
+    text = [f"| {' | '.join(line)} |" for line in lines]
+    text.insert(1, f"|---|{'---:|' * len(columns)}")
+    return "\n".join(text)
+
+
+def tables(results: Results, data: str, seeds: Sequence[int]) -> str:
+    """All tables of a data set, one a group, and what they were made with.
+
+    Args:
+        results: As `read_results` gives them.
+        data: Name of the data set.
+        seeds: The seeds that were asked for.
+
+    Returns:
+        Markdown.
+    """
+    columns = COLUMNS[data]
+
+    def line(row: Variant) -> list[str]:
+        found = (values(results, row.name, key) for key in columns.values())
+        return [row.label, *(cell(one, len(seeds)) for one in found)]
+
+    parts = [table(title, map(line, rows), list(columns)) for title, rows in groups(data).items()]
+    return "\n\n".join([*parts, _made_with(results, seeds)])
+
+
+def _made_with(results: Results, seeds: Sequence[int]) -> str:
+    """Seeds and commits: results of several commits may not be comparable."""
+    runs = [run for by_seed in results.values() for run in by_seed.values()]
+    commits = ", ".join(sorted({run["commit"] for run in runs})) or "none"
+    numbers = ", ".join(map(str, seeds))
+    return (
+        f"Mean ± standard deviation over the seeds {numbers}; {len(runs)} runs; commit {commits}."
+    )
+
+
+def figure_parts(results: Results, data: str) -> tuple[list[Row], list[Panel]]:
+    """Rows and panels of the figure: the default first, then each group without it.
+
+    Args:
+        results: As `read_results` gives them.
+        data: Name of the data set.
+
+    Returns:
+        Rows of variants and headings, and a panel for each metric that has a value.
+    """
+    rows = [Row(DEFAULT, DEFAULT)]
+    for title, members in groups(data).items():
+        rows.append(Row(title))
+        rows += [Row(row.label, row.name) for row in members if row.name != DEFAULT]
+    panels = []
+    for title, key in COLUMNS[data].items():
+        points = {name: found for name in results if (found := values(results, name, key))}
+        if points and title not in NOT_DRAWN:
+            hint = "lower is better" if title in LOWER_IS_BETTER else "higher is better"
+            panels.append(Panel(title, hint, points))
+    return rows, panels
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", choices=DATA, required=True, help="data set")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="of study.py")
+    parser.add_argument("--figure", type=Path, help="PNG file to write")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables and draw the figure.
+
+    Args:
+        arguments: Of the command line; ``None`` takes those of the process.
+
+    Returns:
+        Exit status: 0, or 1 where there are no results.
+    """
+    options = _options().parse_args(arguments)
+    seeds = list(dict.fromkeys(options.seeds))
+    results = read_results(options.results, options.data, seeds)
+    if not results:
+        where = options.results / options.data
+        print(f"no results of the seeds {seeds} in {where}: run study.py first", file=sys.stderr)
+        return 1
+    print(tables(results, options.data, seeds))
+    if options.figure is not None:
+        rows, panels = figure_parts(results, options.data)
+        draw(rows, panels, baseline=DEFAULT).save(options.figure)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

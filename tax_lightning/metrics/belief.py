@@ -1,0 +1,465 @@
+"""Are the annotators' shares to be believed, not their leader only?"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.metrics.inputs import check_inputs, labelled_pixels, named_annotator, sum_where
+from tax_lightning.metrics.who import disagreement
+
+_GROUPS = 15
+_BINS = 1000  # of equal width, from which the groups of equal mass are made
+
+
+def _shares(who: Tensor, labelled: Tensor) -> Tensor:
+    """Shares in single precision if only those who labelled a pixel took part ``[B, N, H, W]``.
+
+    They are equal where those who labelled have no share at all, and 0 where nobody labelled.
+    """
+    left = who.float().masked_fill(~labelled, 0)
+    left = torch.where(left.sum(1, keepdim=True) > 0, left, labelled.float())
+    return left / left.sum(1, keepdim=True).clamp(min=torch.finfo(left.dtype).tiny)
+
+
+def _lift_sums(
+    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels where the named annotator is right, sum of the shares who are, number of pixels."""
+    check_inputs(
+        ("who", who, "BNHW"),
+        ("masks", masks, "BNHW"),
+        ("present", present, "BN"),
+        ("reference", reference, "BHW"),
+    )
+    labelled = labelled_pixels(masks, present)
+    right = labelled & (masks == reference.unsqueeze(1))
+    cases = disagreement(masks, present) & (reference != IGNORE_INDEX)
+    hits = right.gather(1, named_annotator(who, labelled)).squeeze(1)
+    average = right.sum(1) / labelled.sum(1)
+    return (hits & cases).sum(), sum_where(average, cases), cases.sum()
+
+
+def _lift(hits: Tensor, average: Tensor, pixels: Tensor) -> dict[str, Tensor]:
+    """Result of :func:`agreement_lift` from its sums."""
+    mean = average / pixels
+    return {"who_agreement_lift": (hits / pixels - mean) / (1 - mean)}
+
+
+def agreement_lift(
+    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor
+) -> dict[str, Tensor]:
+    """How much more often the named annotator is right than the average one, where they disagree.
+
+    (P(named is right) - P(average is right)) / (1 - P(average is right)) over the pixels where
+    annotators disagree and the reference is known. Both the annotator named, who has the largest
+    share, and the average are among those who labelled the pixel.
+
+    Args:
+        who: Share of each annotator in the decision ``[B, N, H, W]``, sums to 1 over N.
+        masks: Class ids given by the annotators ``[B, N, H, W]``, 255 where not labelled.
+        present: Which annotators labelled the image, boolean ``[B, N]``.
+        reference: True class ids ``[B, H, W]``, 255 where unknown.
+
+    Returns:
+        ``who_agreement_lift``, at most 1, where the named annotator is always right; 0 where he is
+        right as often as the average; negative where less often. NaN where no pixel counts; with
+        a pixel the divisor is never 0, for of those who disagree one at least is wrong.
+
+    Raises:
+        ValueError: If the shapes do not fit one another.
+
+    Example:
+        >>> import torch
+        >>> agreement_lift(
+        ...     who=torch.tensor([[[[0.9, 0.8]], [[0.1, 0.1]], [[0.0, 0.1]]]]),
+        ...     masks=torch.tensor([[[[1, 1]], [[0, 1]], [[0, 0]]]]),
+        ...     present=torch.tensor([[True, True, True]]),
+        ...     reference=torch.tensor([[[1, 0]]]),
+        ... )  # one of two pixels is right, and on average one of three annotators
+        {'who_agreement_lift': tensor(0.2500)}
+    """
+    return _lift(*_lift_sums(who, masks, present, reference))
+
+
+def _histogram(confidence: Tensor, hits: Tensor, cases: Tensor) -> tuple[Tensor, Tensor]:
+    """Number of cases and sum of (hit - confidence) for each bin of confidence, ``[1000]`` each."""
+    confidence = confidence[cases]
+    gaps = hits[cases].float() - confidence
+    index = (confidence * _BINS).long().clamp(max=_BINS - 1)
+    # Unlike a weighted count, index_add has a deterministic form on every device.
+    return torch.bincount(index, minlength=_BINS), gaps.new_zeros(_BINS).index_add(0, index, gaps)
+
+
+def _calibration_error(counts: Tensor, gaps: Tensor) -> Tensor:
+    """Mean of |accuracy - confidence| over groups of equal mass; NaN without a case.
+
+    A fine bin that lies on the border of two groups is split between them by mass.
+    """
+    total = counts.sum()
+    end = counts.cumsum(0)
+    border = torch.arange(_GROUPS + 1, device=counts.device).unsqueeze(1) * total / _GROUPS
+    shared = torch.minimum(end, border[1:]) - torch.maximum(end - counts, border[:-1])
+    gap = (shared.clamp(min=0) * (gaps / counts.clamp(min=1))).sum(1)
+    error: Tensor = gap.abs().sum() / total
+    return error
+
+
+def _calibration_sums(
+    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor, owner: Tensor | None
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """Histograms over D1 and over the owned pixels; sums of NLL and Brier score, their pixels."""
+    check_inputs(
+        ("who", who, "BNHW"),
+        ("masks", masks, "BNHW"),
+        ("present", present, "BN"),
+        ("reference", reference, "BHW"),
+    )
+    labelled = labelled_pixels(masks, present)
+    right = labelled & (masks == reference.unsqueeze(1))  # never where the reference is unknown
+    how_many = right.sum(1)
+    disputed = disagreement(masks, present)
+    shares = _shares(who, labelled)
+    named = named_annotator(who, labelled)
+    confidence = shares.gather(1, named).squeeze(1)
+    d1 = _histogram(confidence, right.gather(1, named).squeeze(1), disputed & (how_many == 1))
+
+    if owner is None:
+        owned = _histogram(confidence, disputed, torch.zeros_like(disputed))
+    else:
+        check_inputs(("masks", masks, "BNHW"), ("owner", owner, "BHW"))
+        known = (owner != IGNORE_INDEX) & (reference != IGNORE_INDEX)
+        index = owner.masked_fill(~known, 0).unsqueeze(1)
+        cases = disputed & known & labelled.gather(1, index).squeeze(1)
+        owned = _histogram(confidence, (named == index).squeeze(1), cases)
+
+    cases = disputed & (how_many > 0)
+    target = right / how_many.unsqueeze(1)  # NaN where nobody is right, which is no case
+    nll = -(target * shares.clamp(min=torch.finfo(shares.dtype).eps).log()).sum(1)
+    brier = (shares - target).square().sum(1)
+    return d1, owned, (sum_where(nll, cases), sum_where(brier, cases), cases.sum())
+
+
+def _calibration_means(
+    d1: tuple[Tensor, Tensor],
+    owned: tuple[Tensor, Tensor],
+    scores: tuple[Tensor, Tensor, Tensor],
+) -> dict[str, Tensor]:
+    """Results of :func:`who_calibration` from its sums."""
+    nll, brier, pixels = scores
+    return {
+        "who_ece_d1": _calibration_error(*d1),
+        "who_ece_owner": _calibration_error(*owned),
+        "who_nll": nll / pixels,
+        "who_brier": brier / pixels,
+    }
+
+
+def who_calibration(
+    who: Tensor,
+    masks: Tensor,
+    present: Tensor,
+    reference: Tensor,
+    owner: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Is the largest share as often right as it is large, and how far are shares from the truth?
+
+    Shares are taken among those who labelled the pixel, so that they sum to 1 over these (equal
+    ones, where none of these has a share). The confidence is the largest of them.
+
+    The calibration error is the mean of ``|accuracy - confidence|`` over 15 groups of equal mass.
+    Confidences are first counted in 1000 bins of equal width, so that memory does not grow with
+    the data; a bin that lies on the border of two groups is split between them by mass. So
+    confidences less than 1/1000 apart count as equal, equal ones are in no order, and a group may
+    hold a part of a case.
+
+    The truth that all shares are held against is q: equal among those who gave the reference's
+    label and 0 for the others, at the pixels where annotators disagree and at least one is right.
+
+    Args:
+        who: Share of each annotator in the decision ``[B, N, H, W]``, sums to 1 over N.
+        masks: Class ids given by the annotators ``[B, N, H, W]``, 255 where not labelled.
+        present: Which annotators labelled the image, boolean ``[B, N]``.
+        reference: True class ids ``[B, H, W]``, 255 where unknown.
+        owner: Index of the expert at each pixel ``[B, H, W]``, 255 where there is none; for
+            synthetic data.
+
+    Returns:
+        ``who_ece_d1``, calibration error for being the annotator that is right, where exactly one
+        is (the cases of :func:`.who_accuracy`); ``who_ece_owner``, the same for being the pixel's
+        owner (the cases of :func:`.owner_accuracy`); both in [0, 1], 0 is best. ``who_nll``,
+        -sum_n q_n log share_n in nats, where a share less than 1.2e-7 counts as that much, in
+        [0, 16); ``who_brier``, sum_n (share_n - q_n)^2, in [0, 2]. NaN where no pixel counts.
+
+    Raises:
+        ValueError: If the shapes do not fit one another.
+
+    Example:
+        >>> import torch
+        >>> result = who_calibration(
+        ...     who=torch.tensor([[[[0.8, 0.8]], [[0.2, 0.2]]]]),
+        ...     masks=torch.tensor([[[[1, 1]], [[0, 0]]]]),
+        ...     present=torch.tensor([[True, True]]),
+        ...     reference=torch.tensor([[[1, 0]]]),
+        ... )
+        >>> {name: round(float(value), 3) for name, value in result.items()}
+        {'who_ece_d1': 0.3, 'who_ece_owner': nan, 'who_nll': 0.916, 'who_brier': 0.68}
+
+    Source:
+        Groups of equal mass: K. Nguyen, B. O'Connor, "Posterior calibration and exploratory
+        analysis for natural language processing models", 2015.
+    """
+    return _calibration_means(*_calibration_sums(who, masks, present, reference, owner))
+
+
+def _entropy_sums(
+    who: Tensor, masks: Tensor, present: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sum of entropies and number of pixels, disputed and then unanimous."""
+    check_inputs(("who", who, "BNHW"), ("masks", masks, "BNHW"), ("present", present, "BN"))
+    entropy = torch.special.entr(who.float()).sum(1) / math.log(max(2, who.shape[1]))
+    disputed = disagreement(masks, present)
+    unanimous = ~disputed & (labelled_pixels(masks, present).sum(1) >= 2)
+    return (
+        sum_where(entropy, disputed),
+        disputed.sum(),
+        sum_where(entropy, unanimous),
+        unanimous.sum(),
+    )
+
+
+def _entropy_means(
+    disputed: Tensor, disputed_pixels: Tensor, unanimous: Tensor, unanimous_pixels: Tensor
+) -> dict[str, Tensor]:
+    """Results of :func:`who_entropy` from its sums."""
+    return {
+        "who_entropy_disputed": disputed / disputed_pixels,
+        "who_entropy_unanimous": unanimous / unanimous_pixels,
+    }
+
+
+def who_entropy(who: Tensor, masks: Tensor, present: Tensor) -> dict[str, Tensor]:
+    """How undecided the shares are, where annotators disagree and where they are unanimous.
+
+    H(w) / log N of the shares of all N annotators, in [0, 1]: 0 where one has it all, 1 where all
+    have the same share. Shares can tell annotators apart only where these disagree.
+
+    Args:
+        who: Share of each annotator in the decision ``[B, N, H, W]``, sums to 1 over N.
+        masks: Class ids given by the annotators ``[B, N, H, W]``, 255 where not labelled.
+        present: Which annotators labelled the image, boolean ``[B, N]``.
+
+    Returns:
+        ``who_entropy_disputed``, mean over the pixels whose labels differ;
+        ``who_entropy_unanimous``, mean over those which at least two annotators labelled, all
+        alike. NaN where there is no such pixel, so always with a single annotator.
+
+    Raises:
+        ValueError: If the shapes do not fit one another.
+
+    Example:
+        >>> import torch
+        >>> who_entropy(
+        ...     who=torch.tensor([[[[1.0, 0.5]], [[0.0, 0.5]]]]),
+        ...     masks=torch.tensor([[[[1, 1]], [[0, 1]]]]),
+        ...     present=torch.tensor([[True, True]]),
+        ... )
+        {'who_entropy_disputed': tensor(0.), 'who_entropy_unanimous': tensor(1.)}
+    """
+    return _entropy_means(*_entropy_sums(who, masks, present))
+
+
+class AgreementLift(Metric):
+    """How much more often is the named annotator right than the average one?
+
+    Pools the pixels of all images; see :func:`agreement_lift`.
+
+    ``update`` takes ``who`` ``[B, N, H, W]``, ``masks`` ``[B, N, H, W]`` (255 where not labelled),
+    ``present`` (boolean ``[B, N]``) and ``reference`` ``[B, H, W]`` (255 where unknown); without a
+    reference a batch adds nothing. ``compute`` returns ``{"who_agreement_lift"}``, at most 1; NaN
+    without a case.
+
+    Raises:
+        ValueError: If tensors do not fit.
+
+    Example:
+        >>> import torch
+        >>> metric = AgreementLift()
+        >>> metric.update(
+        ...     who=torch.tensor([[[[0.9, 0.8]], [[0.1, 0.1]], [[0.0, 0.1]]]]),
+        ...     masks=torch.tensor([[[[1, 1]], [[0, 1]], [[0, 0]]]]),
+        ...     present=torch.tensor([[True, True, True]]),
+        ...     reference=torch.tensor([[[1, 0]]]),
+        ... )
+        >>> metric.compute()
+        {'who_agreement_lift': tensor(0.2500)}
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    hits: Tensor
+    average: Tensor
+    pixels: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("hits", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("average", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("pixels", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(
+        self, *, who: Tensor, masks: Tensor, present: Tensor, reference: Tensor | None = None
+    ) -> None:
+        """Add one batch; nothing where it has no reference."""
+        if reference is None:
+            return
+        hits, average, pixels = _lift_sums(who, masks, present, reference)
+        self.hits += hits
+        self.average += average
+        self.pixels += pixels
+
+    def compute(self) -> dict[str, Tensor]:
+        """Compare the two averages over the disputed pixels."""
+        return _lift(self.hits, self.average, self.pixels)
+
+
+class WhoCalibration(Metric):
+    """Is the largest share as often right as it is large, and how far are shares from the truth?
+
+    Pools the pixels of all images, in memory that does not grow with them; see
+    :func:`who_calibration`.
+
+    ``update`` takes ``who`` ``[B, N, H, W]``, ``masks`` ``[B, N, H, W]`` (255 where not labelled),
+    ``present`` (boolean ``[B, N]``), ``reference`` ``[B, H, W]`` (255 where unknown) and ``owner``
+    ``[B, H, W]`` (255 where there is none); without a reference a batch adds nothing, and without
+    an owner nothing to ``who_ece_owner``. ``compute`` returns ``{"who_ece_d1", "who_ece_owner",
+    "who_nll", "who_brier"}``, 0 at best; NaN without a case.
+
+    Raises:
+        ValueError: If tensors do not fit.
+
+    Example:
+        >>> import torch
+        >>> metric = WhoCalibration()
+        >>> metric.update(
+        ...     who=torch.tensor([[[[0.75]], [[0.25]]]]),
+        ...     masks=torch.tensor([[[[1]], [[0]]]]),
+        ...     present=torch.tensor([[True, True]]),
+        ...     reference=torch.tensor([[[1]]]),
+        ...     owner=torch.tensor([[[1]]]),
+        ... )
+        >>> {name: round(float(value), 3) for name, value in metric.compute().items()}
+        {'who_ece_d1': 0.25, 'who_ece_owner': 0.75, 'who_nll': 0.288, 'who_brier': 0.125}
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+
+    d1_counts: Tensor
+    d1_gaps: Tensor
+    owner_counts: Tensor
+    owner_gaps: Tensor
+    nll: Tensor
+    brier: Tensor
+    pixels: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for cases in ("d1", "owner"):
+            counts = torch.zeros(_BINS, dtype=torch.long)
+            self.add_state(f"{cases}_counts", counts, dist_reduce_fx="sum")
+            self.add_state(f"{cases}_gaps", torch.zeros(_BINS), dist_reduce_fx="sum")
+        self.add_state("nll", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("brier", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("pixels", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        *,
+        who: Tensor,
+        masks: Tensor,
+        present: Tensor,
+        reference: Tensor | None = None,
+        owner: Tensor | None = None,
+    ) -> None:
+        """Add one batch; nothing where it has no reference."""
+        if reference is None:
+            return
+        d1, owned, scores = _calibration_sums(who, masks, present, reference, owner)
+        self.d1_counts += d1[0]
+        self.d1_gaps += d1[1]
+        self.owner_counts += owned[0]
+        self.owner_gaps += owned[1]
+        self.nll += scores[0]
+        self.brier += scores[1]
+        self.pixels += scores[2]
+
+    def compute(self) -> dict[str, Tensor]:
+        """Group the bins to equal mass, and average over the pixels."""
+        return _calibration_means(
+            (self.d1_counts, self.d1_gaps),
+            (self.owner_counts, self.owner_gaps),
+            (self.nll, self.brier, self.pixels),
+        )
+
+
+class WhoEntropy(Metric):
+    """How undecided are the shares, where annotators disagree and where they are unanimous?
+
+    Pools the pixels of all images; see :func:`who_entropy`.
+
+    ``update`` takes ``who`` ``[B, N, H, W]``, ``masks`` ``[B, N, H, W]`` (255 where not labelled)
+    and ``present`` (boolean ``[B, N]``). ``compute`` returns ``{"who_entropy_disputed",
+    "who_entropy_unanimous"}``, in [0, 1]; NaN without a case.
+
+    Raises:
+        ValueError: If tensors do not fit.
+
+    Example:
+        >>> import torch
+        >>> metric = WhoEntropy()
+        >>> metric.update(
+        ...     who=torch.tensor([[[[1.0, 0.5]], [[0.0, 0.5]]]]),
+        ...     masks=torch.tensor([[[[1, 1]], [[0, 1]]]]),
+        ...     present=torch.tensor([[True, True]]),
+        ... )
+        >>> metric.compute()
+        {'who_entropy_disputed': tensor(0.), 'who_entropy_unanimous': tensor(1.)}
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+    disputed: Tensor
+    disputed_pixels: Tensor
+    unanimous: Tensor
+    unanimous_pixels: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for cases in ("disputed", "unanimous"):
+            self.add_state(cases, torch.zeros(()), dist_reduce_fx="sum")
+            pixels = torch.zeros((), dtype=torch.long)
+            self.add_state(f"{cases}_pixels", pixels, dist_reduce_fx="sum")
+
+    def update(self, *, who: Tensor, masks: Tensor, present: Tensor) -> None:
+        """Add one batch."""
+        disputed, disputed_pixels, unanimous, unanimous_pixels = _entropy_sums(who, masks, present)
+        self.disputed += disputed
+        self.disputed_pixels += disputed_pixels
+        self.unanimous += unanimous
+        self.unanimous_pixels += unanimous_pixels
+
+    def compute(self) -> dict[str, Tensor]:
+        """Average over the pixels of each kind."""
+        return _entropy_means(
+            self.disputed, self.disputed_pixels, self.unanimous, self.unanimous_pixels
+        )

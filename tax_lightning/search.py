@@ -1,0 +1,155 @@
+"""The passes over the training images in which prototypes are started and find their sources."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, Subset
+
+from tax_lightning.batch import Batch
+from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.network import TAXOutput
+from tax_lightning.prototypes import SourceSearch
+
+if TYPE_CHECKING:
+    from tax_lightning.module import TAXLightningModule
+
+START_PIXELS = 4096  # per annotator, for the clusters at which the prototypes are started
+LEAST_AGREEMENT = 0.5  # of an annotator around a pixel that may become a prototype's source
+
+
+@torch.no_grad()
+def find_sources(module: TAXLightningModule, loader: Iterable[Batch]) -> SourceSearch:
+    """Look for the training pixels most similar to each prototype, in all processes.
+
+    Pixels qualify where the annotator labelled, agrees with the reference around, and the prototype
+    is the nearest of the annotator's own. For a shared prototype it is the annotator with the
+    largest weight among those who agree who must find it the nearest.
+
+    Args:
+        module: whose prototypes.
+        loader: batches of training images, not augmented; of this process.
+    """
+    memory = module.network.memory
+    search = SourceSearch(*memory.alive.shape)
+    for batch, output in visit(module, loader):
+        agree = module.loss.agreement(
+            batch["masks"], batch["present"], module.reference_labels(batch, output)
+        )
+        qualified = (agree >= LEAST_AGREEMENT) & (batch["masks"] != IGNORE_INDEX)
+        nearest = output.within == output.within.amax(dim=2, keepdim=True)
+        eligible, labels = nearest & qualified.unsqueeze(2), batch["masks"]
+        if memory.kind == "shared":
+            eligible, labels = _of_leader(eligible, labels, qualified, output.log_who)
+        search.update(
+            similarity=memory.similarity(output.embedding),
+            eligible=eligible,
+            labels=labels,
+            embedding=output.embedding,
+            ids=batch["id"],
+        )
+    for other in from_other_processes(module, search):
+        search.merge(other)
+    return search
+
+
+def _of_leader(
+    eligible: Tensor, labels: Tensor, qualified: Tensor, log_who: Tensor
+) -> tuple[Tensor, Tensor]:
+    """From [B, N, K, H, W] and [B, N, H, W] those of the qualified annotator who weighs most."""
+    leader = log_who.masked_fill(~qualified, -torch.inf).argmax(dim=1, keepdim=True)
+    of_kernels = leader.unsqueeze(2).expand(-1, -1, eligible.shape[2], -1, -1)
+    return eligible.gather(1, of_kernels), labels.gather(1, leader)
+
+
+@torch.no_grad()
+def starting_pixels(module: TAXLightningModule, loader: Iterable[Batch]) -> list[Tensor]:
+    """For each annotator the embeddings ``[M, D]`` of pixels on which to believe them.
+
+    The draw depends on the image alone, not on the batch or the process that it came in.
+    """
+    images = len(getattr(loader, "dataset", [])) or int(module.trainer.num_training_batches)
+    per_image = max(1, START_PIXELS // max(images, 1))
+    drawn: dict[str, list[Tensor]] = {}
+    for batch, output in visit(module, loader):
+        reference = module.reference_labels(batch, output)
+        agree = module.loss.agreement(batch["masks"], batch["present"], reference)
+        weight = agree * module.loss.relevance(output, reference).unsqueeze(1)
+        for i, name in enumerate(batch["id"]):
+            drawn[name] = _draw(output.embedding[i], weight[i], per_image, name)
+    for other in from_other_processes(module, drawn):
+        drawn |= other
+    columns = zip(*(drawn[name] for name in sorted(drawn)), strict=True)
+    return [torch.cat(column) for column in columns]
+
+
+def _draw(embedding: Tensor, weight: Tensor, count: int, name: str) -> list[Tensor]:
+    """For each annotator ``count`` pixels of one image drawn by weight: N tensors ``[M, D]``."""
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    pixels = embedding.flatten(1).T.float().cpu()
+    drawn = []
+    for weights in weight.flatten(1).float().cpu():
+        if weights.sum() > 0:
+            index = torch.multinomial(weights, count, replacement=True, generator=generator)
+            drawn.append(pixels[index])
+        else:
+            drawn.append(pixels[:0])
+    return drawn
+
+
+@torch.no_grad()
+def visit(module: TAXLightningModule, loader: Iterable[Batch]) -> Iterator[tuple[Batch, TAXOutput]]:
+    """Every batch on the module's device with what the network says of it in evaluation mode."""
+    for batch in loader:
+        checked = module.on_before_batch_transfer(batch, 0)
+        ready = module.transfer_batch_to_device(checked, module.device, 0)
+        with evaluating(module.network):
+            yield ready, module(ready["image"].to(next(module.network.parameters()).dtype))
+
+
+def projection_loader(trainer: L.Trainer) -> Iterable[Batch]:
+    """This process's part of the training images, not augmented if the data module can."""
+    datamodule: Any = getattr(trainer, "datamodule", None)
+    offered = hasattr(datamodule, "projection_dataloader")
+    whole: Any = datamodule.projection_dataloader() if offered else trainer.train_dataloader
+    batches = getattr(whole, "batch_sampler", None)
+    if batches is None or isinstance(whole.dataset, IterableDataset):
+        return cast(Iterable[Batch], whole)
+    dataset = whole.dataset
+    if offered and trainer.world_size > 1:  # the trainer's loader is divided already
+        dataset = Subset(dataset, range(trainer.global_rank, len(dataset), trainer.world_size))
+        batches = BatchSampler(SequentialSampler(dataset), whole.batch_size or 1, False)
+    # A loader of its own: to iterate again over the one in use would disturb its epoch.
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=whole.num_workers,
+        collate_fn=whole.collate_fn,
+        worker_init_fn=whole.worker_init_fn,
+    )
+
+
+def from_other_processes(module: L.LightningModule, mine: Any) -> list[Any]:  # noqa: ANN401
+    """The same object of every other process, in the order of their ranks."""
+    if module._trainer is None or module.trainer.world_size == 1:
+        return []
+    everyone: list[Any] = [None] * module.trainer.world_size
+    torch.distributed.all_gather_object(everyone, mine)
+    return [one for rank, one in enumerate(everyone) if rank != module.trainer.global_rank]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time of the block; a module in training mode returns to it."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
