@@ -1,6 +1,6 @@
 """TAXLightningModule: trains, evaluates and explains a TAXNetwork under any Lightning Trainer."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, get_args
 
@@ -18,7 +18,7 @@ from tax_lightning.data.samples import IGNORE_INDEX
 from tax_lightning.explain.explanation import Explanation
 from tax_lightning.kernels import BankKind
 from tax_lightning.losses import LossWeights, SegmentationLoss, TAXLoss, WhoTarget
-from tax_lightning.metrics import segmentation_metrics
+from tax_lightning.metrics import ExplanationMetrics, segmentation_metrics
 from tax_lightning.mixing import Mixing, mix
 from tax_lightning.network import TAXNetwork, TAXOutput
 from tax_lightning.schedule import Event, Schedule
@@ -75,6 +75,9 @@ class TAXLightningModule(L.LightningModule):
         segmentation_loss: cross-entropy, Dice or their sum.
         loss_weights: weight of each term.
         schedule: when prototypes are started, projected and frozen.
+        explanation_metrics: whether testing measures who and why too, see
+            :class:`~tax_lightning.metrics.explanation.ExplanationMetrics`; it then takes several
+            times as long.
         optimizer: from parameters to an optimizer; the default is AdamW with a rate of 1e-3.
         lr_scheduler: from an optimizer to a scheduler, stepped every epoch.
 
@@ -123,6 +126,7 @@ class TAXLightningModule(L.LightningModule):
         segmentation_loss: SegmentationLoss = "ce",
         loss_weights: LossWeights | None = None,
         schedule: Schedule | None = None,
+        explanation_metrics: bool = False,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -155,6 +159,7 @@ class TAXLightningModule(L.LightningModule):
                 "segmentation_loss": segmentation_loss,
                 "loss_weights": asdict(loss_weights),
                 "schedule": _primitives(asdict(schedule)),
+                "explanation_metrics": explanation_metrics,
             }
         )
         self.annotators = _names("annotators", annotators, least=1)
@@ -203,6 +208,11 @@ class TAXLightningModule(L.LightningModule):
         self.schedule_done: list[str] = []
         self.val_metrics = segmentation_metrics(self.annotators, self.classes, self.network.kernels)
         self.test_metrics = self.val_metrics.clone()
+        self.explanation_metrics = (
+            ExplanationMetrics(self.network, self.annotators, len(self.classes))
+            if explanation_metrics
+            else None
+        )
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
 
@@ -442,6 +452,19 @@ class TAXLightningModule(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the whole test split by name."""
         self._log_metrics(self.test_metrics, "test/")
+        if self.explanation_metrics is not None:
+            values = self.explanation_metrics.compute()
+            probed = self.explanation_metrics.probe(
+                self.network.memory.sources(self.annotators, self.classes), self._reader()
+            )
+            probed = self.trainer.strategy.broadcast(probed)
+            self.explanation_metrics.reset()
+            self._log_known(values | {k: torch.tensor(v) for k, v in probed.items()}, "test/")
+
+    def _reader(self) -> Callable[[str], Tensor] | None:
+        """Reads a training image by its id, if the data module can."""
+        read = getattr(getattr(self.trainer, "datamodule", None), "read", None)
+        return None if read is None else lambda id: read(id)["image"]
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Tensor:
         """Update the metrics; returns the weighted segmentation terms."""
@@ -458,17 +481,30 @@ class TAXLightningModule(L.LightningModule):
             owner=batch.get("owner", unknown),
             within=output.within,
         )
+        if metrics is self.test_metrics and self.explanation_metrics is not None:
+            self.explanation_metrics.update(
+                batch["image"],
+                output,
+                batch["masks"],
+                batch["present"],
+                unknown if reference is None else reference,
+                batch.get("owner"),
+            )
         terms = self.loss.segmentation_terms(output, batch["masks"], reference)
         return torch.stack([self.loss_weights[name] * term for name, term in terms.items()]).sum()
 
     def _log_metrics(self, metrics: MetricCollection, prefix: str) -> None:
         values = metrics.compute()
         metrics.reset()
+        known = self._log_known(values, prefix)
+        if self.monitor in known:
+            self.log("dice", known[self.monitor], prog_bar=True, logger=False)
+
+    def _log_known(self, values: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         # What has not a single case (who without owners, an annotator without masks) has no value.
         known = {f"{prefix}{name}": value for name, value in values.items() if not value.isnan()}
         self.log_dict(known)
-        if self.monitor in known:
-            self.log("dice", known[self.monitor], prog_bar=True, logger=False)
+        return known
 
     # ------------------------------------------------------------------ prototypes
 

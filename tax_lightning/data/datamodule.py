@@ -15,6 +15,7 @@ Every data module yields batches of this form (``B`` images, ``N`` annotators, `
 
 import os
 import random
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -177,6 +178,34 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
         return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32))
 
 
+class FewerLabels:
+    """Samples of which only some annotators' labels are shown, drawn by the sample's name.
+
+    Args:
+        source: The samples with all labels.
+        count: Annotators an image whose labels are shown, at most.
+    """
+
+    def __init__(self, source: Source, count: int) -> None:
+        self.source = source
+        self.count = count
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Those of the samples."""
+        return self.source.ids
+
+    def __getitem__(self, index: int) -> RawSample:
+        """The sample with the labels of a few."""
+        raw = self.source[index]
+        rng = np.random.default_rng(zlib.crc32(raw.id.encode()))
+        shown = rng.permutation(np.flatnonzero(raw.present))[: self.count]
+        hidden = np.setdiff1d(np.arange(len(raw.present)), shown)
+        masks, present = raw.masks.copy(), raw.present.copy()
+        masks[hidden], present[hidden] = IGNORE_INDEX, False
+        return replace(raw, masks=masks, present=present)
+
+
 def _to_labels(plane: npt.NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(plane.astype(np.int64))
 
@@ -248,10 +277,12 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
             vertical flips; an empty list: no augmentation.
         eval_transforms: Albumentations transforms for everything else, e.g. to resize. None: none.
         predict_split: The split that ``predict`` runs on.
+        labels_per_image: Train with the labels of at most this many annotators an image, drawn by
+            the image's name, to learn what few labels cost. None: with all.
 
     Raises:
-        ValueError: If names are missing or double, a transform is not allowed, or ``mean`` and
-            ``std`` do not fit the channels.
+        ValueError: If names are missing or double, a transform is not allowed, ``mean`` and
+            ``std`` do not fit the channels, or ``labels_per_image`` is below 1.
 
     Example:
         >>> class Squares:
@@ -284,9 +315,15 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         train_transforms: list[Transform] | None = None,
         eval_transforms: list[Transform] | None = None,
         predict_split: Literal["train", "val", "test"] = "test",
+        labels_per_image: int | None = None,
     ) -> None:
         super().__init__()
         check_names(annotators, classes)
+        if labels_per_image is not None and labels_per_image < 1:
+            raise ValueError(
+                f"labels_per_image={labels_per_image}: expected at least 1, or null for all."
+            )
+        self.labels_per_image = labels_per_image
         self.annotators = tuple(annotators)
         self.classes = tuple(classes)
         self.channels = channels
@@ -424,7 +461,10 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
     def _samples_of(self, split: str) -> Source:
         """The samples of a split, made once."""
         if split not in self._sources:
-            self._sources[split] = self._source(split)
+            source = self._source(split)
+            if split == "train" and self.labels_per_image is not None:
+                source = FewerLabels(source, self.labels_per_image)
+            self._sources[split] = source
         return self._sources[split]
 
     def _all_sources(self) -> Iterator[Source]:

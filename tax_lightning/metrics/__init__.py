@@ -11,10 +11,40 @@ from collections.abc import Sequence
 
 from torchmetrics import MetricCollection
 
+from tax_lightning.metrics.belief import (
+    AgreementLift,
+    WhoCalibration,
+    WhoEntropy,
+    agreement_lift,
+    who_calibration,
+    who_entropy,
+)
 from tax_lightning.metrics.distance import GeneralizedEnergyDistance, generalized_energy_distance
+from tax_lightning.metrics.explanation import ExplanationMetrics
 from tax_lightning.metrics.overlap import AnnotatorDice, FusedOverlap, annotator_dice, fused_dice
+from tax_lightning.metrics.probes import (
+    patch_insertion,
+    prototype_integrity,
+    source_integrity,
+    stability,
+)
+from tax_lightning.metrics.purity import (
+    Purity,
+    attribute_information,
+    events,
+    prototype_consistency,
+    prototype_purity,
+)
+from tax_lightning.metrics.removal import Removal, removal_effects
 from tax_lightning.metrics.tendency import RelativeArea, relative_area
-from tax_lightning.metrics.usage import PrototypeUsage, prototype_usage
+from tax_lightning.metrics.usage import (
+    AssignmentUsage,
+    PrototypeUsage,
+    assignment_information,
+    dead_share,
+    prototype_max_cosine,
+    prototype_usage,
+)
 from tax_lightning.metrics.who import (
     OwnerAccuracy,
     WhoAccuracy,
@@ -22,24 +52,49 @@ from tax_lightning.metrics.who import (
     owner_accuracy,
     who_accuracy,
 )
+from tax_lightning.metrics.why import WhyFaithfulness, why_faithfulness
 
 __all__ = [
+    "AgreementLift",
     "AnnotatorDice",
+    "AssignmentUsage",
+    "ExplanationMetrics",
     "FusedOverlap",
     "GeneralizedEnergyDistance",
     "OwnerAccuracy",
     "PrototypeUsage",
+    "Purity",
     "RelativeArea",
+    "Removal",
     "WhoAccuracy",
+    "WhoCalibration",
+    "WhoEntropy",
+    "WhyFaithfulness",
+    "agreement_lift",
     "annotator_dice",
+    "assignment_information",
+    "attribute_information",
+    "dead_share",
     "disagreement",
+    "events",
     "fused_dice",
     "generalized_energy_distance",
     "owner_accuracy",
+    "patch_insertion",
+    "prototype_consistency",
+    "prototype_integrity",
+    "prototype_max_cosine",
+    "prototype_purity",
     "prototype_usage",
     "relative_area",
+    "removal_effects",
     "segmentation_metrics",
+    "source_integrity",
+    "stability",
     "who_accuracy",
+    "who_calibration",
+    "who_entropy",
+    "why_faithfulness",
 ]
 
 

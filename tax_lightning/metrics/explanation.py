@@ -1,0 +1,204 @@
+"""Is the explanation right? All metrics of who and why at once, each with a shuffled control."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from tax_lightning.explain.explanation import PrototypeSource
+from tax_lightning.metrics.belief import AgreementLift, WhoCalibration, WhoEntropy
+from tax_lightning.metrics.probes import patch_insertion, prototype_integrity, stability
+from tax_lightning.metrics.purity import EVENTS, Purity, events
+from tax_lightning.metrics.removal import Removal
+from tax_lightning.metrics.usage import AssignmentUsage, prototype_max_cosine
+from tax_lightning.metrics.who import OwnerAccuracy, WhoAccuracy, disagreement
+from tax_lightning.metrics.why import WhyFaithfulness
+from tax_lightning.network import TAXNetwork, TAXOutput
+
+PROBED_IMAGES = 4  # of the first that come, for what needs passes of its own
+# These do not depend on the who map, or not on whose weight is whose.
+NO_CONTROL = {
+    f"{name}_shuffled"
+    for name in (
+        "who_chance_d1",
+        "who_chance_owner",
+        "who_ceiling_owner",
+        "who_entropy_disputed",
+        "who_entropy_unanimous",
+    )
+}
+
+
+class ExplanationMetrics(nn.Module):
+    """Measures who and why over a data set; costs several times the evaluation itself.
+
+    - who: accuracy, agreement lift, calibration, entropy, and what changes when an annotator is
+      removed. Each also under a name that ends in ``_shuffled``, for a who map in which the
+      annotators of each image are exchanged for others: what the figure is worth without a model.
+    - why: what changes when kernels are removed, use of the prototypes, purity of the pixels that
+      they are most similar to.
+    - probes, which pass images through the model again: integrity of the sources, insertion of
+      their patches into other images, stability under noise.
+
+    Args:
+        network: the network that is measured.
+        annotators: names, in the order of the N axis.
+        classes: number of classes C.
+
+    Example:
+        >>> network = TAXNetwork(
+        ...     2, 2, encoder="resnet18",
+        ...     backbone_options={"encoder_depth": 3, "decoder_channels": [32, 16, 8]},
+        ... ).eval()
+        >>> metrics = ExplanationMetrics(network, ["Ana", "Ben"], classes=2)
+        >>> images, masks = torch.randn(1, 3, 32, 32), torch.randint(0, 2, (1, 2, 32, 32))
+        >>> with torch.no_grad():
+        ...     metrics.update(images, network(images), masks, torch.ones(1, 2) > 0, masks[:, 0])
+        >>> metrics.compute()["who_necessity"].shape
+        torch.Size([])
+    """
+
+    def __init__(self, network: TAXNetwork, annotators: Sequence[str], classes: int) -> None:
+        super().__init__()
+        count, kernels = len(annotators), network.kernels
+        # Not a submodule: it belongs to the module that is measured.
+        self._network = [network]
+        self.who = nn.ModuleList(_who_metrics(network))
+        self.shuffled_who = nn.ModuleList(_who_metrics(network))
+        self.why = WhyFaithfulness(network.mixing)
+        self.usage = AssignmentUsage(annotators, kernels)
+        self.purity = Purity(count, kernels, {"class": classes, "event": len(EVENTS)})
+        self.probed: list[Tensor] = []
+
+    def update(
+        self,
+        images: Tensor,
+        output: TAXOutput,
+        masks: Tensor,
+        present: Tensor,
+        reference: Tensor,
+        owner: Tensor | None = None,
+    ) -> None:
+        """Add one batch.
+
+        Args:
+            images: ``[B, ch, H, W]``.
+            output: what the network says of them in evaluation mode.
+            masks: ``[B, N, H, W]``, 255 where not labelled.
+            present: ``[B, N]`` bool.
+            reference: ``[B, H, W]``, 255 where unknown.
+            owner: ``[B, H, W]``, index of the expert, 255 where there is none.
+        """
+        labels = {"masks": masks, "present": present, "reference": reference, "owner": owner}
+        (network,) = self._network
+        labels |= {"log_who": output.log_who, "log_annotator_probs": output.log_annotator_probs}
+        self._update_who(self.who, output.who, labels)
+        self._update_who(self.shuffled_who, exchanged(output.who), labels)
+        self.why.update(
+            log_who=output.log_who,
+            log_within=output.log_within,
+            log_kernel_probs=output.log_kernel_probs,
+            cases=disagreement(masks, present),
+        )
+        self.usage.update(log_who=output.log_who, log_within=output.log_within)
+        similarity = network.memory.similarity(output.embedding).expand_as(output.log_within)
+        self.purity.update(
+            similarity=similarity,
+            eligible=output.log_within.isfinite(),
+            attributes={"class": reference, "event": events(masks, reference)},
+        )
+        self.probed += list(images[: PROBED_IMAGES - len(self.probed)])
+
+    def _update_who(
+        self, metrics: nn.ModuleList, who: Tensor, labels: Mapping[str, Tensor | None]
+    ) -> None:
+        for metric in metrics:
+            assert isinstance(metric, Metric)
+            metric.update(**metric._filter_kwargs(who=who, named=who, **labels))
+
+    def compute(self) -> dict[str, Tensor]:
+        """All values but those of :meth:`probe`, by name; NaN without a case."""
+        shuffled = _values(self.shuffled_who)
+        controls = {f"{name}_shuffled": value for name, value in shuffled.items()}
+        (network,) = self._network
+        memory = network.memory
+        return {
+            **_values(self.who),
+            **{name: value for name, value in controls.items() if name not in NO_CONTROL},
+            **_values([self.why, self.usage, self.purity]),
+            "prototype_max_cosine": prototype_max_cosine(memory.unit_vectors, memory.alive),
+        }
+
+    @torch.no_grad()
+    def probe(
+        self,
+        sources: Sequence[Sequence[PrototypeSource]],
+        read: Callable[[str], Tensor] | None = None,
+    ) -> dict[str, float]:
+        """The values that need passes of their own, on the first images that came.
+
+        Args:
+            sources: of every prototype ``[N][K]``.
+            read: gives a training image ``[ch, H, W]`` by its id; without it nothing can be said
+                of the sources.
+        """
+        (network,) = self._network
+        images = torch.stack(self.probed)
+        device = images.device
+        values = stability(network, images)
+        if read is not None:
+            units = network.memory.unit_vectors.expand(len(sources), -1, -1)
+
+            def on_device(id: str) -> Tensor:
+                return read(id).to(device)
+
+            values |= prototype_integrity(network, sources, units, on_device)
+            values |= patch_insertion(network, sources, on_device, images)
+        return values
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        for metric in (*self.who, *self.shuffled_who, self.why, self.usage, self.purity):
+            assert isinstance(metric, Metric)
+            metric.reset()
+        self.probed = []
+
+
+def exchanged(who: Tensor) -> Tensor:
+    """A who map in which each annotator's weight is said to be another's, image by image.
+
+    Args:
+        who: ``[B, N, H, W]``.
+
+    Returns:
+        The same shape; annotators are exchanged in a circle, a step further in every image.
+
+    Example:
+        >>> exchanged(torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1)).flatten()
+        tensor([0.2000, 0.5000, 0.3000])
+    """
+    others = max(1, who.shape[1] - 1)
+    return torch.stack([image.roll(1 + i % others, dims=0) for i, image in enumerate(who)])
+
+
+def _who_metrics(network: TAXNetwork) -> list[Metric]:
+    removal = Removal(network.bank.annotators, network.mixing)
+    return [
+        WhoAccuracy(),
+        OwnerAccuracy(),
+        AgreementLift(),
+        WhoCalibration(),
+        WhoEntropy(),
+        removal,
+    ]
+
+
+def _values(metrics: Iterable[nn.Module]) -> dict[str, Tensor]:
+    values: dict[str, Tensor] = {}
+    for metric in metrics:
+        assert isinstance(metric, Metric)
+        values |= metric.compute()
+    return values
