@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 # Names are imported when they are used, so that `tax --version` needs no torch.
 _PUBLIC = {
     "TAXLightningModule": "tax_lightning.module",
+    "AddedAnnotators": "tax_lightning.addition",
     "TAXNetwork": "tax_lightning.network",
     "TAXOutput": "tax_lightning.network",
     "KernelBank": "tax_lightning.kernels",
@@ -24,6 +25,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "AddedAnnotators",
     "ExplainedCheckpoint",
     "Explanation",
     "ExplanationLogger",
@@ -42,6 +44,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from tax_lightning.addition import AddedAnnotators
     from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
     from tax_lightning.data import (
         FolderDataModule,

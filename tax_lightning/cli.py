@@ -16,12 +16,14 @@ from lightning.pytorch.core import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from tax_lightning.addition import AddedAnnotators
 from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
 from tax_lightning.data import FolderDataModule, MultiAnnotatorDataModule, SyntheticDataModule
 from tax_lightning.module import TAXLightningModule
 
 __all__ = [
     "TAXCLI",
+    "AddedAnnotators",
     "FolderDataModule",
     "SyntheticDataModule",
     "TAXLightningModule",

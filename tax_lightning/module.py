@@ -308,6 +308,10 @@ class TAXLightningModule(L.LightningModule):
         """Check a batch while it is still in the CPU's memory, and fill in the optional keys."""
         return complete_batch(batch, self.annotators, self.classes, needs_labels=self._needs_labels)
 
+    def _completed(self, batch: Batch) -> Batch:
+        """The batch, where a data module's own hook kept ours from being called."""
+        return batch if "present" in batch else self.on_before_batch_transfer(batch, 0)
+
     @property
     def _needs_labels(self) -> bool:
         return not (self._trainer is not None and self.trainer.predicting)
@@ -366,10 +370,11 @@ class TAXLightningModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted sum of all terms; each term is logged."""
-        self._observe(batch["present"])
+        batch = self._completed(batch)
         output = self(batch["image"])
         masks, present, reference = self._targets(batch, output)
-        terms = self.loss.segmentation_terms(output, masks, reference)
+        self._observe(present)
+        terms = self.loss.segmentation_terms(output, batch["masks"], reference)
         ramp = 0.0 if self.network.fixed_prototypes else self.schedule.ramp(self._progress)
         if ramp > 0:
             terms |= self.loss.explanation_terms(
@@ -391,7 +396,7 @@ class TAXLightningModule(L.LightningModule):
         return loss + sum(0.0 * fixed.sum() for fixed in self.network.frozen_parameters())
 
     def _targets(self, batch: Batch, output: TAXOutput) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What the terms compare with: masks, who of the annotators is present, the reference."""
+        """What the explanation is taught with: masks, who is present, and the reference."""
         return batch["masks"], batch["present"], self.reference_labels(batch, output)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -468,6 +473,7 @@ class TAXLightningModule(L.LightningModule):
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Tensor:
         """Update the metrics; returns the weighted segmentation terms."""
+        batch = self._completed(batch)
         output: TAXOutput = self(batch["image"])
         reference = self.reference_labels(batch, output)
         unknown = torch.full_like(batch["masks"][:, 0], IGNORE_INDEX)
@@ -531,6 +537,21 @@ class TAXLightningModule(L.LightningModule):
         self.network.memory.project(find_sources(self, loader), final=final, keep=self.kept)
         if final:
             self.network.freeze()
+            self._report_dead_prototypes()
+
+    def _report_dead_prototypes(self) -> None:
+        living = self.network.memory.living
+        dead = [
+            f"{int((~row).sum())} of {name}"
+            for name, row in zip(self.annotators, living, strict=True)
+            if not row.all()
+        ]
+        if dead:
+            L.pytorch.utilities.rank_zero_warn(
+                f"of {living.shape[1]} prototypes an annotator these are dead, because no training "
+                f"pixel resembles them: {', '.join(dead)}. They decide nothing. With fewer kernels "
+                "(kernels=...) or a longer run there may be none."
+            )
 
     # ------------------------------------------------------------------ checkpoints
 

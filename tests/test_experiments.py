@@ -11,7 +11,9 @@ from tax_lightning.__main__ import main
 REPO = Path(__file__).parent.parent
 EXPERIMENTS = REPO / "experiments"
 OVERLAYS = {"ddp", "debug"}
-CONFIGS = sorted(path for path in EXPERIMENTS.glob("*.yaml") if path.stem not in OVERLAYS)
+ON_A_BASE = {"add_annotator"}  # tested in test_addition.py
+ALONE = {path.stem for path in EXPERIMENTS.glob("*.yaml")} - OVERLAYS - ON_A_BASE
+CONFIGS = [EXPERIMENTS / f"{name}.yaml" for name in sorted(ALONE)]
 REAL_DATA = {"bubil_mini": "bubil_mini"}  # configuration -> folder of TAX_TEST_DATA
 
 

@@ -857,3 +857,30 @@ def test_a_network_for_others_is_refused():
         make_module(network=network)
     fitting = TAXNetwork(3, 2, backbone=make_backbone(), kernels=5)
     assert make_module(network=fitting).network is fitting
+
+
+class HookedData(L.LightningDataModule):
+    """A data module with a hook of its own, which Lightning calls instead of the module's."""
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return batch
+
+    def train_dataloader(self):
+        return make_loader()
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+def test_a_data_module_may_have_a_hook_of_its_own():
+    module = make_module()
+    trainer = make_trainer(max_steps=4)
+    trainer.fit(module, datamodule=HookedData())
+    (values,) = trainer.test(module, datamodule=HookedData(), verbose=False)
+    assert values["test/dice/mean"] >= 0
+
+
+def test_dead_prototypes_are_reported(monkeypatch):
+    monkeypatch.setattr("tax_lightning.prototypes.LEAST_SIMILARITY", 1.1)  # none is so similar
+    module = make_module(schedule=Schedule(enabled=False))
+    with pytest.warns(UserWarning, match=r"of 2 prototypes .* dead, .*: 1 of Ana, 1 of Ben, 1 of"):
+        module.project(make_loader())

@@ -370,6 +370,7 @@ class SyntheticScenes:
         size: Height and width in pixels.
         seed: Seed of all scenes.
         missing: Probability that an annotator did not label a scene.
+        chosen: Places of the annotators whose masks are given, in this order; None: all.
 
     Example:
         >>> sample = SyntheticScenes("val", 3, PANEL)[0]
@@ -385,11 +386,13 @@ class SyntheticScenes:
         size: int = 96,
         seed: int = 0,
         missing: float = 0.0,
+        chosen: Sequence[int] | None = None,
     ) -> None:
         self.ids = tuple(f"{split}-{number:04d}" for number in range(count))
         self.annotators = annotators
         self.size = size
         self.missing = missing
+        self.chosen = list(range(len(annotators)) if chosen is None else chosen)
         self._seed = (seed, SPLITS.index(split))
         self._drawn: dict[int, RawSample] = {}
 
@@ -406,7 +409,11 @@ class SyntheticScenes:
         image, objects = draw_scene(self.size, scene)
         shape = (self.size, self.size)
         masks, deviation = annotate(objects, self.annotators, shape, hands)
-        present = _draw_presence(len(self.annotators), self.missing, absences)
+        masks, deviation = masks[self.chosen], deviation[self.chosen]
+        owner = owner_map(objects, self.annotators, shape, OWNER_BAND)
+        place = np.full(256, IGNORE_INDEX, np.uint8)  # of each owner among those chosen
+        place[self.chosen] = np.arange(len(self.chosen))
+        present = _draw_presence(len(self.chosen), self.missing, absences)
         masks[~present] = IGNORE_INDEX
         deviation[~present] = 0  # no rule acted where nothing was drawn
         return RawSample(
@@ -415,7 +422,7 @@ class SyntheticScenes:
             masks=masks,
             present=present,
             reference=draw_reference(objects, shape),
-            owner=owner_map(objects, self.annotators, shape, OWNER_BAND),
+            owner=place[owner],
             deviation=deviation,
         )
 
@@ -444,6 +451,8 @@ class SyntheticDataModule(MultiAnnotatorDataModule):
         seed: Seed of the scenes; the same seed gives the same bytes.
         missing: Probability in [0, 1] that an annotator did not label a scene. At least one
             annotator labels each.
+        annotators: Names of those of the panel who label; ``null`` takes all. The scenes stay the
+            same; where the owner is left out, the owner is unknown.
         kwargs: The loading options of `MultiAnnotatorDataModule`, from ``batch_size`` on.
 
     Raises:
@@ -467,10 +476,19 @@ class SyntheticDataModule(MultiAnnotatorDataModule):
         test_samples: int = 48,
         seed: int = 0,
         missing: float = 0.0,
+        annotators: Sequence[str] | None = None,
         **kwargs: Any,  # noqa: ANN401 - the parent class types them
     ) -> None:
+        names = [annotator.name for annotator in self.panel]
+        chosen = names if annotators is None else list(annotators)
+        for name in chosen:
+            if name not in names:
+                raise ValueError(
+                    f"annotators: {name!r} is not in the panel. Expected some of "
+                    f"{', '.join(names)}."
+                )
         super().__init__(
-            annotators=[annotator.name for annotator in self.panel],
+            annotators=chosen,
             classes=CLASSES,
             channels=3,
             **kwargs,
@@ -483,6 +501,7 @@ class SyntheticDataModule(MultiAnnotatorDataModule):
         self.size = size
         self.seed = seed
         self.missing = missing
+        self._chosen = [names.index(name) for name in chosen]
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -491,7 +510,13 @@ class SyntheticDataModule(MultiAnnotatorDataModule):
 
     def _source(self, split: str) -> SyntheticScenes:
         return SyntheticScenes(
-            split, self.counts[split], self.panel, self.size, self.seed, self.missing
+            split,
+            self.counts[split],
+            self.panel,
+            self.size,
+            self.seed,
+            self.missing,
+            self._chosen,
         )
 
 
