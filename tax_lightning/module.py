@@ -22,7 +22,13 @@ from tax_lightning.metrics import ExplanationMetrics, segmentation_metrics
 from tax_lightning.mixing import Mixing, mix
 from tax_lightning.network import TAXNetwork, TAXOutput
 from tax_lightning.schedule import Event, Schedule
-from tax_lightning.search import evaluating, find_sources, projection_loader, starting_pixels
+from tax_lightning.search import (
+    evaluating,
+    find_sources,
+    fit_who_scale,
+    projection_loader,
+    starting_pixels,
+)
 
 Reference = Literal["given", "majority", "staple", "none"]
 PrototypeUpdate = Literal["gradient", "ema"]
@@ -354,6 +360,8 @@ class TAXLightningModule(L.LightningModule):
             # A new run, also of a module that was trained before.
             self.schedule_done = []
             self.network.memory.projected.fill_(False)
+            if self.kept == 0:
+                self.network.who_scale.fill_(1.0)
         self.network.freeze(bool(self.network.memory.projected))
         self.loss.total = _all_reduce if self.trainer.world_size > 1 else _identity
 
@@ -531,13 +539,20 @@ class TAXLightningModule(L.LightningModule):
         Args:
             loader: batches of training images, not augmented. Under several processes each gives
                 its own part of the images.
-            final: see :meth:`tax_lightning.prototypes.PrototypeMemory.project`. Everything but the
-                kernels is then frozen.
+            final: see :meth:`tax_lightning.prototypes.PrototypeMemory.project`. The certainty of
+                who is then calibrated (:func:`tax_lightning.search.fit_who_scale`), and everything
+                but the kernels is frozen.
         """
         self.network.memory.project(find_sources(self, loader), final=final, keep=self.kept)
         if final:
+            self._calibrate(loader)
             self.network.freeze()
             self._report_dead_prototypes()
+
+    def _calibrate(self, loader: Iterable[Batch]) -> None:
+        if self.kept == 0:  # to those whose annotators stay as they are belongs a scale already
+            self.network.who_scale.fill_(1.0)
+            self.network.who_scale.fill_(fit_who_scale(self, loader))
 
     def _report_dead_prototypes(self) -> None:
         living = self.network.memory.living

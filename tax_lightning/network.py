@@ -5,7 +5,8 @@ A plain ``nn.Module`` without any training logic. All arithmetic of the method s
 
     e_nk = cos(z, P_nk) / tau + prior_n             evidence for kernel (n, k)
     a_nk = softmax of e over all (n, k)             assignment
-    w_n  = sum_k a_nk                               WHO: weight of annotator n at this pixel
+    w_n  = sum_k a_nk                               WHO: weight of annotator n at this pixel;
+                                                    calibrated, it is w_n^scale, normalised anew
     g_nk = a_nk / w_n                               which of n's kernels
     p_nk = softmax over classes of W_nk * f + b_nk  what kernel (n, k) would label
     p_n  = sum_k g_nk p_nk                          annotator n's own segmentation
@@ -129,6 +130,8 @@ class TAXNetwork(nn.Module):
         True
     """
 
+    who_scale: Tensor
+
     def __init__(
         self,
         annotators: int | Sequence[int],
@@ -170,6 +173,8 @@ class TAXNetwork(nn.Module):
         self.projection = nn.Conv2d(channels, embedding_channels, kernel_size=1)
         self.bank = KernelBank(annotators, kernels, classes, channels, kernel_size, bank)
         self.memory = PrototypeMemory(annotators, kernels, embedding_channels, temperature, bank)
+        # Fitted after the final projection, see `tax_lightning.search.fit_who_scale`.
+        self.register_buffer("who_scale", torch.ones(()))
         self.mixing: Mixing = mixing
         self.classes = classes
         self.frozen = False
@@ -210,7 +215,7 @@ class TAXNetwork(nn.Module):
             embedding = F.normalize(embedding.float(), dim=1)
             evidence = self.memory(embedding)
             annotator_evidence = evidence.logsumexp(dim=2)
-            log_who = annotator_evidence.log_softmax(dim=1)
+            log_who = (annotator_evidence * self.who_scale).log_softmax(dim=1)
             log_within = evidence - annotator_evidence.unsqueeze(2)
             log_kernel = logits.float().log_softmax(dim=3)
             log_annotator = mix(log_within, log_kernel, self.mixing)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tax_lightning.module import TAXLightningModule
 
 START_PIXELS = 4096  # per annotator, for the clusters at which the prototypes are started
+SCALES = torch.logspace(-1, 1, 61)  # of the evidence, among which w is calibrated
 LEAST_AGREEMENT = 0.5  # of an annotator around a pixel that may become a prototype's source
 
 
@@ -87,6 +88,46 @@ def starting_pixels(module: TAXLightningModule, loader: Iterable[Batch]) -> list
         drawn |= other
     columns = zip(*(drawn[name] for name in sorted(drawn)), strict=True)
     return [torch.cat(column) for column in columns]
+
+
+@torch.no_grad()
+def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float:
+    """The scale of the evidence with which w is as certain as it is right.
+
+    Where annotators disagree and exactly one of them says what the reference says, there is no
+    doubt who is right: the scale gives these pixels of the training images the largest likelihood
+    (temperature scaling: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks",
+    2017). It changes how certain w is, never who leads.
+
+    Args:
+        module: whose w; its present scale is 1.
+        loader: batches of training images, not augmented; of this process.
+
+    Returns:
+        The scale, one of ``SCALES``; 1 where no pixel tells, as with a majority of three or more
+        annotators for a reference.
+    """
+    scales = SCALES.to(module.device)
+    # Sum of the log-likelihoods of each scale, then the number of pixels.
+    sums = torch.zeros(len(scales) + 1, dtype=torch.float64, device=module.device)
+    for batch, output in visit(module, loader):
+        reference = module.reference_labels(batch, output)
+        if reference is None:
+            return 1.0
+        log_who, right = _undoubted(output.log_who, batch["masks"], reference)
+        for i, scale in enumerate(scales):
+            sums[i] += (log_who * scale).log_softmax(dim=1)[right].double().sum()
+        sums[-1] += right.sum()
+    sums = torch.stack([sums.cpu(), *from_other_processes(module, sums.cpu())]).sum(dim=0)
+    return float(scales[sums[:-1].argmax()]) if sums[-1] > 0 else 1.0
+
+
+def _undoubted(log_who: Tensor, masks: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the pixels with exactly one right of several, log w ``[M, N]`` and who is right."""
+    labelled = masks != IGNORE_INDEX
+    right = labelled & (masks == reference.unsqueeze(1))
+    cases = (right.sum(dim=1) == 1) & (labelled.sum(dim=1) > 1)
+    return log_who.movedim(1, -1)[cases].float(), right.movedim(1, -1)[cases]
 
 
 def _draw(embedding: Tensor, weight: Tensor, count: int, name: str) -> list[Tensor]:

@@ -1,0 +1,133 @@
+"""Passes over the training images: calibration, and the draw of pixels."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from tax_lightning.losses import TAXLoss
+from tax_lightning.module import TAXLightningModule
+from tax_lightning.network import TAXOutput
+from tax_lightning.schedule import Schedule
+from tax_lightning.search import fit_who_scale, starting_pixels
+
+CLASSES = ("background", "cell")
+
+
+class Stub(nn.Module):
+    """Stands in for a module: two annotators, whose weights are given."""
+
+    def __init__(self, log_who: torch.Tensor) -> None:
+        super().__init__()
+        self.log_who = log_who
+        self.network = nn.Linear(1, 1)
+        self.device = torch.device("cpu")
+        self._trainer = None
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return batch
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        return batch
+
+    def reference_labels(self, batch, output):
+        return batch["reference"]
+
+    def forward(self, images):
+        empty = torch.empty(0)
+        return TAXOutput(empty, empty, self.log_who, empty, empty, empty)
+
+
+def scale_of(certainty: float, hits: int, misses: int, masks=None) -> float:
+    """The scale for a who that names Ana with this certainty, and is right in so many cases."""
+    pixels = hits + misses
+    who = torch.tensor([certainty, 1 - certainty]).view(1, 2, 1, 1).expand(1, 2, 1, pixels)
+    if masks is None:
+        masks = torch.tensor([[1] * hits + [0] * misses, [0] * hits + [1] * misses]).view(
+            1, 2, 1, pixels
+        )
+    reference = torch.ones(1, 1, pixels).long()
+    batch = {"image": torch.zeros(1, 3, 1, pixels), "masks": masks, "reference": reference}
+    return fit_who_scale(Stub(who.log()), [batch])
+
+
+@pytest.mark.parametrize(("certainty", "hits"), [(0.6, 90), (0.99, 90), (0.9, 90)])
+def test_the_scale_makes_who_as_certain_as_it_is_right(certainty, hits):
+    scale = scale_of(certainty, hits, 100 - hits)
+    odds = certainty / (1 - certainty)
+    # As certain as right: odds ** scale = hits / misses, to within a step between scales.
+    step = math.log(10) / 30
+    assert math.log(scale) == pytest.approx(
+        math.log(math.log(hits / (100 - hits)) / math.log(odds)), abs=step
+    )
+
+
+def test_pixels_that_leave_a_doubt_do_not_count():
+    everyone_right = torch.ones(1, 2, 1, 4).long()
+    assert scale_of(0.9, 2, 2, masks=everyone_right) == 1.0
+    alone = everyone_right.clone()
+    alone[:, 1] = 255  # who is right needs someone who is not
+    assert scale_of(0.9, 2, 2, masks=alone) == 1.0
+    nobody_right = torch.zeros(1, 2, 1, 4).long()
+    assert scale_of(0.9, 2, 2, masks=nobody_right) == 1.0
+
+
+def make_module(**options) -> TAXLightningModule:
+    torch.manual_seed(0)
+    backbone = nn.Conv2d(3, 4, 3, padding=1)
+    return TAXLightningModule(
+        ["Ana", "Ben"],
+        CLASSES,
+        network=backbone,
+        kernels=2,
+        embedding_channels=4,
+        who_window=3,
+        schedule=Schedule(enabled=False),
+        **options,
+    )
+
+
+def batches(order: list[int], size: int) -> list[dict]:
+    """Eight images in this order in batches of this size."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8, 3, 8, 8, generator=generator)
+    masks = (torch.rand(8, 2, 8, 8, generator=generator) < 0.3).long()
+    return [
+        {
+            "image": images[part],
+            "masks": masks[part],
+            "reference": masks[part, 0],
+            "id": [f"image {i}" for i in part],
+        }
+        for part in (order[start : start + size] for start in range(0, 8, size))
+    ]
+
+
+def test_a_hand_made_projection_calibrates_and_the_result_follows():
+    module = make_module(reference="given")
+    module.project(batches(list(range(8)), 4))
+    scale = module.network.who_scale.item()
+    assert scale != 1.0
+    images = batches(list(range(8)), 8)[0]["image"]
+    with torch.no_grad():
+        calibrated = module(images).who
+        module.network.who_scale.fill_(1.0)
+        plain = module(images).who
+    torch.testing.assert_close((scale * plain.log()).softmax(dim=1), calibrated)
+    assert torch.equal(plain.argmax(dim=1), calibrated.argmax(dim=1))
+
+
+def test_the_draw_of_pixels_depends_on_the_images_alone(monkeypatch):
+    module = make_module(reference="given")
+    module.loss = TAXLoss(2, window=3, sharpness=1.0)
+    monkeypatch.setattr(
+        TAXLightningModule,
+        "trainer",
+        property(lambda self: type("T", (), {"num_training_batches": 8})),
+    )
+    first = starting_pixels(module, batches([0, 1, 2, 3, 4, 5, 6, 7], 2))
+    second = starting_pixels(module, batches([5, 2, 7, 0, 1, 6, 3, 4], 4))
+    for mine, other in zip(first, second, strict=True):
+        assert len(mine) > 0
+        torch.testing.assert_close(mine, other)
