@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 START_PIXELS = 4096  # per annotator, for the clusters at which the prototypes are started
 SCALES = torch.logspace(-1, 1, 61)  # of the evidence, among which w is calibrated
+NEAR = 0.005  # between the certainty of w and how often it is right
 LEAST_AGREEMENT = 0.5  # of an annotator around a pixel that may become a prototype's source
 
 
@@ -95,9 +96,11 @@ def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float:
     """The scale of the evidence with which w is as certain as it is right.
 
     Where annotators disagree and exactly one of them says what the reference says, there is no
-    doubt who is right: the scale gives these pixels of the training images the largest likelihood
-    (temperature scaling: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks",
-    2017). It changes how certain w is, never who leads.
+    doubt who is right. On these pixels of the training images the mean of the largest w should be
+    the share in which it names the right one; of the scales that come that near, the one that
+    changes w least is taken. (The scale of largest likelihood, as in Guo, Pleiss, Sun, Weinberger,
+    "On calibration of modern neural networks", 2017, has no bound where all are named rightly, and
+    would take w for certain also where several annotators are right.) Who leads never changes.
 
     Args:
         module: whose w; its present scale is 1.
@@ -108,18 +111,24 @@ def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float:
         annotators for a reference.
     """
     scales = SCALES.to(module.device)
-    # Sum of the log-likelihoods of each scale, then the number of pixels.
-    sums = torch.zeros(len(scales) + 1, dtype=torch.float64, device=module.device)
+    # The sum of the largest w at each scale, then the pixels named rightly, then all pixels.
+    sums = torch.zeros(len(scales) + 2, dtype=torch.float64, device=module.device)
     for batch, output in visit(module, loader):
         reference = module.reference_labels(batch, output)
         if reference is None:
             return 1.0
         log_who, right = _undoubted(output.log_who, batch["masks"], reference)
         for i, scale in enumerate(scales):
-            sums[i] += (log_who * scale).log_softmax(dim=1)[right].double().sum()
-        sums[-1] += right.sum()
+            sums[i] += (log_who * scale).softmax(dim=1).amax(dim=1).double().sum()
+        named = log_who.argmax(dim=1, keepdim=True) if len(log_who) else right[:, :1].long()
+        sums[-2] += right.gather(1, named).sum()
+        sums[-1] += len(right)
     sums = torch.stack([sums.cpu(), *from_other_processes(module, sums.cpu())]).sum(dim=0)
-    return float(scales[sums[:-1].argmax()]) if sums[-1] > 0 else 1.0
+    if sums[-1] == 0:
+        return 1.0
+    gap = ((sums[:-2] - sums[-2]) / sums[-1]).abs()
+    near = gap <= gap.min().clamp_min(NEAR)
+    return float(SCALES[torch.where(near, SCALES.log().abs(), torch.inf).argmin()])
 
 
 def _undoubted(log_who: Tensor, masks: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,5 @@
 """Passes over the training images: calibration, and the draw of pixels."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -52,15 +50,23 @@ def scale_of(certainty: float, hits: int, misses: int, masks=None) -> float:
     return fit_who_scale(Stub(who.log()), [batch])
 
 
-@pytest.mark.parametrize(("certainty", "hits"), [(0.6, 90), (0.99, 90), (0.9, 90)])
-def test_the_scale_makes_who_as_certain_as_it_is_right(certainty, hits):
-    scale = scale_of(certainty, hits, 100 - hits)
-    odds = certainty / (1 - certainty)
-    # As certain as right: odds ** scale = hits / misses, to within a step between scales.
-    step = math.log(10) / 30
-    assert math.log(scale) == pytest.approx(
-        math.log(math.log(hits / (100 - hits)) / math.log(odds)), abs=step
-    )
+@pytest.mark.parametrize("certainty", [0.6, 0.99])
+def test_the_scale_makes_who_as_certain_as_it_is_right(certainty):
+    scale = scale_of(certainty, 90, 10)
+    odds = (certainty / (1 - certainty)) ** scale
+    assert odds / (1 + odds) == pytest.approx(0.9, abs=0.012)  # a step between two scales
+
+
+def test_a_who_that_is_as_certain_as_right_stays():
+    assert scale_of(0.9, 90, 10) == 1.0
+    assert scale_of(0.9, 9, 1) == 1.0
+
+
+def test_a_who_that_is_always_right_is_not_taken_for_certain():
+    scale = scale_of(0.9, 100, 0)
+    odds = 9**scale
+    assert 0.995 <= odds / (1 + odds) < 0.998
+    assert 2 < scale < 3
 
 
 def test_pixels_that_leave_a_doubt_do_not_count():

@@ -44,7 +44,7 @@ def groups(data: str) -> dict[str, list[Variant]]:
     """
     given = data == "synthetic"  # only there the truth and its owners are known
     return {
-        "Loss terms": [_default("all terms"), *map(_without, LOSS_TERMS)],
+        "Loss terms": [_default("all terms"), *map(_without, LOSS_TERMS), _only_labels()],
         "Weight of pull": _options("loss_weights.pull", ("0", "0.2", "1"), "0.2"),
         "What who is taught": _options(
             "who_target", ("window", "agree", *(("owner",) if given else ()), "none"), "window"
@@ -92,6 +92,12 @@ def variants(data: str) -> dict[str, Variant]:
 
 def _default(label: str) -> Variant:
     return Variant(DEFAULT, f"{label} (default)", {})
+
+
+def _only_labels() -> Variant:
+    """Without all four terms that compare with no label."""
+    flags = {f"{MODEL}.loss_weights.{term}": "0" for term in LOSS_TERMS[3:]}
+    return Variant("prototype-terms=0", f"without {', '.join(LOSS_TERMS[3:])}", flags)
 
 
 def _without(term: str) -> Variant:
