@@ -70,14 +70,15 @@ def staple(masks: Tensor, num_classes: int) -> Tensor:
     labelled = masks != IGNORE_INDEX
     here = labelled.flatten(2).any(dim=2)  # [B, N]
     everywhere = (labelled | ~here[:, :, None, None]).all(dim=1)
-    voted = majority(masks, num_classes)
-    filled = torch.where(labelled & everywhere.unsqueeze(1), masks, 0)
-    found = [_staple_image(image[who]) for image, who in zip(filled.cpu(), here.cpu(), strict=True)]
-    return torch.where(everywhere, torch.stack(found).to(masks.device), voted)
+    reference = majority(masks, num_classes)
+    for image, drawn, who, pixels in zip(reference, masks, here, everywhere, strict=True):
+        if who.any() and pixels.any():
+            image[pixels] = _staple(drawn[who][:, pixels].cpu()).to(image.device)
+    return reference
 
 
-def _staple_image(masks: Tensor) -> Tensor:
-    """Labels ``[H, W]`` from the maps ``[n, H, W]`` of those who labelled the image."""
+def _staple(labels: Tensor) -> Tensor:
+    """Estimate of the pixels' labels ``[P]`` from those of n annotators ``[n, P]``."""
     try:
         import SimpleITK as sitk  # noqa: N813 - its own abbreviation
     except ModuleNotFoundError as error:
@@ -85,12 +86,10 @@ def _staple_image(masks: Tensor) -> Tensor:
             "reference='staple' needs SimpleITK, which is not installed: "
             "pip install 'tax-lightning[staple]', or set reference='majority'."
         ) from error
-    if len(masks) == 0:
-        return torch.full(masks.shape[1:], IGNORE_INDEX)
-    maps = [sitk.GetImageFromArray(mask.numpy().astype(np.uint8)) for mask in masks]
+    lines = [sitk.GetImageFromArray(line.numpy().astype(np.uint8)[None]) for line in labels]
     estimate: Any = sitk.MultiLabelSTAPLE  # without types
-    label = estimate(maps, IGNORE_INDEX, 1e-5, STAPLE_ITERATIONS)
-    return torch.from_numpy(sitk.GetArrayFromImage(label)).long()
+    label = estimate(lines, IGNORE_INDEX, 1e-5, STAPLE_ITERATIONS)
+    return torch.from_numpy(sitk.GetArrayFromImage(label)[0]).long()
 
 
 def box_mean(values: Tensor, window: int) -> Tensor:

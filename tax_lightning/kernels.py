@@ -42,12 +42,13 @@ class Cohorts(nn.ParameterList):
     @torch.no_grad()
     def row(self, n: int) -> Tensor:
         """Row n as a view: what is written into it is written into the parameter."""
+        first = 0
         for part in self:
-            if n < len(part):
-                view: Tensor = part.data[n]
+            if n < first + len(part):
+                view: Tensor = part.data[n - first]
                 return view
-            n -= len(part)
-        raise IndexError(f"row {n} of {sum(self.sizes)}")
+            first += len(part)
+        raise IndexError(f"row {n} of {first}")
 
 
 class KernelBank(nn.Module):

@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 import torch
 from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
 from tax_lightning.consensus import agreement, relevance
@@ -120,7 +121,7 @@ class TAXLoss(nn.Module):
         self.sharpness = sharpness
         self.neighbourhood = window
         # Sum over all processes, with a gradient; of one process the sum that it has.
-        self.total = _alone
+        self.total = alone
         # Share of images that each annotator labelled, counted as training goes along.
         self.register_buffer("images_seen", torch.zeros(()))
         self.register_buffer("images_labelled", torch.zeros(annotators))
@@ -251,8 +252,15 @@ class TAXLoss(nn.Module):
         return _mean([(weight * loss).sum()], weight.sum(), self.total)[0]
 
 
-def _alone(local: Tensor) -> Tensor:
+def alone(local: Tensor) -> Tensor:
+    """The sum of the only process."""
     return local
+
+
+def across_processes(local: Tensor) -> Tensor:
+    """Sum over all processes; its gradient is the sum of theirs."""
+    whole: Tensor = all_reduce(local.contiguous())
+    return whole
 
 
 def _mean(sums: list[Tensor], count: Tensor, total: Total) -> Tensor:
@@ -348,7 +356,7 @@ def balanced_assignment(
     weight: Tensor,
     temperature: float = 0.05,
     iterations: int = 3,
-    total: Total = _alone,
+    total: Total = alone,
 ) -> Tensor:
     """Assign pixels to the prototypes of each annotator so that all prototypes get the same weight.
 

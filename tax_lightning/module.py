@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torchmetrics import MetricCollection
 
 from tax_lightning.batch import Batch, complete_batch
@@ -17,7 +16,14 @@ from tax_lightning.consensus import majority, staple
 from tax_lightning.data.samples import IGNORE_INDEX
 from tax_lightning.explain.explanation import Explanation
 from tax_lightning.kernels import BankKind
-from tax_lightning.losses import LossWeights, SegmentationLoss, TAXLoss, WhoTarget
+from tax_lightning.losses import (
+    LossWeights,
+    SegmentationLoss,
+    TAXLoss,
+    WhoTarget,
+    across_processes,
+    alone,
+)
 from tax_lightning.metrics import ExplanationMetrics, segmentation_metrics
 from tax_lightning.mixing import Mixing, mix
 from tax_lightning.network import TAXNetwork, TAXOutput
@@ -363,7 +369,7 @@ class TAXLightningModule(L.LightningModule):
             if self.kept == 0:
                 self.network.who_scale.fill_(1.0)
         self.network.freeze(bool(self.network.memory.projected))
-        self.loss.total = _all_reduce if self.trainer.world_size > 1 else _identity
+        self.loss.total = across_processes if self.trainer.world_size > 1 else alone
 
     @property
     def _progress(self) -> float:
@@ -632,13 +638,3 @@ def _primitives(values: dict[str, Any]) -> dict[str, Any]:
 def _check_option(argument: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise ValueError(f"{argument}={value!r}: expected one of {', '.join(known)}.")
-
-
-def _identity(local: Tensor) -> Tensor:
-    return local
-
-
-def _all_reduce(local: Tensor) -> Tensor:
-    """Sum over all processes; its gradient is the sum of theirs."""
-    whole: Tensor = all_reduce(local.contiguous())
-    return whole

@@ -1,6 +1,7 @@
 """Reference labels and agreement with them, against brute force."""
 
 import math
+import sys
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tax_lightning.consensus import agreement, box_mean, majority, relevance
+from tax_lightning.consensus import agreement, box_mean, majority, relevance, staple
 
 WINDOWS = st.sampled_from([1, 3, 5, 9])
 
@@ -58,6 +59,126 @@ def test_majority_of_one_annotator_is_this_annotator():
     masks = torch.randint(0, 3, (2, 1, 5, 5))
     masks[0, 0, 0] = 255
     assert torch.equal(majority(masks, 3), masks[:, 0])
+
+
+# ---------------------------------------------------------------------- staple
+
+
+@pytest.fixture
+def sitk():
+    """SimpleITK, where it is installed."""
+    return pytest.importorskip("SimpleITK")
+
+
+def half_and_half(height: int = 6, width: int = 12):
+    """An image whose lower half is an object ``[1, H, W]``."""
+    truth = torch.zeros(1, height, width).long()
+    truth[:, height // 2 :] = 1
+    return truth
+
+
+def two_reliable_and_three_careless(truth):
+    """Masks ``[1, 5, H, W]`` of which the majority is wrong in the first column.
+
+    There three careless annotators are wrong together, against two who never err. That these three
+    are careless shows in three further columns each, in which they err alone.
+    """
+    masks = truth.unsqueeze(1).repeat(1, 5, 1, 1)
+    for n, columns in ((2, [0, 1, 2, 3]), (3, [0, 4, 5, 6]), (4, [0, 7, 8, 9])):
+        masks[:, n, :, columns] = 1 - truth[:, :, columns]
+    return masks
+
+
+@pytest.mark.usefixtures("sitk")
+def test_staple_of_two_against_one_is_what_the_two_say():
+    truth = half_and_half()
+    masks = torch.stack([truth, truth, truth.flip(1)], dim=1)
+    labels = staple(masks, 2)
+    assert labels.dtype == torch.int64
+    assert torch.equal(labels, truth)
+
+
+@pytest.mark.usefixtures("sitk")
+def test_staple_of_one_annotator_is_this_annotator():
+    masks = torch.randint(0, 3, (2, 1, 5, 5))
+    assert torch.equal(staple(masks, 3), masks[:, 0])
+
+
+@pytest.mark.usefixtures("sitk")
+def test_staple_believes_a_reliable_minority():
+    truth = half_and_half()
+    masks = two_reliable_and_three_careless(truth)
+    voted = majority(masks, 2)
+    assert torch.equal(voted[:, :, 0], 1 - truth[:, :, 0])
+    assert torch.equal(voted[:, :, 1:], truth[:, :, 1:])
+    assert torch.equal(staple(masks, 2), truth)
+
+
+@pytest.mark.usefixtures("sitk")
+def test_staple_weighs_the_annotators_of_each_image_anew():
+    truth = half_and_half()
+    masks = two_reliable_and_three_careless(truth)
+    other = masks[:, [4, 3, 2, 1, 0]]  # in the second image the last two are the reliable ones
+    both = torch.cat([masks, other])
+    assert torch.equal(staple(both, 2), truth.repeat(2, 1, 1))
+
+
+@pytest.mark.usefixtures("sitk")
+def test_staple_ignores_who_is_absent():
+    masks = torch.randint(0, 2, (2, 4, 8, 8))
+    masks[0, 1] = masks[1, 3] = 255
+    labels = staple(masks, 2)
+    assert torch.equal(labels[:1], staple(masks[:1, [0, 2, 3]], 2))
+    assert torch.equal(labels[1:], staple(masks[1:, :3], 2))
+
+
+@pytest.mark.usefixtures("sitk")
+def test_staple_knows_several_classes():
+    truth = torch.arange(4).repeat_interleave(3).repeat(6, 1)[None]  # [1, 6, 12], four stripes
+    masks = truth.unsqueeze(1).repeat(1, 3, 1, 1)
+    masks[:, 2] = 3 - masks[:, 2]
+    assert torch.equal(staple(masks, 4), truth)
+
+
+@pytest.mark.usefixtures("sitk")
+def test_an_image_that_nobody_labelled_has_no_staple():
+    masks = torch.full((2, 3, 4, 5), 255)
+    masks[1] = 1
+    labels = staple(masks, 2)
+    assert (labels[0] == 255).all()
+    assert (labels[1] == 1).all()
+
+
+@pytest.mark.usefixtures("sitk")
+def test_where_someone_labelled_only_a_part_the_majority_decides_the_rest():
+    truth = half_and_half()
+    masks = two_reliable_and_three_careless(truth)
+    masks[:, 0, :2, 0] = 255  # one of the reliable: there three stand against one
+    masks[:, :, :, 11] = 255  # nobody
+    masks[:, 2:, 0, 10] = masks[:, 3:, 1, 10] = 255  # two of two, and three of three
+    labels = staple(masks, 2)
+    expected = truth.clone()
+    expected[:, :2, 0] = 1
+    expected[:, :, 11] = 255
+    assert torch.equal(labels, expected)
+
+
+@pytest.mark.usefixtures("sitk")
+def test_padding_does_not_change_what_staple_says_of_an_image():
+    truth = torch.randint(0, 2, (1, 1, 8, 8))
+    rates = torch.tensor([0.1, 0.3, 0.4, 0.45]).view(1, 4, 1, 1)
+    masks = torch.where(torch.rand(1, 4, 8, 8) < rates, 1 - truth, truth)
+    padded = torch.nn.functional.pad(masks, (0, 24, 0, 24), value=255)
+    labels = staple(padded, 2)
+    assert (labels[:, 8:] == 255).all()
+    assert torch.equal(labels[:, :8, :8], staple(masks, 2))
+
+
+def test_without_simpleitk_staple_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    message = r"^reference='staple' needs SimpleITK.*pip install 'tax-lightning\[staple\]'"
+    with pytest.raises(ModuleNotFoundError, match=message):
+        staple(torch.zeros(1, 2, 3, 3).long(), 2)
 
 
 # ---------------------------------------------------------------------- windows

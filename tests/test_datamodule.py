@@ -19,6 +19,7 @@ from tax_lightning.data import (
     RawSample,
     collate_samples,
 )
+from tax_lightning.data.datamodule import FewerLabels
 
 import albumentations as A  # isort: skip - after the package, which keeps it off the network
 
@@ -339,6 +340,85 @@ def test_read_finds_samples_of_every_split():
 def test_statistics_must_fit_the_channels(options, text):
     with pytest.raises(ValueError, match=text):
         SceneModule(**options)
+
+
+# Few labels
+
+
+def shown_to(data: SceneModule, split: str) -> dict[str, dict]:
+    """Samples of a split by name, without augmentation."""
+    return {name: data.read(name) for name in Scenes(data.counts[split], prefix=split).ids}
+
+
+def test_only_so_many_annotators_labels_are_shown_of_a_training_image():
+    everything, fewer = SceneModule((20, 3, 2)), SceneModule((20, 3, 2), labels_per_image=1)
+    whole = shown_to(everything, "train")
+    for name, sample in shown_to(fewer, "train").items():
+        present = sample["present"]
+        assert present.dtype == torch.bool
+        assert present.sum() == 1
+        assert not present[2]  # Cai labelled nothing that could be shown
+        assert (sample["masks"][~present] == IGNORE_INDEX).all()
+        assert torch.equal(sample["masks"][present], whole[name]["masks"][present])
+        for key in ("image", "reference", "owner"):
+            assert torch.equal(sample[key], whole[name][key])
+
+
+def test_who_is_shown_is_a_matter_of_the_images_name():
+    first, second = (SceneModule((30, 1, 1), labels_per_image=1) for _ in range(2))
+    chosen = {name: s["present"].tolist() for name, s in shown_to(first, "train").items()}
+    assert chosen == {name: s["present"].tolist() for name, s in shown_to(second, "train").items()}
+    # The same names in a shorter split, in the shuffled batches, and at the projection.
+    shorter = shown_to(SceneModule((10, 1, 1), labels_per_image=1), "train")
+    for name, sample in shorter.items():
+        assert sample["present"].tolist() == chosen[name]
+    for loader in (first.train_dataloader(), first.projection_dataloader()):
+        for batch in loader:
+            assert batch["present"].tolist() == [chosen[name] for name in batch["id"]]
+            labelled = (batch["masks"] != IGNORE_INDEX).flatten(2).any(2)
+            assert torch.equal(labelled, batch["present"])
+    shown = [present.index(True) for present in chosen.values()]
+    assert 8 <= shown.count(0) <= 22  # each of the two is drawn about as often
+    assert shown.count(0) + shown.count(1) == 30
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_other_splits_keep_all_labels(split):
+    fewer, everything = SceneModule(labels_per_image=1), SceneModule()
+    for sample, whole in zip(
+        shown_to(fewer, split).values(), shown_to(everything, split).values(), strict=True
+    ):
+        assert sample["present"].tolist() == [True, True, False]
+        assert torch.equal(sample["masks"], whole["masks"])
+
+
+@pytest.mark.parametrize("count", [2, 5, None])
+def test_no_more_labels_are_shown_than_there_are(count):
+    fewer, everything = SceneModule(labels_per_image=count), SceneModule()
+    for sample, whole in zip(
+        shown_to(fewer, "train").values(), shown_to(everything, "train").values(), strict=True
+    ):
+        assert torch.equal(sample["present"], whole["present"])
+        assert torch.equal(sample["masks"], whole["masks"])
+
+
+def test_hiding_labels_does_not_touch_the_source():
+    source = Scenes(count=1)
+    raw = source[0]
+    fixed = Fixed(raw)
+    masks, present = raw.masks.copy(), raw.present.copy()
+    hidden = FewerLabels(fixed, 1)[0]
+    assert hidden.present.sum() == 1
+    np.testing.assert_array_equal(raw.masks, masks)
+    np.testing.assert_array_equal(raw.present, present)
+    assert FewerLabels(fixed, 1).ids == fixed.ids
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_at_least_one_label_an_image_must_be_shown(count):
+    message = rf"^labels_per_image={count}: expected at least 1, or null for all\.$"
+    with pytest.raises(ValueError, match=message):
+        SceneModule(labels_per_image=count)
 
 
 # Randomness

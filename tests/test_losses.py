@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +28,7 @@ def output_of(evidence: Tensor, logits: Tensor, embedding: Tensor | None = None)
         bank=lambda features: logits,
         memory=lambda unit_embedding: evidence,
         mixing="prob",
+        who_scale=torch.ones(()),
     )
     return TAXNetwork.assign(parts, embedding)
 
@@ -471,6 +474,261 @@ def test_pixels_without_weight_do_not_count():
     torch.testing.assert_close(plan[..., :10], alone)
     assert plan.isfinite().all()
     assert balanced_assignment(cosine, weight * 0).isfinite().all()
+
+
+# ---------------------------------------------------------------------- without a reference
+
+
+def test_without_a_reference_the_result_is_trained_for_the_labels_of_all():
+    output = row_output([0.75, 0.25], [[0.5, 0.5, 0.5], [0.1, 0.9, 0.3]])
+    masks = rows((1, 1, 255), (0, 255, 255))
+    terms = TAXLoss(2).segmentation_terms(output, masks, None)
+    # p(1) is .75 * .5 + .25 * p_2(1): .4, .6 and .45. Pixels first, then annotators.
+    ana, ben = -(math.log(0.4) + math.log(0.6)) / 2, -math.log(0.6)
+    assert terms["fused"].item() == pytest.approx((ana + ben) / 2, rel=1e-5)
+    # Each annotator's own term needs no reference.
+    with_reference = TAXLoss(2).segmentation_terms(output, masks, masks[:, 0])
+    assert terms["annotator"].item() == with_reference["annotator"].item()
+
+
+def test_without_a_reference_dice_averages_over_annotators_too():
+    output = row_output([0.5, 0.5], [[0.8, 0.6, 0.4], [0.8, 0.6, 0.4]])
+    masks = rows((1, 1, 0), (255, 255, 255))
+    term = TAXLoss(2, segmentation="dice").segmentation_terms(output, masks, None)["fused"]
+    background = 2 * 0.6 / (0.2 + 0.4 + 0.6 + 1)
+    cell = 2 * (0.8 + 0.6) / (0.8 + 0.6 + 0.4 + 2)
+    assert term.item() == pytest.approx(1 - (background + cell) / 2, rel=1e-5)
+
+
+def test_without_a_reference_everybody_is_believed_where_they_labelled():
+    _, output, _, masks, _ = random_case()
+    masks[0, 1], masks[1, 2, 0] = 255, 255
+    present = torch.tensor([[True, False, True], [True, True, True]])
+    loss = mild_loss()
+    agree = loss.agreement(masks, present, None)
+    assert agree.dtype == torch.float32
+    assert torch.equal(agree, (masks != 255).float())
+    assert torch.equal(loss.relevance(output, None), torch.ones(2, 6, 6))
+
+
+def test_with_a_reference_agreement_and_relevance_are_those_of_the_labels():
+    _, output, _, masks, reference = random_case()
+    present = torch.tensor([[True, False, True], [True, True, True]])
+    loss = mild_loss()
+    agree = loss.agreement(masks, present, reference)
+    assert (agree[0, 1] == 0).all()
+    expected = agreement(masks, reference, 3, 1.0)
+    assert torch.equal(agree[1], expected[1])
+    said = output.log_annotator_probs.argmax(dim=2)
+    assert torch.equal(loss.relevance(output, reference), relevance(said, reference, 3))
+
+
+@pytest.mark.parametrize("who_target", ["none", "owner"])
+def test_all_terms_without_a_reference_are_finite_and_teach(who_target):
+    leaves, output, memory, masks, _ = random_case()
+    masks[0, 1] = 255
+    present = (masks != 255).flatten(2).any(dim=2)
+    owner = torch.randint(0, 3, (2, 6, 6))
+    loss = mild_loss(who_target=who_target)
+    terms = all_terms(loss, output, memory, masks, present, None, owner)
+    assert terms.keys() == set(TERMS)
+    assert all(term.isfinite() for term in terms.values())
+    assert (terms["who"].item() == 0) is (who_target == "none")
+    assert_gradients_are_finite(leaves, torch.stack(list(terms.values())).sum())
+
+
+# ---------------------------------------------------------------------- following
+
+
+def line_of(*pixels: tuple[float, float]) -> Tensor:
+    """Embeddings of one image of one line, ``[1, 2, 1, W]``."""
+    return torch.tensor(pixels).T[None, :, None]
+
+
+def follow(loss: TAXLoss, memory: PrototypeMemory, embedding: Tensor, masks: Tensor, reference):
+    """Let the prototypes follow the pixels of this image."""
+    evidence = memory(embedding)
+    logits = torch.zeros(*evidence.shape[:3], 2, *evidence.shape[3:])
+    output = output_of(evidence.detach(), logits, embedding)
+    present = (masks != 255).flatten(2).any(dim=2)
+    loss.follow(output, memory, masks, present, reference)
+
+
+def stepped(old: tuple[float, float], mean: tuple[float, float]) -> list[float]:
+    """A prototype after a step of a hundredth towards the direction of a mean."""
+    mean = F.normalize(torch.tensor(mean), dim=0)
+    return F.normalize(0.99 * torch.tensor(old) + 0.01 * mean, dim=0).tolist()
+
+
+def test_prototypes_follow_the_pixels_assigned_to_them():
+    # Cosines of .8 and -.8, -.6 and .6: what belongs to which is as good as certain.
+    memory = prototype_case((1.0, 0.0), (-1.0, 0.0))
+    embedding = line_of((0.8, 0.6), (0.6, -0.8), (-0.6, 0.8), (0.0, 1.0))
+    # The last pixel is not labelled; it would be drawn to both.
+    follow(TAXLoss(1), memory, embedding, rows((1, 0, 1, 255)), None)
+    first, second = memory.vectors[0].tolist()
+    assert first == pytest.approx(stepped((1.0, 0.0), (1.4, -0.2)), abs=1e-6)
+    assert second == pytest.approx(stepped((-1.0, 0.0), (-0.6, 0.8)), abs=1e-6)
+
+
+def test_pixels_count_by_agreement_and_relevance():
+    memory = prototype_case((1.0, 0.0), (-1.0, 0.0))
+    embedding = line_of((0.8, 0.6), (0.6, -0.8), (0.8, -0.6), (-0.6, 0.8))
+    # With single pixels as windows; the network would say 0 everywhere, so that it deviates from
+    # the reference at the first two pixels. At the second the annotator's agreement is 1/2.
+    loss = TAXLoss(1, window=1, sharpness=LN2)
+    follow(loss, memory, embedding, rows((1, 0, 0, 0)), torch.tensor([[[1, 1, 0, 0]]]))
+    mean = (0.8 + 0.5 * 0.6 + 0.05 * 0.8, 0.6 - 0.5 * 0.8 - 0.05 * 0.6)
+    first, second = memory.vectors[0].tolist()
+    assert first == pytest.approx(stepped((1.0, 0.0), mean), abs=1e-6)
+    assert second == pytest.approx(stepped((-1.0, 0.0), (-0.6, 0.8)), abs=1e-6)
+
+
+def test_prototypes_of_the_absent_and_the_dead_follow_nothing():
+    memory = PrototypeMemory(2, 2, 2)
+    memory.alive[0, 1] = False
+    before = memory.vectors.detach().clone()
+    embedding = F.normalize(torch.randn(1, 2, 3, 3), dim=1)
+    masks = torch.zeros(1, 2, 3, 3).long()
+    masks[:, 1] = 255
+    follow(TAXLoss(2), memory, embedding, masks, None)
+    assert torch.equal(memory.vectors[0, 1], before[0, 1])
+    assert torch.equal(memory.vectors[1], before[1])
+    assert not torch.equal(memory.vectors[0, 0], before[0, 0])
+
+
+def test_shared_prototypes_follow_the_pixels_of_all_annotators():
+    memory = PrototypeMemory(2, 1, 2, kind="shared")
+    with torch.no_grad():
+        memory.vectors.copy_(torch.tensor([[[1.0, 0.0]]]))
+    embedding = line_of((0.8, 0.6), (0.6, 0.8), (0.0, -1.0))
+    follow(TAXLoss(2), memory, embedding, rows((1, 255, 255), (0, 1, 255)), None)
+    mean = (2 * 0.8 + 0.6, 2 * 0.6 + 0.8)  # both annotators labelled the first pixel
+    assert memory.vectors[0, 0].tolist() == pytest.approx(stepped((1.0, 0.0), mean), abs=1e-6)
+
+
+def test_following_needs_and_leaves_no_gradient():
+    leaves, output, memory, masks, reference = random_case()
+    memory.prototypes.requires_grad_(False)
+    before = memory.vectors.clone()
+    mild_loss().follow(output, memory, masks, torch.ones(2, 3, dtype=torch.bool), reference)
+    assert not torch.equal(memory.vectors, before)
+    assert not memory.vectors.requires_grad
+    assert all(leaf.grad is None for leaf in leaves.values())
+
+
+# ---------------------------------------------------------------------- over all processes
+
+
+def test_means_are_of_sums_and_counts_over_all_processes():
+    # Another process with the same images doubles both.
+    _, output, memory, masks, reference = random_case()
+    masks[0, 1] = 255
+    present = (masks != 255).flatten(2).any(dim=2)
+    owner = torch.randint(0, 3, (2, 6, 6))
+    for options in ({}, {"who_target": "owner"}):
+        alone, doubled = mild_loss(**options), mild_loss(**options)
+        doubled.total = lambda local: 2 * local
+        arguments = (output, memory, masks, present, reference, owner)
+        found, expected = all_terms(doubled, *arguments), all_terms(alone, *arguments)
+        for name in TERMS:
+            torch.testing.assert_close(found[name], expected[name], msg=name)
+
+
+class Meeting:
+    """Two threads in place of two processes: each hands in its part and gets the sum of both."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2, timeout=20)
+        self.parts: list[Tensor | None] = [None, None]
+
+    def total_of(self, rank: int):
+        def total(local: Tensor) -> Tensor:
+            self.parts[rank] = local
+            self.barrier.wait()
+            whole = self.parts[0] + self.parts[1]
+            self.barrier.wait()
+            return whole
+
+        return total
+
+    def hold(self, work):
+        """What the work, given a rank and its way to sum, returns for each rank."""
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(lambda rank: work(rank, self.total_of(rank)), range(2)))
+
+
+def cut_in_two(output: TAXOutput, *tensors: Tensor):
+    """The first image and the other two of a batch of three."""
+    parts = []
+    for images in (slice(0, 1), slice(1, 3)):
+        here = TAXOutput(*(part[images].detach() for part in output))
+        parts.append((here, *(tensor[images] for tensor in tensors)))
+    return parts
+
+
+def uneven_case():
+    """Three images, of which the first has few labels, no pixel of the second annotator's."""
+    _, output, memory, masks, reference = random_case(batch=3)
+    masks[0, 1], masks[0, 0, 2:], masks[2, 2] = 255, 255, 255
+    reference[0, 3:] = 255
+    present = (masks != 255).flatten(2).any(dim=2)
+    owner = torch.randint(0, 3, (3, 6, 6))
+    owner[0, :, :4] = 255
+    return memory, output, masks, present, reference, owner
+
+
+@pytest.mark.parametrize("who_target", ["window", "owner"])
+def test_two_processes_have_the_terms_of_one(who_target):
+    memory, output, *labels = uneven_case()
+    masks, present, reference, owner = labels
+    whole = all_terms(
+        mild_loss(who_target=who_target), output, memory, masks, present, reference, owner
+    )
+    parts = cut_in_two(output, *labels)
+
+    def work(rank, total):
+        loss = mild_loss(who_target=who_target)
+        loss.total = total
+        said, *mine = parts[rank]
+        return all_terms(loss, said, memory, *mine)
+
+    for terms in Meeting().hold(work):
+        for name in TERMS:
+            torch.testing.assert_close(terms[name], whole[name], msg=name)
+    # Left to itself, a process would have other terms.
+    said, *mine = parts[0]
+    alone = all_terms(mild_loss(who_target=who_target), said, memory, *mine)
+    for name in set(TERMS) - {"spread"}:
+        assert not torch.allclose(alone[name], whole[name]), name
+
+
+@pytest.mark.parametrize("kind", ["private", "shared"])
+def test_prototypes_follow_the_pixels_of_all_processes(kind):
+    _, output, *labels = uneven_case()
+
+    def memory_of_its_own() -> PrototypeMemory:
+        torch.manual_seed(7)
+        return PrototypeMemory(3, 2, 4, kind=kind)
+
+    memories = [memory_of_its_own() for _ in range(3)]
+    before = memories[2].vectors.detach().clone()
+    masks, present, reference, _ = labels
+    mild_loss().follow(output, memories[2], masks, present, reference)
+    parts = cut_in_two(output, *labels)
+
+    def work(rank, total):
+        loss = mild_loss()
+        loss.total = total
+        said, *mine = parts[rank]
+        loss.follow(said, memories[rank], *mine[:3])
+
+    Meeting().hold(work)
+    moved = (memories[2].vectors - before).abs().max()
+    assert moved > 1e-3
+    for memory in memories[:2]:
+        torch.testing.assert_close(memory.vectors, memories[2].vectors, atol=1e-5, rtol=0)
+    assert torch.equal(memories[0].vectors, memories[1].vectors)
 
 
 # ---------------------------------------------------------------------- hard cases

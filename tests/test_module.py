@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 from tax_lightning.consensus import agreement, majority
 from tax_lightning.losses import LossWeights
+from tax_lightning.mixing import mix
 from tax_lightning.module import TAXLightningModule
 from tax_lightning.network import TAXNetwork
 from tax_lightning.schedule import Schedule
@@ -30,6 +31,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks"),
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before"),
     pytest.mark.filterwarnings("ignore:One of the clusters is empty:UserWarning"),
+    pytest.mark.filterwarnings("ignore:of . prototypes? an annotator these are dead:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
 ]
 
 
@@ -884,3 +887,229 @@ def test_dead_prototypes_are_reported(monkeypatch):
     module = make_module(schedule=Schedule(enabled=False))
     with pytest.warns(UserWarning, match=r"of 2 prototypes .* dead, .*: 1 of Ana, 1 of Ben, 1 of"):
         module.project(make_loader())
+
+
+# ---------------------------------------------------------------------- references
+
+SHORT = Schedule(start=0.1, full=0.2, trials=(), final=0.8)
+NOBODY = "ignore:who_target='none':UserWarning"
+
+
+def train(module: Recorded, epochs: int = 3, dataset: Dataset | None = None) -> L.Trainer:
+    """Train for a few steps, with validation at the end of each epoch."""
+    trainer = make_trainer(max_epochs=epochs)
+    trainer.fit(module, make_loader(dataset), make_loader(dataset))
+    assert torch.tensor(module.totals).isfinite().all()
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+    return trainer
+
+
+def test_staple_is_a_reference_to_train_for_and_to_measure_against(trained):
+    pytest.importorskip("SimpleITK")
+    module = make_module(reference="staple", optimizer=fast, schedule=SHORT)
+    batch = {"masks": torch.stack(Squares().masks[:2])}
+    found = module.reference_labels(batch, None)
+    assert torch.equal(found, batch["masks"][:, 0])  # Ana lies between the other two
+    trainer = train(module)
+    assert module.losses[-1] < module.losses[0]
+    assert module.explained
+    assert "val/fused_dice/cell" in trainer.logged_metrics
+    module.load_state_dict(trained.state_dict())
+    (result,) = make_trainer().validate(module, make_loader(), verbose=False)
+    assert result["val/fused_dice/cell"] > 0.8
+
+
+@pytest.mark.filterwarnings(NOBODY)
+def test_without_a_reference_the_result_lies_between_the_annotators():
+    module = make_module(reference="none", who_target="none", optimizer=fast, schedule=SHORT)
+    assert module.reference_labels({"masks": torch.stack(Squares().masks)}, None) is None
+    absent = {i: [2] for i in range(0, 12, 2)} | {3: [0, 1, 2]}
+    trainer = train(module, epochs=8, dataset=Squares(absent=absent))
+    assert module.losses[-1] < module.losses[0]
+    assert module.explained
+    # Nothing is measured against a reference that there is not; annotators are, against themselves.
+    measured = {key for key in trainer.logged_metrics if key.startswith("val/")}
+    assert not any("fused" in key or "who_" in key for key in measured)
+    assert "val/dice/Ana" in measured
+    # Sources lie where their annotator labelled: believed, not compared.
+    for source in sources_of(module):
+        assert not source.projected or ANNOTATORS.index(source.annotator) not in absent.get(
+            number_of(source), []
+        )
+    images = torch.stack(Squares().images)
+    area = module.predict(images)[:, 1].sum()
+    assert module.predict(images, annotator="Dr. C")[:, 1].sum() < area
+    assert area < module.predict(images, annotator="Ben")[:, 1].sum()
+
+
+@pytest.mark.filterwarnings(NOBODY)
+def test_without_a_reference_a_test_of_the_explanation_measures_what_it_can():
+    module = make_module(reference="none", who_target="none", explanation_metrics=True)
+    (found,) = make_trainer().test(module, make_loader(Squares(4)), verbose=False)
+    assert {"test/who_necessity", "test/why_size", "test/stability_top_kernel"} <= set(found)
+    assert not any(key.startswith(("test/purity", "test/who_accuracy")) for key in found)
+    assert all(value == value for value in found.values())
+
+
+# ---------------------------------------------------------------------- prototypes that follow
+
+
+@pytest.mark.parametrize("bank", ["private", "shared"])
+def test_prototypes_may_follow_their_pixels_instead_of_a_gradient(bank, tmp_path):
+    module = make_module(prototype_update="ema", bank=bank, schedule=Schedule(enabled=False))
+    memory = module.network.memory
+    assert not any(part.requires_grad for part in memory.prototypes)
+    before = memory.vectors.clone()
+    trainer = train(module)
+    assert (memory.vectors - before).abs().amax(dim=2).min() > 1e-3  # every one of them
+    torch.testing.assert_close(memory.vectors.norm(dim=2), torch.ones(memory.alive.shape))
+    assert not any(part.requires_grad or part.grad is not None for part in memory.prototypes)
+    (optimizer,) = trainer.optimizers
+    given = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert not given & {id(part) for part in memory.prototypes}
+    trainer.save_checkpoint(tmp_path / "ema.ckpt")
+    again = Recorded.load_from_checkpoint(tmp_path / "ema.ckpt", network=make_backbone())
+    assert again.prototype_update == "ema"
+    assert torch.equal(again.network.memory.vectors, memory.vectors)
+    assert not any(part.requires_grad for part in again.network.memory.prototypes)
+    images = torch.stack(Squares().images[:2])
+    assert torch.equal(again.predict(images), module.predict(images))
+
+
+def test_prototypes_that_follow_come_nearer_to_the_pixels():
+    def nearest(module: Recorded) -> float:
+        with torch.no_grad():
+            embedding = module.network.eval()(torch.stack(Squares().images)).embedding
+        return module.network.memory.similarity(embedding).amax(dim=(0, 3, 4)).mean().item()
+
+    frozen = LossWeights(annotator=0, fused=0, who=0, balance=0, cluster=0, pull=0, spread=0)
+    module = make_module(
+        prototype_update="ema",
+        loss_weights=frozen,
+        schedule=Schedule(enabled=False),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0),
+    )
+    before = nearest(module)
+    train(module, epochs=20)
+    assert nearest(module) > before + 0.05
+
+
+def test_prototypes_that_follow_are_started_projected_and_then_held():
+    module = make_module(prototype_update="ema", optimizer=fast, schedule=SHORT)
+    make_trainer(max_epochs=6).fit(module, make_loader())
+    assert [kind for _, kind in module.events] == ["start", "final"]
+    living = [source for source in sources_of(module) if source.alive]
+    assert living
+    # Had they gone on after the final projection, they would no longer be where their pixels are.
+    assert all(similarity_to_source(module, source) >= 0.999 for source in living)
+
+
+# ---------------------------------------------------------------------- banks and mixing
+
+KINDS = pytest.mark.parametrize(
+    "kinds",
+    [
+        {"bank": "shared"},
+        {"mixing": "logit"},
+        {"bank": "shared", "mixing": "logit"},
+    ],
+    ids=lambda kinds: "-".join(kinds.values()),
+)
+FIELDS = ("probs", "annotator_probs", "who", "why", "why_share", "undecided")
+
+
+@KINDS
+def test_every_kind_trains_projects_explains_and_is_reloaded(kinds, tmp_path):
+    module = make_module(optimizer=fast, schedule=SHORT, **kinds)
+    trainer = train(module, epochs=6)
+    assert module.losses[-1] < module.losses[0]
+    assert module.network.memory.projected
+    trainer.save_checkpoint(tmp_path / "kind.ckpt")
+    again = Recorded.load_from_checkpoint(
+        tmp_path / "kind.ckpt", network=make_backbone(), weights_only=True
+    )
+    assert again.network.mixing == kinds.get("mixing", "prob")
+    assert again.network.memory.kind == kinds.get("bank", "private")
+    images = torch.stack(Squares().images[:2])
+    explanation, expected = again.explain(images), module.explain(images)
+    for name in FIELDS:
+        assert torch.equal(getattr(explanation, name), getattr(expected, name)), name
+    assert repr(explanation.sources) == repr(expected.sources)
+    assert [len(row) for row in explanation.sources] == [2, 2, 2]
+    torch.testing.assert_close(explanation.who.sum(dim=1), torch.ones(2, 32, 32))
+    torch.testing.assert_close(explanation.probs.sum(dim=1), torch.ones(2, 32, 32))
+    assert any(source.alive and source.projected for source in sources_of(again))
+
+
+@torch.no_grad()
+def test_the_sources_of_shared_prototypes_are_those_pixels():
+    module = make_module(bank="shared", optimizer=fast, schedule=SHORT)
+    make_trainer(max_epochs=6).fit(module, make_loader())
+    rows = module.network.memory.sources(ANNOTATORS, CLASSES)
+    assert all(row[k].sample_id == rows[0][k].sample_id for row in rows for k in range(2))
+    module.eval()
+    for k, source in enumerate(rows[0]):
+        assert source.projected
+        image = Squares()[number_of(source)]["image"][None]
+        z = module(image).embedding[0, :, source.y, source.x]
+        prototype = module.network.memory.vectors[0, k]
+        assert F.cosine_similarity(z, prototype, dim=0).item() >= 0.999
+        # The label is one that an annotator who was right around there gave.
+        labels = Squares()[number_of(source)]["masks"][:, source.y, source.x]
+        assert CLASSES.index(source.label) in labels
+
+
+@KINDS
+def test_a_panel_of_every_kind_is_an_explicit_mix_with_renormalised_weights(kinds):
+    module = make_module(**kinds)
+    for part in (*module.network.memory.priors, *module.network.bank.weights):
+        nn.init.normal_(part)
+    images = torch.randn(2, 3, 9, 8)
+    with torch.no_grad():
+        output = module.network.eval()(images)
+    who, said = output.who[:, [0, 2]], output.log_annotator_probs[:, [0, 2]]
+    weights = (who / who.sum(dim=1, keepdim=True)).unsqueeze(2)
+    if module.network.mixing == "prob":
+        expected = (weights * said.exp()).sum(dim=1)
+    else:
+        expected = (weights * said).sum(dim=1).softmax(dim=1)
+    panel = module.predict(images, panel=["Ana", "Dr. C"])
+    torch.testing.assert_close(panel, expected)
+    torch.testing.assert_close(
+        panel, mix(weights.squeeze(2).log(), said, module.network.mixing).exp()
+    )
+    assert not torch.allclose(panel, output.probs, atol=1e-3)
+    torch.testing.assert_close(module.predict(images, panel=ANNOTATORS), output.probs)
+    torch.testing.assert_close(module.predict(images), output.probs)
+    for n, name in enumerate(ANNOTATORS):
+        torch.testing.assert_close(
+            module.predict(images, annotator=name), output.annotator_probs[:, n]
+        )
+
+
+@pytest.mark.parametrize("kinds", [{}, {"bank": "shared", "mixing": "logit"}], ids=str)
+def test_what_is_said_by_bands_is_what_is_said_at_once(kinds, monkeypatch):
+    module = make_module(**kinds)
+    images = torch.randn(2, 3, 13, 8)
+    panel = ["Ben", "Dr. C"]
+    whole = module.explain(images)
+    predicted = module.predict(images), module.predict(images, panel=panel)
+    bands: list[int] = []
+    assign = module.network.assign
+
+    def counted(features: Tensor):
+        bands.append(features.shape[-2])
+        return assign(features)
+
+    monkeypatch.setattr(module.network, "assign", counted)
+    # Three annotators, two kernels and two classes: five rows of two images hold 960 values.
+    monkeypatch.setattr(TAXNetwork.bands, "__defaults__", (1000,))
+    banded = module.explain(images)
+    assert bands == [6, 7, 4]  # with one row beyond each edge between two bands
+    for name in ("probs", "annotator_probs", "who", "why_share"):
+        torch.testing.assert_close(getattr(banded, name), getattr(whole, name), msg=name)
+    for name in ("why", "undecided"):
+        assert torch.equal(getattr(banded, name), getattr(whole, name)), name
+    torch.testing.assert_close(module.predict(images), predicted[0])
+    torch.testing.assert_close(module.predict(images, panel=panel), predicted[1])
+    assert bands == [6, 7, 4] * 3

@@ -20,11 +20,10 @@ def make_network(annotators: int = 3, classes: int = 2, **options) -> TAXNetwork
     return TAXNetwork(annotators, classes, **options)
 
 
-def by_hand() -> TAXNetwork:
-    """Two annotators with two kernels each, of which every number is known.
+def in_the_plane(**options) -> TAXNetwork:
+    """Two annotators with two kernels each, on features that are their own embedding.
 
-    Cosines with the pixel (3, 4) are .6, .8, 1 and 0, which the temperature turns into evidence of
-    8, 16, 32 and 1; the second annotator's prior divides by 3.
+    The temperature makes a difference of .2 between cosines a factor of 2 between weights.
     """
     network = TAXNetwork(
         2,
@@ -35,22 +34,34 @@ def by_hand() -> TAXNetwork:
         kernel_size=1,
         embedding_channels=2,
         temperature=0.2 / math.log(2),
+        **options,
     )
-    log3 = math.log(3)
     with torch.no_grad():
         network.projection.weight.copy_(torch.eye(2)[..., None, None])
         network.projection.bias.zero_()
+        network.bank.weight.zero_()
+        network.bank.bias.zero_()
+    return network.eval()
+
+
+def by_hand(**options) -> TAXNetwork:
+    """A network of which every number is known.
+
+    Cosines with the pixel (3, 4) are .6, .8, 1 and 0, which the temperature turns into evidence of
+    8, 16, 32 and 1; the second annotator's prior divides by 3.
+    """
+    network = in_the_plane(**options)
+    log3 = math.log(3)
+    with torch.no_grad():
         network.memory.vectors.copy_(
             torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [-0.8, 0.6]]])
         )
         network.memory.prior.copy_(torch.tensor([0.0, -log3]))
-        network.bank.weight.zero_()
-        network.bank.bias.zero_()
         # Class 1 has the probabilities 3/4, 1/4, 1/2 and 1/12.
         network.bank.weight[0, 0, 1, 0] = log3 / 3  # times the feature 3
         network.bank.weight[0, 1, 0, 1] = log3 / 4  # times the feature 4
         network.bank.bias[1, 1, 0] = math.log(11)
-    return network.eval()
+    return network
 
 
 PIXEL = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
@@ -186,6 +197,143 @@ def test_low_precision_features_keep_exact_probabilities():
         output.embedding.norm(dim=1), torch.ones(2, 16, 16), atol=1e-6, rtol=0
     )
     torch.testing.assert_close(output.probs, exact.probs, atol=0.05, rtol=0)
+
+
+# ---------------------------------------------------------------------- mixing of logits
+
+
+def sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
+
+
+@torch.no_grad()
+def test_logits_of_one_pixel_by_hand():
+    # Class 1 has the logits ln 3, -ln 3, 0 and -ln 11 over class 0. The first annotator weighs them
+    # by 1/3 and 2/3, the second by 32/33 and 1/33; the two annotators by 24/35 and 11/35.
+    network = by_hand(mixing="logit")
+    output = network(PIXEL)
+    first, second = -math.log(3) / 3, -math.log(11) / 33
+    fused = 24 / 35 * first + 11 / 35 * second
+    close(output.annotator_probs[:, :, 1], [sigmoid(first), sigmoid(second)])
+    close(output.probs, [sigmoid(-fused), sigmoid(fused)])
+    # Who and why depend on the prototypes alone, not on how kernels are mixed.
+    close(output.who, [24 / 35, 11 / 35])
+    close(output.within, [[1 / 3, 2 / 3], [32 / 33, 1 / 33]])
+    for decision in (torch.zeros(1, 1, 1).long(), torch.ones(1, 1, 1).long()):
+        close(network.shares(output, decision), [[8 / 35, 16 / 35], [32 / 105, 1 / 105]])
+
+
+@torch.no_grad()
+def test_mixing_logits_is_mixing_the_kernels_themselves():
+    network = make_network(annotators=3, classes=4, mixing="logit").eval()
+    torch.nn.init.normal_(network.bank.bias)
+    images = torch.randn(1, 3, 6, 5) * 3
+    output = network(images)
+    logits = network.bank(network.features(images))
+    assignment = output.who.unsqueeze(2) * output.within  # [B, N, K, H, W]
+    one_kernel = (assignment.unsqueeze(3) * logits).sum(dim=(1, 2)).softmax(dim=1)
+    torch.testing.assert_close(output.probs, one_kernel)
+    own = (output.within.unsqueeze(3) * logits).sum(dim=2).softmax(dim=2)
+    torch.testing.assert_close(output.annotator_probs, own)
+    shares = network.shares(output, output.probs.argmax(dim=1))
+    torch.testing.assert_close(shares, assignment)
+
+
+@pytest.mark.parametrize("bank", ["private", "shared"])
+def test_dead_prototypes_let_gradients_through_mixed_logits(bank):
+    network = make_network(mixing="logit", bank=bank)
+    network.memory.alive[0, 1] = False
+    output = network(torch.randn(2, 3, 8, 8))
+    assert output.log_probs.isfinite().all()
+    output.log_annotator_probs[:, :, 1].mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+    assert (network.memory.vectors.grad[0, 1] == 0).all()
+
+
+# ---------------------------------------------------------------------- shared banks
+
+
+@torch.no_grad()
+def test_a_shared_bank_by_hand():
+    # The pixel (3, 4) has the cosines .6 and .8, which give 8 and 16. The second annotator's prior
+    # of .2 for the second kernel counts like a cosine: 32.
+    network = in_the_plane(bank="shared")
+    memory = network.memory
+    memory.vectors.copy_(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
+    memory.prior.copy_(torch.tensor([[0.0, 0.0], [0.0, 0.2]]))
+    # Class 1 has the probabilities 3/4 and 1/4, whoever uses the kernel.
+    network.bank.bias.copy_(torch.tensor([[[0.0, math.log(3)], [math.log(3), 0.0]]]))
+    output = network(PIXEL)
+    close(output.who, [24 / 64, 40 / 64])
+    close(output.within, [[8 / 24, 16 / 24], [8 / 40, 32 / 40]])
+    close(output.kernel_probs[..., 1, :, :], [[3 / 4, 1 / 4], [3 / 4, 1 / 4]])
+    close(output.annotator_probs[:, :, 1], [5 / 12, 7 / 20])
+    close(output.probs, [1 - 3 / 8, 3 / 8])
+    shares = network.shares(output, torch.ones(1, 1, 1).long())
+    close(shares, [[6 / 24, 4 / 24], [6 / 24, 8 / 24]])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mixing", ["prob", "logit"])
+def test_shares_in_a_shared_bank_sum_to_one(mixing):
+    network = make_network(annotators=3, classes=4, bank="shared", mixing=mixing).eval()
+    torch.nn.init.normal_(network.memory.prior, std=0.3)
+    output = network(torch.randn(2, 3, 6, 5))
+    assert output.log_kernel_probs.shape == (2, 3, 2, 4, 6, 5)
+    assert output.who.std(dim=1).min() > 1e-3  # the priors tell annotators apart
+    shares = network.shares(output, output.probs.argmax(dim=1))
+    assert shares.shape == (2, 3, 2, 6, 5)
+    torch.testing.assert_close(shares.sum(dim=(1, 2)), torch.ones(2, 6, 5))
+
+
+@torch.no_grad()
+def test_without_priors_a_shared_bank_knows_no_difference_between_annotators():
+    network = make_network(annotators=3, bank="shared").eval()
+    output = network(torch.randn(1, 3, 5, 5))
+    torch.testing.assert_close(output.who, torch.full_like(output.who, 1 / 3))
+    for n in (1, 2):
+        torch.testing.assert_close(output.annotator_probs[:, n], output.annotator_probs[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bank": "public"}, "bank='public': expected one of private, shared."),
+        ({"mixing": "sum"}, "mixing='sum': expected one of prob, logit."),
+    ],
+)
+def test_unknown_kinds_name_the_argument(options, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        make_network(**options)
+
+
+# ---------------------------------------------------------------------- bands
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+@pytest.mark.parametrize("options", [{}, {"bank": "shared", "mixing": "logit"}], ids=str)
+@pytest.mark.parametrize(("most_values", "heights"), [(1, [1] * 11), (600, [4, 4, 3])])
+def test_bands_say_what_the_whole_says(kernel_size, options, most_values, heights):
+    # At a pixel 3 * 2 * 2 values, so that four rows of six pixels of two images hold 576.
+    network = make_network(kernel_size=kernel_size, **options).eval()
+    torch.nn.init.normal_(network.bank.weight)
+    features = network.features(torch.randn(2, 3, 11, 6))
+    whole = network.assign(features)
+    bands = list(network.bands(features, most_values))
+    assert [band.log_probs.shape[-2] for band in bands] == heights
+    for name, expected, *parts in zip(whole._fields, whole, *bands, strict=True):
+        found = torch.cat(parts, dim=-2)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5, msg=name)
+
+
+@torch.no_grad()
+def test_a_small_image_is_one_band():
+    network = make_network().eval()
+    features = network.features(torch.randn(1, 3, 9, 9))
+    (band,) = network.bands(features)
+    assert torch.equal(band.log_probs, network.assign(features).log_probs)
 
 
 # ---------------------------------------------------------------------- images and backbones

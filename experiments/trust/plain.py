@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from runner import (
     HERE,
     REPO,
@@ -62,6 +63,25 @@ def make_runs(config: Path, seeds: Sequence[int], out: Path) -> list[Run]:
     """Both networks with each seed."""
     flags = {"tax": (), "plain": (PLAIN,)}
     return [Run(config, name, seed, out, flags[name]) for seed in seeds for name in NETWORKS]
+
+
+def check_config(config: Path) -> None:
+    """Both networks must be trained for the same.
+
+    Raises:
+        ValueError: If TAX is to be trained for anything but the given reference by cross-entropy.
+    """
+    said = yaml.safe_load(config.read_text())["model"]["init_args"]
+    for option, value, default in (
+        ("reference", "given", "majority"),
+        ("segmentation_loss", "ce", "ce"),
+    ):
+        found = said.get(option, default)
+        if found != value:
+            raise ValueError(
+                f"{config.name}: model.init_args.{option} is {found}, expected {value}, for which "
+                "the ordinary network is trained."
+            )
 
 
 async def measure(run: Run, scratch: Path) -> dict[str, Any]:
@@ -123,7 +143,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, 1 if a run failed or there is nothing to print, 130 if interrupted.
     """
     config = REPO / "experiments" / "quickstart.yaml"
-    options = make_parser(__doc__, config, HERE / "results" / "plain").parse_args(arguments)
+    parser = make_parser(__doc__, config, HERE / "results" / "plain")
+    options = parser.parse_args(arguments)
+    try:
+        check_config(options.config)
+    except ValueError as error:
+        parser.error(str(error))
     runs = make_runs(options.config, list(dict.fromkeys(options.seeds)), options.out.resolve())
     status = 0 if options.table else carry_out_all(runs, measure, options.jobs)
     results = read_results(runs)

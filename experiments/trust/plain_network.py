@@ -1,13 +1,14 @@
 """An ordinary segmentation network, trained on the reference alone, by the same command line.
 
-python -m experiments.trust.plain_network fit --config FILE --model=PlainSegmentation
+    MODULE=experiments.trust.plain_network
+    python -m $MODULE fit --config FILE --model=$MODULE.PlainSegmentation
 
 takes every option of ``tax fit``; what a configuration says of the explanation has no meaning here
 and is left out.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import segmentation_models_pytorch as smp
@@ -27,7 +28,7 @@ MONITOR = "val/fused_dice/mean"
 
 
 class PlainSegmentation(L.LightningModule):
-    """A network of segmentation_models_pytorch with cross-entropy on the reference.
+    """A network of segmentation_models_pytorch with cross-entropy on the reference given.
 
     Args:
         annotators: names; what they drew is not looked at.
@@ -37,8 +38,6 @@ class PlainSegmentation(L.LightningModule):
         encoder_weights: ``None`` stays offline.
         in_channels: channels of an image.
         backbone_options: further arguments of the architecture.
-        reference: the labels that it is trained for, those given with the data.
-        segmentation_loss: cross-entropy.
         optimizer: from parameters to an optimizer; the default is that of TAXLightningModule.
         lr_scheduler: from an optimizer to a scheduler, stepped every epoch.
     """
@@ -52,8 +51,6 @@ class PlainSegmentation(L.LightningModule):
         encoder_weights: str | None = None,
         in_channels: int = 3,
         backbone_options: dict[str, Any] | None = None,
-        reference: Literal["given"] = "given",
-        segmentation_loss: Literal["ce"] = "ce",
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -67,8 +64,6 @@ class PlainSegmentation(L.LightningModule):
                 "encoder_weights": encoder_weights,
                 "in_channels": in_channels,
                 "backbone_options": backbone_options,
-                "reference": reference,
-                "segmentation_loss": segmentation_loss,
             }
         )
         self.network = smp.create_model(

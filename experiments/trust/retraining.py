@@ -298,7 +298,7 @@ def make_tables(results: Sequence[Mapping[str, Any]]) -> str:
         [
             summary("Seed, all test pixels", rows, CHANGES | QUALITY),
             summary("Seed, disputed pixels D", rows, on_d),
-            listed("n", by_name, list(columns)),
+            listed("n", by_name, list(columns), len(results)),
             f"Commit {', '.join(commits)}.",
         ]
     )
@@ -366,8 +366,8 @@ def _compare_all(by_seed: Mapping[int, Mapping[str, Run]], annotators: Sequence[
             result = compare_seed(by_seed[seed], annotators, control)
         except FileNotFoundError as error:
             print(
-                f"seed {seed} is not compared: {error.filename} is not there. Run again; where only "
-                "the .pt is gone, delete the .json beside it first.",
+                f"seed {seed} is not compared: {error.filename} is not there. Run again; where "
+                "only the .pt is gone, delete the .json beside it first.",
                 file=sys.stderr,
             )
             continue

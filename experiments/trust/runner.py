@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Two folders of scripts, which are no packages.
+# The scripts of the other study are no package; and the code is that of this copy of the project,
+# as for the programs that are run, whatever copy is installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "ablation"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 import study
 from study import REPO, RunFailedError, read_metrics, write_whole
@@ -294,7 +296,10 @@ def summary(title: str, rows: Mapping[str, Mapping[str, float]], columns: Mappin
 
 
 def listed(
-    title: str, rows: Mapping[str, Sequence[Sequence[float]]], columns: Sequence[str]
+    title: str,
+    rows: Mapping[str, Sequence[Sequence[float]]],
+    columns: Sequence[str],
+    asked: int,
 ) -> str:
     """A Markdown table whose cells are each the mean and sample deviation of several values.
 
@@ -302,12 +307,13 @@ def listed(
         title: Of the first column.
         rows: For each name and each column the values; none become a dash.
         columns: Titles.
+        asked: Number of values that there should be; said where there are fewer.
 
     Example:
-        >>> print(listed("Annotator", {"Ana": [[0.5, 0.7], []]}, ["AUROC", "Dice"]))
+        >>> print(listed("Annotator", {"Ana": [[0.5, 0.7], []]}, ["AUROC", "Dice"], 2))
         | Annotator | AUROC | Dice |
         |---|---:|---:|
         | Ana | 0.600 ± 0.141 | - |
     """
-    lines = [[name, *(cell(found, len(found)) for found in row)] for name, row in rows.items()]
+    lines = [[name, *(cell(found, asked) for found in row)] for name, row in rows.items()]
     return table(title, lines, columns)

@@ -110,7 +110,8 @@ class ExplanationMetrics(nn.Module):
             eligible=output.log_within.isfinite(),
             attributes={"class": reference, "event": events(masks, reference)},
         )
-        self.probed += list(images[: PROBED_IMAGES - len(self.probed)])
+        alike = [image for image in images if image.shape == (*self.probed, image)[0].shape]
+        self.probed += alike[: PROBED_IMAGES - len(self.probed)]
 
     def _update_who(
         self, metrics: nn.ModuleList, who: Tensor, labels: Mapping[str, Tensor | None]
@@ -147,16 +148,15 @@ class ExplanationMetrics(nn.Module):
         """
         (network,) = self._network
         images = torch.stack(self.probed)
-        device = images.device
         values = stability(network, images)
         if read is not None:
             units = network.memory.unit_vectors.expand(len(sources), -1, -1)
 
-            def on_device(id: str) -> Tensor:
-                return read(id).to(device)
+            def read_alike(id: str) -> Tensor:
+                return read(id).to(images)
 
-            values |= prototype_integrity(network, sources, units, on_device)
-            values |= patch_insertion(network, sources, on_device, images)
+            values |= prototype_integrity(network, sources, units, read_alike)
+            values |= patch_insertion(network, sources, read_alike, images)
         return values
 
     def reset(self) -> None:

@@ -1,0 +1,431 @@
+"""All metrics of the explanation together: by hand, in the module's test, and their controls."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tax_lightning.data import SyntheticDataModule
+from tax_lightning.metrics import ExplanationMetrics
+from tax_lightning.metrics.explanation import NO_CONTROL, PROBED_IMAGES, exchanged
+from tax_lightning.module import TAXLightningModule
+from tax_lightning.network import TAXNetwork, TAXOutput
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:You have overridden `on_before_batch_transfer` in"),
+    pytest.mark.filterwarnings("ignore:of . prototypes? an annotator these are dead:UserWarning"),
+]
+
+ANNOTATORS = ("Ana", "Ben", "Cleo")
+WHO = {
+    "who_accuracy_d1",
+    "who_chance_d1",
+    "who_accuracy_owner",
+    "who_ceiling_owner",
+    "who_chance_owner",
+    "who_agreement_lift",
+    "who_ece_d1",
+    "who_ece_owner",
+    "who_nll",
+    "who_brier",
+    "who_entropy_disputed",
+    "who_entropy_unanimous",
+    "who_flip_rate",
+    "who_necessity",
+    "who_sufficiency",
+    "who_deletion_auroc",
+    "who_locality",
+}
+WHY = {
+    "why_deletion_area",
+    "why_deletion_area_random",
+    "why_sufficiency_1",
+    "why_sufficiency_1_random",
+    "why_sufficiency_3",
+    "why_size",
+    "assignment_information",
+    "prototype_max_cosine",
+    "prototype_dead/mean",
+    *(f"prototype_dead/{name}" for name in ANNOTATORS),
+    *(
+        f"{kind}{control}/{attribute}"
+        for kind in ("purity", "purity_ami", "consistency")
+        for control in ("", "_shuffled")
+        for attribute in ("class", "event")
+    ),
+}
+STABILITY = {
+    f"stability_{kind}{control}"
+    for kind in ("top_kernel", "who_distance", "who_iou")
+    for control in ("", "_shuffled")
+}
+SOURCES = {"integrity_min", "integrity_mean"} | {
+    f"insertion_{size}{control}" for size in (16, 32, 64) for control in ("", "_random")
+}
+
+
+def make_network(**options) -> TAXNetwork:
+    """A tiny network for three annotators."""
+    backbone = nn.Conv2d(3, 4, 3, padding=1)
+    settings = {"backbone": backbone, "kernels": 2, "embedding_channels": 4} | options
+    return TAXNetwork(len(ANNOTATORS), 2, **settings).eval()
+
+
+def make_metrics(network: TAXNetwork | None = None) -> ExplanationMetrics:
+    return ExplanationMetrics(network or make_network(), ANNOTATORS, classes=2)
+
+
+# ---------------------------------------------------------------------- the control
+
+
+@pytest.mark.parametrize("annotators", [2, 3, 5])
+def test_exchanged_says_of_nobody_what_is_true_of_them(annotators):
+    images = 11
+    who = torch.arange(images * annotators).view(images, annotators, 1, 1).float()
+    who = who.expand(-1, -1, 2, 3)
+    control = exchanged(who)
+    assert control.shape == who.shape
+    assert (control != who).all()
+    # Of each image the same weights, and of each annotator all of the map.
+    torch.testing.assert_close(control.sort(dim=1).values, who)
+    steps = {int((control[i, 0, 0, 0] - who[i, 0, 0, 0]) % annotators) for i in range(images)}
+    assert steps == set(range(1, annotators))  # every exchange has its turn
+
+
+def test_exchanged_by_hand():
+    who = torch.tensor([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [0.6, 0.4, 0.0]])[..., None, None]
+    expected = torch.tensor([[0.2, 0.5, 0.3], [0.3, 0.2, 0.5], [0.0, 0.6, 0.4]])
+    assert torch.equal(exchanged(who)[..., 0, 0], expected)
+
+
+def test_there_is_nobody_to_exchange_a_single_annotator_for():
+    who = torch.rand(2, 1, 3, 3)
+    assert torch.equal(exchanged(who), who)
+
+
+# ---------------------------------------------------------------------- values
+
+
+def perfect_case(images: int = 3) -> dict[str, Tensor | TAXOutput]:
+    """At each pixel one annotator is right, draws so, leads with .9, and decides alone.
+
+    The reference is 1 everywhere and the others say 0 with .9; without the leader they win.
+    """
+    leader = torch.randint(0, 3, (images, 6, 6))
+    leads = torch.arange(3).view(1, 3, 1, 1) == leader.unsqueeze(1)
+    masks = leads.long()
+    who = torch.where(leads, 0.9, 0.05)
+    second = torch.where(leads, 0.9, 0.1)
+    log_annotator = torch.stack([1 - second, second], dim=2).log()  # [B, N, C, H, W]
+    within = torch.tensor([0.75, 0.25]).view(1, 1, 2, 1, 1).expand(images, 3, 2, 6, 6)
+    fused = (who.unsqueeze(2) * log_annotator.exp()).sum(dim=1)
+    embedding = torch.nn.functional.normalize(torch.randn(images, 4, 6, 6), dim=1)
+    output = TAXOutput(
+        log_probs=fused.log(),
+        log_annotator_probs=log_annotator,
+        log_who=who.log(),
+        log_within=within.log(),
+        log_kernel_probs=log_annotator.unsqueeze(2).expand(-1, -1, 2, -1, -1, -1),
+        embedding=embedding,
+    )
+    return {
+        "images": torch.randn(images, 3, 6, 6),
+        "output": output,
+        "masks": masks,
+        "present": torch.ones(images, 3, dtype=torch.bool),
+        "reference": torch.ones_like(leader),
+        "owner": leader,
+    }
+
+
+def cut(case: dict, images: slice) -> dict:
+    """Some of the images."""
+    return {
+        name: TAXOutput(*(part[images] for part in value)) if name == "output" else value[images]
+        for name, value in case.items()
+    }
+
+
+def values_of(metrics: ExplanationMetrics) -> dict[str, float]:
+    return {name: float(value.detach()) for name, value in metrics.compute().items()}
+
+
+def test_the_keys():
+    metrics = make_metrics()
+    metrics.update(**perfect_case())
+    controls = {f"{name}_shuffled" for name in WHO}
+    assert controls >= NO_CONTROL
+    values = values_of(metrics)
+    assert set(values) == WHO | (controls - NO_CONTROL) | WHY
+    assert all(name in values for name in ("who_necessity_shuffled", "who_nll_shuffled"))
+
+
+def test_a_perfect_who_by_hand_and_its_control():
+    metrics = make_metrics()
+    metrics.update(**perfect_case())
+    values = values_of(metrics)
+    # Named instead is always another, who is wrong, has a share of .05 and changes nothing.
+    for name, real, control in (
+        ("who_accuracy_d1", 1, 0),
+        ("who_accuracy_owner", 1, 0),
+        ("who_agreement_lift", 1, (0 - 1 / 3) / (1 - 1 / 3)),
+        ("who_ece_d1", 0.1, 0.9),
+        ("who_ece_owner", 0.1, 0.9),
+        ("who_nll", -math.log(0.9), -math.log(0.05)),
+        ("who_brier", 0.1**2 + 2 * 0.05**2, 0.95**2 + 0.9**2 + 0.05**2),
+        ("who_flip_rate", 1, 0),
+        ("who_necessity", 1, 0 - 1 / 2),
+        ("who_sufficiency", 1, 0),
+    ):
+        assert values[name] == pytest.approx(real, abs=1e-5), name
+        assert values[f"{name}_shuffled"] == pytest.approx(control, abs=1e-5), name
+    assert values["who_deletion_auroc"] == 1
+    assert values["who_deletion_auroc_shuffled"] < 0.5
+    assert values["who_locality"] > 10 * values["who_locality_shuffled"]
+    assert values["who_chance_d1"] == values["who_chance_owner"] == pytest.approx(1 / 3)
+    assert values["why_size"] == pytest.approx(
+        math.exp(-0.9 * math.log(0.9) - 0.1 * math.log(0.05)) * 4 / 3**0.75, rel=1e-4
+    )
+
+
+def test_batches_add_up_and_a_reset_forgets_them():
+    case = perfect_case(6)
+    network = make_network()
+    at_once, by_parts = make_metrics(network), make_metrics(network)
+    at_once.update(**case)
+    by_parts.update(**perfect_case(2))
+    by_parts.reset()
+    assert by_parts.probed == []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
+        empty = values_of(by_parts)
+    assert all(math.isnan(empty[name]) for name in WHO | {"why_size", "purity/class"})
+    for images in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        by_parts.update(**cut(case, images))
+    found, expected = values_of(by_parts), values_of(at_once)
+    # All but the controls of who and the random orders, which begin anew with every batch.
+    for name in (WHO | WHY) - {"why_deletion_area_random"}:
+        assert found[name] == pytest.approx(expected[name], rel=1e-4, nan_ok=True), name
+
+
+def test_without_owners_and_without_a_reference_the_rest_is_measured():
+    case = perfect_case()
+    metrics = make_metrics()
+    metrics.update(**case | {"owner": None})
+    values = values_of(metrics)
+    assert math.isnan(values["who_accuracy_owner"])
+    assert values["who_accuracy_d1"] == 1
+    metrics.reset()
+    metrics.update(**case | {"reference": torch.full_like(case["reference"], 255)})
+    values = values_of(metrics)
+    for name in ("who_accuracy_d1", "who_accuracy_owner", "who_nll", "purity/class"):
+        assert math.isnan(values[name]), name
+    assert values["who_necessity"] == 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kinds", [{}, {"bank": "shared"}, {"mixing": "logit"}], ids=str)
+def test_every_kind_of_network_is_measured_by_its_own_rule(kinds):
+    network = make_network(kernels=3, **kinds)
+    network.memory.alive[0, 1] = False
+    nn.init.normal_(network.memory.priors[0], std=0.1)
+    nn.init.normal_(network.bank.weights[0])
+    metrics = make_metrics(network)
+    assert metrics.why.mixing == network.mixing
+    assert {m.mixing for m in (*metrics.who, *metrics.shuffled_who) if hasattr(m, "mixing")} == {
+        network.mixing
+    }
+    images, masks = torch.randn(2, 3, 8, 8), torch.randint(0, 2, (2, 3, 8, 8))
+    present = torch.ones(2, 3, dtype=torch.bool)
+    metrics.update(images, network(images), masks, present, masks[:, 0])
+    values = values_of(metrics)
+    assert all(math.isfinite(values[name]) for name in WHO if "owner" not in name), values
+    # A dead prototype leads nowhere: of whoever has it, one of three. A shared one all have.
+    having_it = ANNOTATORS if "bank" in kinds else ANNOTATORS[:1]
+    assert all(values[f"prototype_dead/{name}"] >= 0.333 for name in having_it)
+
+
+def test_the_network_that_is_measured_is_no_part_of_the_metrics():
+    metrics = make_metrics()
+    assert list(metrics.parameters()) == []
+    assert metrics.state_dict() == {}
+
+
+# ---------------------------------------------------------------------- probes
+
+
+def projected(network: TAXNetwork) -> dict[str, Tensor]:
+    """Training images by name, onto pixels of which the prototypes have been moved."""
+    images = {f"train {i}": torch.randn(3, 20, 20) for i in range(6)}
+    module = TAXLightningModule(ANNOTATORS, ["background", "cell"], network=network)
+    masks = torch.zeros(1, 3, 20, 20).long()
+    batches = [
+        {"image": image[None], "masks": masks, "id": [name]} for name, image in images.items()
+    ]
+    module.project(batches)
+    return images
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bank", ["private", "shared"])
+def test_probes_of_a_network_whose_sources_are_true(bank):
+    network = make_network(bank=bank)
+    images = projected(network)
+    metrics = make_metrics(network)
+    metrics.probed = list(torch.randn(2, 3, 20, 20))
+    sources = network.memory.sources(ANNOTATORS, ["background", "cell"])
+    values = metrics.probe(sources, images.__getitem__)
+    assert set(values) == STABILITY | SOURCES
+    assert values["integrity_min"] == pytest.approx(1, abs=1e-4)
+    assert 0 <= values["insertion_16"] <= 1
+    assert math.isnan(values["insertion_32"])  # larger than the images
+    # With other images behind the names, the sources are not what they are said to be.
+    others = {name: torch.randn(3, 20, 20) for name in images}
+    assert metrics.probe(sources, others.__getitem__)["integrity_min"] < 0.99
+
+
+def test_without_a_reader_nothing_is_said_of_the_sources():
+    network = make_network()
+    metrics = make_metrics(network)
+    metrics.probed = list(torch.randn(2, 3, 20, 20))
+    values = metrics.probe(network.memory.sources(ANNOTATORS, ["background", "cell"]))
+    assert set(values) == STABILITY
+    assert all(0 <= value <= 1 for value in values.values())
+
+
+def test_the_first_images_that_came_are_probed():
+    metrics = make_metrics()
+    case = perfect_case(3)
+    metrics.update(**case)
+    metrics.update(**case)
+    metrics.update(**case)
+    assert len(metrics.probed) == PROBED_IMAGES == 4
+    expected = [*case["images"], case["images"][0]]
+    assert all(torch.equal(a, b) for a, b in zip(metrics.probed, expected, strict=True))
+
+
+def test_of_images_of_several_sizes_those_of_the_first_size_are_probed():
+    metrics = make_metrics()
+    first, other = perfect_case(1), perfect_case(1)
+    other["images"] = torch.zeros(1, 3, 5, 7)
+    for case in (first, other, first):
+        metrics.update(**case)
+    assert [image.shape for image in metrics.probed] == [first["images"][0].shape] * 2
+
+
+# ---------------------------------------------------------------------- in a trainer's test
+
+
+def tiny_data() -> SyntheticDataModule:
+    return SyntheticDataModule(
+        size=64, train_samples=4, val_samples=2, test_samples=2, batch_size=2
+    )
+
+
+def tiny_module(data: SyntheticDataModule, **options) -> TAXLightningModule:
+    """Of the quick start's kind, small."""
+    return TAXLightningModule(
+        data.annotators,
+        data.classes,
+        encoder="tu-test_resnet.r160_in1k",
+        backbone_options={"encoder_depth": 3, "decoder_channels": [16, 8, 8]},
+        kernels=1,
+        embedding_channels=8,
+        reference="given",
+        **options,
+    )
+
+
+def measured(module: TAXLightningModule, data, **options) -> dict[str, float]:
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = L.Trainer(accelerator="cpu", **quiet | options)
+    (values,) = trainer.test(module, data, verbose=False)
+    return values
+
+
+@pytest.fixture(scope="module")
+def data() -> SyntheticDataModule:
+    return tiny_data()
+
+
+@pytest.fixture(scope="module")
+def module(data) -> TAXLightningModule:
+    """With final prototypes."""
+    torch.manual_seed(0)
+    module = tiny_module(data, explanation_metrics=True)
+    module.project(data.projection_dataloader())
+    return module
+
+
+def test_one_switch_measures_who_and_why(module, data):
+    values = measured(module, data)
+    assert {
+        "test/who_necessity",
+        "test/who_necessity_shuffled",
+        "test/who_agreement_lift",
+        "test/who_ece_owner",
+        "test/why_deletion_area",
+        "test/prototype_max_cosine",
+        "test/prototype_dead/Ana",
+        "test/purity/event",
+        "test/stability_who_iou",
+        "test/integrity_min",
+        "test/insertion_32",
+        "test/insertion_32_random",
+    } <= set(values)
+    assert values["test/integrity_min"] > 0.999
+    assert all(value == value for value in values.values())
+
+
+def test_without_the_switch_nothing_of_it_is_measured_and_the_rest_is_the_same(module, data):
+    plain = tiny_module(data)
+    plain.load_state_dict(module.state_dict())
+    assert plain.explanation_metrics is None
+    values, whole = measured(plain, data), measured(module, data)
+    assert not any(
+        key.startswith(f"test/{part}")
+        for key in values
+        for part in ("why_", "integrity", "insertion", "stability", "purity", "who_necessity")
+    )
+    assert len(values) < len(whole)
+    for key, value in values.items():
+        assert value == pytest.approx(whole[key], rel=1e-5), key
+
+
+def test_a_second_test_does_not_remember_the_first(module, data):
+    first, second = measured(module, data), measured(module, data)
+    assert first == pytest.approx(second)
+    assert module.explanation_metrics.probed == []
+
+
+def test_a_loader_alone_cannot_read_the_sources(module, data):
+    values = measured(module, data.test_dataloader())
+    assert "test/stability_top_kernel" in values
+    assert not any("integrity" in key or "insertion" in key for key in values)
+
+
+def test_validation_does_not_measure_it(module, data):
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    (values,) = trainer.validate(module, data, verbose=False)
+    assert not any("why_" in key or "necessity" in key for key in values)
+    assert module.explanation_metrics.probed == []
+
+
+def test_a_test_in_true_bfloat16(data):
+    module = tiny_module(data, explanation_metrics=True)
+    module.project(data.projection_dataloader())
+    values = measured(module, data, precision="bf16-true")
+    assert values["test/integrity_min"] > 0.98

@@ -1,0 +1,173 @@
+"""The one rule of mixing, by hand and by its properties."""
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tax_lightning.mixing import among, mix
+
+INF = float("inf")
+MIXINGS = pytest.mark.parametrize("mixing", ["prob", "logit"])
+
+
+def weights_of(*weights: float) -> Tensor:
+    """Logarithms of weights at one pixel, ``[M, 1, 1]``."""
+    return torch.tensor(weights).log().view(-1, 1, 1)
+
+
+def probs_of(*rows: tuple[float, ...]) -> Tensor:
+    """Logarithms of what M say of C classes at one pixel, ``[M, C, 1, 1]``."""
+    return torch.tensor(rows).log()[..., None, None]
+
+
+def numbers(*shape: int):
+    """Logits from -20 to 20."""
+    return hnp.arrays(np.float64, shape, elements=st.floats(-20, 20)).map(torch.tensor)
+
+
+# Two images, three to mix, four classes, pixels 1 x 2.
+WEIGHTS = numbers(2, 3, 1, 2).map(lambda logits: logits.log_softmax(dim=1))
+PROBS = numbers(2, 3, 4, 1, 2).map(lambda logits: logits.log_softmax(dim=2))
+
+
+# ---------------------------------------------------------------------- mix
+
+
+def test_probabilities_by_hand():
+    mixed = mix(weights_of(0.5, 0.2, 0.3), probs_of((0.8, 0.2), (0.5, 0.5), (0.1, 0.9)), "prob")
+    assert mixed.shape == (2, 1, 1)
+    torch.testing.assert_close(mixed.exp().flatten(), torch.tensor([0.53, 0.47]))
+
+
+def test_logits_by_hand():
+    # Odds of 16, 1 and 1/16 are mixed to 16 ** (.5 - .25) = 2.
+    mixed = mix(
+        weights_of(0.5, 0.25, 0.25),
+        probs_of((16 / 17, 1 / 17), (0.5, 0.5), (1 / 17, 16 / 17)),
+        "logit",
+    )
+    assert mixed.shape == (2, 1, 1)
+    torch.testing.assert_close(mixed.exp().flatten(), torch.tensor([2 / 3, 1 / 3]))
+
+
+def test_several_classes_of_logits_by_hand():
+    # The roots of .8 * .2, .1 * .4 and .1 * .4 are .4, .2 and .2.
+    mixed = mix(weights_of(0.5, 0.5), probs_of((0.8, 0.1, 0.1), (0.2, 0.4, 0.4)), "logit")
+    torch.testing.assert_close(mixed.exp().flatten(), torch.tensor([0.5, 0.25, 0.25]))
+
+
+@MIXINGS
+def test_who_is_left_out_has_no_say(mixing):
+    left_out = weights_of(0.75, 0.0, 0.25)
+    said = probs_of((0.8, 0.2), (0.001, 0.999), (0.4, 0.6))
+    expected = mix(weights_of(0.75, 0.25), said[[0, 2]], mixing)
+    torch.testing.assert_close(mix(left_out, said, mixing), expected)
+
+
+@MIXINGS
+def test_one_with_all_the_weight_decides(mixing):
+    said = probs_of((0.8, 0.2), (0.3, 0.7))
+    torch.testing.assert_close(mix(weights_of(0.0, 1.0), said, mixing), said[1])
+
+
+@MIXINGS
+@given(log_weights=WEIGHTS, log_probs=PROBS)
+def test_what_is_mixed_is_probabilities(mixing, log_weights, log_probs):
+    mixed = mix(log_weights, log_probs, mixing)
+    assert mixed.shape == (2, 4, 1, 2)
+    assert (mixed <= 1e-9).all()
+    torch.testing.assert_close(mixed.exp().sum(dim=1), torch.ones(2, 1, 2).double())
+
+
+@MIXINGS
+@given(log_weights=WEIGHTS, log_probs=PROBS)
+def test_the_order_does_not_matter_nor_do_those_who_agree_change_anything(
+    mixing, log_weights, log_probs
+):
+    order = [2, 0, 1]
+    torch.testing.assert_close(
+        mix(log_weights[:, order], log_probs[:, order], mixing),
+        mix(log_weights, log_probs, mixing),
+    )
+    same = log_probs[:, :1].expand_as(log_probs)
+    torch.testing.assert_close(mix(log_weights, same, mixing), log_probs[:, 0])
+
+
+@given(WEIGHTS, PROBS)
+def test_mixed_probabilities_are_the_weighted_sum(log_weights, log_probs):
+    expected = (log_weights.exp().unsqueeze(2) * log_probs.exp()).sum(dim=1)
+    torch.testing.assert_close(mix(log_weights, log_probs, "prob").exp(), expected)
+
+
+@given(WEIGHTS, PROBS, numbers(2, 3, 1, 1, 2))
+def test_mixed_logits_need_not_be_normalised(log_weights, log_probs, offset):
+    torch.testing.assert_close(
+        mix(log_weights, log_probs + offset, "logit"), mix(log_weights, log_probs, "logit")
+    )
+
+
+@given(WEIGHTS, PROBS)
+def test_mixed_logits_are_the_normalised_geometric_mean(log_weights, log_probs):
+    product = (log_probs.exp() ** log_weights.exp().unsqueeze(2)).prod(dim=1)
+    expected = product / product.sum(dim=1, keepdim=True)
+    torch.testing.assert_close(mix(log_weights, log_probs, "logit").exp(), expected)
+
+
+@MIXINGS
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_gradients_are_finite_also_of_certainty_and_of_those_left_out(mixing, scale):
+    logits = (torch.randn(2, 3, 4, 5, 5) * scale).requires_grad_()
+    evidence = (torch.randn(2, 3, 5, 5) * scale).requires_grad_()
+    left = evidence.masked_fill(torch.tensor([False, True, False]).view(3, 1, 1), -INF)
+    mixed = mix(left.log_softmax(dim=1), logits.log_softmax(dim=2), mixing)
+    assert mixed.isfinite().all()
+    mixed[:, 1].mean().backward()
+    for gradient in (logits.grad, evidence.grad):
+        assert gradient.isfinite().all()
+        assert (gradient[:, 1] == 0).all()
+    assert (logits.grad[:, [0, 2]] != 0).any()  # also a certain mistake is learnt from
+
+
+# ---------------------------------------------------------------------- among
+
+
+def test_among_by_hand():
+    left = among(weights_of(0.5, 0.3, 0.2), torch.tensor([True, False, True]).view(3, 1, 1))
+    assert left[1].item() == -INF
+    torch.testing.assert_close(left.exp().flatten(), torch.tensor([5 / 7, 0.0, 2 / 7]))
+
+
+def test_others_may_take_part_at_every_pixel():
+    log_weights = torch.tensor([[0.5, 0.5], [0.4, 0.4], [0.1, 0.1]]).log().unsqueeze(1)
+    chosen = torch.tensor([[True, False], [True, False], [False, True]]).unsqueeze(1)
+    expected = torch.tensor([[5 / 9, 0.0], [4 / 9, 0.0], [0.0, 1.0]])
+    torch.testing.assert_close(among(log_weights, chosen)[:, 0].exp(), expected)
+
+
+@given(WEIGHTS, st.lists(st.booleans(), min_size=3, max_size=3).filter(any))
+def test_those_chosen_keep_their_proportions(log_weights, chosen):
+    left = among(log_weights, torch.tensor(chosen).view(3, 1, 1))
+    weights = left.exp()
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2, 1, 2).double())
+    assert (weights[:, ~torch.tensor(chosen)] == 0).all()
+    gained = (left - log_weights)[:, chosen]
+    torch.testing.assert_close(gained, gained[:, :1].expand_as(gained))
+
+
+def test_if_all_take_part_nothing_changes():
+    log_weights = weights_of(0.5, 0.3, 0.2)
+    torch.testing.assert_close(among(log_weights, torch.tensor(True)), log_weights)
+
+
+@MIXINGS
+def test_mixing_among_some_is_mixing_these_alone(mixing):
+    log_weights = torch.randn(2, 3, 4, 4).log_softmax(dim=1)
+    log_probs = torch.randn(2, 3, 5, 4, 4).log_softmax(dim=2)
+    chosen = torch.tensor([True, False, True])
+    alone = mix(log_weights[:, chosen].log_softmax(dim=1), log_probs[:, chosen], mixing)
+    some = mix(among(log_weights, chosen.view(3, 1, 1)), log_probs, mixing)
+    torch.testing.assert_close(some, alone)
