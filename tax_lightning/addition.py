@@ -101,7 +101,10 @@ class AddedAnnotators(TAXLightningModule):
         self._take_over(checkpoint["state_dict"])
         memory, bank = self.network.memory, self.network.bank
         self.network.requires_grad_(False)
-        for cohorts in (bank.weights, bank.biases, memory.prototypes, memory.priors):
+        learnt = [bank.weights, bank.biases, memory.priors]
+        if self.prototype_update == "gradient":
+            learnt.append(memory.prototypes)
+        for cohorts in learnt:
             if len(cohorts) > 1:  # shared kernels and prototypes stay as they are
                 cohorts[-1].requires_grad_(True)
 

@@ -12,9 +12,9 @@ y^n is annotator n's label, y* the reference, e_n how well n agrees with it arou
 (:func:`tax_lightning.consensus.agreement`); see :mod:`tax_lightning.network` for the rest. The
 balance of w itself is never asked for: annotators need not decide equally often.
 
-Every term is a function of sums over images and pixels. Under several processes these sums are
-taken over all of them (:attr:`TAXLoss.total`), so that the terms and their gradients are those of
-one process with the whole batch. Only Dice is that of each process's own images.
+Every term is a function of sums over images and pixels. In training under several processes these
+sums are taken over all of them (:attr:`TAXLoss.total`), so that the terms and their gradients are
+those of one process with the whole batch. Only Dice is that of each process's own images.
 """
 
 from __future__ import annotations
@@ -126,6 +126,11 @@ class TAXLoss(nn.Module):
         self.register_buffer("images_seen", torch.zeros(()))
         self.register_buffer("images_labelled", torch.zeros(annotators))
 
+    @property
+    def _total(self) -> Total:
+        """In evaluation processes may have different numbers of batches and do not meet."""
+        return self.total if self.training else alone
+
     def observe(self, labelled: Tensor, images: Tensor) -> None:
         """Count whose labels came: ``labelled`` ``[N]`` of ``images`` ``[]``."""
         self.images_labelled += labelled
@@ -158,7 +163,7 @@ class TAXLoss(nn.Module):
     def _segmentation(self, log_probs: Tensor, labels: Tensor) -> Tensor:
         """Loss of ``[B, N, C, H, W]`` against ``[B, N, H, W]``: over pixels first, then over N."""
         kinds = self.segmentation.split("+")
-        terms = [_cross_entropy(log_probs, labels, self.total)] if "ce" in kinds else []
+        terms = [_cross_entropy(log_probs, labels, self._total)] if "ce" in kinds else []
         if "dice" in kinds:
             terms.append(_dice(log_probs, labels))
         return torch.stack(terms).sum()
@@ -187,8 +192,8 @@ class TAXLoss(nn.Module):
             agree = self.agreement(masks, present, reference)
             return {
                 "who": self._who(output.log_who, agree, weight, present, owner),
-                "balance": _balance(output.within, weight, self.total),
-                **_prototype_terms(output, memory, agree * weight.unsqueeze(1), self.total),
+                "balance": _balance(output.within, weight, self._total),
+                **_prototype_terms(output, memory, agree * weight.unsqueeze(1), self._total),
                 "spread": _spread(memory.unit_vectors),
             }
 
@@ -199,7 +204,7 @@ class TAXLoss(nn.Module):
         hand instead, it would depend on who happens to be present, and favour those who are
         present where others deviate.
         """
-        said = output.log_annotator_probs.detach().argmax(dim=2)
+        said = output.log_annotator_probs.detach().max(dim=2).indices  # argmax is slower
         if reference is None:
             return torch.ones_like(output.log_probs[:, 0])
         return relevance(said, reference, self.neighbourhood)
@@ -212,16 +217,21 @@ class TAXLoss(nn.Module):
         masks: Tensor,
         present: Tensor,
         reference: Tensor | None,
+        keep: int = 0,
     ) -> None:
-        """Move the prototypes to the pixels assigned to them, where no gradient teaches them."""
-        agree = self.agreement(masks, present, reference)
-        weight = agree * self.relevance(output, reference).unsqueeze(1)
-        _, embedding, _, weight, target = _assign(output, memory, weight, self.total)
-        taken = target * weight.unsqueeze(2)
-        if memory.kind == "shared":
-            taken = taken.sum(dim=1, keepdim=True)
-        sums = self.total(torch.einsum("bnkm,bdm->nkd", taken, embedding.float()))
-        memory.follow(sums, self.total(taken.sum(dim=(0, 3))))
+        """Move the prototypes to the pixels assigned to them, where no gradient teaches them.
+
+        Those of the first ``keep`` annotators stay.
+        """
+        with torch.autocast(masks.device.type, enabled=False):
+            agree = self.agreement(masks, present, reference)
+            weight = agree * self.relevance(output, reference).unsqueeze(1)
+            _, embedding, _, weight, target = _assign(output, memory, weight, self._total)
+            taken = target * weight.unsqueeze(2)
+            if memory.kind == "shared":
+                taken = taken.sum(dim=1, keepdim=True)
+            sums = self._total(torch.einsum("bnkm,bdm->nkd", taken, embedding.float()))
+            memory.follow(sums, self._total(taken.sum(dim=(0, 3))), keep=keep)
 
     def agreement(self, masks: Tensor, present: Tensor, reference: Tensor | None) -> Tensor:
         """e_n: how well annotator n agrees with the reference, ``[B, N, H, W]`` in [0, 1].
@@ -244,12 +254,12 @@ class TAXLoss(nn.Module):
         if self.who_target == "none":
             return log_who.new_zeros(())
         if self.who_target == "owner":
-            return _owner_loss(log_who, owner, self.total)
+            return _owner_loss(log_who, owner, self._total)
         # An annotator who labels half of the images counts double where they do. Normalising the
         # target over whoever is present would instead favour those who label alone.
         rate = (present / self.label_rate)[:, :, None, None]
         loss = -(rate * agree * log_who).sum(dim=1)
-        return _mean([(weight * loss).sum()], weight.sum(), self.total)[0]
+        return _mean([(weight * loss).sum()], weight.sum(), self._total)[0]
 
 
 def alone(local: Tensor) -> Tensor:

@@ -184,6 +184,8 @@ class TAXLightningModule(L.LightningModule):
                 "said to be right. Set who_target='none', or reference='majority'."
             )
         self.reference: Reference = reference
+        if reference == "none":
+            self.monitor = "val/dice/mean"  # there is nothing to compare the result with
         if who_target == "none":
             L.pytorch.utilities.rank_zero_warn(
                 "who_target='none': the weights of the annotators are taught nothing. The "
@@ -260,7 +262,9 @@ class TAXLightningModule(L.LightningModule):
         if panel is not None and not panel:
             raise ValueError(f"predict: panel=[] names nobody, expected some of {self.annotators}.")
         chosen = [annotator] if annotator is not None else panel
-        index = None if chosen is None else [self._annotator_index(name) for name in chosen]
+        # Whoever is named twice counts once.
+        names = None if chosen is None else dict.fromkeys(chosen)
+        index = None if names is None else [self._annotator_index(name) for name in names]
         with evaluating(self.network):
             bands = self.network.bands(self.network.features(images))
             return torch.cat([self._panel_probs(band, index) for band in bands], dim=2)
@@ -395,7 +399,9 @@ class TAXLightningModule(L.LightningModule):
                 output, self.network.memory, masks, present, reference, batch.get("owner")
             )
             if self.prototype_update == "ema":
-                self.loss.follow(output, self.network.memory, masks, present, reference)
+                self.loss.follow(
+                    output, self.network.memory, masks, present, reference, keep=self.kept
+                )
         factors = {"annotator": 1.0, "fused": 1.0}
         weighted = [
             self.loss_weights[name] * factors.get(name, ramp) * term for name, term in terms.items()
@@ -420,6 +426,7 @@ class TAXLightningModule(L.LightningModule):
 
     def on_train_end(self) -> None:
         """Project also when a run ended before its time, so that the module can explain."""
+        self.loss.total = alone
         if self.schedule.enabled and "final" not in self.schedule_done:
             self._carry_out("final")
             self.schedule_done.append("final")

@@ -156,16 +156,17 @@ class PrototypeMemory(nn.Module):
                 row.copy_(F.normalize(torch.from_numpy(centres).to(row), dim=-1))
 
     @torch.no_grad()
-    def follow(self, sums: Tensor, counts: Tensor, momentum: float = 0.99) -> None:
+    def follow(self, sums: Tensor, counts: Tensor, momentum: float = 0.99, keep: int = 0) -> None:
         """Move each prototype a step towards the mean of the pixels assigned to it.
 
         Args:
             sums: sum of the embeddings assigned ``[N, K, D]``, over all processes.
             counts: weight of the pixels assigned ``[N, K]``; a prototype without any stays.
             momentum: share of the prototype that stays, in [0, 1].
+            keep: number of annotators, from the first, whose prototypes stay what they are.
         """
         mean = F.normalize(sums, dim=-1)
-        for n in range(len(sums)):
+        for n in range(keep, len(sums)):
             row = self.prototypes.row(n)
             moved = F.normalize(row, dim=-1) * momentum + mean[n].to(row) * (1 - momentum)
             row.copy_(torch.where(counts[n, :, None] > 0, F.normalize(moved, dim=-1), row))

@@ -112,18 +112,20 @@ def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float:
     """
     scales = SCALES.to(module.device)
     # The sum of the largest w at each scale, then the pixels named rightly, then all pixels.
-    sums = torch.zeros(len(scales) + 2, dtype=torch.float64, device=module.device)
+    sums = torch.zeros(len(scales) + 2, dtype=torch.float64)
     for batch, output in visit(module, loader):
         reference = module.reference_labels(batch, output)
         if reference is None:
             return 1.0
-        log_who, right = _undoubted(output.log_who, batch["masks"], reference)
+        agree = module.loss.agreement(batch["masks"], batch["present"], reference)
+        right = (batch["masks"] == reference.unsqueeze(1)) & (batch["masks"] != IGNORE_INDEX)
+        log_who, right = _undoubted(output.log_who, batch["masks"], right, agree)
         for i, scale in enumerate(scales):
-            sums[i] += (log_who * scale).softmax(dim=1).amax(dim=1).double().sum()
+            sums[i] += (log_who * scale).softmax(dim=1).amax(dim=1).sum().cpu()
         named = log_who.argmax(dim=1, keepdim=True) if len(log_who) else right[:, :1].long()
-        sums[-2] += right.gather(1, named).sum()
+        sums[-2] += right.gather(1, named).sum().cpu()
         sums[-1] += len(right)
-    sums = torch.stack([sums.cpu(), *from_other_processes(module, sums.cpu())]).sum(dim=0)
+    sums = torch.stack([sums, *from_other_processes(module, sums)]).sum(dim=0)
     if sums[-1] == 0:
         return 1.0
     gap = ((sums[:-2] - sums[-2]) / sums[-1]).abs()
@@ -131,12 +133,19 @@ def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float:
     return float(SCALES[torch.where(near, SCALES.log().abs(), torch.inf).argmin()])
 
 
-def _undoubted(log_who: Tensor, masks: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the pixels with exactly one right of several, log w ``[M, N]`` and who is right."""
+def _undoubted(
+    log_who: Tensor, masks: Tensor, right: Tensor, agree: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of the pixels with exactly one right of several, log w ``[M, N]`` and who is right.
+
+    Where the expert is absent, the only one who is right may be so by accident: who deviates
+    around the pixel is no case. Weights are those among the annotators who labelled it.
+    """
     labelled = masks != IGNORE_INDEX
-    right = labelled & (masks == reference.unsqueeze(1))
-    cases = (right.sum(dim=1) == 1) & (labelled.sum(dim=1) > 1)
-    return log_who.movedim(1, -1)[cases].float(), right.movedim(1, -1)[cases]
+    believed = (right & (agree >= LEAST_AGREEMENT)).any(dim=1)
+    cases = (right.sum(dim=1) == 1) & (labelled.sum(dim=1) > 1) & believed
+    among_them = log_who.float().masked_fill(~labelled, -torch.inf)
+    return among_them.movedim(1, -1)[cases], right.movedim(1, -1)[cases]
 
 
 def _draw(embedding: Tensor, weight: Tensor, count: int, name: str) -> list[Tensor]:

@@ -81,11 +81,19 @@ def add(path: Path, **options) -> AddedAnnotators:
     return AddedAnnotators(str(path), optimizer=fast, **arguments | options)
 
 
-@pytest.fixture(scope="module", params=["private", "shared"])
+KINDS = {
+    "private": {},
+    "shared": {"bank": "shared"},
+    "ema": {"prototype_update": "ema"},
+    "logit": {"mixing": "logit"},
+}
+
+
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
 def run(request, tmp_path_factory):
     """A base, and the same with Zoe, who draws too small, learnt from four images."""
     folder = tmp_path_factory.mktemp("addition")
-    base, path = make_base(folder, bank=request.param)
+    base, path = make_base(folder, **request.param)
     module = add(path)
     train(module, squares([-2], images=4), 120).save_checkpoint(folder / "more.ckpt")
     return base, module, folder / "more.ckpt"

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -261,3 +262,20 @@ def test_refused_input_leaves_nothing_half_written(config, folder, tmp_path, cap
     (folder / "images" / "cell 4.png").write_bytes(b"not a picture")
     refused(["fit", "--config", str(config)], capsys)
     assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+
+
+def test_without_a_reference_the_annotators_dice_selects_the_checkpoint(tmp_path, capsys):
+    main(
+        [
+            "fit",
+            *("--config", str(Path(__file__).parent.parent / "experiments" / "quickstart.yaml")),
+            *("--config", str(Path(__file__).parent / "tiny.yaml")),
+            "--trainer.logger=false",
+            f"--trainer.default_root_dir={tmp_path}",
+            "--model.init_args.reference=none",
+            "--model.init_args.who_target=none",
+        ]
+    )
+    said = capsys.readouterr().out
+    assert "fused_dice" not in said
+    assert Path(said.split("checkpoint  ")[1].split("\n")[0]).is_file()

@@ -827,3 +827,18 @@ def test_weights_must_not_be_negative():
 def test_errors_name_the_argument(options, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         TAXLoss(2, **options)
+
+
+def test_in_evaluation_processes_do_not_wait_for_each_other():
+    loss = mild_loss()
+
+    def meet(local):
+        raise AssertionError("a collective")
+
+    loss.total = meet
+    _, output, memory, masks, reference = random_case()
+    present = torch.ones(2, 3, dtype=torch.bool)
+    terms = all_terms(loss.eval(), output, memory, masks, present, reference)
+    assert all(term.isfinite() for term in terms.values())
+    with pytest.raises(AssertionError, match="a collective"):
+        all_terms(loss.train(), output, memory, masks, present, reference)

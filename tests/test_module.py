@@ -1113,3 +1113,9 @@ def test_what_is_said_by_bands_is_what_is_said_at_once(kinds, monkeypatch):
     torch.testing.assert_close(module.predict(images), predicted[0])
     torch.testing.assert_close(module.predict(images, panel=panel), predicted[1])
     assert bands == [6, 7, 4] * 3
+
+
+def test_a_name_given_twice_counts_once(trained):
+    images = torch.stack(Squares().images[:2])
+    twice = trained.predict(images, panel=["Ana", "Ana", "Ben"])
+    assert torch.equal(twice, trained.predict(images, panel=["Ana", "Ben"]))

@@ -23,6 +23,8 @@ class Stub(nn.Module):
         self.device = torch.device("cpu")
         self._trainer = None
 
+    loss = TAXLoss(2, window=1)
+
     def on_before_batch_transfer(self, batch, dataloader_idx):
         return batch
 
@@ -47,6 +49,7 @@ def scale_of(certainty: float, hits: int, misses: int, masks=None) -> float:
         )
     reference = torch.ones(1, 1, pixels).long()
     batch = {"image": torch.zeros(1, 3, 1, pixels), "masks": masks, "reference": reference}
+    batch["present"] = torch.ones(1, 2, dtype=torch.bool)
     return fit_who_scale(Stub(who.log()), [batch])
 
 
@@ -104,6 +107,7 @@ def batches(order: list[int], size: int) -> list[dict]:
             "image": images[part],
             "masks": masks[part],
             "reference": masks[part, 0],
+            "present": torch.ones(len(part), 2, dtype=torch.bool),
             "id": [f"image {i}" for i in part],
         }
         for part in (order[start : start + size] for start in range(0, 8, size))

@@ -18,7 +18,8 @@ class ExplainedCheckpoint(ModelCheckpoint):
     stored, the model is stored as it is then. With modules that have no such property it is a
     ``ModelCheckpoint``.
 
-    All arguments are those of ``lightning.pytorch.callbacks.ModelCheckpoint``.
+    All arguments are those of ``lightning.pytorch.callbacks.ModelCheckpoint``. A module that does
+    not log what is usually monitored says so by a ``monitor`` of its own, which is then taken.
 
     Example:
         >>> ExplainedCheckpoint(monitor="val/dice", mode="max", save_last=True).best_model_path
@@ -26,6 +27,13 @@ class ExplainedCheckpoint(ModelCheckpoint):
     """
 
     _held_back = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Take over the module's own monitor in place of its class's."""
+        usual = getattr(type(pl_module), "monitor", None)
+        if usual is not None and self.monitor == usual:
+            self.monitor = getattr(pl_module, "monitor", usual)
+        super().setup(trainer, pl_module, stage)
 
     def on_train_batch_end(
         self,

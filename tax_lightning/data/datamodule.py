@@ -203,7 +203,10 @@ class FewerLabels:
         hidden = np.setdiff1d(np.arange(len(raw.present)), shown)
         masks, present = raw.masks.copy(), raw.present.copy()
         masks[hidden], present[hidden] = IGNORE_INDEX, False
-        return replace(raw, masks=masks, present=present)
+        deviation = None if raw.deviation is None else raw.deviation.copy()
+        if deviation is not None:
+            deviation[hidden] = 0  # no rule acted where nothing is shown
+        return replace(raw, masks=masks, present=present, deviation=deviation)
 
 
 def _to_labels(plane: npt.NDArray[np.uint8]) -> Tensor:

@@ -125,12 +125,12 @@ class ExplanationMetrics(nn.Module):
         shuffled = _values(self.shuffled_who)
         controls = {f"{name}_shuffled": value for name, value in shuffled.items()}
         (network,) = self._network
-        memory = network.memory
+        vectors, alive = network.memory.unit_vectors.detach(), network.memory.alive
         return {
             **_values(self.who),
             **{name: value for name, value in controls.items() if name not in NO_CONTROL},
             **_values([self.why, self.usage, self.purity]),
-            "prototype_max_cosine": prototype_max_cosine(memory.unit_vectors, memory.alive),
+            "prototype_max_cosine": prototype_max_cosine(vectors, alive),
         }
 
     @torch.no_grad()
