@@ -8,6 +8,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from tax_lightning.batch import Batch, complete_batch
+from tax_lightning.checkpoints import read_checkpoint
 from tax_lightning.data.samples import IGNORE_INDEX
 from tax_lightning.losses import LossWeights
 from tax_lightning.mixing import among, mix
@@ -58,7 +59,9 @@ class AddedAnnotators(TAXLightningModule):
         lr_scheduler: as in the base class.
 
     Raises:
-        ValueError: if the base knows all the annotators already, or its classes or channels differ.
+        FileNotFoundError: if there is no file ``base``.
+        ValueError: if the base is no checkpoint of this library, or knows all the annotators
+            already, or its classes or channels differ.
 
     Example:
         Trained with ``tax fit --config experiments/add_annotator.yaml``; in one's own script
@@ -79,7 +82,7 @@ class AddedAnnotators(TAXLightningModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        checkpoint = torch.load(base, weights_only=True, map_location="cpu")
+        checkpoint = read_checkpoint(base, "base")
         settings = checkpoint["hyper_parameters"]
         known = list(checkpoint["names"]["annotators"])
         added = [name for name in annotators if name not in known]
@@ -139,6 +142,10 @@ class AddedAnnotators(TAXLightningModule):
         batch["masks"][:, places] = masks
         batch["present"] = present.new_zeros(size)
         batch["present"][:, places] = present
+        if "owner" in batch:  # from places among the data's annotators to those of all
+            place = torch.full((IGNORE_INDEX + 1,), IGNORE_INDEX)
+            place[: len(places)] = torch.tensor(places)
+            batch["owner"] = place.to(batch["owner"].device)[batch["owner"]]
         return batch
 
     def reference_labels(self, batch: Batch, output: TAXOutput) -> Tensor | None:

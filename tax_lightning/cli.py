@@ -1,6 +1,5 @@
 """The command line: fit, validate, test and predict from YAML files and flags."""
 
-import os
 import tempfile
 import warnings
 from collections import defaultdict
@@ -8,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from tax_lightning.addition import AddedAnnotators
 from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
+from tax_lightning.checkpoints import read_checkpoint
 from tax_lightning.data import FolderDataModule, MultiAnnotatorDataModule, SyntheticDataModule
 from tax_lightning.module import TAXLightningModule
 
@@ -195,20 +194,8 @@ def _value_of(option: str, arguments: Sequence[str]) -> str | None:
 
 def _model_of_checkpoint(path: str) -> dict[str, Any]:
     """Class and arguments of the model in a checkpoint, less what the data says."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"ckpt_path={path}: there is no such file. Give the .ckpt file that tax fit named at "
-            "its end."
-        )
-    try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        hparams = dict(checkpoint["hyper_parameters"])
-        class_path = checkpoint["class_path"]
-    except Exception as error:
-        raise ValueError(
-            f"ckpt_path={path}: this is no checkpoint of tax-lightning ({error}). Give the .ckpt "
-            "file that tax fit named at its end."
-        ) from error
+    checkpoint = read_checkpoint(path, "ckpt_path")
+    hparams = dict(checkpoint["hyper_parameters"])
     for name in LINKED.values():
         hparams.pop(name, None)
-    return {"class_path": class_path, "init_args": hparams}
+    return {"class_path": checkpoint["class_path"], "init_args": hparams}

@@ -2,16 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tax_lightning.batch import Batch
 from tax_lightning.data.samples import IGNORE_INDEX
 
+Reference = Literal["given", "majority", "staple", "none"]
+
 STAPLE_ITERATIONS = 100  # at most; a few images never meet the criterion
+
+
+def check_reference(reference: str, who_target: str) -> None:
+    """Raise a ``ValueError`` if there is no such reference, or none to teach who with.
+
+    Example:
+        >>> check_reference("none", who_target="owner")
+    """
+    if reference not in get_args(Reference):
+        expected = ", ".join(get_args(Reference))
+        raise ValueError(f"reference={reference!r}: expected one of {expected}.")
+    if reference == "none" and who_target not in ("none", "owner"):
+        raise ValueError(
+            f"reference='none', who_target={who_target!r}: without a reference nobody can be "
+            "said to be right. Set who_target='none', or reference='majority'."
+        )
+
+
+def reference_labels(reference: Reference, batch: Batch, num_classes: int) -> Tensor | None:
+    """The labels that the result is trained for and measured against.
+
+    Args:
+        reference: where they come from: ``"given"`` with the data, the ``"majority"`` of the
+            annotators, ``"staple"``, or ``"none"``.
+        batch: with ``"masks"`` ``[B, N, H, W]``, and ``"reference"`` ``[B, H, W]`` where given.
+        num_classes: number of classes C.
+
+    Returns:
+        Class ids ``[B, H, W]``, 255 where unknown; ``None`` for ``"none"``.
+
+    Raises:
+        ValueError: if they should be given and are not.
+
+    Example:
+        >>> masks = torch.tensor([1, 1, 0]).view(1, 3, 1, 1)
+        >>> reference_labels("majority", {"masks": masks}, num_classes=2)
+        tensor([[[1]]])
+    """
+    if reference == "none":
+        return None
+    if reference == "majority":
+        return majority(batch["masks"], num_classes)
+    if reference == "staple":
+        return staple(batch["masks"], num_classes)
+    if "reference" not in batch:
+        raise ValueError(
+            "reference='given': the batch has no key 'reference'. Supply reference labels with "
+            "the data, or set reference='majority'."
+        )
+    given: Tensor = batch["reference"]
+    return given
 
 
 def majority(masks: Tensor, num_classes: int) -> Tensor:

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from tax_lightning.consensus import agreement, relevance
 from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.kernels import BankKind
 from tax_lightning.network import TAXOutput
 from tax_lightning.prototypes import PrototypeMemory
 
@@ -123,8 +124,8 @@ class TAXLoss(nn.Module):
         # Sum over all processes, with a gradient; of one process the sum that it has.
         self.total = alone
         # Share of images that each annotator labelled, counted as training goes along.
-        self.register_buffer("images_seen", torch.zeros(()))
-        self.register_buffer("images_labelled", torch.zeros(annotators))
+        self.register_buffer("images_seen", torch.zeros((), dtype=torch.long))
+        self.register_buffer("images_labelled", torch.zeros(annotators, dtype=torch.long))
 
     @property
     def _total(self) -> Total:
@@ -133,8 +134,13 @@ class TAXLoss(nn.Module):
 
     def observe(self, labelled: Tensor, images: Tensor) -> None:
         """Count whose labels came: ``labelled`` ``[N]`` of ``images`` ``[]``."""
-        self.images_labelled += labelled
-        self.images_seen += images
+        self.images_labelled += labelled.round().long()
+        self.images_seen += images.round().long()
+
+    def forget_counts(self) -> None:
+        """Count from 0 again, for a new run."""
+        self.images_labelled.zero_()
+        self.images_seen.zero_()
 
     @property
     def label_rate(self) -> Tensor:
@@ -192,7 +198,7 @@ class TAXLoss(nn.Module):
             agree = self.agreement(masks, present, reference)
             return {
                 "who": self._who(output.log_who, agree, weight, present, owner),
-                "balance": _balance(output.within, weight, self._total),
+                "balance": _balance(output.within, weight, memory.kind, self._total),
                 **_prototype_terms(output, memory, agree * weight.unsqueeze(1), self._total),
                 "spread": _spread(memory.unit_vectors),
             }
@@ -314,11 +320,16 @@ def _owner_loss(log_who: Tensor, owner: Tensor | None, total: Total) -> Tensor:
     return _mean([loss], (owner != IGNORE_INDEX).sum().to(loss), total)[0]
 
 
-def _balance(within: Tensor, weight: Tensor, total: Total) -> Tensor:
-    """Mean over n of KL(mean use of n's kernels || uniform)."""
+def _balance(within: Tensor, weight: Tensor, kind: BankKind, total: Total) -> Tensor:
+    """Mean over n of KL(mean use of n's kernels || uniform).
+
+    Shared kernels are to be used evenly by all annotators together, not by each.
+    """
     kernels = within.shape[1:3]
     used = (within * weight[:, None, None]).sum(dim=(0, 3, 4)).flatten()
     use = _mean(list(used), weight.sum(), total).view(kernels)
+    if kind == "shared":
+        use = use.mean(dim=0, keepdim=True)
     divergence: Tensor = use * (use.clamp_min(LEAST_USE).log() + math.log(kernels[1]))
     return divergence.sum(dim=1).mean()
 
@@ -343,7 +354,12 @@ def _assign(output: TAXOutput, memory: PrototypeMemory, weight: Tensor, total: T
     weight = weight.flatten(2)[..., pixels]
     dead = ~memory.living[:, :, None]
     fixed = cosine.detach().masked_fill(dead, float("-inf"))
-    target = balanced_assignment(fixed, weight, total=total)
+    if memory.kind == "shared":  # balanced over the pixels of all annotators together
+        one_for_all = fixed.transpose(1, 2).flatten(2).unsqueeze(1), weight.flatten(1).unsqueeze(1)
+        target = balanced_assignment(*one_for_all, total=total)
+        target = target.squeeze(1).unflatten(2, fixed.shape[1::2]).transpose(1, 2)
+    else:
+        target = balanced_assignment(fixed, weight, total=total)
     # What is never assigned has a target of 0, which times its -inf would be undefined.
     return _Assigned(log_within.masked_fill(dead, 0.0), embedding, cosine, weight, target)
 

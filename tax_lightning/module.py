@@ -1,6 +1,6 @@
 """TAXLightningModule: trains, evaluates and explains a TAXNetwork under any Lightning Trainer."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, get_args
 
@@ -11,9 +11,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from tax_lightning import checkpoints, evaluation, inference
 from tax_lightning.batch import Batch, complete_batch
-from tax_lightning.consensus import majority, staple
-from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.consensus import Reference, check_reference, reference_labels
 from tax_lightning.explain.explanation import Explanation
 from tax_lightning.kernels import BankKind
 from tax_lightning.losses import (
@@ -25,18 +25,17 @@ from tax_lightning.losses import (
     alone,
 )
 from tax_lightning.metrics import ExplanationMetrics, segmentation_metrics
-from tax_lightning.mixing import Mixing, mix
+from tax_lightning.mixing import Mixing
 from tax_lightning.network import TAXNetwork, TAXOutput
 from tax_lightning.schedule import Event, Schedule
 from tax_lightning.search import (
-    evaluating,
     find_sources,
     fit_who_scale,
     projection_loader,
     starting_pixels,
+    warn_of_dead_prototypes,
 )
 
-Reference = Literal["given", "majority", "staple", "none"]
 PrototypeUpdate = Literal["gradient", "ema"]
 
 
@@ -143,25 +142,28 @@ class TAXLightningModule(L.LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        loss_weights = _from_hparams(LossWeights, loss_weights)
-        schedule = _from_hparams(Schedule, schedule)
+        loss_weights = checkpoints.from_primitives(LossWeights, loss_weights)
+        schedule = checkpoints.from_primitives(Schedule, schedule)
+        built_of: dict[str, Any] = {
+            "architecture": architecture,
+            "encoder": encoder,
+            "encoder_weights": encoder_weights,
+            "in_channels": in_channels,
+            "backbone_options": backbone_options,
+            "kernels": kernels,
+            "kernel_size": kernel_size,
+            "embedding_channels": embedding_channels,
+            "temperature": temperature,
+            "bank": bank,
+            "mixing": mixing,
+        }
         # Primitives only, so that a checkpoint loads with weights_only=True.
         self.save_hyperparameters(
             {
                 "annotators": list(annotators),
                 "classes": list(classes),
                 "network": None if network is None else "given",
-                "architecture": architecture,
-                "encoder": encoder,
-                "encoder_weights": encoder_weights,
-                "in_channels": in_channels,
-                "backbone_options": backbone_options,
-                "kernels": kernels,
-                "kernel_size": kernel_size,
-                "embedding_channels": embedding_channels,
-                "temperature": temperature,
-                "bank": bank,
-                "mixing": mixing,
+                **built_of,
                 "prototype_update": prototype_update,
                 "cohorts": None if cohorts is None else list(cohorts),
                 "reference": reference,
@@ -169,20 +171,17 @@ class TAXLightningModule(L.LightningModule):
                 "who_window": who_window,
                 "who_sharpness": who_sharpness,
                 "segmentation_loss": segmentation_loss,
-                "loss_weights": asdict(loss_weights),
-                "schedule": _primitives(asdict(schedule)),
+                "loss_weights": checkpoints.to_primitives(loss_weights),
+                "schedule": checkpoints.to_primitives(schedule),
                 "explanation_metrics": explanation_metrics,
             }
         )
         self.annotators = _names("annotators", annotators, least=1)
         self.classes = _names("classes", classes, least=2)
-        _check_option("reference", reference, get_args(Reference))
-        _check_option("prototype_update", prototype_update, get_args(PrototypeUpdate))
-        if reference == "none" and who_target not in ("none", "owner"):
-            raise ValueError(
-                f"reference='none', who_target={who_target!r}: without a reference nobody can be "
-                "said to be right. Set who_target='none', or reference='majority'."
-            )
+        check_reference(reference, who_target)
+        if prototype_update not in get_args(PrototypeUpdate):
+            expected = ", ".join(get_args(PrototypeUpdate))
+            raise ValueError(f"prototype_update={prototype_update!r}: expected one of {expected}.")
         self.reference: Reference = reference
         if reference == "none":
             self.monitor = "val/dice/mean"  # there is nothing to compare the result with
@@ -197,23 +196,13 @@ class TAXLightningModule(L.LightningModule):
             self.network = TAXNetwork(
                 cohorts or len(self.annotators),
                 len(self.classes),
-                architecture=architecture,
-                encoder=encoder,
-                encoder_weights=encoder_weights,
-                in_channels=in_channels,
-                backbone_options=backbone_options,
-                backbone=_backbone(network),
-                kernels=kernels,
-                kernel_size=kernel_size,
-                embedding_channels=embedding_channels,
-                temperature=temperature,
-                bank=bank,
-                mixing=mixing,
+                backbone=checkpoints.given_network(network),
+                **built_of,
             )
         self.prototype_update: PrototypeUpdate = prototype_update
         if prototype_update == "ema":
             self.network.memory.prototypes.requires_grad_(False)
-        _check_network(self.network, self.annotators, self.classes)
+        self.network.check_names(self.annotators, self.classes)
         self.loss = TAXLoss(
             len(self.annotators), segmentation_loss, who_target, who_window, who_sharpness
         )
@@ -237,7 +226,6 @@ class TAXLightningModule(L.LightningModule):
         output: TAXOutput = self.network(images)
         return output
 
-    @torch.no_grad()
     def predict(
         self,
         images: Tensor,
@@ -255,27 +243,11 @@ class TAXLightningModule(L.LightningModule):
             Probabilities ``[B, C, H, W]``.
 
         Raises:
-            ValueError: if a name is unknown, or both arguments are given.
+            ValueError: if a name is unknown, nobody is named, or both arguments are given.
         """
-        if annotator is not None and panel is not None:
-            raise ValueError("predict: give annotator=... or panel=[...], not both.")
-        if panel is not None and not panel:
-            raise ValueError(f"predict: panel=[] names nobody, expected some of {self.annotators}.")
-        chosen = [annotator] if annotator is not None else panel
-        # Whoever is named twice counts once.
-        names = None if chosen is None else dict.fromkeys(chosen)
-        index = None if names is None else [self._annotator_index(name) for name in names]
-        with evaluating(self.network):
-            bands = self.network.bands(self.network.features(images))
-            return torch.cat([self._panel_probs(band, index) for band in bands], dim=2)
+        chosen = inference.chosen_annotators(self.annotators, annotator, panel)
+        return inference.segment(self.network, images, chosen)
 
-    def _panel_probs(self, output: TAXOutput, index: list[int] | None) -> Tensor:
-        if index is None:
-            return output.probs
-        weights = output.log_who[:, index].log_softmax(dim=1)
-        return mix(weights, output.log_annotator_probs[:, index], self.network.mixing).exp()
-
-    @torch.no_grad()
     def explain(self, images: Tensor, ids: Sequence[str] | None = None) -> Explanation:
         """Segment images and say who decided each pixel and which prototypes are the reason.
 
@@ -283,40 +255,13 @@ class TAXLightningModule(L.LightningModule):
             images: ``[B, ch, H, W]``.
             ids: what to call the images.
         """
-        with evaluating(self.network):
-            bands = self.network.bands(self.network.features(images))
-            parts = [self._explained_maps(band) for band in bands]
-        maps = {name: torch.cat([part[name] for part in parts], dim=-2) for name in parts[0]}
-        return Explanation(
-            ids=tuple(ids) if ids is not None else tuple(f"image {i}" for i in range(len(images))),
-            annotators=self.annotators,
-            classes=self.classes,
-            **maps,
-            sources=self.network.memory.sources(self.annotators, self.classes),
-        )
-
-    def _explained_maps(self, output: TAXOutput) -> dict[str, Tensor]:
-        probs, annotator_probs = output.probs, output.annotator_probs
-        why_share, why = self.network.shares(output, probs.argmax(dim=1)).max(dim=2)
-        said = annotator_probs.argmax(dim=2)
-        return {
-            "probs": probs,
-            "annotator_probs": annotator_probs,
-            "who": output.who,
-            "why": why,
-            "why_share": why_share,
-            "undecided": (said == said[:, :1]).all(dim=1),
-        }
+        names = [f"image {i}" for i in range(len(images))] if ids is None else ids
+        return inference.explain(self.network, images, names, self.annotators, self.classes)
 
     @property
     def explained(self) -> bool:
         """Whether the prototypes are what they will stay, so that reasons can be named."""
         return not self.schedule.enabled or bool(self.network.memory.projected)
-
-    def _annotator_index(self, name: str) -> int:
-        if name not in self.annotators:
-            raise ValueError(f"annotator {name!r} is unknown: expected one of {self.annotators}.")
-        return self.annotators.index(name)
 
     # ------------------------------------------------------------------ batches
 
@@ -342,19 +287,7 @@ class TAXLightningModule(L.LightningModule):
         Returns:
             Class ids, or ``None`` for ``reference="none"``.
         """
-        if self.reference == "none":
-            return None
-        if self.reference == "majority":
-            return majority(batch["masks"], len(self.classes))
-        if self.reference == "staple":
-            return staple(batch["masks"], len(self.classes))
-        if "reference" not in batch:
-            raise ValueError(
-                "reference='given': the batch has no key 'reference'. Supply reference labels with "
-                "the data, or set reference='majority'."
-            )
-        reference: Tensor = batch["reference"]
-        return reference
+        return reference_labels(self.reference, batch, len(self.classes))
 
     # ------------------------------------------------------------------ training
 
@@ -366,14 +299,23 @@ class TAXLightningModule(L.LightningModule):
                 "trainer.max_epochs=-1: the schedule needs to know where the run ends. Set "
                 "trainer.max_epochs or trainer.max_steps, or schedule.enabled=false."
             )
-        if self.schedule.enabled and self.trainer.global_step == 0:
-            # A new run, also of a module that was trained before.
-            self.schedule_done = []
-            self.network.memory.projected.fill_(False)
-            if self.kept == 0:
-                self.network.who_scale.fill_(1.0)
+        if self.trainer.global_step == 0:
+            self._start_anew()
         self.network.freeze(bool(self.network.memory.projected))
         self.loss.total = across_processes if self.trainer.world_size > 1 else alone
+
+    def _start_anew(self) -> None:
+        """Forget what belongs to an earlier run of this module.
+
+        With the schedule off, prototypes that were projected by hand stay where they are.
+        """
+        self.loss.forget_counts()
+        self.schedule_done = []
+        if self.schedule.enabled or self.kept > 0:
+            self.network.memory.projected.fill_(False)
+            self.network.memory.forget_sources(self.kept)
+            if self.kept == 0:
+                self.network.who_scale.fill_(1.0)
 
     @property
     def _progress(self) -> float:
@@ -402,11 +344,7 @@ class TAXLightningModule(L.LightningModule):
                 self.loss.follow(
                     output, self.network.memory, masks, present, reference, keep=self.kept
                 )
-        factors = {"annotator": 1.0, "fused": 1.0}
-        weighted = [
-            self.loss_weights[name] * factors.get(name, ramp) * term for name, term in terms.items()
-        ]
-        loss = torch.stack(weighted).sum()
+        loss = self._weighted(terms, ramp)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(masks))
         self.log_dict(
             {f"train/loss_{name}": term.detach() for name, term in terms.items()},
@@ -418,6 +356,14 @@ class TAXLightningModule(L.LightningModule):
     def _targets(self, batch: Batch, output: TAXOutput) -> tuple[Tensor, Tensor, Tensor | None]:
         """What the explanation is taught with: masks, who is present, and the reference."""
         return batch["masks"], batch["present"], self.reference_labels(batch, output)
+
+    def _weighted(self, terms: Mapping[str, Tensor], ramp: float = 1.0) -> Tensor:
+        """Sum of the terms by their weights; ``ramp`` is for all but the segmentation terms."""
+        factors = {"annotator": 1.0, "fused": 1.0}
+        weighted = [
+            self.loss_weights[name] * factors.get(name, ramp) * term for name, term in terms.items()
+        ]
+        return torch.stack(weighted).sum()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep weight decay and momentum away from what is frozen."""
@@ -479,59 +425,27 @@ class TAXLightningModule(L.LightningModule):
         """Log the metrics of the whole test split by name."""
         self._log_metrics(self.test_metrics, "test/")
         if self.explanation_metrics is not None:
-            values = self.explanation_metrics.compute()
-            probed = self.explanation_metrics.probe(
-                self.network.memory.sources(self.annotators, self.classes), self._reader()
-            )
-            probed = self.trainer.strategy.broadcast(probed)
-            self.explanation_metrics.reset()
-            self._log_known(values | {k: torch.tensor(v) for k, v in probed.items()}, "test/")
-
-    def _reader(self) -> Callable[[str], Tensor] | None:
-        """Reads a training image by its id, if the data module can."""
-        read = getattr(getattr(self.trainer, "datamodule", None), "read", None)
-        return None if read is None else lambda id: read(id)["image"]
+            sources = self.network.memory.sources(self.annotators, self.classes)
+            values = evaluation.explanation_values(self.explanation_metrics, sources, self.trainer)
+            self.log_dict(evaluation.with_a_case(values, "test/"))
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Tensor:
         """Update the metrics; returns the weighted segmentation terms."""
         batch = self._completed(batch)
         output: TAXOutput = self(batch["image"])
         reference = self.reference_labels(batch, output)
-        unknown = torch.full_like(batch["masks"][:, 0], IGNORE_INDEX)
-        metrics.update(
-            prediction=output.log_probs.argmax(dim=1),
-            annotator_prediction=output.log_annotator_probs.argmax(dim=2),
-            masks=batch["masks"],
-            present=batch["present"],
-            reference=unknown if reference is None else reference,
-            who=output.who,
-            owner=batch.get("owner", unknown),
-            within=output.within,
-        )
+        evaluation.measure(batch, output, reference, metrics)
         if metrics is self.test_metrics and self.explanation_metrics is not None:
-            self.explanation_metrics.update(
-                batch["image"],
-                output,
-                batch["masks"],
-                batch["present"],
-                unknown if reference is None else reference,
-                batch.get("owner"),
-            )
+            evaluation.measure_explanation(batch, output, reference, self.explanation_metrics)
         terms = self.loss.segmentation_terms(output, batch["masks"], reference)
-        return torch.stack([self.loss_weights[name] * term for name, term in terms.items()]).sum()
+        return self._weighted(terms)
 
     def _log_metrics(self, metrics: MetricCollection, prefix: str) -> None:
-        values = metrics.compute()
+        known = evaluation.with_a_case(metrics.compute(), prefix)
         metrics.reset()
-        known = self._log_known(values, prefix)
+        self.log_dict(known)
         if self.monitor in known:
             self.log("dice", known[self.monitor], prog_bar=True, logger=False)
-
-    def _log_known(self, values: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-        # What has not a single case (who without owners, an annotator without masks) has no value.
-        known = {f"{prefix}{name}": value for name, value in values.items() if not value.isnan()}
-        self.log_dict(known)
-        return known
 
     # ------------------------------------------------------------------ prototypes
 
@@ -560,26 +474,12 @@ class TAXLightningModule(L.LightningModule):
         if final:
             self._calibrate(loader)
             self.network.freeze()
-            self._report_dead_prototypes()
+            warn_of_dead_prototypes(self.annotators, self.network.memory.living)
 
     def _calibrate(self, loader: Iterable[Batch]) -> None:
         if self.kept == 0:  # to those whose annotators stay as they are belongs a scale already
             self.network.who_scale.fill_(1.0)
             self.network.who_scale.fill_(fit_who_scale(self, loader))
-
-    def _report_dead_prototypes(self) -> None:
-        living = self.network.memory.living
-        dead = [
-            f"{int((~row).sum())} of {name}"
-            for name, row in zip(self.annotators, living, strict=True)
-            if not row.all()
-        ]
-        if dead:
-            L.pytorch.utilities.rank_zero_warn(
-                f"of {living.shape[1]} prototypes an annotator these are dead, because no training "
-                f"pixel resembles them: {', '.join(dead)}. They decide nothing. With fewer kernels "
-                "(kernels=...) or a longer run there may be none."
-            )
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -591,14 +491,7 @@ class TAXLightningModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other annotators or classes; take up its schedule."""
-        # Not from the hyper-parameters: those Lightning has overwritten with what is asked for.
-        for kind, theirs in checkpoint.get("names", {}).items():
-            mine = getattr(self, kind)
-            if tuple(theirs) != mine:
-                raise ValueError(
-                    f"checkpoint: its {kind} are {theirs}, but {mine} were asked for. Use the data "
-                    f"that it was trained for, or name the same {kind} in the same order."
-                )
+        checkpoints.check_same_names(checkpoint, annotators=self.annotators, classes=self.classes)
         self.schedule_done = list(checkpoint.get("schedule_done", []))
 
 
@@ -609,39 +502,3 @@ def _names(argument: str, names: Sequence[str], least: int) -> tuple[str, ...]:
             f"{argument}={names!r}: expected a list of at least {least} different names.{hint}"
         )
     return tuple(names)
-
-
-def _backbone(network: nn.Module | str | None) -> nn.Module | None:
-    if isinstance(network, str):
-        raise ValueError(
-            "this checkpoint was trained with a network of your own, which a checkpoint cannot "
-            "hold: give it again, as in "
-            "TAXLightningModule.load_from_checkpoint(path, network=network)."
-        )
-    return network
-
-
-def _check_network(network: TAXNetwork, annotators: Sequence[str], classes: Sequence[str]) -> None:
-    built_for = (network.bank.annotators, network.classes)
-    if built_for != (len(annotators), len(classes)):
-        raise ValueError(
-            f"network: built for {built_for[0]} annotators and {built_for[1]} classes, but "
-            f"{len(annotators)} annotators {tuple(annotators)} and {len(classes)} classes "
-            f"{tuple(classes)} are named. Build it for these numbers."
-        )
-
-
-def _from_hparams(kind: type[Any], value: Any) -> Any:  # noqa: ANN401 - a dataclass, dict or None
-    """A settings dataclass; checkpoints hold it as a plain dictionary."""
-    if isinstance(value, Mapping):
-        return kind(**value)
-    return kind() if value is None else value
-
-
-def _primitives(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
-
-
-def _check_option(argument: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"{argument}={value!r}: expected one of {', '.join(known)}.")

@@ -185,6 +185,16 @@ class TAXNetwork(nn.Module):
         """Kernels per annotator K."""
         return self.bank.kernels
 
+    def check_names(self, annotators: Sequence[str], classes: Sequence[str]) -> None:
+        """Raise a ``ValueError`` unless built for as many annotators and classes as are named."""
+        built_for = (self.bank.annotators, self.classes)
+        if built_for != (len(annotators), len(classes)):
+            raise ValueError(
+                f"network: built for {built_for[0]} annotators and {built_for[1]} classes, but "
+                f"{len(annotators)} annotators {tuple(annotators)} and {len(classes)} classes "
+                f"{tuple(classes)} are named. Build it for these numbers."
+            )
+
     def forward(self, images: Tensor) -> TAXOutput:
         """Segment a batch of images and say who and why."""
         features = self.features(images)
@@ -252,7 +262,9 @@ class TAXNetwork(nn.Module):
             :class:`TAXOutput` of the bands from top to bottom; their heights add up to H.
         """
         batch, _, height, width = features.shape
-        at_a_pixel = self.bank.annotators * self.bank.kernels * self.classes
+        # The first cohort's number, so that bands, and with them the last bits of what these
+        # annotators would draw, stay what they were when others are added.
+        at_a_pixel = self.memory.priors.sizes[0] * self.bank.kernels * self.classes
         rows = max(1, most_values // (at_a_pixel * batch * width))
         reach = self.bank.weights[0].shape[-1] // 2
         for top in range(0, height, rows):

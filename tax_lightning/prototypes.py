@@ -185,7 +185,7 @@ class PrototypeMemory(nn.Module):
                 during training let no prototype die.
             keep: number of annotators, from the first, whose prototypes stay what they are.
         """
-        taken = self._forget_sources(keep)
+        taken = self.forget_sources(keep)
         for n, k, pixel in search.pairs():
             if n >= keep and not self.source_ids[n][k] and pixel.place not in taken:
                 taken.add(pixel.place)
@@ -197,8 +197,15 @@ class PrototypeMemory(nn.Module):
             alive = best >= LEAST_SIMILARITY
             self.alive[keep:] = alive.scatter(1, best.argmax(dim=1, keepdim=True), True)
 
-    def _forget_sources(self, keep: int) -> set[tuple[str, int, int]]:
-        """Forget those of all annotators but the first few; returns the places still taken."""
+    def forget_sources(self, keep: int) -> set[tuple[str, int, int]]:
+        """Forget the sources of all annotators but the first, and revive their prototypes.
+
+        Args:
+            keep: number of annotators, from the first, whose sources stay.
+
+        Returns:
+            The places still taken.
+        """
         rows, kernels = self.alive.shape
         self.source_ids = [*self.source_ids[:keep], *_no_ids(rows - keep, kernels)]
         self.source_pixel[keep:] = -1
@@ -228,7 +235,8 @@ class PrototypeMemory(nn.Module):
     ) -> tuple[tuple[PrototypeSource, ...], ...]:
         """The provenance of every prototype by name, ``[N][K]``; ids are "" before a projection.
 
-        Shared prototypes stand in the row of each annotator.
+        Shared prototypes stand in the row of each annotator; whose label their sources bear is
+        not said then.
         """
         rows, kernels = self.alive.shape
         return tuple(
@@ -248,7 +256,7 @@ class PrototypeMemory(nn.Module):
             y=pixels[0][0],
             x=pixels[0][1],
             similarity=similarity[0],
-            label=classes[label] if ids else "",
+            label=classes[label] if ids and self.kind == "private" else "",
             alive=bool(self.alive[n, k]),
             runners_up=tuple(
                 (sample, *pixels[place], similarity[place])

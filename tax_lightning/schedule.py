@@ -20,7 +20,8 @@ class Schedule:
 
     Args:
         enabled: ``False`` trains all terms at full weight throughout and never projects: who is
-            learnt, but no prototype can name its training patch.
+            learnt, but no prototype can name its training patch. After a projection by hand only
+            the kernels are trained.
         start: share of the run at which the prototypes are started.
         full: share at which all terms have their full weight.
         trials: shares of the trial projections.

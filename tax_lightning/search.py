@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,9 +56,11 @@ def find_sources(module: TAXLightningModule, loader: Iterable[Batch]) -> SourceS
             embedding=output.embedding,
             ids=batch["id"],
         )
-    for other in from_other_processes(module, search):
-        search.merge(other)
-    return search
+    found: SourceSearch
+    found, *others = from_all_processes(module, search)
+    for other in others:
+        found.merge(other)
+    return found
 
 
 def _of_leader(
@@ -76,8 +78,7 @@ def starting_pixels(module: TAXLightningModule, loader: Iterable[Batch]) -> list
 
     The draw depends on the image alone, not on the batch or the process that it came in.
     """
-    images = len(getattr(loader, "dataset", [])) or int(module.trainer.num_training_batches)
-    per_image = max(1, START_PIXELS // max(images, 1))
+    per_image = max(1, START_PIXELS // _number_of_images(module, loader))
     drawn: dict[str, list[Tensor]] = {}
     for batch, output in visit(module, loader):
         reference = module.reference_labels(batch, output)
@@ -85,10 +86,19 @@ def starting_pixels(module: TAXLightningModule, loader: Iterable[Batch]) -> list
         weight = agree * module.loss.relevance(output, reference).unsqueeze(1)
         for i, name in enumerate(batch["id"]):
             drawn[name] = _draw(output.embedding[i], weight[i], per_image, name)
-    for other in from_other_processes(module, drawn):
-        drawn |= other
-    columns = zip(*(drawn[name] for name in sorted(drawn)), strict=True)
+    everywhere: dict[str, list[Tensor]] = {}
+    for part in from_all_processes(module, drawn):
+        everywhere |= part  # in one order, so that all processes keep the same of two alike
+    columns = zip(*(everywhere[name] for name in sorted(everywhere)), strict=True)
     return [torch.cat(column) for column in columns]
+
+
+def _number_of_images(module: TAXLightningModule, loader: Iterable[Batch]) -> int:
+    """Images that all processes together see, at least 1."""
+    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    if sampler is None or not hasattr(sampler, "__len__"):
+        return max(1, int(module.trainer.num_training_batches))
+    return max(1, len(sampler) * module.trainer.world_size)
 
 
 @torch.no_grad()
@@ -125,7 +135,7 @@ def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float:
         named = log_who.argmax(dim=1, keepdim=True) if len(log_who) else right[:, :1].long()
         sums[-2] += right.gather(1, named).sum().cpu()
         sums[-1] += len(right)
-    sums = torch.stack([sums, *from_other_processes(module, sums)]).sum(dim=0)
+    sums = torch.stack(from_all_processes(module, sums)).sum(dim=0)
     if sums[-1] == 0:
         return 1.0
     gap = ((sums[:-2] - sums[-2]) / sums[-1]).abs()
@@ -194,13 +204,28 @@ def projection_loader(trainer: L.Trainer) -> Iterable[Batch]:
     )
 
 
-def from_other_processes(module: L.LightningModule, mine: Any) -> list[Any]:  # noqa: ANN401
-    """The same object of every other process, in the order of their ranks."""
+def warn_of_dead_prototypes(annotators: Sequence[str], living: Tensor) -> None:
+    """Warn of the prototypes that found no source; ``living`` is boolean ``[N, K]``."""
+    dead = [
+        f"{int((~row).sum())} of {name}"
+        for name, row in zip(annotators, living, strict=True)
+        if not row.all()
+    ]
+    if dead:
+        L.pytorch.utilities.rank_zero_warn(
+            f"of {living.shape[1]} prototypes an annotator these are dead, because no training "
+            f"pixel resembles them: {', '.join(dead)}. They decide nothing. With fewer kernels "
+            "(kernels=...) or a longer run there may be none."
+        )
+
+
+def from_all_processes(module: L.LightningModule, mine: Any) -> list[Any]:  # noqa: ANN401
+    """The same object of every process, in the order of their ranks."""
     if module._trainer is None or module.trainer.world_size == 1:
-        return []
+        return [mine]
     everyone: list[Any] = [None] * module.trainer.world_size
     torch.distributed.all_gather_object(everyone, mine)
-    return [one for rank, one in enumerate(everyone) if rank != module.trainer.global_rank]
+    return everyone
 
 
 @contextmanager

@@ -20,14 +20,15 @@ from tax_lightning import TAXLightningModule
 from tax_lightning.losses import LossWeights
 
 FOLDER = Path(__file__).parent.parent / "experiments" / "ablation"
-MODULES = ("variants", "dots", "study", "table")
+MODULES = ("resumable", "variants", "dots", "study", "table")
 
 # Stands in for `tax`: it leaves the files that `tax` would, or fails where it is told to.
 FAKE = """
 import os, sys, time
 from pathlib import Path
 
-command, *flags = sys.argv[1:]
+module, command, *flags = sys.argv[1:]
+assert module == "tax_lightning"
 options = dict(flag.removeprefix("--").split("=", 1) for flag in flags)
 where = Path(__file__).parent
 with (where / "calls.txt").open("a") as calls:
@@ -55,10 +56,13 @@ else:
 def ablation():
     """The modules of the study, gone from Python's list of modules afterwards."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER.parent)
         patch.syspath_prepend(FOLDER)
+        for name in MODULES:
+            patch.delitem(sys.modules, name, raising=False)
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
         for name in MODULES:
-            del sys.modules[name]
+            sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -66,9 +70,8 @@ def fake(tmp_path, monkeypatch, ablation):
     """The folder of a program that the study takes for `tax`."""
     (tmp_path / "fake.py").write_text(FAKE)
     (tmp_path / "fails").write_text("")
-    monkeypatch.setattr(
-        ablation.study, "PROGRAM", (sys.executable, "-IS", str(tmp_path / "fake.py"))
-    )
+    launcher = (sys.executable, "-IS", str(tmp_path / "fake.py"))
+    monkeypatch.setattr(ablation.resumable, "LAUNCHER", launcher)
     monkeypatch.setattr("tempfile.tempdir", str(make(tmp_path / "tmp")))
     return tmp_path
 
@@ -227,16 +230,16 @@ def test_the_study_goes_on_after_a_failure_and_tries_again(ablation, fake, capsy
 def test_a_run_without_metrics_has_failed(ablation, tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("epoch,train/loss,test/dice\n0,0.5,nan\n")
-    with pytest.raises(ablation.study.RunFailedError, match="no metric"):
-        ablation.study.read_metrics(path)
+    with pytest.raises(ablation.resumable.RunFailedError, match="no metric"):
+        ablation.resumable.read_metrics(path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_what_was_started_and_leaves_nothing(fake, number):
     (fake / "hang").touch()
     script = (
-        f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import study; "
-        f"study.PROGRAM = (sys.executable, '-IS', {str(fake / 'fake.py')!r}); "
+        f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import study, resumable; "
+        f"resumable.LAUNCHER = (sys.executable, '-IS', {str(fake / 'fake.py')!r}); "
         f"sys.exit(study.main(['--data', 'synthetic', '--out', {str(fake / 'out')!r}]))"
     )
     process = subprocess.Popen(
@@ -271,7 +274,7 @@ def wait_for(path):
 
 def test_a_file_is_written_whole_or_not_at_all(ablation, tmp_path, monkeypatch):
     path = tmp_path / "seed0.json"
-    ablation.study.write_whole(path, "old")
+    ablation.resumable.write_whole(path, "old")
 
     def break_off(self, text):
         self.write_bytes(text[:1].encode())
@@ -279,7 +282,7 @@ def test_a_file_is_written_whole_or_not_at_all(ablation, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", break_off)
     with pytest.raises(KeyboardInterrupt):
-        ablation.study.write_whole(path, "new")
+        ablation.resumable.write_whole(path, "new")
     assert files(tmp_path) == ["seed0.json"]
     assert path.read_text() == "old"
 
@@ -289,7 +292,7 @@ def test_a_file_is_written_whole_or_not_at_all(ablation, tmp_path, monkeypatch):
     [
         (["--data", "synthetic", "--only", "kernel"], "kernels=8"),
         (["--data", "bubil_mini"], "--root None: expected the folder of bubil_mini"),
-        (["--data", "synthetic", "--jobs", "0"], "expected 1 or more"),
+        (["--data", "synthetic", "--jobs", "0"], "expected a number from 1 up"),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_runs(ablation, fake, capsys, arguments, said):

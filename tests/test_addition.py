@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from tax_lightning import AddedAnnotators, TAXLightningModule
 from tax_lightning.__main__ import main
+from tax_lightning.schedule import Schedule
 
 REPO = Path(__file__).parent.parent
 CLASSES = ("background", "square")
@@ -222,3 +223,55 @@ def test_through_the_command_line(tmp_path, capsys):
     everyone = "--data.init_args.annotators=null"
     main(["test", "--config", quickstart, *tiny, *small, everyone, "--ckpt_path", checkpoint])
     assert "test/dice/Emil" in capsys.readouterr().out
+
+
+def test_a_base_that_is_none_is_refused(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"^base=.*none\.ckpt: there is no such file\. Give"
+    ):
+        add(tmp_path / "none.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(
+        ValueError, match=r"^base=.*other\.ckpt: this is no checkpoint of tax-light"
+    ):
+        add(tmp_path / "other.ckpt")
+
+
+def test_the_new_annotator_is_not_favoured_for_coming_late(tmp_path):
+    base, path = make_base(tmp_path)
+    assert base.loss.images_seen > 0
+    module = add(path)
+    train(module, squares([-2], images=4), 10)
+    assert module.loss.label_rate.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_without_a_schedule_the_new_prototypes_are_learnt(tmp_path):
+    _, path = make_base(tmp_path)
+    module = add(path, schedule=Schedule(enabled=False))
+    before = module.network.memory.prototypes[1].detach().clone()
+    known = module.network.memory.prototypes[0].detach().clone()
+    train(module, squares([-2], images=4), 10)
+    assert not torch.equal(module.network.memory.prototypes[1], before)
+    assert torch.equal(module.network.memory.prototypes[0], known)
+
+
+def test_owners_are_placed_among_all_annotators(tmp_path):
+    _, path = make_base(tmp_path)
+    module = add(path, annotators=["Zoe", "Ana"])
+    batch = next(iter(squares([-2, 0])))
+    batch["owner"] = torch.tensor([0, 1, 255])[torch.arange(32) % 3].expand(4, 32, 32)
+    ready = module.on_before_batch_transfer(batch, 0)
+    expected = torch.tensor([2, 0, 255])[torch.arange(32) % 3].expand(4, 32, 32)
+    assert torch.equal(ready["owner"], expected)
+
+
+@torch.no_grad()
+def test_also_in_bands_the_others_stay_bit_for_bit(run):
+    base, module, _ = run
+    features = base.network.eval().features(images()[:, :, :, :31])
+    for n in range(2):
+        before, after = (
+            torch.cat([band.log_annotator_probs[:, n] for band in bands], dim=2)
+            for bands in (m.network.eval().bands(features, 2000) for m in (base, module))
+        )
+        assert torch.equal(before, after)

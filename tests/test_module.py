@@ -1054,9 +1054,7 @@ def test_the_sources_of_shared_prototypes_are_those_pixels():
         z = module(image).embedding[0, :, source.y, source.x]
         prototype = module.network.memory.vectors[0, k]
         assert F.cosine_similarity(z, prototype, dim=0).item() >= 0.999
-        # The label is one that an annotator who was right around there gave.
-        labels = Squares()[number_of(source)]["masks"][:, source.y, source.x]
-        assert CLASSES.index(source.label) in labels
+        assert source.label == ""  # whose it would be is not known
 
 
 @KINDS
@@ -1119,3 +1117,20 @@ def test_a_name_given_twice_counts_once(trained):
     images = torch.stack(Squares().images[:2])
     twice = trained.predict(images, panel=["Ana", "Ana", "Ben"])
     assert torch.equal(twice, trained.predict(images, panel=["Ana", "Ben"]))
+
+
+def test_a_second_run_forgets_the_sources_and_counts_of_the_first():
+    module = make_module()
+    make_trainer(max_steps=8).fit(module, make_loader())
+    module.network.memory.alive[0, 0] = False
+    seen = []
+
+    class Look(L.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            memory = module.network.memory
+            seen.append(
+                (memory.alive.all().item(), memory.source_ids[0][0], module.loss.images_seen)
+            )
+
+    make_trainer(max_steps=1, callbacks=[Look()]).fit(module, make_loader())
+    assert seen[0] == (True, [], 0)

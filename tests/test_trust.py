@@ -19,8 +19,7 @@ from tax_lightning.callbacks import ExplanationLogger
 from tax_lightning.data import SyntheticDataModule
 
 FOLDER = Path(__file__).parent.parent / "experiments" / "trust"
-MODULES = ("runner", "retraining", "plain", "plain_network")
-THEIRS = ("study", "table", "variants")  # of experiments/ablation, which they import
+MODULES = ("resumable", "runner", "retraining", "plain", "plain_network")
 
 SCENES = {"size": 64, "train_samples": 2, "val_samples": 2, "test_samples": 2, "batch_size": 2}
 NETWORK = {
@@ -33,14 +32,14 @@ NETWORK = {
 @pytest.fixture(scope="module")
 def trust():
     """The scripts, gone from Python's list of modules afterwards."""
-    names = (*MODULES, *THEIRS)
-    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER.parent)
         patch.syspath_prepend(FOLDER)
+        for name in MODULES:
+            patch.delitem(sys.modules, name, raising=False)
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    for name in names:
-        sys.modules.pop(name, None)
-    sys.modules.update(before)
+        for name in MODULES:
+            sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -201,13 +200,13 @@ def trained(trust, config, tmp_path):
     }
     for (seed, name), (tensors, dice) in said.items():
         run = by_seed[seed][name]
-        trust.retraining._save(tensors, run.result.with_suffix(".pt"))
+        trust.retraining.save(tensors, run.result.with_suffix(".pt"))
         run.result.write_text(json.dumps({"fused_dice": dice, "commit": "c0ffee"}))
     return by_seed
 
 
 def test_a_seed_is_compared_with_the_next_and_the_last_with_the_first(trust, trained, tmp_path):
-    trust.retraining._compare_all(trained, NAMES)
+    trust.retraining.compare_all(trained, NAMES)
     three, eight = (
         json.loads((tmp_path / "out" / "tiny" / f"seed{seed}.json").read_text()) for seed in (3, 8)
     )
@@ -237,7 +236,7 @@ def test_a_single_seed_has_no_control(trust, trained):
 
 
 def test_tables_of_known_numbers(trust, trained, config, tmp_path, capsys):
-    trust.retraining._compare_all(trained, NAMES)
+    trust.retraining.compare_all(trained, NAMES)
     where = ["--config", str(config), "--out", str(tmp_path / "out")]
     assert trust.retraining.main([*where, "--seeds", "3", "8", "--table"]) == 0
     seeds, on_d, by_name, commit = capsys.readouterr().out.split("\n\n")
@@ -263,12 +262,12 @@ def rows(table):
 
 
 def test_a_comparison_stays_where_predictions_are_gone(trust, trained, tmp_path, capsys):
-    trust.retraining._compare_all(trained, NAMES)
+    trust.retraining.compare_all(trained, NAMES)
     path = tmp_path / "out" / "tiny" / "seed3.json"
     before = path.read_text()
     gone = trained[3]["Chloe"].result.with_suffix(".pt")
     gone.unlink()
-    trust.retraining._compare_all({3: trained[3]}, NAMES)
+    trust.retraining.compare_all({3: trained[3]}, NAMES)
     assert f"seed 3 is not compared: {gone}" in capsys.readouterr().err
     assert path.read_text() == before
 
@@ -326,17 +325,18 @@ def test_no_results_are_no_table(trust, config, tmp_path, capsys, script):
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
 def test_the_plain_network_is_trained_and_tested_by_the_command_line(trust, config, tmp_path):
-    run = trust.runner.Run(config, "plain", 0, tmp_path / "out")
+    run = trust.resumable.Run(config, "plain", 0, tmp_path / "out", options=trust.runner.OPTIONS)
     model = "--model=plain_network.PlainSegmentation"
-    fit = trust.plain_network.PlainCLI.run([*trust.runner.fit_arguments(run, tmp_path), model])
-    checkpoint = trust.runner.only(tmp_path, "checkpoints/*.ckpt")
+    arguments = trust.resumable.fit_arguments(run, tmp_path, trust.runner.FIT_OPTIONS)
+    fit = trust.plain_network.PlainCLI.run([*arguments, model])
+    checkpoint = trust.resumable.only(tmp_path, "checkpoints/*.ckpt")
     assert not any(isinstance(c, ExplanationLogger) for c in fit.trainer.callbacks)
     assert fit.model.network.segmentation_head[0].out_channels == 4  # one a class
     assert type(fit.model.network).__name__ == "Unet"
 
-    arguments = trust.runner.test_arguments(run, tmp_path, checkpoint)
-    test = trust.plain_network.PlainCLI.run([*arguments, model])
-    metrics = trust.runner.read_metrics(trust.runner.only(tmp_path, "test/**/metrics.csv"))
+    arguments = trust.resumable.test_arguments(run, tmp_path, checkpoint, [model])
+    test = trust.plain_network.PlainCLI.run(arguments)
+    metrics = trust.resumable.read_metrics(trust.resumable.only(tmp_path, "test/**/metrics.csv"))
     assert 0 <= metrics["test/fused_dice/mean"] <= 1
     trained = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert all((test.model.state_dict()[name] == trained[name]).all() for name in trained)
@@ -387,17 +387,17 @@ def test_what_a_configuration_need_not_say_is_what_tax_takes(trust, config):
 
 
 def test_what_is_there_is_not_run_again_and_what_failed_is(trust, config, tmp_path, capsys):
-    runs = [trust.runner.Run(config, "tax", seed, tmp_path / "out") for seed in (0, 1, 2)]
+    runs = [trust.resumable.Run(config, "tax", seed, tmp_path / "out") for seed in (0, 1, 2)]
     called, broken = [], {1}
 
     async def measure(run, scratch):
         assert scratch.is_dir()
         called.append(run.seed)
         if run.seed in broken:
-            raise trust.runner.RunFailedError("all is lost")
+            raise trust.resumable.RunFailedError("all is lost")
         return {"value": run.seed / 2}
 
-    assert trust.runner.carry_out_all(runs, measure, jobs=2) == 1
+    assert trust.runner.carry_out_tests(runs, measure, jobs=2) == 1
     assert sorted(called) == [0, 1, 2]
     assert runs[1].failure.read_text() == "all is lost\n"
     assert not runs[1].result.exists()
@@ -408,33 +408,35 @@ def test_what_is_there_is_not_run_again_and_what_failed_is(trust, config, tmp_pa
     assert "failed: tiny tax seed 1" in capsys.readouterr().err
 
     broken.clear()
-    assert trust.runner.carry_out_all(runs, measure, jobs=2) == 0
+    assert trust.runner.carry_out_tests(runs, measure, jobs=2) == 0
     assert called[3:] == [1]
     assert not runs[1].failure.exists()
 
 
 def test_flags_reach_training_but_leave_the_test_alone(trust, config, tmp_path):
     flags = (("data.init_args.annotators", "[A, B]"),)
-    run = trust.runner.Run(
-        trust.runner.REPO / "experiments" / "quickstart.yaml", "x", 4, config, flags
-    )
-    fit = trust.runner.fit_arguments(run, tmp_path)
+    quickstart = trust.resumable.REPO / "experiments" / "quickstart.yaml"
+    run = trust.resumable.Run(quickstart, "x", 4, config, flags, trust.runner.OPTIONS)
+    fit = trust.resumable.fit_arguments(run, tmp_path, trust.runner.FIT_OPTIONS)
     assert fit[0] == "fit"
     assert "--config=experiments/quickstart.yaml" in fit
     assert "--seed_everything=4" in fit
     assert "--data.init_args.annotators=[A, B]" in fit
-    test = trust.runner.test_arguments(run, tmp_path, tmp_path / "best.ckpt")
+    test = trust.resumable.test_arguments(run, tmp_path, tmp_path / "best.ckpt", ["--last=1"])
     assert f"--ckpt_path={tmp_path / 'best.ckpt'}" in test
     assert not any("annotators" in argument for argument in test)
+    assert test[-1] == "--last=1"
+    # "none" clears what the file asks for, so it must come before the logger that is wanted.
+    assert test.index("--trainer.logger=false") < test.index("--trainer.logger=CSVLogger")
 
 
 def test_a_program_is_run_and_its_failure_told(trust, tmp_path):
-    done = asyncio.run(trust.runner.execute(["--version"], tmp_path))
-    assert done["command"] == "python -m tax_lightning --version"
-    assert done["seconds"] >= 0
+    done = asyncio.run(trust.resumable.execute(["--version"], tmp_path))
+    assert done.command == "python -m tax_lightning --version"
+    assert done.seconds >= 0
     missing = tmp_path / "none.json"
-    with pytest.raises(trust.runner.RunFailedError) as error:
-        asyncio.run(trust.runner.execute([str(missing)], tmp_path, "json.tool"))
+    with pytest.raises(trust.resumable.RunFailedError) as error:
+        asyncio.run(trust.resumable.execute([str(missing)], tmp_path, "json.tool"))
     assert str(error.value).startswith("python -m json.tool $RUN/none.json\nexit status ")
     assert "No such file" in str(error.value)
 

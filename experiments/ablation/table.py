@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# Python looks for imports beside a script only; what the studies share is one folder up.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
 from dots import Panel, Row, draw
+from resumable import add_seeds, cell, make_parser, table
 from variants import DATA, DEFAULT, Variant, groups, variants
 
 HERE = Path(__file__).resolve().parent
@@ -47,7 +50,6 @@ COLUMNS: dict[str, dict[str, str]] = {
 }
 LOWER_IS_BETTER = ("Who ECE", "Who Brier")
 NOT_DRAWN = ("Label-only ceiling",)  # it is the data's, the same for every variant
-MISSING = "-"
 
 Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """What is stored of each run, by variant and seed."""
@@ -77,44 +79,6 @@ def values(results: Results, name: str, key: str) -> list[float]:
     """The values of a metric over the seeds of a variant; empty where it was not measured."""
     runs = results.get(name, {})
     return [runs[seed]["metrics"][key] for seed in runs if key in runs[seed]["metrics"]]
-
-
-def cell(found: Sequence[float], asked: int) -> str:
-    """Mean and standard deviation over seeds.
-
-    Args:
-        found: A value a seed.
-        asked: Number of seeds that were asked for; said where it is not that of ``found``.
-
-    Returns:
-        The text, in which the deviation is that of a sample (n - 1), and only there from two on.
-
-    Example:
-        >>> cell([0.5, 0.7], 2)
-        '0.600 ± 0.141'
-        >>> cell([0.5], 3), cell([], 3)
-        ('0.500 (1 of 3)', '-')
-    """
-    if not found:
-        return MISSING
-    deviation = f" ± {statistics.stdev(found):.3f}" if len(found) > 1 else ""
-    few = f" ({len(found)} of {asked})" if len(found) < asked else ""
-    return f"{statistics.fmean(found):.3f}{deviation}{few}"
-
-
-def table(title: str, rows: Iterable[Sequence[str]], columns: Sequence[str]) -> str:
-    """A Markdown table, its numbers to the right.
-
-    Example:
-        >>> print(table("Kernels", [["1", "0.5"]], ["Dice"]))
-        | Kernels | Dice |
-        |---|---:|
-        | 1 | 0.5 |
-    """
-    lines = [[title, *columns], *rows]
-    text = [f"| {' | '.join(line)} |" for line in lines]
-    text.insert(1, f"|---|{'---:|' * len(columns)}")
-    return "\n".join(text)
 
 
 def tables(results: Results, data: str, seeds: Sequence[int]) -> str:
@@ -171,12 +135,10 @@ def figure_parts(results: Results, data: str) -> tuple[list[Row], list[Panel]]:
     return rows, panels
 
 
-def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
     parser.add_argument("--data", choices=DATA, required=True, help="data set")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    add_seeds(parser)
     parser.add_argument("--results", type=Path, default=HERE / "results", help="of study.py")
     parser.add_argument("--figure", type=Path, help="PNG file to write")
     return parser
@@ -191,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 1 where there are no results.
     """
-    options = _options().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     seeds = list(dict.fromkeys(options.seeds))
     results = read_results(options.results, options.data, seeds)
     if not results:

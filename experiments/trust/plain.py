@@ -19,20 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from runner import (
-    HERE,
-    REPO,
-    TAX,
-    Run,
-    carry_out_all,
-    execute,
-    fit_arguments,
-    make_parser,
-    only,
-    read_metrics,
-    summary,
-    test_arguments,
-)
+
+# Python looks for imports beside a script only; what the studies share is one folder up.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from resumable import REPO, TAX, Run, fit_and_test
+from runner import FIT_OPTIONS, HERE, OPTIONS, carry_out_tests, make_test_parser, summary
 
 NETWORKS = ("tax", "plain")
 MODULE = "experiments.trust.plain_network"
@@ -62,7 +54,9 @@ Results = Mapping[int, Mapping[str, Mapping[str, Any]]]
 def make_runs(config: Path, seeds: Sequence[int], out: Path) -> list[Run]:
     """Both networks with each seed."""
     flags = {"tax": (), "plain": (PLAIN,)}
-    return [Run(config, name, seed, out, flags[name]) for seed in seeds for name in NETWORKS]
+    return [
+        Run(config, name, seed, out, flags[name], OPTIONS) for seed in seeds for name in NETWORKS
+    ]
 
 
 def check_config(config: Path) -> None:
@@ -86,19 +80,17 @@ def check_config(config: Path) -> None:
 
 async def measure(run: Run, scratch: Path) -> dict[str, Any]:
     """Train and test a network."""
-    module = MODULE if run.name == "plain" else TAX
-    fit = await execute(fit_arguments(run, scratch), scratch, module)
-    arguments = test_arguments(run, scratch, only(scratch, "checkpoints/*.ckpt"))
     # The configuration beats the checkpoint: its model must be said again.
-    arguments += [f"--{flag}={value}" for flag, value in run.flags]
+    test_options = [f"--{flag}={value}" for flag, value in run.flags]
     if run.name == "tax":
-        arguments.append("--model.init_args.explanation_metrics=true")
-    test = await execute(arguments, scratch, module)
-    return {
-        "metrics": read_metrics(only(scratch, "test/**/metrics.csv")),
-        "seconds": {"fit": fit["seconds"], "test": test["seconds"]},
-        "commands": [fit["command"], test["command"]],
-    }
+        test_options.append("--model.init_args.explanation_metrics=true")
+    return await fit_and_test(
+        run,
+        scratch,
+        module=MODULE if run.name == "plain" else TAX,
+        fit_options=FIT_OPTIONS,
+        test_options=test_options,
+    )
 
 
 def read_results(runs: Sequence[Run]) -> Results:
@@ -143,14 +135,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, 1 if a run failed or there is nothing to print, 130 if interrupted.
     """
     config = REPO / "experiments" / "quickstart.yaml"
-    parser = make_parser(__doc__, config, HERE / "results" / "plain")
+    parser = make_test_parser(__doc__, config, HERE / "results" / "plain")
     options = parser.parse_args(arguments)
     try:
         check_config(options.config)
     except ValueError as error:
         parser.error(str(error))
     runs = make_runs(options.config, list(dict.fromkeys(options.seeds)), options.out.resolve())
-    status = 0 if options.table else carry_out_all(runs, measure, options.jobs)
+    status = 0 if options.table else carry_out_tests(runs, measure, options.jobs)
     results = read_results(runs)
     if not results:
         print(f"no results of these seeds in {options.out}", file=sys.stderr)

@@ -12,10 +12,10 @@ at once with ``--table``, tables are printed.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import math
-import os
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,21 +25,25 @@ from typing import Any
 import jsonargparse
 import torch
 import yaml
-from runner import (
-    HERE,
-    REPO,
-    Run,
-    carry_out_all,
-    execute,
-    fit_arguments,
-    listed,
-    make_parser,
-    only,
-    summary,
-    write_whole,
-)
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
+
+# Python looks for imports beside a script only. One folder up is what the studies share; two up is
+# this copy of the project, which the programs that are run use too, whatever copy is installed.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from resumable import (
+    INTERRUPTED,
+    REPO,
+    Run,
+    execute,
+    fit_arguments,
+    only,
+    whole_file,
+    write_json,
+)
+from runner import FIT_OPTIONS, HERE, OPTIONS, carry_out_tests, listed, make_test_parser, summary
 
 from tax_lightning import TAXLightningModule
 from tax_lightning.data import SyntheticDataModule
@@ -78,11 +82,11 @@ def make_runs(
         seed: Of everything random in training.
         out: Folder of all results.
     """
-    runs = {ALL: Run(config, ALL, seed, out)}
+    runs = {ALL: Run(config, ALL, seed, out, options=OPTIONS)}
     for name in left_out:
         rest = ", ".join(other for other in annotators if other != name)
         flags = (("data.init_args.annotators", f"[{rest}]"),)
-        runs[name] = Run(config, f"without-{name}", seed, out, flags)
+        runs[name] = Run(config, f"without-{name}", seed, out, flags, OPTIONS)
     return runs
 
 
@@ -111,11 +115,11 @@ def make_data(config: Path) -> SyntheticDataModule:
 
 async def measure(run: Run, scratch: Path) -> dict[str, Any]:
     """Train a model, and store what it says of the test scenes."""
-    fit = await execute(fit_arguments(run, scratch), scratch)
+    fit = await execute(fit_arguments(run, scratch, FIT_OPTIONS), scratch)
     checkpoint = only(scratch, "checkpoints/*.ckpt")
     said, dice = await asyncio.to_thread(outcome, checkpoint, make_data(run.config))
-    _save(said if run.name == ALL else {"prediction": said["prediction"]}, _outcome_file(run))
-    return {"fused_dice": dice, "seconds": {"fit": fit["seconds"]}, "commands": [fit["command"]]}
+    save(said if run.name == ALL else {"prediction": said["prediction"]}, _outcome_file(run))
+    return {"fused_dice": dice, "seconds": {"fit": fit.seconds}, "commands": [fit.command]}
 
 
 def outcome(checkpoint: Path, data: SyntheticDataModule) -> tuple[dict[str, Tensor], float]:
@@ -150,15 +154,10 @@ def _outcome_file(run: Run) -> Path:
     return run.result.with_suffix(".pt")
 
 
-def _save(said: Outcome, path: Path) -> None:
-    """Write a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+def save(said: Outcome, path: Path) -> None:
+    """Write an outcome so that it is there whole or not at all."""
+    with whole_file(path) as part:
         torch.save(dict(said), part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _load(path: Path) -> dict[str, Tensor]:
@@ -322,11 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 1 if a run failed or there is nothing to print, 130 if interrupted.
     """
-    config = REPO / "experiments" / "ablation" / "synthetic.yaml"
-    parser = make_parser(__doc__, config, HERE / "results" / "retraining")
-    parser.add_argument(
-        "--without", nargs="+", metavar="NAME", help="who to leave out in turn; default: everyone"
-    )
+    parser = _parser()
     options = parser.parse_args(arguments)
     seeds, folder = list(dict.fromkeys(options.seeds)), options.out.resolve()
     torch.set_num_threads(1)
@@ -334,16 +329,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.table:
         try:
             names = make_data(options.config).annotators
+            left_out = _left_out(names, options.without)
         except ValueError as error:
             parser.error(str(error))
-        left_out = list(options.without or names)
-        if unknown := [name for name in left_out if name not in names]:
-            parser.error(f"--without {unknown[0]}: expected some of {', '.join(names)}.")
         by_seed = {s: make_runs(options.config, names, left_out, s, folder) for s in seeds}
-        runs = [run for of_seed in by_seed.values() for run in of_seed.values()]
-        status = carry_out_all(runs, measure, options.jobs)
-        if status != 130:
-            _compare_all(by_seed, names)
+        status = _train_and_compare(by_seed, names, options.jobs)
     files = [folder / options.config.stem / f"seed{seed}.json" for seed in seeds]
     results = [json.loads(file.read_text()) for file in files if file.exists()]
     if not results:
@@ -353,7 +343,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _compare_all(by_seed: Mapping[int, Mapping[str, Run]], annotators: Sequence[str]) -> None:
+def _parser() -> argparse.ArgumentParser:
+    config = REPO / "experiments" / "ablation" / "synthetic.yaml"
+    parser = make_test_parser(__doc__, config, HERE / "results" / "retraining")
+    parser.add_argument(
+        "--without", nargs="+", metavar="NAME", help="who to leave out in turn; default: everyone"
+    )
+    return parser
+
+
+def _left_out(annotators: Sequence[str], asked: Sequence[str] | None) -> Sequence[str]:
+    """Who is left out in turn.
+
+    Raises:
+        ValueError: If there is nobody of a name that was asked for.
+    """
+    for name in asked or ():
+        if name not in annotators:
+            raise ValueError(f"--without {name}: expected some of {', '.join(annotators)}.")
+    return asked or annotators
+
+
+def _train_and_compare(
+    by_seed: Mapping[int, Mapping[str, Run]], annotators: Sequence[str], jobs: int
+) -> int:
+    """Carry out what is due, and compare unless that was interrupted; returns the exit status."""
+    runs = [run for of_seed in by_seed.values() for run in of_seed.values()]
+    status = carry_out_tests(runs, measure, jobs)
+    if status != INTERRUPTED:
+        compare_all(by_seed, annotators)
+    return status
+
+
+def compare_all(by_seed: Mapping[int, Mapping[str, Run]], annotators: Sequence[str]) -> None:
     """Compare the models of each seed; the control of each is the next seed, of the last the first.
 
     What was compared before stays where its models' predictions are gone.
@@ -371,7 +393,7 @@ def _compare_all(by_seed: Mapping[int, Mapping[str, Run]], annotators: Sequence[
                 file=sys.stderr,
             )
             continue
-        write_whole(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        write_json(path, result)
 
 
 if __name__ == "__main__":

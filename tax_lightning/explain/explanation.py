@@ -22,7 +22,8 @@ class PrototypeSource:
         y: row of the pixel in the image after the evaluation transform.
         x: column of the pixel in the image after the evaluation transform.
         similarity: cosine between the prototype and the pixel's feature, in ``[-1, 1]``.
-        label: name of the class that the annotator gave to the pixel.
+        label: name of the class that the annotator gave to the pixel; ``""`` in a bank that all
+            annotators share.
         alive: whether the prototype takes part in the decisions.
         runners_up: the next nearest pixels, each ``(sample_id, y, x, similarity)`` and each from
             another image.

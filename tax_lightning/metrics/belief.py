@@ -6,11 +6,11 @@ import math
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from tax_lightning.data.samples import IGNORE_INDEX
 from tax_lightning.metrics.inputs import check_inputs, labelled_pixels, named_annotator, sum_where
-from tax_lightning.metrics.who import disagreement
+from tax_lightning.metrics.pooled import PooledMetric, count, total
+from tax_lightning.metrics.who import disagreement, labelled_and_right, owned_pixels
 
 _GROUPS = 15
 _BINS = 1000  # of equal width, from which the groups of equal mass are made
@@ -26,22 +26,17 @@ def _shares(who: Tensor, labelled: Tensor) -> Tensor:
     return left / left.sum(1, keepdim=True).clamp(min=torch.finfo(left.dtype).tiny)
 
 
-def _lift_sums(
-    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _lift_sums(who: Tensor, masks: Tensor, present: Tensor, reference: Tensor) -> dict[str, Tensor]:
     """Pixels where the named annotator is right, sum of the shares who are, number of pixels."""
-    check_inputs(
-        ("who", who, "BNHW"),
-        ("masks", masks, "BNHW"),
-        ("present", present, "BN"),
-        ("reference", reference, "BHW"),
-    )
-    labelled = labelled_pixels(masks, present)
-    right = labelled & (masks == reference.unsqueeze(1))
+    labelled, right = labelled_and_right(who, masks, present, reference)
     cases = disagreement(masks, present) & (reference != IGNORE_INDEX)
     hits = right.gather(1, named_annotator(who, labelled)).squeeze(1)
     average = right.sum(1) / labelled.sum(1)
-    return (hits & cases).sum(), sum_where(average, cases), cases.sum()
+    return {
+        "hits": (hits & cases).sum(),
+        "average": sum_where(average, cases),
+        "pixels": cases.sum(),
+    }
 
 
 def _lift(hits: Tensor, average: Tensor, pixels: Tensor) -> dict[str, Tensor]:
@@ -83,7 +78,7 @@ def agreement_lift(
         ... )  # one of two pixels is right, and on average one of three annotators
         {'who_agreement_lift': tensor(0.2500)}
     """
-    return _lift(*_lift_sums(who, masks, present, reference))
+    return _lift(**_lift_sums(who, masks, present, reference))
 
 
 def _histogram(confidence: Tensor, hits: Tensor, cases: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,49 +106,53 @@ def _calibration_error(counts: Tensor, gaps: Tensor) -> Tensor:
 
 def _calibration_sums(
     who: Tensor, masks: Tensor, present: Tensor, reference: Tensor, owner: Tensor | None
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+) -> dict[str, Tensor]:
     """Histograms over D1 and over the owned pixels; sums of NLL and Brier score, their pixels."""
-    check_inputs(
-        ("who", who, "BNHW"),
-        ("masks", masks, "BNHW"),
-        ("present", present, "BN"),
-        ("reference", reference, "BHW"),
-    )
-    labelled = labelled_pixels(masks, present)
-    right = labelled & (masks == reference.unsqueeze(1))  # never where the reference is unknown
+    labelled, right = labelled_and_right(who, masks, present, reference)
     how_many = right.sum(1)
     disputed = disagreement(masks, present)
     shares = _shares(who, labelled)
     named = named_annotator(who, labelled)
     confidence = shares.gather(1, named).squeeze(1)
-    d1 = _histogram(confidence, right.gather(1, named).squeeze(1), disputed & (how_many == 1))
+    d1_counts, d1_gaps = _histogram(
+        confidence, right.gather(1, named).squeeze(1), disputed & (how_many == 1)
+    )
 
     if owner is None:
-        owned = _histogram(confidence, disputed, torch.zeros_like(disputed))
+        cases, hits = torch.zeros_like(disputed), disputed
     else:
-        check_inputs(("masks", masks, "BNHW"), ("owner", owner, "BHW"))
-        known = (owner != IGNORE_INDEX) & (reference != IGNORE_INDEX)
-        index = owner.masked_fill(~known, 0).unsqueeze(1)
-        cases = disputed & known & labelled.gather(1, index).squeeze(1)
-        owned = _histogram(confidence, (named == index).squeeze(1), cases)
+        cases, index = owned_pixels(labelled, disputed, reference, owner)
+        hits = (named == index).squeeze(1)
+    owner_counts, owner_gaps = _histogram(confidence, hits, cases)
 
     cases = disputed & (how_many > 0)
     target = right / how_many.unsqueeze(1)  # NaN where nobody is right, which is no case
     nll = -(target * shares.clamp(min=torch.finfo(shares.dtype).eps).log()).sum(1)
     brier = (shares - target).square().sum(1)
-    return d1, owned, (sum_where(nll, cases), sum_where(brier, cases), cases.sum())
+    return {
+        "d1_counts": d1_counts,
+        "d1_gaps": d1_gaps,
+        "owner_counts": owner_counts,
+        "owner_gaps": owner_gaps,
+        "nll": sum_where(nll, cases),
+        "brier": sum_where(brier, cases),
+        "pixels": cases.sum(),
+    }
 
 
 def _calibration_means(
-    d1: tuple[Tensor, Tensor],
-    owned: tuple[Tensor, Tensor],
-    scores: tuple[Tensor, Tensor, Tensor],
+    d1_counts: Tensor,
+    d1_gaps: Tensor,
+    owner_counts: Tensor,
+    owner_gaps: Tensor,
+    nll: Tensor,
+    brier: Tensor,
+    pixels: Tensor,
 ) -> dict[str, Tensor]:
     """Results of :func:`who_calibration` from its sums."""
-    nll, brier, pixels = scores
     return {
-        "who_ece_d1": _calibration_error(*d1),
-        "who_ece_owner": _calibration_error(*owned),
+        "who_ece_d1": _calibration_error(d1_counts, d1_gaps),
+        "who_ece_owner": _calibration_error(owner_counts, owner_gaps),
         "who_nll": nll / pixels,
         "who_brier": brier / pixels,
     }
@@ -213,23 +212,21 @@ def who_calibration(
         Groups of equal mass: K. Nguyen, B. O'Connor, "Posterior calibration and exploratory
         analysis for natural language processing models", 2015.
     """
-    return _calibration_means(*_calibration_sums(who, masks, present, reference, owner))
+    return _calibration_means(**_calibration_sums(who, masks, present, reference, owner))
 
 
-def _entropy_sums(
-    who: Tensor, masks: Tensor, present: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _entropy_sums(who: Tensor, masks: Tensor, present: Tensor) -> dict[str, Tensor]:
     """Sum of entropies and number of pixels, disputed and then unanimous."""
     check_inputs(("who", who, "BNHW"), ("masks", masks, "BNHW"), ("present", present, "BN"))
     entropy = torch.special.entr(who.float()).sum(1) / math.log(max(2, who.shape[1]))
     disputed = disagreement(masks, present)
     unanimous = ~disputed & (labelled_pixels(masks, present).sum(1) >= 2)
-    return (
-        sum_where(entropy, disputed),
-        disputed.sum(),
-        sum_where(entropy, unanimous),
-        unanimous.sum(),
-    )
+    return {
+        "disputed": sum_where(entropy, disputed),
+        "disputed_pixels": disputed.sum(),
+        "unanimous": sum_where(entropy, unanimous),
+        "unanimous_pixels": unanimous.sum(),
+    }
 
 
 def _entropy_means(
@@ -270,10 +267,10 @@ def who_entropy(who: Tensor, masks: Tensor, present: Tensor) -> dict[str, Tensor
         ... )
         {'who_entropy_disputed': tensor(0.), 'who_entropy_unanimous': tensor(1.)}
     """
-    return _entropy_means(*_entropy_sums(who, masks, present))
+    return _entropy_means(**_entropy_sums(who, masks, present))
 
 
-class AgreementLift(Metric):
+class AgreementLift(PooledMetric):
     """How much more often is the named annotator right than the average one?
 
     Pools the pixels of all images; see :func:`agreement_lift`.
@@ -299,37 +296,24 @@ class AgreementLift(Metric):
         {'who_agreement_lift': tensor(0.2500)}
     """
 
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
-
-    hits: Tensor
-    average: Tensor
-    pixels: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
-        self.add_state("hits", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("average", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("pixels", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        super().__init__(hits=count(), average=total(), pixels=count())
 
     def update(
         self, *, who: Tensor, masks: Tensor, present: Tensor, reference: Tensor | None = None
     ) -> None:
         """Add one batch; nothing where it has no reference."""
-        if reference is None:
-            return
-        hits, average, pixels = _lift_sums(who, masks, present, reference)
-        self.hits += hits
-        self.average += average
-        self.pixels += pixels
+        if reference is not None:
+            self.add(**_lift_sums(who, masks, present, reference))
 
     def compute(self) -> dict[str, Tensor]:
         """Compare the two averages over the disputed pixels."""
-        return _lift(self.hits, self.average, self.pixels)
+        return _lift(**self.sums)
 
 
-class WhoCalibration(Metric):
+class WhoCalibration(PooledMetric):
     """Is the largest share as often right as it is large, and how far are shares from the truth?
 
     Pools the pixels of all images, in memory that does not grow with them; see
@@ -358,27 +342,18 @@ class WhoCalibration(Metric):
         {'who_ece_d1': 0.25, 'who_ece_owner': 0.75, 'who_nll': 0.288, 'who_brier': 0.125}
     """
 
-    is_differentiable = False
     higher_is_better = False
-    full_state_update = False
-
-    d1_counts: Tensor
-    d1_gaps: Tensor
-    owner_counts: Tensor
-    owner_gaps: Tensor
-    nll: Tensor
-    brier: Tensor
-    pixels: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
-        for cases in ("d1", "owner"):
-            counts = torch.zeros(_BINS, dtype=torch.long)
-            self.add_state(f"{cases}_counts", counts, dist_reduce_fx="sum")
-            self.add_state(f"{cases}_gaps", torch.zeros(_BINS), dist_reduce_fx="sum")
-        self.add_state("nll", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("brier", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("pixels", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        super().__init__(
+            d1_counts=torch.zeros(_BINS, dtype=torch.long),
+            d1_gaps=torch.zeros(_BINS),
+            owner_counts=torch.zeros(_BINS, dtype=torch.long),
+            owner_gaps=torch.zeros(_BINS),
+            nll=total(),
+            brier=total(),
+            pixels=count(),
+        )
 
     def update(
         self,
@@ -390,27 +365,15 @@ class WhoCalibration(Metric):
         owner: Tensor | None = None,
     ) -> None:
         """Add one batch; nothing where it has no reference."""
-        if reference is None:
-            return
-        d1, owned, scores = _calibration_sums(who, masks, present, reference, owner)
-        self.d1_counts += d1[0]
-        self.d1_gaps += d1[1]
-        self.owner_counts += owned[0]
-        self.owner_gaps += owned[1]
-        self.nll += scores[0]
-        self.brier += scores[1]
-        self.pixels += scores[2]
+        if reference is not None:
+            self.add(**_calibration_sums(who, masks, present, reference, owner))
 
     def compute(self) -> dict[str, Tensor]:
         """Group the bins to equal mass, and average over the pixels."""
-        return _calibration_means(
-            (self.d1_counts, self.d1_gaps),
-            (self.owner_counts, self.owner_gaps),
-            (self.nll, self.brier, self.pixels),
-        )
+        return _calibration_means(**self.sums)
 
 
-class WhoEntropy(Metric):
+class WhoEntropy(PooledMetric):
     """How undecided are the shares, where annotators disagree and where they are unanimous?
 
     Pools the pixels of all images; see :func:`who_entropy`.
@@ -434,32 +397,20 @@ class WhoEntropy(Metric):
         {'who_entropy_disputed': tensor(0.), 'who_entropy_unanimous': tensor(1.)}
     """
 
-    is_differentiable = False
     higher_is_better = None
-    full_state_update = False
-
-    disputed: Tensor
-    disputed_pixels: Tensor
-    unanimous: Tensor
-    unanimous_pixels: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
-        for cases in ("disputed", "unanimous"):
-            self.add_state(cases, torch.zeros(()), dist_reduce_fx="sum")
-            pixels = torch.zeros((), dtype=torch.long)
-            self.add_state(f"{cases}_pixels", pixels, dist_reduce_fx="sum")
+        super().__init__(
+            disputed=total(),
+            disputed_pixels=count(),
+            unanimous=total(),
+            unanimous_pixels=count(),
+        )
 
     def update(self, *, who: Tensor, masks: Tensor, present: Tensor) -> None:
         """Add one batch."""
-        disputed, disputed_pixels, unanimous, unanimous_pixels = _entropy_sums(who, masks, present)
-        self.disputed += disputed
-        self.disputed_pixels += disputed_pixels
-        self.unanimous += unanimous
-        self.unanimous_pixels += unanimous_pixels
+        self.add(**_entropy_sums(who, masks, present))
 
     def compute(self) -> dict[str, Tensor]:
         """Average over the pixels of each kind."""
-        return _entropy_means(
-            self.disputed, self.disputed_pixels, self.unanimous, self.unanimous_pixels
-        )
+        return _entropy_means(**self.sums)

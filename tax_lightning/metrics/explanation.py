@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -149,14 +151,23 @@ class ExplanationMetrics(nn.Module):
         (network,) = self._network
         images = torch.stack(self.probed)
         values = stability(network, images)
-        if read is not None:
-            units = network.memory.unit_vectors.expand(len(sources), -1, -1)
+        if read is None:
+            return values
+        units = network.memory.unit_vectors.expand(len(sources), -1, -1)
+        shared = network.memory.kind == "shared"  # there all rows name the same prototypes
+        output_of, own = (partial(_as_one, network), sources[:1]) if shared else (network, sources)
 
-            def read_alike(id: str) -> Tensor:
-                return read(id).to(images)
+        def read_alike(id: str) -> Tensor:
+            return read(id).to(images)
 
-            values |= prototype_integrity(network, sources, units, read_alike)
-            values |= patch_insertion(network, sources, read_alike, images)
+        try:
+            values |= prototype_integrity(network, own, units[: len(own)], read_alike)
+            values |= patch_insertion(output_of, own, read_alike, images)
+        except (LookupError, OSError, ValueError) as error:
+            rank_zero_warn(
+                f"the sources of the prototypes cannot be measured: {error} Test with the data "
+                "that the model was trained on, and with their evaluation transforms."
+            )
         return values
 
     def reset(self) -> None:
@@ -182,6 +193,16 @@ def exchanged(who: Tensor) -> Tensor:
     """
     others = max(1, who.shape[1] - 1)
     return torch.stack([image.roll(1 + i % others, dims=0) for i, image in enumerate(who)])
+
+
+def _as_one(network: TAXNetwork, images: Tensor) -> TAXOutput:
+    """What the network says of images, all annotators taken for one who uses the shared kernels."""
+    output: TAXOutput = network(images)
+    assignment = output.log_who.unsqueeze(2) + output.log_within
+    return output._replace(
+        log_who=torch.zeros_like(output.log_who[:, :1]),
+        log_within=assignment.logsumexp(dim=1, keepdim=True),
+    )
 
 
 def _who_metrics(network: TAXNetwork) -> list[Metric]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 
 from tax_lightning.metrics.inputs import check_inputs, check_names
+from tax_lightning.metrics.pooled import PooledMetric, count, total
 
 
 def _evenness(totals: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def prototype_usage(within: Tensor) -> Tensor:
     return _evenness(_totals(within))
 
 
-class PrototypeUsage(Metric):
+class PrototypeUsage(PooledMetric):
     """Effective share of each annotator's prototypes that are in use; see :func:`prototype_usage`.
 
     The mean share of each kernel is over the pixels of all images, whoever labelled them.
@@ -85,27 +85,21 @@ class PrototypeUsage(Metric):
         {'prototype_usage/Ada': 1.0, 'prototype_usage/Ben': 0.5, 'prototype_usage/mean': 0.75}
     """
 
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
-
-    totals: Tensor
 
     def __init__(self, annotators: Sequence[str], kernels: int) -> None:
-        super().__init__()
-        self.kernels = _check_kernels(kernels)
-        self.annotators = check_names("annotators", annotators, least=1)
-        empty = torch.zeros(len(self.annotators), kernels)
-        self.add_state("totals", empty, dist_reduce_fx="sum")
+        names = check_names("annotators", annotators, least=1)
+        super().__init__(totals=torch.zeros(len(names), _check_kernels(kernels)))
+        self.annotators, self.kernels = names, kernels
 
     def update(self, *, within: Tensor) -> None:
         """Add one batch."""
         check_inputs(("within", within, "BNKHW"), N=len(self.annotators), K=self.kernels)
-        self.totals += _totals(within)
+        self.add(totals=_totals(within))
 
     def compute(self) -> dict[str, Tensor]:
         """Usage by annotator, and the mean over annotators."""
-        usage = _evenness(self.totals)
+        usage = _evenness(self.sums["totals"])
         by_name = {f"prototype_usage/{name}": usage[n] for n, name in enumerate(self.annotators)}
         return by_name | {"prototype_usage/mean": usage.mean()}
 
@@ -230,7 +224,7 @@ def prototype_max_cosine(vectors: Tensor, alive: Tensor | None = None) -> Tensor
     return cosine.max().clamp(-1, 1)
 
 
-class AssignmentUsage(Metric):
+class AssignmentUsage(PooledMetric):
     """Which prototypes are never used, and whether the assignment follows what is seen.
 
     Pools the pixels of all images; see :func:`dead_share` and :func:`assignment_information`.
@@ -258,23 +252,16 @@ class AssignmentUsage(Metric):
          'assignment_information': 0.693}
     """
 
-    is_differentiable = False
-    full_state_update = False
-
-    tops: Tensor
-    totals: Tensor
-    entropy: Tensor
-    pixels: Tensor
-
     def __init__(self, annotators: Sequence[str], kernels: int) -> None:
-        super().__init__()
-        self.kernels = _check_kernels(kernels)
-        self.annotators = check_names("annotators", annotators, least=1)
-        shape = len(self.annotators), kernels
-        self.add_state("tops", torch.zeros(shape, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("totals", torch.zeros(shape), dist_reduce_fx="sum")
-        self.add_state("entropy", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("pixels", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        names = check_names("annotators", annotators, least=1)
+        shape = len(names), _check_kernels(kernels)
+        super().__init__(
+            tops=torch.zeros(shape, dtype=torch.long),
+            totals=torch.zeros(shape),
+            entropy=total(),
+            pixels=count(),
+        )
+        self.annotators, self.kernels = names, kernels
 
     def update(self, *, log_who: Tensor, log_within: Tensor) -> None:
         """Add one batch."""
@@ -285,16 +272,14 @@ class AssignmentUsage(Metric):
             K=self.kernels,
         )
         totals, entropy = _information_sums(log_who, log_within)
-        self.tops += _tops(log_within)
-        self.totals += totals
-        self.entropy += entropy
-        self.pixels += _pixels(log_within)
+        self.add(tops=_tops(log_within), totals=totals, entropy=entropy, pixels=_pixels(log_within))
 
     def compute(self) -> dict[str, Tensor]:
         """Dead share by annotator and its mean, and the information over all pixels."""
-        dead = _dead(self.tops)
+        sums = self.sums
+        dead = _dead(sums["tops"])
         by_name = {f"prototype_dead/{name}": dead[n] for n, name in enumerate(self.annotators)}
-        information = _information(self.totals, self.entropy, self.pixels)
+        information = _information(sums["totals"], sums["entropy"], sums["pixels"])
         return by_name | {
             "prototype_dead/mean": dead.mean(),
             "assignment_information": information,

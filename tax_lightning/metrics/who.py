@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from tax_lightning.data.samples import IGNORE_INDEX
 from tax_lightning.metrics.inputs import check_inputs, labelled_pixels, named_annotator, sum_where
+from tax_lightning.metrics.pooled import PooledMetric, count, total
 
 
 def disagreement(masks: Tensor, present: Tensor) -> Tensor:
@@ -36,15 +35,25 @@ def disagreement(masks: Tensor, present: Tensor) -> Tensor:
     return highest > lowest
 
 
-def _chance(labelled: Tensor) -> Tensor:
-    """Chance that a blind guess among the annotators with a label is right ``[B, H, W]``."""
-    return 1 / labelled.sum(1)
-
-
-def _d1_sums(
+def labelled_and_right(
     who: Tensor, masks: Tensor, present: Tensor, reference: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Hits, sum of chances and number of pixels over D1."""
+) -> tuple[Tensor, Tensor]:
+    """Check that they fit; where each annotator gave a label, and where the reference's.
+
+    Returns:
+        Two booleans ``[B, N, H, W]``; nobody is right where the reference is unknown.
+
+    Raises:
+        ValueError: If the shapes do not fit one another.
+
+    Example:
+        >>> import torch
+        >>> masks = torch.tensor([[[[0, 255]], [[1, 1]]]])
+        >>> reference = torch.tensor([[[1, 1]]])
+        >>> _, right = labelled_and_right(masks / 2, masks, torch.ones(1, 2) > 0, reference)
+        >>> right.tolist()
+        [[[[False, False]], [[True, True]]]]
+    """
     check_inputs(
         ("who", who, "BNHW"),
         ("masks", masks, "BNHW"),
@@ -52,10 +61,54 @@ def _d1_sums(
         ("reference", reference, "BHW"),
     )
     labelled = labelled_pixels(masks, present)
-    right = labelled & (masks == reference.unsqueeze(1))  # never where the reference is unknown
+    return labelled, labelled & (masks == reference.unsqueeze(1))
+
+
+def owned_pixels(
+    labelled: Tensor, disputed: Tensor, reference: Tensor, owner: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The disputed pixels whose reference is known and whose owner gave a label.
+
+    Args:
+        labelled: Where each annotator has given a label, boolean ``[B, N, H, W]``.
+        disputed: Where annotators disagree, boolean ``[B, H, W]``.
+        reference: True class ids ``[B, H, W]``, 255 where unknown.
+        owner: Index of the expert at each pixel ``[B, H, W]``, 255 where there is none.
+
+    Returns:
+        Boolean ``[B, H, W]``, and the owner's index ``[B, 1, H, W]``, 0 where there is none.
+
+    Raises:
+        ValueError: If the shapes do not fit one another.
+
+    Example:
+        >>> import torch
+        >>> labelled = torch.tensor([[[[True, True]], [[True, False]]]])
+        >>> disputed, reference = torch.tensor([[[True, True]]]), torch.tensor([[[1, 1]]])
+        >>> owned_pixels(labelled, disputed, reference, torch.tensor([[[1, 1]]]))[0].tolist()
+        [[[True, False]]]
+    """
+    check_inputs(("masks", labelled, "BNHW"), ("owner", owner, "BHW"))
+    known = (owner != IGNORE_INDEX) & (reference != IGNORE_INDEX)
+    index = owner.masked_fill(~known, 0).unsqueeze(1)
+    return disputed & known & labelled.gather(1, index).squeeze(1), index
+
+
+def _chance(labelled: Tensor) -> Tensor:
+    """Chance that a blind guess among the annotators with a label is right ``[B, H, W]``."""
+    return 1 / labelled.sum(1)
+
+
+def _d1_sums(who: Tensor, masks: Tensor, present: Tensor, reference: Tensor) -> dict[str, Tensor]:
+    """Hits, sum of chances and number of pixels over D1."""
+    labelled, right = labelled_and_right(who, masks, present, reference)
     cases = disagreement(masks, present) & (right.sum(1) == 1)
     hits = right.gather(1, named_annotator(who, labelled)).squeeze(1)
-    return (hits & cases).sum(), sum_where(_chance(labelled), cases), cases.sum()
+    return {
+        "hits": (hits & cases).sum(),
+        "chance": sum_where(_chance(labelled), cases),
+        "pixels": cases.sum(),
+    }
 
 
 def _d1_means(hits: Tensor, chance: Tensor, pixels: Tensor) -> dict[str, Tensor]:
@@ -94,33 +147,23 @@ def who_accuracy(
         ... )
         {'who_accuracy_d1': tensor(0.5000), 'who_chance_d1': tensor(0.5000)}
     """
-    return _d1_means(*_d1_sums(who, masks, present, reference))
+    return _d1_means(**_d1_sums(who, masks, present, reference))
 
 
 def _owner_sums(
     who: Tensor, masks: Tensor, present: Tensor, reference: Tensor, owner: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> dict[str, Tensor]:
     """Hits, sum of ceilings, sum of chances and number of pixels that have an owner."""
-    check_inputs(
-        ("who", who, "BNHW"),
-        ("masks", masks, "BNHW"),
-        ("present", present, "BN"),
-        ("reference", reference, "BHW"),
-        ("owner", owner, "BHW"),
-    )
-    labelled = labelled_pixels(masks, present)
-    right = labelled & (masks == reference.unsqueeze(1))
-    known = (owner != IGNORE_INDEX) & (reference != IGNORE_INDEX)
-    index = owner.masked_fill(~known, 0).unsqueeze(1)
-    cases = disagreement(masks, present) & known & labelled.gather(1, index).squeeze(1)
+    labelled, right = labelled_and_right(who, masks, present, reference)
+    cases, index = owned_pixels(labelled, disagreement(masks, present), reference, owner)
     hits = (named_annotator(who, labelled) == index).squeeze(1)
     owner_right = cases & right.gather(1, index).squeeze(1)
-    return (
-        (hits & cases).sum(),
-        sum_where(1 / right.sum(1), owner_right),
-        sum_where(_chance(labelled), cases),
-        cases.sum(),
-    )
+    return {
+        "hits": (hits & cases).sum(),
+        "ceiling": sum_where(1 / right.sum(1), owner_right),
+        "chance": sum_where(_chance(labelled), cases),
+        "pixels": cases.sum(),
+    }
 
 
 def _owner_means(
@@ -171,10 +214,10 @@ def owner_accuracy(
         >>> {name: round(float(value), 3) for name, value in result.items()}
         {'who_accuracy_owner': 1.0, 'who_ceiling_owner': 0.5, 'who_chance_owner': 0.333}
     """
-    return _owner_means(*_owner_sums(who, masks, present, reference, owner))
+    return _owner_means(**_owner_sums(who, masks, present, reference, owner))
 
 
-class WhoAccuracy(Metric):
+class WhoAccuracy(PooledMetric):
     """Does the model name the annotator that is right, where exactly one is right?
 
     Pools the pixels of all images; see :func:`who_accuracy`.
@@ -200,37 +243,24 @@ class WhoAccuracy(Metric):
         {'who_accuracy_d1': tensor(0.5000), 'who_chance_d1': tensor(0.5000)}
     """
 
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
-
-    hits: Tensor
-    chance: Tensor
-    pixels: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
-        self.add_state("hits", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("chance", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("pixels", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        super().__init__(hits=count(), chance=total(), pixels=count())
 
     def update(
         self, *, who: Tensor, masks: Tensor, present: Tensor, reference: Tensor | None = None
     ) -> None:
         """Add one batch; nothing where it has no reference."""
-        if reference is None:
-            return
-        hits, chance, pixels = _d1_sums(who, masks, present, reference)
-        self.hits += hits
-        self.chance += chance
-        self.pixels += pixels
+        if reference is not None:
+            self.add(**_d1_sums(who, masks, present, reference))
 
     def compute(self) -> dict[str, Tensor]:
         """Average over the pixels of D1."""
-        return _d1_means(self.hits, self.chance, self.pixels)
+        return _d1_means(**self.sums)
 
 
-class OwnerAccuracy(Metric):
+class OwnerAccuracy(PooledMetric):
     """Does the model name the expert who owns the pixel? For synthetic data.
 
     Pools the pixels of all images; see :func:`owner_accuracy`.
@@ -258,21 +288,10 @@ class OwnerAccuracy(Metric):
         {'who_accuracy_owner': 1.0, 'who_ceiling_owner': 1.0, 'who_chance_owner': 0.5}
     """
 
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
-
-    hits: Tensor
-    ceiling: Tensor
-    chance: Tensor
-    pixels: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
-        self.add_state("hits", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("ceiling", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("chance", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("pixels", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        super().__init__(hits=count(), ceiling=total(), chance=total(), pixels=count())
 
     def update(
         self,
@@ -284,14 +303,9 @@ class OwnerAccuracy(Metric):
         owner: Tensor | None = None,
     ) -> None:
         """Add one batch; nothing where it has no reference or no owner."""
-        if reference is None or owner is None:
-            return
-        hits, ceiling, chance, pixels = _owner_sums(who, masks, present, reference, owner)
-        self.hits += hits
-        self.ceiling += ceiling
-        self.chance += chance
-        self.pixels += pixels
+        if reference is not None and owner is not None:
+            self.add(**_owner_sums(who, masks, present, reference, owner))
 
     def compute(self) -> dict[str, Tensor]:
         """Average over the disputed pixels that have an owner."""
-        return _owner_means(self.hits, self.ceiling, self.chance, self.pixels)
+        return _owner_means(**self.sums)

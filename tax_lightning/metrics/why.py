@@ -27,11 +27,16 @@ KEYS = (
 
 
 def _spread(cases: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, row and column of at most ``limit`` cases, evenly spaced among all of them."""
-    places = cases.nonzero()
-    if len(places) > limit:
-        places = places[torch.arange(limit, device=cases.device) * len(places) // limit]
-    image, y, x = places.unbind(1)
+    """Image, row and column of at most ``limit`` cases an image, evenly spaced among its own."""
+    chosen = []
+    for image in cases:
+        places = image.nonzero()
+        if len(places) > limit:
+            places = places[torch.arange(limit, device=cases.device) * len(places) // limit]
+        chosen.append(places)
+    number = torch.arange(len(cases), device=cases.device)
+    image = number.repeat_interleave(torch.tensor([len(p) for p in chosen], device=cases.device))
+    y, x = torch.cat(chosen).unbind(1)
     return image, y, x
 
 
@@ -153,7 +158,7 @@ def why_faithfulness(
     log_kernel_probs: Tensor,
     cases: Tensor,
     mixing: Mixing = "prob",
-    pixels: int = 512,
+    pixels: int = 64,
     orders: int = 4,
     seed: int = 0,
 ) -> dict[str, Tensor]:
@@ -178,7 +183,7 @@ def why_faithfulness(
         cases: Pixels that count, boolean ``[B, H, W]``, such as those of
             :func:`~tax_lightning.metrics.who.disagreement`.
         mixing: How the network mixes, ``"prob"`` or ``"logit"``.
-        pixels: Largest number of pixels looked at in one call, evenly spaced among the cases;
+        pixels: Largest number of pixels looked at in one image, evenly spaced among its cases;
             bounds the time, which grows with the square of N * K.
         orders: Number of random orders that the control averages over.
         seed: Makes the random orders the same at every call.
@@ -219,7 +224,7 @@ def why_faithfulness(
 class WhyFaithfulness(Metric):
     """How much of each decision hangs on the kernels with the largest shares in it.
 
-    Pools the pixels of all updates, each of which looks at ``pixels`` cases at most; see
+    Pools the pixels of all images, in each of which ``pixels`` cases at most are looked at; see
     :func:`why_faithfulness`.
 
     ``update`` takes ``log_who`` ``[B, N, H, W]``, ``log_within`` ``[B, N, K, H, W]``,
@@ -229,7 +234,7 @@ class WhyFaithfulness(Metric):
 
     Args:
         mixing: How the network mixes, ``"prob"`` or ``"logit"``.
-        pixels: Largest number of pixels looked at in one update.
+        pixels: Largest number of pixels looked at in one image.
         orders: Number of random orders that the control averages over.
         seed: Makes the random orders the same at every update.
 
@@ -257,7 +262,7 @@ class WhyFaithfulness(Metric):
     count: Tensor
 
     def __init__(
-        self, mixing: Mixing = "prob", pixels: int = 512, orders: int = 4, seed: int = 0
+        self, mixing: Mixing = "prob", pixels: int = 64, orders: int = 4, seed: int = 0
     ) -> None:
         super().__init__()
         _check_settings(mixing, pixels, orders)
