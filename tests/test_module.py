@@ -1127,10 +1127,8 @@ def test_a_second_run_forgets_the_sources_and_counts_of_the_first():
 
     class Look(L.Callback):
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
-            memory = module.network.memory
-            seen.append(
-                (memory.alive.all().item(), memory.source_ids[0][0], module.loss.images_seen)
-            )
+            memory, images = module.network.memory, module.loss.images_seen.item()
+            seen.append((memory.alive.all().item(), memory.source_ids[0][0], images))
 
     make_trainer(max_steps=1, callbacks=[Look()]).fit(module, make_loader())
     assert seen[0] == (True, [], 0)
