@@ -82,7 +82,7 @@ class AddedAnnotators(TAXLightningModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        checkpoint = read_checkpoint(base, "base")
+        checkpoint = read_checkpoint(base, "base", ("hyper_parameters", "names", "state_dict"))
         settings = checkpoint["hyper_parameters"]
         known = list(checkpoint["names"]["annotators"])
         added = [name for name in annotators if name not in known]

@@ -6,7 +6,7 @@ Of tensors and primitives only, it loads with ``weights_only=True``.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -41,12 +41,15 @@ def from_primitives(kind: type[Settings], value: Settings | Mapping[str, Any] | 
     return kind() if value is None else value
 
 
-def read_checkpoint(path: str, argument: str) -> dict[str, Any]:
+def read_checkpoint(
+    path: str, argument: str, keys: Iterable[str] = ("hyper_parameters", "class_path")
+) -> dict[str, Any]:
     """The contents of a checkpoint of this library, on the CPU.
 
     Args:
         path: of the file.
         argument: that gave the path, for the messages.
+        keys: what it must hold.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -57,7 +60,7 @@ def read_checkpoint(path: str, argument: str) -> dict[str, Any]:
         raise FileNotFoundError(f"{argument}={path}: there is no such file. {cure}")
     try:
         checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        for key in ("hyper_parameters", "class_path", "names", "state_dict"):
+        for key in keys:
             checkpoint[key]
     except Exception as error:
         raise ValueError(
