@@ -238,6 +238,8 @@ def test_a_run_without_metrics_has_failed(ablation, tmp_path):
 def test_an_interrupt_ends_what_was_started_and_leaves_nothing(fake, number):
     (fake / "hang").touch()
     script = (
+        # Whoever starts the tests in the background may have had Ctrl-C ignored.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import study, resumable; "
         f"resumable.LAUNCHER = (sys.executable, '-IS', {str(fake / 'fake.py')!r}); "
         f"sys.exit(study.main(['--data', 'synthetic', '--out', {str(fake / 'out')!r}]))"
