@@ -356,7 +356,8 @@ class SourceSearch:
             if len(row) > RUNNERS_UP and value < row[-1].similarity:
                 continue
             y, x = divmod(int(index[b, n, k]), width)
-            vector = embedding[b, :, y, x].float().cpu()
+            # A copy: a view would keep the whole batch alive, and send it to other processes.
+            vector = embedding[b, :, y, x].float().cpu().clone()
             pixel = Pixel(value, ids[b], y, x, int(label[b, n, k]), vector)
             self.best[n][k] = _best_pixels([*row, pixel])
 

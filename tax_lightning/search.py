@@ -168,7 +168,7 @@ def _draw(embedding: Tensor, weight: Tensor, count: int, name: str) -> list[Tens
             index = torch.multinomial(weights, count, replacement=True, generator=generator)
             drawn.append(pixels[index])
         else:
-            drawn.append(pixels[:0])
+            drawn.append(pixels.new_zeros(0, pixels.shape[1]))
     return drawn
 
 

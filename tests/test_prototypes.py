@@ -601,3 +601,17 @@ def test_cohorts_survive_a_checkpoint(kind):
     assert repr(fresh.sources("ABC", CLASSES)) == repr(memory.sources("ABC", CLASSES))
     z = F.normalize(torch.randn(1, 2, 3, 3), dim=1)
     assert torch.equal(fresh(z), memory(z))
+
+
+def test_what_is_found_does_not_hold_on_to_the_images():
+    search = SourceSearch(1, 1)
+    embedding = F.normalize(torch.randn(1, 4, 64, 64), dim=1)
+    search.update(
+        similarity=embedding[:, None, None, 0],
+        eligible=torch.ones(1, 1, 1, 64, 64, dtype=torch.bool),
+        labels=torch.zeros(1, 1, 64, 64).long(),
+        embedding=embedding,
+        ids=["a"],
+    )
+    (pixel,) = search.best[0][0]
+    assert pixel.embedding.untyped_storage().nbytes() == 4 * 4
