@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tax_lightning.batch import Batch, complete_batch
 from tax_lightning.checkpoints import read_checkpoint
-from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.losses import LossWeights
 from tax_lightning.mixing import among, mix
 from tax_lightning.module import TAXLightningModule

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.data.labels import IGNORE_INDEX
 
 Batch: TypeAlias = dict[str, Any]
 

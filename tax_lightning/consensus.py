@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tax_lightning.batch import Batch
-from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.data.labels import IGNORE_INDEX
 
 Reference = Literal["given", "majority", "staple", "none"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from tax_lightning.batch import Batch
-from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.explain.explanation import PrototypeSource
 from tax_lightning.metrics.explanation import ExplanationMetrics
 from tax_lightning.network import TAXOutput

@@ -20,27 +20,24 @@ those of one process with the whole batch. Only Dice is that of each process's o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, get_args
 
 import torch
 from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
+from tax_lightning.assignment import assign_pixels
 from tax_lightning.consensus import agreement, relevance
-from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.kernels import BankKind
 from tax_lightning.network import TAXOutput
+from tax_lightning.processes import Total, alone
 from tax_lightning.prototypes import PrototypeMemory
 
 WhoTarget = Literal["window", "agree", "owner", "none"]
 SegmentationLoss = Literal["ce", "dice", "ce+dice"]
-Total: TypeAlias = Callable[[Tensor], Tensor]
-
-MAX_PIXELS = 1024  # per image, for the prototype terms: neighbouring pixels teach the same
 LEAST_USE = 1e-8  # of a kernel, below which the logarithm's slope has no bound
 
 
@@ -232,7 +229,7 @@ class TAXLoss(nn.Module):
         with torch.autocast(masks.device.type, enabled=False):
             agree = self.agreement(masks, present, reference)
             weight = agree * self.relevance(output, reference).unsqueeze(1)
-            _, embedding, _, weight, target = _assign(output, memory, weight, self._total)
+            _, embedding, _, weight, target = assign_pixels(output, memory, weight, self._total)
             taken = target * weight.unsqueeze(2)
             if memory.kind == "shared":
                 taken = taken.sum(dim=1, keepdim=True)
@@ -266,17 +263,6 @@ class TAXLoss(nn.Module):
         rate = (present / self.label_rate)[:, :, None, None]
         loss = -(rate * agree * log_who).sum(dim=1)
         return _mean([(weight * loss).sum()], weight.sum(), self._total)[0]
-
-
-def alone(local: Tensor) -> Tensor:
-    """The sum of the only process."""
-    return local
-
-
-def across_processes(local: Tensor) -> Tensor:
-    """Sum over all processes; its gradient is the sum of theirs."""
-    whole: Tensor = all_reduce(local.contiguous())
-    return whole
 
 
 def _mean(sums: list[Tensor], count: Tensor, total: Total) -> Tensor:
@@ -334,81 +320,16 @@ def _balance(within: Tensor, weight: Tensor, kind: BankKind, total: Total) -> Te
     return divergence.sum(dim=1).mean()
 
 
-class _Assigned(NamedTuple):
-    """Sampled pixels, and which prototype of each annotator they are assigned to."""
-
-    log_within: Tensor  # [B, N, K, M], of the dead 0
-    embedding: Tensor  # [B, D, M]
-    cosine: Tensor  # [B, N, K, M]
-    weight: Tensor  # [B, N, M]
-    target: Tensor  # [B, N, K, M], sums to 1 over K
-
-
-def _assign(output: TAXOutput, memory: PrototypeMemory, weight: Tensor, total: Total) -> _Assigned:
-    height, width = weight.shape[-2:]
-    pixels = torch.randperm(height * width, device=weight.device)[:MAX_PIXELS]
-    log_within = output.log_within.flatten(3)[..., pixels]
-    embedding = output.embedding.flatten(2)[..., pixels]
-    cosine = memory.similarity(embedding.unsqueeze(3)).squeeze(4)
-    cosine = cosine.expand_as(log_within)  # shared prototypes have one row for all
-    weight = weight.flatten(2)[..., pixels]
-    dead = ~memory.living[:, :, None]
-    fixed = cosine.detach().masked_fill(dead, float("-inf"))
-    if memory.kind == "shared":  # balanced over the pixels of all annotators together
-        one_for_all = fixed.transpose(1, 2).flatten(2).unsqueeze(1), weight.flatten(1).unsqueeze(1)
-        target = balanced_assignment(*one_for_all, total=total)
-        target = target.squeeze(1).unflatten(2, fixed.shape[1::2]).transpose(1, 2)
-    else:
-        target = balanced_assignment(fixed, weight, total=total)
-    # What is never assigned has a target of 0, which times its -inf would be undefined.
-    return _Assigned(log_within.masked_fill(dead, 0.0), embedding, cosine, weight, target)
-
-
 def _prototype_terms(
     output: TAXOutput, memory: PrototypeMemory, weight: Tensor, total: Total
 ) -> dict[str, Tensor]:
     """``cluster`` and ``pull`` on sampled pixels, weighted by ``[B, N, H, W]``."""
-    log_within, _, cosine, weight, target = _assign(output, memory, weight, total)
+    log_within, _, cosine, weight, target = assign_pixels(output, memory, weight, total)
     cross_entropy = -(target * log_within).sum(dim=2)
     nearest = cosine.gather(2, target.argmax(dim=2, keepdim=True)).squeeze(2)
     sums = [(weight * cross_entropy).sum(), (weight * (1 - nearest).square()).sum()]
     cluster, pull = _mean(sums, weight.sum(), total)
     return {"cluster": cluster, "pull": pull}
-
-
-@torch.no_grad()
-def balanced_assignment(
-    cosine: Tensor,
-    weight: Tensor,
-    temperature: float = 0.05,
-    iterations: int = 3,
-    total: Total = alone,
-) -> Tensor:
-    """Assign pixels to the prototypes of each annotator so that all prototypes get the same weight.
-
-    Sinkhorn-Knopp iterations as in SwAV (arXiv 2006.09882), with weighted pixels.
-
-    Args:
-        cosine: ``[B, N, K, M]`` of pixels and prototypes.
-        weight: ``[B, N, M]`` of the pixels, 0 or more.
-        temperature: lower is closer to a hard assignment.
-        iterations: of normalising over prototypes and over pixels.
-        total: sum over all processes, each of which has some of the pixels.
-
-    Returns:
-        ``[B, N, K, M]``, sums to 1 over K.
-
-    Example:
-        >>> cosine = torch.tensor([[0.9, 0.8], [0.1, 0.3]]).view(1, 1, 2, 2)  # K = 2, M = 2
-        >>> balanced_assignment(cosine, torch.ones(1, 1, 2)).argmax(dim=2)
-        tensor([[[0, 1]]])
-    """
-    weight = weight.unsqueeze(2)
-    plan = ((cosine - cosine.amax(dim=2, keepdim=True)) / temperature).exp() * weight
-    for _ in range(iterations):
-        plan = plan / total(plan.sum(dim=(0, 3), keepdim=True)).clamp_min(1e-12)
-        plan = plan / plan.sum(dim=2, keepdim=True).clamp_min(1e-12) * weight
-    return plan / plan.sum(dim=2, keepdim=True).clamp_min(1e-12)
 
 
 def _spread(vectors: Tensor) -> Tensor:

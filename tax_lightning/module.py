@@ -16,17 +16,11 @@ from tax_lightning.batch import Batch, complete_batch
 from tax_lightning.consensus import Reference, check_reference, reference_labels
 from tax_lightning.explain.explanation import Explanation
 from tax_lightning.kernels import BankKind
-from tax_lightning.losses import (
-    LossWeights,
-    SegmentationLoss,
-    TAXLoss,
-    WhoTarget,
-    across_processes,
-    alone,
-)
+from tax_lightning.losses import LossWeights, SegmentationLoss, TAXLoss, WhoTarget
 from tax_lightning.metrics import ExplanationMetrics, segmentation_metrics
 from tax_lightning.mixing import Mixing
 from tax_lightning.network import TAXNetwork, TAXOutput
+from tax_lightning.processes import across_processes, alone
 from tax_lightning.schedule import Event, Schedule
 from tax_lightning.search import (
     find_sources,

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, Subset
 
 from tax_lightning.batch import Batch
-from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.network import TAXOutput
+from tax_lightning.processes import from_all_processes
 from tax_lightning.prototypes import SourceSearch
 
 if TYPE_CHECKING:
@@ -217,15 +218,6 @@ def warn_of_dead_prototypes(annotators: Sequence[str], living: Tensor) -> None:
             f"pixel resembles them: {', '.join(dead)}. They decide nothing. With fewer kernels "
             "(kernels=...) or a longer run there may be none."
         )
-
-
-def from_all_processes(module: L.LightningModule, mine: Any) -> list[Any]:  # noqa: ANN401
-    """The same object of every process, in the order of their ranks."""
-    if module._trainer is None or module.trainer.world_size == 1:
-        return [mine]
-    everyone: list[Any] = [None] * module.trainer.world_size
-    torch.distributed.all_gather_object(everyone, mine)
-    return everyone
 
 
 @contextmanager

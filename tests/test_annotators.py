@@ -8,21 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tax_lightning.data.annotators import (
-    Chain,
-    ConvexHull,
-    Fracture,
     Habit,
-    Miss,
     ObjectInfo,
-    OverSegment,
-    Polygon,
-    Shift,
     SimulatedAnnotator,
-    Smooth,
-    SwapClass,
-    UnderSegment,
     When,
-    Wobble,
     annotate,
     draw_reference,
     find_objects,
@@ -30,7 +19,20 @@ from tax_lightning.data.annotators import (
     owner_map,
     rule_names,
 )
-from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.data.labels import IGNORE_INDEX
+from tax_lightning.data.rules import (
+    Chain,
+    ConvexHull,
+    Fracture,
+    Miss,
+    OverSegment,
+    Polygon,
+    Shift,
+    Smooth,
+    SwapClass,
+    UnderSegment,
+    Wobble,
+)
 
 
 def picture(*rows):

@@ -19,7 +19,7 @@ from tax_lightning.data import (
     RawSample,
     collate_samples,
 )
-from tax_lightning.data.datamodule import FewerLabels
+from tax_lightning.data.dataset import FewerLabels
 
 import albumentations as A  # isort: skip - after the package, which keeps it off the network
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tax_lightning.assignment import balanced_assignment
 from tax_lightning.consensus import agreement, relevance
-from tax_lightning.losses import LossWeights, TAXLoss, balanced_assignment
+from tax_lightning.losses import LossWeights, TAXLoss
 from tax_lightning.network import TAXNetwork, TAXOutput
 from tax_lightning.prototypes import PrototypeMemory
 

@@ -11,16 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tax_lightning.data.samples import (
-    IGNORE_INDEX,
-    Sample,
-    SampleTable,
-    find_images,
-    labels_from_values,
-    read_image,
-    read_mask,
-    split_groups,
-)
+from tax_lightning.data.files import find_images, read_image, read_mask
+from tax_lightning.data.labels import IGNORE_INDEX, labels_from_values
+from tax_lightning.data.samples import Sample, SampleTable, split_groups
 
 CLASSES = ("background", "cell")
 GREY = {0: "background", 255: "cell"}

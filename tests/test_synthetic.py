@@ -9,18 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from tax_lightning.data.annotators import Habit, Miss, SimulatedAnnotator, rule_names
-from tax_lightning.data.samples import IGNORE_INDEX
-from tax_lightning.data.synthetic import (
-    CLASSES,
-    MARGIN,
-    OWNER_BAND,
-    PANEL,
-    TYPES,
-    SyntheticDataModule,
-    SyntheticScenes,
-    draw_scene,
-)
+from tax_lightning.data.annotators import Habit, SimulatedAnnotator, rule_names
+from tax_lightning.data.labels import IGNORE_INDEX
+from tax_lightning.data.rules import Miss
+from tax_lightning.data.scenes import CLASSES, MARGIN, TYPES, draw_scene
+from tax_lightning.data.synthetic import OWNER_BAND, PANEL, SyntheticDataModule, SyntheticScenes
 
 PLANES = ("image", "masks", "present", "reference", "owner", "deviation")
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from tax_lightning.batch import Batch
 from tax_lightning.callbacks import ExplanationLogger
 from tax_lightning.cli import TAXCLI
-from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.metrics import FusedOverlap
 
 MONITOR = "val/fused_dice/mean"

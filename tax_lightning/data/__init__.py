@@ -4,19 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # Names are imported when they are used: losses and metrics need the label conventions of
-# `samples`, but neither Lightning nor albumentations.
+# `labels`, but neither Lightning nor albumentations.
 _HOMES = {
-    "IGNORE_INDEX": "samples",
+    "IGNORE_INDEX": "labels",
     "FolderDataModule": "folder",
     "MultiAnnotatorDataModule": "datamodule",
-    "MultiAnnotatorDataset": "datamodule",
+    "MultiAnnotatorDataset": "dataset",
     "RawSample": "samples",
     "Sample": "samples",
     "SampleTable": "samples",
-    "Source": "datamodule",
+    "Source": "dataset",
     "SyntheticDataModule": "synthetic",
-    "TableDataModule": "datamodule",
-    "collate_samples": "datamodule",
+    "TableDataModule": "table",
+    "collate_samples": "dataset",
 }
 
 __all__ = [
@@ -34,16 +34,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from tax_lightning.data.datamodule import (
-        MultiAnnotatorDataModule,
-        MultiAnnotatorDataset,
-        Source,
-        TableDataModule,
-        collate_samples,
-    )
+    from tax_lightning.data.datamodule import MultiAnnotatorDataModule
+    from tax_lightning.data.dataset import MultiAnnotatorDataset, Source, collate_samples
     from tax_lightning.data.folder import FolderDataModule
-    from tax_lightning.data.samples import IGNORE_INDEX, RawSample, Sample, SampleTable
+    from tax_lightning.data.labels import IGNORE_INDEX
+    from tax_lightning.data.samples import RawSample, Sample, SampleTable
     from tax_lightning.data.synthetic import SyntheticDataModule
+    from tax_lightning.data.table import TableDataModule
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object

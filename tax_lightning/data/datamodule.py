@@ -14,251 +14,42 @@ Every data module yields batches of this form (``B`` images, ``N`` annotators, `
 """
 
 import os
-import random
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image, ImageDraw, ImageFont
 from skimage.segmentation import find_boundaries
 from torch import Tensor
-from torch.nn.functional import pad
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from tax_lightning.data.samples import (
-    IGNORE_INDEX,
     SPLITS,
-    RawSample,
-    Sample,
-    SampleTable,
     check_names,
-    find_images,
 )
 from tax_lightning.explain.palette import annotator_palette
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network when imported
 
 import albumentations as A
-import cv2
 
-Transform: TypeAlias = A.BasicTransform | A.BaseCompose
+from tax_lightning.data.dataset import (
+    IMAGENET,
+    FewerLabels,
+    MultiAnnotatorDataset,
+    Source,
+    Transform,
+    check_transforms,
+    collate_samples,
+)
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_INSIDE = 254  # marks pixels of the picture: no class id, and no value anybody fills borders with
-_STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 _PLOT_SIZE = 512  # pixels of the longer side of a plot, about
-_OWN_WORK = ("Normalize", "ToTensorV2", "ToTensor3D")  # what the dataset does itself
-
-
-class Source(Protocol):
-    """Anything that can hand out decoded samples by number; a `SampleTable` is one."""
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Names of the samples, in order."""
-
-    def __getitem__(self, index: int) -> RawSample:
-        """The sample at this place."""
-
-
-class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
-    """Decoded samples, transformed and normalised: the batch form without its batch axis.
-
-    One draw of a transform is applied to the image and to all its label planes alike, with nearest
-    interpolation for labels. Labels that a transform fills in from outside the picture become
-    `IGNORE_INDEX`, whatever the transform's own fill value says.
-
-    Without a seed the transforms draw from PyTorch's random numbers, so that
-    `lightning.seed_everything` with ``workers=True`` makes them repeatable, in loader workers too.
-
-    Args:
-        source: The decoded samples.
-        transforms: Albumentations transforms, applied in this order.
-        mean: Mean of each channel of the image in [0, 1].
-        std: Standard deviation of each channel.
-        seed: Fixes the transforms' draw for every sample, for evaluation: the same sample always
-            comes out the same.
-
-    Raises:
-        ValueError: If the transforms normalise or make tensors, which the dataset does itself.
-
-    Example:
-        >>> class Flat:
-        ...     ids = ("flat",)
-        ...     def __getitem__(self, index):
-        ...         return RawSample("flat", np.full((4, 4, 1), 255, np.uint8),
-        ...             np.zeros((2, 4, 4), np.uint8), np.array([True, True]))
-        >>> sample = MultiAnnotatorDataset(Flat(), [A.Pad(1)], mean=(0.5,), std=(0.25,))[0]
-        >>> sample["image"].shape, sample["masks"][0, :, 1].tolist()
-        (torch.Size([1, 6, 6]), [255, 0, 0, 0, 0, 255])
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        transforms: Sequence[Transform] = (),
-        mean: Sequence[float] = _IMAGENET[0],
-        std: Sequence[float] = _IMAGENET[1],
-        seed: int | None = None,
-    ) -> None:
-        _check_transforms(transforms)
-        self.source = source
-        self.seed = seed
-        self.mean = np.asarray(mean, np.float32)
-        self.std = np.asarray(std, np.float32)
-        self._compose = A.Compose(
-            list(transforms),
-            additional_targets={
-                "reference": "mask",
-                "owner": "mask",
-                "deviation": "masks",
-                "inside": "mask",
-            },
-            mask_interpolation=cv2.INTER_NEAREST,
-        )
-
-    def __len__(self) -> int:
-        return len(self.source.ids)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """The transformed sample at this place."""
-        raw = self.source[index]
-        planes = self._transformed(raw)
-        sample: dict[str, Any] = {
-            "image": self._normalised(planes.pop("image")),
-            "present": torch.from_numpy(raw.present.copy()),
-            "id": raw.id,
-        }
-        return sample | {name: _to_labels(plane) for name, plane in planes.items()}
-
-    def _transformed(self, raw: RawSample) -> dict[str, npt.NDArray[Any]]:
-        """Image and label planes after one joint draw of the transforms."""
-        arrays = {
-            "image": raw.image,
-            "masks": raw.masks,
-            "reference": raw.reference,
-            "owner": raw.owner,
-            "deviation": raw.deviation,
-            "inside": np.full(raw.image.shape[:2], _INSIDE, np.uint8),
-        }
-        self._start_random_stream()
-        planes: dict[str, npt.NDArray[Any]] = self._compose(
-            **{name: array for name, array in arrays.items() if array is not None}
-        )
-        outside = planes.pop("inside") != _INSIDE
-        for name in planes.keys() - {"image"}:
-            unknown = 0 if name == "deviation" else IGNORE_INDEX  # no rule acted out there
-            planes[name] = np.where(outside, np.uint8(unknown), planes[name])
-        return planes
-
-    def _start_random_stream(self) -> None:
-        """Let all transforms draw from one stream.
-
-        Passing a seed to the composition would start every transform with the same number: two
-        flips would then always happen together.
-        """
-        seed = int(torch.randint(2**31, ())) if self.seed is None else self.seed
-        self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
-
-    def _normalised(self, image: npt.NDArray[Any]) -> Tensor:
-        """``[H, W, ch]`` pixels to a normalised ``[ch, H, W]`` tensor."""
-        if image.ndim == 2:
-            image = image[..., None]
-        white = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1.0
-        scaled = (image.astype(np.float32) / np.float32(white) - self.mean) / self.std
-        return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32))
-
-
-class FewerLabels:
-    """Samples of which only some annotators' labels are shown, drawn by the sample's name.
-
-    Args:
-        source: The samples with all labels.
-        count: Annotators an image whose labels are shown, at most.
-    """
-
-    def __init__(self, source: Source, count: int) -> None:
-        self.source = source
-        self.count = count
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Those of the samples."""
-        return self.source.ids
-
-    def __getitem__(self, index: int) -> RawSample:
-        """The sample with the labels of a few."""
-        raw = self.source[index]
-        rng = np.random.default_rng(zlib.crc32(raw.id.encode()))
-        shown = rng.permutation(np.flatnonzero(raw.present))[: self.count]
-        hidden = np.setdiff1d(np.arange(len(raw.present)), shown)
-        masks, present = raw.masks.copy(), raw.present.copy()
-        masks[hidden], present[hidden] = IGNORE_INDEX, False
-        deviation = None if raw.deviation is None else raw.deviation.copy()
-        if deviation is not None:
-            deviation[hidden] = 0  # no rule acted where nothing is shown
-        return replace(raw, masks=masks, present=present, deviation=deviation)
-
-
-def _to_labels(plane: npt.NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(plane.astype(np.int64))
-
-
-def _check_transforms(transforms: Iterable[Transform]) -> None:
-    """Refuse transforms that do what the dataset does itself, at any depth."""
-    for transform in transforms:
-        if isinstance(transform, A.BaseCompose):
-            _check_transforms(transform.transforms)
-        elif (name := type(transform).__name__) in _OWN_WORK:
-            raise ValueError(
-                f"The transform {name} is not allowed: images are normalised with mean and std and "
-                f"made tensors after the transforms. Remove {name}, and set mean and std instead."
-            )
-
-
-def collate_samples(
-    samples: Sequence[Mapping[str, Any]], annotators: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """Stack samples to a batch; smaller pictures are padded at the bottom and the right.
-
-    Args:
-        samples: Samples as `MultiAnnotatorDataset` yields them.
-        annotators: Names of the annotators, passed on with the batch.
-
-    Returns:
-        The batch: padding is 0 in ``image`` and ``deviation`` and `IGNORE_INDEX` in labels;
-        ``size`` holds each picture's height and width before padding.
-
-    Example:
-        >>> samples = [{"image": torch.ones(3, n, n), "masks": torch.ones(2, n, n).long(),
-        ...     "present": torch.ones(2).bool(), "id": str(n)} for n in (2, 3)]
-        >>> batch = collate_samples(samples, ["Ann", "Bob"])
-        >>> batch["masks"][0, 0].tolist(), batch["size"].tolist(), batch["id"]
-        ([[1, 1, 255], [1, 1, 255], [255, 255, 255]], [[2, 2], [3, 3]], ['2', '3'])
-    """
-    sizes = torch.tensor([sample["image"].shape[-2:] for sample in samples])
-    height, width = sizes.amax(0).tolist()
-    batch: dict[str, Any] = {"size": sizes, "id": [sample["id"] for sample in samples]}
-    batch["present"] = torch.stack([sample["present"] for sample in samples])
-    for key in [key for key in samples[0] if key not in batch]:
-        fill = 0 if key in ("image", "deviation") else IGNORE_INDEX
-        batch[key] = torch.stack([_pad_to(sample[key], height, width, fill) for sample in samples])
-    if annotators is not None:
-        batch["annotators"] = tuple(annotators)
-    return batch
-
-
-def _pad_to(plane: Tensor, height: int, width: int, fill: int) -> Tensor:
-    return pad(plane, (0, width - plane.shape[-1], 0, height - plane.shape[-2]), value=fill)
 
 
 class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
@@ -288,6 +79,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
             ``std`` do not fit the channels, or ``labels_per_image`` is below 1.
 
     Example:
+        >>> from tax_lightning.data.samples import RawSample
         >>> class Squares:
         ...     ids = ("dark", "light")
         ...     def __getitem__(self, index):
@@ -332,7 +124,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         self.channels = channels
         self.batch_size = batch_size
         self.num_workers = num_workers
-        usual = _IMAGENET if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
+        usual = IMAGENET if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
         self.mean = _per_channel("mean", mean or usual[0], channels)
         self.std = _per_channel("std", std or usual[1], channels)
         if min(self.std) <= 0:
@@ -340,7 +132,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         flips = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
         self.train_transforms = flips if train_transforms is None else train_transforms
         self.eval_transforms = eval_transforms or []
-        _check_transforms([*self.train_transforms, *self.eval_transforms])
+        check_transforms([*self.train_transforms, *self.eval_transforms])
         self.predict_split = predict_split
         self._sources: dict[str, Source] = {}
 
@@ -364,7 +156,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         if stage == "predict":
             sources: dict[str, Source] = {self.predict_split: self._predict_source()}
         else:
-            sources = {split: self._samples_of(split) for split in _STAGE_SPLITS[stage]}
+            sources = {split: self._samples_of(split) for split in STAGE_SPLITS[stage]}
         for split, source in sources.items():
             if not len(source.ids) and not (split == "val" and self._validates_nothing()):
                 raise ValueError(
@@ -498,118 +290,6 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
             pin_memory=torch.cuda.is_available(),
             collate_fn=partial(collate_samples, annotators=self.annotators),
         )
-
-
-class TableDataModule(MultiAnnotatorDataModule):
-    """Loaders over a table of files: what every reader of files builds on.
-
-    Args:
-        table: The samples, each assigned to a split.
-        predict_images: Folder of images without masks to predict on, instead of ``predict_split``;
-            the file names are the ids.
-        check_files: Decode every file of the splits in use once before the run starts.
-        kwargs: The loading options of `MultiAnnotatorDataModule`, from ``batch_size`` on.
-
-    Raises:
-        ValueError: If the table holds no masks at all, or samples without a split.
-        FileNotFoundError: If ``predict_images`` is no folder.
-
-    Example:
-        >>> table = SampleTable((Sample("a", Path("a.png"), {"Ann": Path("m/a.png")},
-        ...     split="train"),), ("Ann", "Bob"), ("background", "cell"))
-        >>> TableDataModule(table, batch_size=2).annotators
-        ('Ann', 'Bob')
-    """
-
-    def __init__(
-        self,
-        table: SampleTable,
-        predict_images: str | Path | None = None,
-        check_files: bool = True,
-        **kwargs: Any,  # noqa: ANN401 - the parent class types them
-    ) -> None:
-        super().__init__(
-            annotators=table.annotators, classes=table.classes, channels=table.channels, **kwargs
-        )
-        _check_usable(table)
-        self.table = table
-        self.check_files = check_files
-        self._unlabelled = (
-            None if predict_images is None else _unlabelled(Path(predict_images), table)
-        )
-
-    def _source(self, split: str) -> SampleTable:
-        return self.table.select(split)
-
-    def _predict_source(self) -> Source:
-        return self._unlabelled or super()._predict_source()
-
-    def _all_sources(self) -> Iterator[Source]:
-        yield from super()._all_sources()
-        if self._unlabelled is not None:
-            yield self._unlabelled
-
-    def setup(self, stage: str) -> None:
-        """Prepare the samples of a stage, and check that all their files can be read.
-
-        Args:
-            stage: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
-
-        Raises:
-            ValueError: If the stage has no samples, or a file is broken; the message names it.
-        """
-        super().setup(stage)
-        if stage == "fit":
-            self._warn_of_idle_annotators()
-        if self.check_files:
-            self._check_files(stage)
-
-    def _warn_of_idle_annotators(self) -> None:
-        """An annotator without training masks keeps the tendencies of a random start."""
-        busy = {name for sample in self.table.select("train").samples for name in sample.masks}
-        if idle := [name for name in self.annotators if name not in busy]:
-            rank_zero_warn(
-                f"Annotator(s) {', '.join(idle)} labelled no training image: nothing can be learnt "
-                "about them. Leave them out, or draw the splits with another seed."
-            )
-
-    def _check_files(self, stage: str) -> None:
-        """Decode the files of a stage, each process its share."""
-        if stage == "predict" and self._unlabelled is not None:
-            tables = [self._unlabelled]
-        else:
-            splits = _STAGE_SPLITS.get(stage, (self.predict_split,))
-            tables = [self.table.select(split) for split in splits]
-        count = sum(len(table) for table in tables)
-        rank_zero_info(f"Checking the files of {count} images; check_files=False skips this.")
-        rank, processes = self._process()
-        for table in tables:
-            replace(table, samples=table.samples[rank::processes]).check()
-
-
-def _check_usable(table: SampleTable) -> None:
-    """A table to learn or test with has masks, and every sample is in a split."""
-    if not any(sample.masks for sample in table.samples):
-        raise ValueError(
-            f"None of the {len(table)} samples has a mask, expected masks by "
-            f"{', '.join(table.annotators)}."
-        )
-    if loose := [sample.id for sample in table.samples if sample.split is None]:
-        raise ValueError(
-            f"{len(loose)} sample(s) have no split, e.g. {loose[0]!r}. Assign all of them to "
-            "train, val or test, or none and call split_by_seed."
-        )
-
-
-def _unlabelled(folder: Path, table: SampleTable) -> SampleTable:
-    """A folder of images as a table like another one, with no masks."""
-    images = find_images(folder) if folder.is_dir() else {}
-    if not images:
-        raise FileNotFoundError(
-            f"predict_images: {folder} is no folder with images, expected one with "
-            "files such as NAME.png."
-        )
-    return replace(table, samples=tuple(Sample(name, path, {}) for name, path in images.items()))
 
 
 def _per_channel(argument: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:

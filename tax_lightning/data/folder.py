@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from tax_lightning.data.datamodule import TableDataModule
-from tax_lightning.data.samples import SPLITS, Sample, SampleTable, find_images
+from tax_lightning.data.files import find_images
+from tax_lightning.data.samples import SPLITS, Sample, SampleTable
+from tax_lightning.data.table import TableDataModule
 
 _LAYOUT = """Expected this layout:
     images/NAME.png

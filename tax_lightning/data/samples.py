@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,30 +12,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-IGNORE_INDEX = 255
-"""Label of a pixel that nobody labelled, or whose label is unknown."""
-
-IGNORE_NAME = "ignore"
-"""Reserved class name in ``mask_values``: grey values mapped to it become `IGNORE_INDEX`."""
+from tax_lightning.data.files import MAX_GREY, read_image, read_mask, size_text
+from tax_lightning.data.labels import IGNORE_INDEX, IGNORE_NAME, labels_from_values
 
 SPLITS = ("train", "val", "test")
 
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp"}
-)
-
 _MAX_CLASSES = 254  # labels are stored as uint8, with 255 for "not labelled"
-_MAX_GREY = 65535
-_BROKEN_FILE = (
-    OSError,
-    SyntaxError,  # Pillow's way to say that a PNG chunk is broken
-    ValueError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
 
 
 @dataclass(frozen=True)
@@ -239,84 +220,10 @@ class SampleTable:
         values = read_mask(path, white)
         if values.shape != size:
             raise ValueError(
-                f"Mask {path} is {_size_text(values.shape)} pixels, but its image {image} is "
-                f"{_size_text(size)}. Export the mask at the size of the image."
+                f"Mask {path} is {size_text(values.shape)} pixels, but its image {image} is "
+                f"{size_text(size)}. Export the mask at the size of the image."
             )
         return labels_from_values(values, self.classes, self.mask_values, path)
-
-
-def labels_from_values(
-    values: npt.NDArray[Any],
-    classes: Sequence[str],
-    mask_values: Mapping[int, str] | None,
-    source: Path | str,
-) -> npt.NDArray[np.uint8]:
-    """Map the grey values of a mask to class ids.
-
-    Args:
-        values: Integer grey values of any shape.
-        classes: Names of the classes; the index is the class id.
-        mask_values: Grey value -> class name or ``"ignore"``; None: the values are class ids.
-        source: Where the values come from, for the message.
-
-    Returns:
-        uint8 class ids of the same shape; `IGNORE_INDEX` where the value means "ignore".
-
-    Raises:
-        ValueError: If a value stands for no class. The message names the source and the cure.
-
-    Example:
-        >>> grey = np.array([[0, 255], [128, 0]])
-        >>> meaning = {0: "background", 255: "cell", 128: "ignore"}
-        >>> labels_from_values(grey, ["background", "cell"], meaning, "mask.png").tolist()
-        [[0, 1], [255, 0]]
-    """
-    if values.dtype not in (np.uint8, np.uint16):
-        values = values.clip(-1, _MAX_GREY + 1)  # both ends fall on the table's last entry
-    labels: npt.NDArray[np.int16] = _lookup_table(classes, mask_values)[values]
-    if (labels < 0).any():
-        raise ValueError(_unknown_values_text(values, labels < 0, classes, mask_values, source))
-    return labels.astype(np.uint8)
-
-
-def _lookup_table(
-    classes: Sequence[str], mask_values: Mapping[int, str] | None
-) -> npt.NDArray[np.int16]:
-    """Grey value -> class id, -1 for values without meaning."""
-    table = np.full(_MAX_GREY + 2, -1, np.int16)
-    ids = {name: index for index, name in enumerate(classes)} | {IGNORE_NAME: IGNORE_INDEX}
-    for value, name in (dict(enumerate(classes)) if mask_values is None else mask_values).items():
-        table[value] = ids[name]
-    return table
-
-
-def _unknown_values_text(
-    values: npt.NDArray[Any],
-    unknown: npt.NDArray[np.bool_],
-    classes: Sequence[str],
-    mask_values: Mapping[int, str] | None,
-    source: Path | str,
-) -> str:
-    """The message for values that are no class, with the cure that fits the values found."""
-    found = np.unique(values).tolist()
-    bad = np.unique(values[unknown]).tolist()
-    if mask_values is None:
-        expected = f"the class ids 0..{len(classes) - 1} ({', '.join(classes)})"
-    else:
-        expected = ", ".join(f"{value} ({name})" for value, name in sorted(mask_values.items()))
-    if len(found) == len(classes):
-        pairs = ", ".join(f"{value}: {name}" for value, name in zip(found, classes, strict=True))
-        cure = f"add mask_values: {{{pairs}}}"
-    else:
-        cure = (
-            "say under mask_values which class each value means, or map it to 'ignore' "
-            "(masks saved as JPEG hold stray values: save them as PNG)"
-        )
-    more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""
-    return (
-        f"Mask {source} holds the value(s) {', '.join(map(str, bad[:8]))}{more}, "
-        f"expected {expected}. Cure: {cure}."
-    )
 
 
 def split_groups(
@@ -379,119 +286,6 @@ def _hand_out(sizes: Mapping[str, int], shares: Mapping[str, float], seed: int) 
     return assigned
 
 
-def find_images(folder: Path) -> dict[str, Path]:
-    """Image files of a folder by name without extension, sorted by name.
-
-    Hidden files and files of other kinds are passed over. Names are compared in Unicode's composed
-    form, since some file systems store accents decomposed.
-
-    Args:
-        folder: The folder; sub-folders are not searched.
-
-    Raises:
-        ValueError: If two files differ only in their extension.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        name = unicodedata.normalize("NFC", path.stem)
-        if name in found:
-            raise ValueError(
-                f"{path} and {found[name]} have the same name {name!r}. Expected one file a name: "
-                "delete or rename one of them."
-            )
-        found[name] = path
-    return found
-
-
-def read_image(path: Path, channels: int = 3, max_value: float | None = None) -> npt.NDArray[Any]:
-    """Decode an image file.
-
-    Args:
-        path: 8-bit grey, RGB, RGBA (the transparency is dropped), palette or 1-bit file, or a
-            16-bit or floating-point grey file.
-        channels: 1 (grey) or 3 (RGB).
-        max_value: Grey value that means white; None: 255, 65535 or 1.0 by the kind of the file.
-
-    Returns:
-        ``[H, W, channels]``: uint8 in 0..255 for 8-bit files without ``max_value``, else float32
-        in [0, 1].
-
-    Raises:
-        ValueError: If the file cannot be decoded, or is brighter than white.
-    """
-    image = _open(path)
-    deep = image.mode == "F" or image.mode.startswith("I")
-    if deep:
-        pixels = np.asarray(image)[..., None].repeat(channels, axis=2)
-    else:
-        pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
-        pixels = pixels.reshape(*pixels.shape[:2], channels)
-    if not deep and max_value is None:
-        return pixels
-    return _scale_to_unit(pixels, max_value or (1.0 if image.mode == "F" else _MAX_GREY), path)
-
-
-def _scale_to_unit(pixels: npt.NDArray[Any], white: float, path: Path) -> npt.NDArray[np.float32]:
-    low, high = pixels.min(), pixels.max()
-    if not (low >= 0 and high <= white):  # also false for NaN
-        raise ValueError(
-            f"Image {path} holds values from {low} to {high}, expected 0 to {white:g}. Set "
-            "max_value to the grey value that means white, or rescale the image."
-        )
-    return (pixels / np.float32(white)).astype(np.float32)
-
-
-def read_mask(path: Path, white: int = 255) -> npt.NDArray[Any]:
-    """Decode a mask file to its grey values.
-
-    Args:
-        path: 1-bit, 8-bit, palette (whose indices are taken), or 16-bit grey file; RGB(A) too if
-            its three colour channels are equal.
-        white: Value of the set pixels of a 1-bit file.
-
-    Returns:
-        Integer grey values ``[H, W]``.
-
-    Raises:
-        ValueError: If the file cannot be decoded, or is a colour picture.
-    """
-    image = _open(path)
-    if image.mode == "1":
-        return np.asarray(image).astype(np.uint8) * np.uint8(white)
-    if image.mode in ("L", "P") or image.mode.startswith("I"):
-        return np.asarray(image)
-    if image.mode in ("LA", "PA"):
-        return np.asarray(image)[..., 0]
-    if image.mode in ("RGB", "RGBA"):
-        colours = np.asarray(image)[..., :3]
-        if (colours == colours[..., :1]).all():
-            return np.ascontiguousarray(colours[..., 0])
-    raise ValueError(
-        f"Mask {path} is a colour or floating-point picture (mode {image.mode}), expected one grey "
-        "value a pixel. Export it as an 8-bit grey or palette PNG with one value a class."
-    )
-
-
-def _open(path: Path) -> Image.Image:
-    """The decoded file, or an error that names it."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            pages = getattr(image, "n_frames", 1)
-    except _BROKEN_FILE as error:
-        raise ValueError(
-            f"Cannot read {path}: {error}. Expected a whole image file ("
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}): replace it or remove it."
-        ) from error
-    if pages > 1 and image.format != "MPO":  # MPO: a phone's JPEG with a preview behind it
-        raise ValueError(
-            f"{path} holds {pages} pages, expected a single picture. Save every page as a file."
-        )
-    return image
-
-
 def check_names(annotators: Sequence[str], classes: Sequence[str]) -> None:
     """Check the names of annotators and classes.
 
@@ -527,8 +321,8 @@ def _check_mask_values(mask_values: Mapping[int, str] | None, classes: Sequence[
     if mask_values is None:
         return
     for value, name in mask_values.items():
-        if not 0 <= value <= _MAX_GREY:
-            raise ValueError(f"mask_values: grey value {value}, expected 0..{_MAX_GREY}.")
+        if not 0 <= value <= MAX_GREY:
+            raise ValueError(f"mask_values: grey value {value}, expected 0..{MAX_GREY}.")
         if name not in classes and name != IGNORE_NAME:
             raise ValueError(
                 f"mask_values: value {value} means {name!r}, which is no class. "
@@ -569,8 +363,3 @@ def _check_samples(samples: Sequence[Sample], annotators: Sequence[str]) -> None
 def _first_double(names: Iterable[str]) -> str | None:
     """The first name that stands more than once."""
     return next((name for name, count in Counter(names).items() if count > 1), None)
-
-
-def _size_text(shape: Sequence[int]) -> str:
-    """Width x height, the order in which image viewers show it."""
-    return f"{shape[1]} x {shape[0]}"

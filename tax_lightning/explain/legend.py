@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.explain.explanation import Explanation
 from tax_lightning.explain.lettering import shorten
 from tax_lightning.explain.maps import as_array

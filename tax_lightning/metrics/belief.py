@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.metrics.inputs import check_inputs, labelled_pixels, named_annotator, sum_where
 from tax_lightning.metrics.pooled import PooledMetric, count, total
 from tax_lightning.metrics.who import disagreement, labelled_and_right, owned_pixels

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.functional.clustering import adjusted_mutual_info_score
 
-from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.metrics.inputs import check_inputs
 
 TOP = 10  # pixels kept for a prototype, each from another image

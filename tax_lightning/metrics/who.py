@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tax_lightning.data.samples import IGNORE_INDEX
+from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.metrics.inputs import check_inputs, labelled_pixels, named_annotator, sum_where
 from tax_lightning.metrics.pooled import PooledMetric, count, total
 

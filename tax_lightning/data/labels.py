@@ -1,0 +1,91 @@
+"""Grey values and class ids: what the pixels of a mask mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tax_lightning.data.files import MAX_GREY
+
+IGNORE_INDEX = 255
+"""Label of a pixel that nobody labelled, or whose label is unknown."""
+IGNORE_NAME = "ignore"
+"""Reserved class name in ``mask_values``: grey values mapped to it become `IGNORE_INDEX`."""
+
+
+def labels_from_values(
+    values: npt.NDArray[Any],
+    classes: Sequence[str],
+    mask_values: Mapping[int, str] | None,
+    source: Path | str,
+) -> npt.NDArray[np.uint8]:
+    """Map the grey values of a mask to class ids.
+
+    Args:
+        values: Integer grey values of any shape.
+        classes: Names of the classes; the index is the class id.
+        mask_values: Grey value -> class name or ``"ignore"``; None: the values are class ids.
+        source: Where the values come from, for the message.
+
+    Returns:
+        uint8 class ids of the same shape; `IGNORE_INDEX` where the value means "ignore".
+
+    Raises:
+        ValueError: If a value stands for no class. The message names the source and the cure.
+
+    Example:
+        >>> grey = np.array([[0, 255], [128, 0]])
+        >>> meaning = {0: "background", 255: "cell", 128: "ignore"}
+        >>> labels_from_values(grey, ["background", "cell"], meaning, "mask.png").tolist()
+        [[0, 1], [255, 0]]
+    """
+    if values.dtype not in (np.uint8, np.uint16):
+        values = values.clip(-1, MAX_GREY + 1)  # both ends fall on the table's last entry
+    labels: npt.NDArray[np.int16] = _lookup_table(classes, mask_values)[values]
+    if (labels < 0).any():
+        raise ValueError(_unknown_values_text(values, labels < 0, classes, mask_values, source))
+    return labels.astype(np.uint8)
+
+
+def _lookup_table(
+    classes: Sequence[str], mask_values: Mapping[int, str] | None
+) -> npt.NDArray[np.int16]:
+    """Grey value -> class id, -1 for values without meaning."""
+    table = np.full(MAX_GREY + 2, -1, np.int16)
+    ids = {name: index for index, name in enumerate(classes)} | {IGNORE_NAME: IGNORE_INDEX}
+    for value, name in (dict(enumerate(classes)) if mask_values is None else mask_values).items():
+        table[value] = ids[name]
+    return table
+
+
+def _unknown_values_text(
+    values: npt.NDArray[Any],
+    unknown: npt.NDArray[np.bool_],
+    classes: Sequence[str],
+    mask_values: Mapping[int, str] | None,
+    source: Path | str,
+) -> str:
+    """The message for values that are no class, with the cure that fits the values found."""
+    found = np.unique(values).tolist()
+    bad = np.unique(values[unknown]).tolist()
+    if mask_values is None:
+        expected = f"the class ids 0..{len(classes) - 1} ({', '.join(classes)})"
+    else:
+        expected = ", ".join(f"{value} ({name})" for value, name in sorted(mask_values.items()))
+    if len(found) == len(classes):
+        pairs = ", ".join(f"{value}: {name}" for value, name in zip(found, classes, strict=True))
+        cure = f"add mask_values: {{{pairs}}}"
+    else:
+        cure = (
+            "say under mask_values which class each value means, or map it to 'ignore' "
+            "(masks saved as JPEG hold stray values: save them as PNG)"
+        )
+    more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""
+    return (
+        f"Mask {source} holds the value(s) {', '.join(map(str, bad[:8]))}{more}, "
+        f"expected {expected}. Cure: {cure}."
+    )

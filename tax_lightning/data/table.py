@@ -1,0 +1,127 @@
+"""A data module over a table of files: what every reader of a folder hands over to."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from tax_lightning.data.datamodule import STAGE_SPLITS, MultiAnnotatorDataModule
+from tax_lightning.data.dataset import (
+    Source,
+)
+from tax_lightning.data.files import find_images
+from tax_lightning.data.samples import Sample, SampleTable
+
+
+class TableDataModule(MultiAnnotatorDataModule):
+    """Loaders over a table of files: what every reader of files builds on.
+
+    Args:
+        table: The samples, each assigned to a split.
+        predict_images: Folder of images without masks to predict on, instead of ``predict_split``;
+            the file names are the ids.
+        check_files: Decode every file of the splits in use once before the run starts.
+        kwargs: The loading options of `MultiAnnotatorDataModule`, from ``batch_size`` on.
+
+    Raises:
+        ValueError: If the table holds no masks at all, or samples without a split.
+        FileNotFoundError: If ``predict_images`` is no folder.
+
+    Example:
+        >>> table = SampleTable((Sample("a", Path("a.png"), {"Ann": Path("m/a.png")},
+        ...     split="train"),), ("Ann", "Bob"), ("background", "cell"))
+        >>> TableDataModule(table, batch_size=2).annotators
+        ('Ann', 'Bob')
+    """
+
+    def __init__(
+        self,
+        table: SampleTable,
+        predict_images: str | Path | None = None,
+        check_files: bool = True,
+        **kwargs: Any,  # noqa: ANN401 - the parent class types them
+    ) -> None:
+        super().__init__(
+            annotators=table.annotators, classes=table.classes, channels=table.channels, **kwargs
+        )
+        _check_usable(table)
+        self.table = table
+        self.check_files = check_files
+        self._unlabelled = (
+            None if predict_images is None else _unlabelled(Path(predict_images), table)
+        )
+
+    def _source(self, split: str) -> SampleTable:
+        return self.table.select(split)
+
+    def _predict_source(self) -> Source:
+        return self._unlabelled or super()._predict_source()
+
+    def _all_sources(self) -> Iterator[Source]:
+        yield from super()._all_sources()
+        if self._unlabelled is not None:
+            yield self._unlabelled
+
+    def setup(self, stage: str) -> None:
+        """Prepare the samples of a stage, and check that all their files can be read.
+
+        Args:
+            stage: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
+
+        Raises:
+            ValueError: If the stage has no samples, or a file is broken; the message names it.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            self._warn_of_idle_annotators()
+        if self.check_files:
+            self._check_files(stage)
+
+    def _warn_of_idle_annotators(self) -> None:
+        """An annotator without training masks keeps the tendencies of a random start."""
+        busy = {name for sample in self.table.select("train").samples for name in sample.masks}
+        if idle := [name for name in self.annotators if name not in busy]:
+            rank_zero_warn(
+                f"Annotator(s) {', '.join(idle)} labelled no training image: nothing can be learnt "
+                "about them. Leave them out, or draw the splits with another seed."
+            )
+
+    def _check_files(self, stage: str) -> None:
+        """Decode the files of a stage, each process its share."""
+        if stage == "predict" and self._unlabelled is not None:
+            tables = [self._unlabelled]
+        else:
+            splits = STAGE_SPLITS.get(stage, (self.predict_split,))
+            tables = [self.table.select(split) for split in splits]
+        count = sum(len(table) for table in tables)
+        rank_zero_info(f"Checking the files of {count} images; check_files=False skips this.")
+        rank, processes = self._process()
+        for table in tables:
+            replace(table, samples=table.samples[rank::processes]).check()
+
+
+def _check_usable(table: SampleTable) -> None:
+    """A table to learn or test with has masks, and every sample is in a split."""
+    if not any(sample.masks for sample in table.samples):
+        raise ValueError(
+            f"None of the {len(table)} samples has a mask, expected masks by "
+            f"{', '.join(table.annotators)}."
+        )
+    if loose := [sample.id for sample in table.samples if sample.split is None]:
+        raise ValueError(
+            f"{len(loose)} sample(s) have no split, e.g. {loose[0]!r}. Assign all of them to "
+            "train, val or test, or none and call split_by_seed."
+        )
+
+
+def _unlabelled(folder: Path, table: SampleTable) -> SampleTable:
+    """A folder of images as a table like another one, with no masks."""
+    images = find_images(folder) if folder.is_dir() else {}
+    if not images:
+        raise FileNotFoundError(
+            f"predict_images: {folder} is no folder with images, expected one with "
+            "files such as NAME.png."
+        )
+    return replace(table, samples=tuple(Sample(name, path, {}) for name, path in images.items()))
