@@ -1,7 +1,7 @@
 """The training objective: named terms, each weighted and each logged.
 
     annotator  -log p_n(y^n), averaged over annotators      each annotator's tendency
-    fused      -log p(y*)                                   the resulting segmentation
+    fused      -log p(y*), taught to w and to who says y*   the resulting segmentation
     who        -e_n log w_n                                 who is to be believed where
     balance    KL(mean g_n || uniform)                      every kernel of an annotator is used
     cluster    CE(g_n, balanced assignment)                 prototypes divide what is seen
@@ -11,6 +11,10 @@
 y^n is annotator n's label, y* the reference, e_n how well n agrees with it around a pixel
 (:func:`tax_lightning.consensus.agreement`); see :mod:`tax_lightning.network` for the rest. The
 balance of w itself is never asked for: annotators need not decide equally often.
+
+The result is made of the annotators' tendencies and nothing else: where an annotator's label is not
+y*, the term ``fused`` teaches their weight w_n but not their kernels. Else the kernels of all would
+learn y*, whoever had said it, and the result would not depend on those who are said to decide.
 
 Every term is a function of sums over images and pixels. In training under several processes these
 sums are taken over all of them (:attr:`TAXLoss.total`), so that the terms and their gradients are
@@ -32,6 +36,7 @@ from tax_lightning.assignment import assign_pixels
 from tax_lightning.consensus import agreement, relevance
 from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.kernels import BankKind
+from tax_lightning.mixing import Mixing, mix
 from tax_lightning.network import TAXOutput
 from tax_lightning.processes import Total, alone
 from tax_lightning.prototypes import PrototypeMemory
@@ -87,6 +92,7 @@ class TAXLoss(nn.Module):
             known expert of synthetic data; ``"none"``: nothing, which leaves who arbitrary.
         window: side of the window in pixels, odd.
         sharpness: how quickly disagreement inside the window lowers the agreement.
+        mixing: how the network makes one result of the annotators' segmentations.
 
     Raises:
         ValueError: if an argument is none of the values named.
@@ -103,6 +109,7 @@ class TAXLoss(nn.Module):
         who_target: WhoTarget = "window",
         window: int = 23,
         sharpness: float = 60.0,
+        mixing: Mixing = "prob",
     ) -> None:
         super().__init__()
         for name, value, known in (
@@ -117,6 +124,7 @@ class TAXLoss(nn.Module):
         self.who_target = who_target
         self.window = 1 if who_target == "agree" else window
         self.sharpness = sharpness
+        self.mixing: Mixing = mixing
         self.neighbourhood = window
         # Sum over all processes, with a gradient; of one process the sum that it has.
         self.total = alone
@@ -155,13 +163,15 @@ class TAXLoss(nn.Module):
             reference: ``[B, H, W]``, 255 where unknown; ``None`` trains the result for the labels
                 of all annotators.
         """
-        log_fused = output.log_probs.unsqueeze(1)
+        own = output.log_annotator_probs
         if reference is None:
-            fused = self._segmentation(log_fused.expand_as(output.log_annotator_probs), masks)
+            fused = self._segmentation(output.log_probs.unsqueeze(1).expand_as(own), masks)
         else:
-            fused = self._segmentation(log_fused, reference.unsqueeze(1))
-        own = self._segmentation(output.log_annotator_probs, masks)
-        return {"annotator": own, "fused": fused}
+            labels = reference.unsqueeze(1)
+            said_so = (masks == labels).unsqueeze(2)
+            heard = torch.where(said_so, own, own.detach())
+            fused = self._segmentation(mix(output.log_who, heard, self.mixing).unsqueeze(1), labels)
+        return {"annotator": self._segmentation(own, masks), "fused": fused}
 
     def _segmentation(self, log_probs: Tensor, labels: Tensor) -> Tensor:
         """Loss of ``[B, N, C, H, W]`` against ``[B, N, H, W]``: over pixels first, then over N."""

@@ -198,7 +198,12 @@ class TAXLightningModule(L.LightningModule):
             self.network.memory.prototypes.requires_grad_(False)
         self.network.check_names(self.annotators, self.classes)
         self.loss = TAXLoss(
-            len(self.annotators), segmentation_loss, who_target, who_window, who_sharpness
+            len(self.annotators),
+            segmentation_loss,
+            who_target,
+            who_window,
+            who_sharpness,
+            self.network.mixing,
         )
         self.loss_weights = asdict(loss_weights)
         self.schedule = schedule

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from tax_lightning.assignment import balanced_assignment
 from tax_lightning.consensus import agreement, relevance
 from tax_lightning.losses import LossWeights, TAXLoss
+from tax_lightning.mixing import mix
 from tax_lightning.network import TAXNetwork, TAXOutput
 from tax_lightning.prototypes import PrototypeMemory
 
@@ -100,6 +101,34 @@ def test_fused_cross_entropy_by_hand():
     term = TAXLoss(2).segmentation_terms(output, masks, reference)["fused"]
     first, second = 0.75 * 0.5 + 0.25 * 0.1, 0.75 * 0.5 + 0.25 * 0.1
     assert term.item() == pytest.approx(-(math.log(first) + math.log(second)) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("mixing", ["prob", "logit"])
+def test_the_fused_term_teaches_a_kernel_only_what_its_annotator_said(mixing):
+    """Of three pixels Ana says y* at the first only, Ben at the second, and at the third nobody."""
+    log_who = torch.full((1, 2, 1, 3), 0.5).log().requires_grad_()
+    log_own = torch.full((1, 2, 2, 1, 3), 0.5).log().requires_grad_()
+    fused = mix(log_who, log_own, mixing)
+    output = TAXOutput(fused, log_own, log_who, *(torch.zeros(1),) * 3)
+    masks, reference = rows((1, 0, 255), (0, 1, 0)), torch.ones(1, 1, 3).long()
+    loss = TAXLoss(2, mixing=mixing)
+    term = loss.segmentation_terms(output, masks, reference)["fused"]
+    assert term.item() == pytest.approx(LN2)  # as without the distinction
+    term.backward()
+    taught = log_own.grad[0].abs().sum(dim=1)[:, 0] > 0
+    assert taught.tolist() == [[True, False, False], [False, True, False]]
+
+
+def test_the_fused_term_teaches_who_everywhere():
+    log_who = torch.full((1, 2, 1, 3), 0.5).log().requires_grad_()
+    log_own = torch.tensor([0.25, 0.75]).log().view(1, 1, 2, 1, 1).repeat(1, 2, 1, 1, 3)
+    log_own[:, 1] = log_own[:, 1].flip(1)
+    output = TAXOutput(mix(log_who, log_own, "prob"), log_own, log_who, *(torch.zeros(1),) * 3)
+    masks, reference = rows((1, 1, 255), (0, 1, 255)), torch.ones(1, 1, 3).long()
+    TAXLoss(2).segmentation_terms(output, masks, reference)["fused"].backward()
+    # Of -log(w_1 p_1 + w_2 p_2), by log w_n: -w_n p_n / p, here 3/4 and 1/4, over three pixels.
+    expected = -torch.tensor([0.75, 0.25]).view(1, 2, 1, 1).expand(1, 2, 1, 3) / 3
+    assert torch.allclose(log_who.grad, expected)
 
 
 def test_dice_by_hand():

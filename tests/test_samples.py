@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tax_lightning.data.files import find_images, read_image, read_mask
+from tax_lightning.data.files import Part, Pictures, Window, find_images, read_image, read_mask
 from tax_lightning.data.labels import IGNORE_INDEX, labels_from_values
 from tax_lightning.data.samples import Sample, SampleTable, split_groups
 
@@ -187,8 +187,9 @@ def test_read_tells_absent_from_empty(tmp_path, checker):
 def test_one_bit_masks_fit_both_codings(tmp_path, checker):
     image = save(tmp_path / "image.png", checker)
     sample = Sample("a", image, {"Ann": save(tmp_path / "m.png", checker, "1")})
-    for mask_values in (None, GREY, {0: "background", 1: "cell"}):
-        raw = make_table([sample], mask_values=mask_values)[0]
+    for mask_values, white in ((None, 1), (GREY, 255), ({0: "background", 1: "cell"}, 1)):
+        table = make_table([sample], mask_values=mask_values, decoder=Pictures(set_pixel=white))
+        raw = table[0]
         np.testing.assert_array_equal(raw.masks[0], checker // 255)
 
 
@@ -240,8 +241,6 @@ def test_check_opens_every_file(tmp_path, checker):
         ({"classes": ["a", "ignore"]}, "'ignore' is reserved"),
         ({"annotators": []}, "annotators is empty"),
         ({"annotators": ["Ann", "Bob", "Ann"]}, "annotators: the name 'Ann' stands twice"),
-        ({"channels": 4}, "channels=4: expected 1"),
-        ({"max_value": 0}, "max_value=0: expected a number above 0"),
         ({"mask_values": {0: "background", 1: "cel"}}, "value 1 means 'cel', which is no class"),
         ({"mask_values": {0: "background"}}, "no value means the class 'cell'"),
         ({"mask_values": {0: "background", -1: "cell"}}, "grey value -1, expected 0..65535"),
@@ -250,6 +249,31 @@ def test_check_opens_every_file(tmp_path, checker):
 def test_bad_names_and_options(change, text):
     with pytest.raises(ValueError, match=text):
         make_table([], **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"channels": 4}, "channels=4: expected 1"),
+        ({"max_value": 0}, "max_value=0: expected a number above 0"),
+    ],
+)
+def test_bad_options_of_pictures(change, text):
+    with pytest.raises(ValueError, match=text):
+        Pictures(**change)
+
+
+def test_pictures_read_no_parts_of_files(tmp_path, checker):
+    part = Part(save(tmp_path / "a.png", checker), 3)
+    with pytest.raises(ValueError, match=r"a\.png \[3\]: expected a file with one picture"):
+        Pictures().mask(part)
+
+
+def test_a_window_is_what_the_whole_picture_has_there(tmp_path, checker):
+    path = save(tmp_path / "a.png", checker)
+    window = Window(top=1, left=0, height=1, width=2)
+    for read in (Pictures().image, Pictures().mask):
+        np.testing.assert_array_equal(read(path, window), read(path)[1:2, 0:2])
 
 
 @pytest.mark.parametrize(

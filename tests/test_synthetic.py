@@ -13,7 +13,13 @@ from tax_lightning.data.annotators import Habit, SimulatedAnnotator, rule_names
 from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.data.rules import Miss
 from tax_lightning.data.scenes import CLASSES, MARGIN, TYPES, draw_scene
-from tax_lightning.data.synthetic import OWNER_BAND, PANEL, SyntheticDataModule, SyntheticScenes
+from tax_lightning.data.synthetic import (
+    HABITS,
+    OWNER_BAND,
+    SPECIALISTS,
+    SyntheticDataModule,
+    SyntheticScenes,
+)
 
 PLANES = ("image", "masks", "present", "reference", "owner", "deviation")
 
@@ -21,7 +27,7 @@ PLANES = ("image", "masks", "present", "reference", "owner", "deviation")
 @pytest.fixture(scope="module")
 def scenes():
     """Enough scenes to judge averages by."""
-    source = SyntheticScenes("train", 60, PANEL)
+    source = SyntheticScenes("train", 60, HABITS)
     return [source[number] for number in range(60)]
 
 
@@ -32,7 +38,7 @@ def same(one, other):
 @settings(max_examples=25)
 @given(st.integers(0, 2**31), st.sampled_from([64, 96, 128]), st.sampled_from([0.0, 0.5, 1.0]))
 def test_every_scene_keeps_its_promises(seed, size, missing):
-    sample = SyntheticScenes("val", 1, PANEL, size, seed, missing)[0]
+    sample = SyntheticScenes("val", 1, HABITS, size, seed, missing)[0]
     assert sample.image.shape == (size, size, 3)
     assert sample.image.dtype == sample.masks.dtype == sample.owner.dtype == np.uint8
     assert sample.reference.max() < len(CLASSES)
@@ -42,7 +48,7 @@ def test_every_scene_keeps_its_promises(seed, size, missing):
         if present:
             assert mask.max() < len(CLASSES)
             assert ((mask == sample.reference) == (deviation == 0)).all()
-            assert deviation.max() < len(rule_names(PANEL))
+            assert deviation.max() < len(rule_names(HABITS))
         else:
             assert (mask == IGNORE_INDEX).all()
             assert not deviation.any()
@@ -77,7 +83,7 @@ def test_each_type_has_one_expert_and_all_others_a_habit():
     experts = {kind.name: set() for kind in TYPES}
     for number in range(20):
         for thing in draw_scene(96, np.random.default_rng(number))[1]:
-            faithful = [who.name for who in PANEL if who.rule_for(thing) is None]
+            faithful = [who.name for who in HABITS if who.rule_for(thing) is None]
             experts[thing.kind].add(tuple(faithful))
     assert experts == {
         "round cell": {("Ana",)},
@@ -103,8 +109,8 @@ def test_each_habit_shows(scenes):
 
 def test_all_rules_are_in_use_and_there_are_several_kinds(scenes):
     used = set().union(*(np.unique(sample.deviation).tolist() for sample in scenes))
-    assert used == set(range(len(rule_names(PANEL))))
-    assert len({type(habit.rule) for who in PANEL for habit in who.habits}) >= 5
+    assert used == set(range(len(rule_names(HABITS))))
+    assert len({type(habit.rule) for who in HABITS for habit in who.habits}) >= 5
 
 
 def test_labels_alone_do_not_tell_who_is_right(scenes):
@@ -141,15 +147,15 @@ def dice(one, other):
 
 
 def test_scenes_depend_on_seed_split_and_number_alone():
-    source = SyntheticScenes("train", 4, PANEL, size=64, seed=7)
-    backwards = SyntheticScenes("train", 9, PANEL, size=64, seed=7)
+    source = SyntheticScenes("train", 4, HABITS, size=64, seed=7)
+    backwards = SyntheticScenes("train", 9, HABITS, size=64, seed=7)
     for number in (3, 1, 0):
         assert same(source[number], backwards[number])
     assert source[-1] is source[3]
     others = [
         source[1],
-        SyntheticScenes("train", 4, PANEL, size=64, seed=8)[0],
-        SyntheticScenes("val", 4, PANEL, size=64, seed=7)[0],
+        SyntheticScenes("train", 4, HABITS, size=64, seed=8)[0],
+        SyntheticScenes("val", 4, HABITS, size=64, seed=7)[0],
     ]
     for other in others:
         assert (source[0].image != other.image).any()
@@ -158,8 +164,8 @@ def test_scenes_depend_on_seed_split_and_number_alone():
 
 
 def test_neither_annotators_nor_absences_change_what_is_shown():
-    full = SyntheticScenes("test", 1, PANEL, size=64)[0]
-    sparse = SyntheticScenes("test", 1, PANEL, size=64, missing=0.6)[0]
+    full = SyntheticScenes("test", 1, HABITS, size=64)[0]
+    sparse = SyntheticScenes("test", 1, HABITS, size=64, missing=0.6)[0]
     other = SyntheticScenes("test", 1, (SimulatedAnnotator("Zoe"),), size=64)[0]
     assert (full.image == sparse.image).all()
     assert (full.image == other.image).all()
@@ -169,11 +175,11 @@ def test_neither_annotators_nor_absences_change_what_is_shown():
 
 
 def test_absences_come_as_often_as_asked_for():
-    source = SyntheticScenes("train", 60, PANEL, size=64, missing=0.4)
+    source = SyntheticScenes("train", 60, HABITS, size=64, missing=0.4)
     present = np.stack([source[number].present for number in range(60)])
     assert present.any(axis=1).all()
     assert 0.5 < present.mean() < 0.7
-    alone = SyntheticScenes("train", 10, PANEL, size=64, missing=1.0)
+    alone = SyntheticScenes("train", 10, HABITS, size=64, missing=1.0)
     assert all(alone[number].present.sum() == 1 for number in range(10))
 
 
@@ -225,11 +231,9 @@ def test_read_finds_a_scene_of_any_split_by_its_name():
     assert data.plot(sample).size[0] > 64
 
 
-def test_a_subclass_simulates_whom_it_likes():
-    class Careless(SyntheticDataModule):
-        panel = (SimulatedAnnotator("Zoe", (Habit(Miss()),)), SimulatedAnnotator("Yan"))
-
-    data = Careless(size=64, train_samples=1)
+def test_a_panel_of_ones_own():
+    panel = (SimulatedAnnotator("Zoe", (Habit(Miss()),)), SimulatedAnnotator("Yan"))
+    data = SyntheticDataModule(size=64, train_samples=1, panel=panel)
     sample = data.read("train-0000")
     assert data.annotators == ("Zoe", "Yan")
     assert data.rules == ("agrees", "misses")
@@ -238,9 +242,20 @@ def test_a_subclass_simulates_whom_it_likes():
     assert sample["owner"].unique().tolist() == [1, IGNORE_INDEX]
 
 
+def test_among_specialists_nobody_but_the_expert_draws_anything_right():
+    scenes = SyntheticScenes("train", 10, SPECIALISTS, size=64)
+    for sample in (scenes[i] for i in range(10)):
+        there = sample.reference > 0
+        right = sample.masks == sample.reference
+        assert (right.sum(axis=0)[there] == 1).all()
+        assert (right.argmax(axis=0)[there] == sample.owner[there]).all()
+        assert right[:, ~there].all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"panel": "doctors"}, "panel='doctors': expected habits, specialists or a list"),
         ({"size": 100}, "size=100: expected a multiple of 32 from 64 up.*set size to 96"),
         ({"size": 32}, "size=32: .*set size to 64"),
         ({"seed": -1}, "seed=-1: expected a number from 0 up"),

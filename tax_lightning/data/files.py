@@ -1,12 +1,13 @@
-"""Pictures on disk: found, decoded, and masks turned into class ids."""
+"""Pictures on disk: found and decoded, whole files or parts of larger ones."""
 
 from __future__ import annotations
 
 import struct
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,117 @@ _BROKEN_FILE = (
     struct.error,
     Image.DecompressionBombError,
 )
+
+
+@dataclass(frozen=True)
+class Part:
+    """One picture of a file that holds several, or that needs another file to be read.
+
+    Args:
+        path: The file.
+        key: Which picture: the number of a slice, the name of an entry; what it means is the
+            decoder's business.
+
+    Example:
+        >>> print(Part(Path("scan.nii.gz"), 12))
+        scan.nii.gz [12]
+    """
+
+    path: Path
+    key: int | str
+
+    def __str__(self) -> str:
+        return f"{self.path} [{self.key}]"
+
+
+File: TypeAlias = Path | Part
+
+
+class Window(NamedTuple):
+    """A rectangle of a picture, in pixels, wholly inside of it."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Decoder(Protocol):
+    """How the files of a data set become pixels.
+
+    Decoders are frozen dataclasses of plain values: equal ones read equal pixels, also in another
+    process and another run.
+    """
+
+    @property
+    def channels(self) -> int:
+        """Channels of every image."""
+
+    def image(self, file: File, window: Window | None = None) -> npt.NDArray[Any]:
+        """Pixels of an image: uint8 in 0..255 or float32 in [0, 1], ``[H, W, channels]``.
+
+        Args:
+            file: The file, or its part.
+            window: Only these pixels; what lies outside need not be read.
+
+        Raises:
+            ValueError: If it cannot be decoded; the message names the file.
+        """
+
+    def mask(self, file: File, window: Window | None = None) -> npt.NDArray[Any]:
+        """Integer grey values of a mask, ``[H, W]``; see `image`."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Decodes files that Pillow reads: the decoder of every table that names no other.
+
+    Args:
+        channels: 1 (grey) or 3 (RGB); images are converted to it.
+        max_value: Grey value of the image files that means white. None: 255 in 8-bit files, 65535
+            in 16-bit files and 1.0 in floating-point files.
+        set_pixel: Value of the set pixels of a 1-bit mask, which has no grey values.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    channels: int = 3
+    max_value: float | None = None
+    set_pixel: int = 255
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels={self.channels}: expected 1 (grey) or 3 (RGB).")
+        if self.max_value is not None and not self.max_value > 0:
+            raise ValueError(f"max_value={self.max_value}: expected a number above 0, e.g. 4095.")
+
+    def image(self, file: File, window: Window | None = None) -> npt.NDArray[Any]:
+        """See `read_image`."""
+        return cut(read_image(_whole(file), self.channels, self.max_value), window)
+
+    def mask(self, file: File, window: Window | None = None) -> npt.NDArray[Any]:
+        """See `read_mask`."""
+        return cut(read_mask(_whole(file), self.set_pixel), window)
+
+
+def _whole(file: File) -> Path:
+    if isinstance(file, Part):
+        raise ValueError(f"{file}: expected a file with one picture, not a part of a file.")
+    return file
+
+
+def cut(pixels: npt.NDArray[Any], window: Window | None) -> npt.NDArray[Any]:
+    """The pixels in a window, all of them without one.
+
+    Args:
+        pixels: ``[H, W, ...]``.
+        window: Rectangle inside of it.
+    """
+    if window is None:
+        return pixels
+    top, left, height, width = window
+    return pixels[top : top + height, left : left + width]
 
 
 def find_images(folder: Path) -> dict[str, Path]:

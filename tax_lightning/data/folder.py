@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from tax_lightning.data.files import find_images
+from tax_lightning.data.files import Pictures, find_images
 from tax_lightning.data.samples import SPLITS, Sample, SampleTable
 from tax_lightning.data.table import TableDataModule
 
@@ -41,7 +41,7 @@ class FolderDataModule(TableDataModule):
         root: The folder described above.
         classes: Names of the classes; the index is the class id and the first is the background.
         mask_values: Grey value in the mask files -> class name or ``"ignore"``. None: the values
-            are class ids.
+            are class ids. A 1-bit file's white is 255 where that value is listed, and 1 otherwise.
         channels: 1 (grey) or 3 (RGB); images are converted to it.
         max_value: Grey value of the images that means white, e.g. 4095 for 12-bit images in 16-bit
             files. None: 255 or 65535 by the kind of the file.
@@ -99,9 +99,9 @@ class FolderDataModule(TableDataModule):
             )
         root = Path(root)
         samples, names = read_folder(root, annotators, exclude_annotators, group_pattern)
-        table = SampleTable(
-            samples, names, tuple(classes), mask_values, channels=channels, max_value=max_value
-        )
+        set_pixel = 1 if mask_values is None or 255 not in mask_values else 255
+        decoder = Pictures(channels, max_value, set_pixel)
+        table = SampleTable(samples, names, tuple(classes), mask_values, decoder)
         if all(sample.split is None for sample in samples):
             table = table.split_by_seed(val_fraction, test_fraction, split_seed)
         super().__init__(table, **kwargs)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tax_lightning.data.files import MAX_GREY
+from tax_lightning.data.files import MAX_GREY, File
 
 IGNORE_INDEX = 255
 """Label of a pixel that nobody labelled, or whose label is unknown."""
@@ -21,7 +20,7 @@ def labels_from_values(
     values: npt.NDArray[Any],
     classes: Sequence[str],
     mask_values: Mapping[int, str] | None,
-    source: Path | str,
+    source: File | str,
 ) -> npt.NDArray[np.uint8]:
     """Map the grey values of a mask to class ids.
 
@@ -67,7 +66,7 @@ def _unknown_values_text(
     unknown: npt.NDArray[np.bool_],
     classes: Sequence[str],
     mask_values: Mapping[int, str] | None,
-    source: Path | str,
+    source: File | str,
 ) -> str:
     """The message for values that are no class, with the cure that fits the values found."""
     found = np.unique(values).tolist()

@@ -7,23 +7,29 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tax_lightning.data.files import MAX_GREY, read_image, read_mask, size_text
+from tax_lightning.data.files import (
+    MAX_GREY,
+    Decoder,
+    File,
+    Pictures,
+    size_text,
+)
 from tax_lightning.data.labels import IGNORE_INDEX, IGNORE_NAME, labels_from_values
 
 SPLITS = ("train", "val", "test")
 
+_PICTURES = Pictures()
 _MAX_CLASSES = 254  # labels are stored as uint8, with 255 for "not labelled"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and the masks that the annotators drew on it, as files.
+    """One image and the masks that the annotators drew on it, as files or parts of files.
 
     Args:
         id: Name of the image, unique in its table.
@@ -35,9 +41,9 @@ class Sample:
     """
 
     id: str
-    image: Path
-    masks: Mapping[str, Path]
-    reference: Path | None = None
+    image: File
+    masks: Mapping[str, File]
+    reference: File | None = None
     group: str = ""
     split: str | None = None
 
@@ -83,11 +89,9 @@ class SampleTable:
         samples: The samples, in any order.
         annotators: Names of the annotators; their order is that of the axis ``N``.
         classes: Names of the classes; the index is the class id and the first is the background.
-        mask_values: Grey value in the mask files -> class name, or ``"ignore"``. A 1-bit file's
-            white is 255 where that value is listed and 1 otherwise. None: the values are class ids.
-        channels: 1 (grey) or 3 (RGB); images are converted to it.
-        max_value: Grey value of the image files that means white. None: 255 in 8-bit files, 65535
-            in 16-bit files and 1.0 in floating-point files.
+        mask_values: Grey value in the mask files -> class name, or ``"ignore"``. None:
+            the values are class ids.
+        decoder: How files become pixels.
         with_reference: Samples without a reference file get one that is unknown everywhere. Turns
             true by itself where any sample has a file, and stays so in every part of the table.
 
@@ -107,17 +111,12 @@ class SampleTable:
     annotators: tuple[str, ...]
     classes: tuple[str, ...]
     mask_values: Mapping[int, str] | None = None
-    channels: int = 3
-    max_value: float | None = None
+    decoder: Decoder = _PICTURES
     with_reference: bool = False
 
     def __post_init__(self) -> None:
         check_names(self.annotators, self.classes)
         _check_mask_values(self.mask_values, self.classes)
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels={self.channels}: expected 1 (grey) or 3 (RGB).")
-        if self.max_value is not None and not self.max_value > 0:
-            raise ValueError(f"max_value={self.max_value}: expected a number above 0, e.g. 4095.")
         _check_samples(self.samples, self.annotators)
         if any(sample.reference is not None for sample in self.samples):
             object.__setattr__(self, "with_reference", True)  # the table is frozen
@@ -128,6 +127,11 @@ class SampleTable:
     def __getitem__(self, index: int) -> RawSample:
         """The decoded sample at this place of the table."""
         return self.read(self.samples[index])
+
+    @property
+    def channels(self) -> int:
+        """Channels of every image."""
+        return self.decoder.channels
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -179,7 +183,7 @@ class SampleTable:
             ValueError: If a file cannot be decoded, a mask's size is not that of its image, or a
                 mask holds a value that is no class.
         """
-        image = read_image(sample.image, self.channels, self.max_value)
+        image = self.decoder.image(sample.image)
         size = image.shape[:2]
         masks = np.full((len(self.annotators), *size), IGNORE_INDEX, np.uint8)
         for index, name in enumerate(self.annotators):
@@ -214,16 +218,15 @@ class SampleTable:
             return self._read_labels(sample.reference, sample.image, size)
         return np.full(size, IGNORE_INDEX, np.uint8) if self.with_reference else None
 
-    def _read_labels(self, path: Path, image: Path, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    def _read_labels(self, file: File, image: File, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         """One mask file as class ids, checked against its image."""
-        white = 255 if self.mask_values is not None and 255 in self.mask_values else 1
-        values = read_mask(path, white)
+        values = self.decoder.mask(file)
         if values.shape != size:
             raise ValueError(
-                f"Mask {path} is {size_text(values.shape)} pixels, but its image {image} is "
+                f"Mask {file} is {size_text(values.shape)} pixels, but its image {image} is "
                 f"{size_text(size)}. Export the mask at the size of the image."
             )
-        return labels_from_values(values, self.classes, self.mask_values, path)
+        return labels_from_values(values, self.classes, self.mask_values, file)
 
 
 def split_groups(

@@ -2,11 +2,12 @@
 
 A scene shows a few objects of five types under a microscope that never was. Every type has one
 expert among the five simulated annotators, who draws it faithfully, while each of the others has a
-habit for it (see `PANEL`). "Who" then has a true answer at every pixel round an object.
+habit for it. "Who" then has a true answer at every pixel round an object. Of two panels the one of
+`HABITS` draws much alike, as people do; among `SPECIALISTS` nobody but the expert is ever right.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from tax_lightning.data.rules import (
     UnderSegment,
 )
 from tax_lightning.data.samples import SPLITS, RawSample
-from tax_lightning.data.scenes import CLASSES, draw_scene
+from tax_lightning.data.scenes import CLASSES, TYPES, ObjectType, draw_scene
 
 OWNER_BAND = 5.0
 """Width in pixels of the surroundings that belong to an object's expert."""
@@ -45,7 +46,7 @@ def _habit(kind: str, rule: Rule, max_area: float = np.inf, max_contrast: float 
     return Habit(rule, When((kind,), max_area=max_area, max_contrast=max_contrast))
 
 
-PANEL = (
+HABITS = (
     SimulatedAnnotator(
         "Ana",  # expert for round cells
         (
@@ -101,6 +102,31 @@ PANEL = (
 )
 """Five annotators; each is the expert for one type of object and has a habit for all others."""
 
+_MISTAKEN_FOR = {"cell": "debris", "fibre": "cell", "debris": "fibre"}
+
+
+def _ignorance(of: ObjectType, how: int) -> Habit:
+    """What two of four people do with what they do not know; the other two take it for another."""
+    mistaken = _MISTAKEN_FOR[of.class_name]
+    rule = Miss() if how % 2 else SwapClass(CLASSES.index(mistaken), mistaken)
+    return _habit(of.name, rule)
+
+
+SPECIALISTS = tuple(
+    SimulatedAnnotator(
+        expert.name,
+        tuple(
+            _ignorance(kind, how=(place - number) % len(TYPES))
+            for place, kind in enumerate(TYPES)
+            if place != number
+        ),
+    )
+    for number, expert in enumerate(HABITS)
+)
+"""Five annotators; each knows one type of object, and overlooks or misnames all others."""
+
+PANELS = {"habits": HABITS, "specialists": SPECIALISTS}
+
 
 class SyntheticScenes:
     """Labelled scenes of one split, drawn when first asked for and then kept in memory.
@@ -118,7 +144,7 @@ class SyntheticScenes:
         chosen: Places of the annotators whose masks are given, in this order; None: all.
 
     Example:
-        >>> sample = SyntheticScenes("val", 3, PANEL)[0]
+        >>> sample = SyntheticScenes("val", 3, HABITS)[0]
         >>> sample.id, sample.masks.shape
         ('val-0000', (5, 96, 96))
     """
@@ -185,7 +211,7 @@ class SyntheticDataModule(MultiAnnotatorDataModule):
     """Synthetic scenes, labelled by five simulated annotators whose every deviation has a cause.
 
     Batches hold ``reference``, ``owner`` and ``deviation``, so that who maps can be scored against
-    the truth. `rules` names the deviation ids. For other annotators, subclass and set ``panel``.
+    the truth. `rules` names the deviation ids.
 
     Args:
         size: Height and width of a scene in pixels, a multiple of 32 from 64 up. Objects keep
@@ -198,6 +224,9 @@ class SyntheticDataModule(MultiAnnotatorDataModule):
             annotator labels each.
         annotators: Names of those of the panel who label; ``null`` takes all. The scenes stay the
             same; where the owner is left out, the owner is unknown.
+        panel: ``"habits"``: everybody draws most of an object right, and differs by a habit;
+            ``"specialists"``: everybody knows one type of object, and overlooks or misnames others;
+            or a list of simulated annotators.
         kwargs: The loading options of `MultiAnnotatorDataModule`, from ``batch_size`` on.
 
     Raises:
@@ -211,8 +240,6 @@ class SyntheticDataModule(MultiAnnotatorDataModule):
         torch.Size([2, 96, 96])
     """
 
-    panel: ClassVar[tuple[SimulatedAnnotator, ...]] = PANEL
-
     def __init__(
         self,
         size: int = 96,
@@ -222,8 +249,13 @@ class SyntheticDataModule(MultiAnnotatorDataModule):
         seed: int = 0,
         missing: float = 0.0,
         annotators: Sequence[str] | None = None,
+        panel: Literal["habits", "specialists"] | Sequence[SimulatedAnnotator] = "habits",
         **kwargs: Any,  # noqa: ANN401 - the parent class types them
     ) -> None:
+        if isinstance(panel, str) and panel not in PANELS:
+            expected = ", ".join(PANELS)
+            raise ValueError(f"panel={panel!r}: expected {expected} or a list of annotators.")
+        self.panel = PANELS[panel] if isinstance(panel, str) else tuple(panel)
         names = [annotator.name for annotator in self.panel]
         chosen = names if annotators is None else list(annotators)
         for name in chosen:
