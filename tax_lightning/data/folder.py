@@ -49,9 +49,6 @@ class FolderDataModule(TableDataModule):
         exclude_annotators: Names of annotators to leave out.
         group_pattern: Regular expression with one group, searched in the image names, that yields
             the patient, slide or scan, e.g. ``"(patient[0-9]+)_"``; instead of a column ``group``.
-        val_fraction: Share of the images for validation where ``splits.csv`` assigns no splits.
-        test_fraction: Share of the images for testing where ``splits.csv`` assigns no splits.
-        split_seed: Seed of that draw.
         kwargs: The options of `TableDataModule`, from ``predict_images`` on, and the loading
             options of `MultiAnnotatorDataModule`, from ``batch_size`` on.
 
@@ -87,9 +84,6 @@ class FolderDataModule(TableDataModule):
         annotators: Sequence[str] | None = None,
         exclude_annotators: Sequence[str] = (),
         group_pattern: str | None = None,
-        val_fraction: float = 0.15,
-        test_fraction: float = 0.15,
-        split_seed: int = 0,
         **kwargs: Any,  # noqa: ANN401 - the parent classes type them
     ) -> None:
         if isinstance(classes, int):
@@ -102,8 +96,6 @@ class FolderDataModule(TableDataModule):
         set_pixel = 1 if mask_values is None or 255 not in mask_values else 255
         decoder = Pictures(channels, max_value, set_pixel)
         table = SampleTable(samples, names, tuple(classes), mask_values, decoder)
-        if all(sample.split is None for sample in samples):
-            table = table.split_by_seed(val_fraction, test_fraction, split_seed)
         super().__init__(table, **kwargs)
 
 

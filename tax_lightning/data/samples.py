@@ -173,6 +173,30 @@ class SampleTable:
             self, samples=tuple(replace(s, split=split_of[s.group_name]) for s in self.samples)
         )
 
+    def split_by_fold(
+        self, fold: int, folds: int, val_fraction: float = 0.15, seed: int = 0
+    ) -> SampleTable:
+        """Splits for cross-validation: every group is tested in exactly one of the folds.
+
+        Args:
+            fold: Number of the fold to test on, from 0.
+            folds: Number of folds, at least 2.
+            val_fraction: Share of the samples outside the fold for validation, in [0, 1).
+            seed: Seed of the draw; the same for all folds.
+
+        Raises:
+            ValueError: If there is no such fold, or there are too few groups.
+        """
+        sizes = Counter(sample.group_name for sample in self.samples)
+        fold_of = fold_groups(sizes, folds, seed)
+        if not 0 <= fold < folds:
+            raise ValueError(f"fold={fold}: expected 0..{folds - 1}, as folds={folds}.")
+        rest = {name: size for name, size in sizes.items() if fold_of[name] != fold}
+        split_of = dict.fromkeys(sizes, "test") | split_groups(rest, val_fraction, 0.0, seed)
+        return replace(
+            self, samples=tuple(replace(s, split=split_of[s.group_name]) for s in self.samples)
+        )
+
     def read(self, sample: Sample) -> RawSample:
         """Decode one sample's files.
 
@@ -271,8 +295,36 @@ def split_groups(
     return _hand_out(sizes, shares, seed)
 
 
+def fold_groups(sizes: Mapping[str, int], folds: int, seed: int) -> dict[str, int]:
+    """Assign whole groups to folds of about equal size.
+
+    Args:
+        sizes: Group name -> number of samples in it.
+        folds: Number of folds, at least 2.
+        seed: Seed of the draw.
+
+    Returns:
+        Group name -> number of its fold, from 0.
+
+    Raises:
+        ValueError: If there are fewer than two folds, or fewer groups than folds.
+
+    Example:
+        >>> sorted(fold_groups({"a": 3, "b": 1, "c": 2}, folds=2, seed=0).items())
+        [('a', 0), ('b', 1), ('c', 1)]
+    """
+    if folds < 2:
+        raise ValueError(f"folds={folds}: expected at least 2, or null for a single split.")
+    if len(sizes) < folds:
+        raise ValueError(
+            f"folds={folds}: expected at most one for each of the {len(sizes)} group(s) of images."
+        )
+    handed = _hand_out(sizes, {str(fold): 1 / folds for fold in range(folds)}, seed)
+    return {name: int(fold) for name, fold in handed.items()}
+
+
 def _hand_out(sizes: Mapping[str, int], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Group name -> split, by the splits' shares."""
+    """Group name -> split or fold, by their shares."""
     names = np.array(sorted(sizes), dtype=object)
     drawn = np.random.default_rng(seed).permutation(names).tolist()
     filled = dict.fromkeys(shares, 0)

@@ -8,9 +8,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from tax_lightning.data.datamodule import STAGE_SPLITS, MultiAnnotatorDataModule
-from tax_lightning.data.dataset import (
-    Source,
-)
+from tax_lightning.data.dataset import Source
 from tax_lightning.data.files import find_images
 from tax_lightning.data.samples import Sample, SampleTable
 
@@ -19,10 +17,16 @@ class TableDataModule(MultiAnnotatorDataModule):
     """Loaders over a table of files: what every reader of files builds on.
 
     Args:
-        table: The samples, each assigned to a split.
+        table: The samples. Those of a data set that publishes its splits are each assigned to one;
+            otherwise none is, and the splits are drawn with every group kept whole.
         predict_images: Folder of images without masks to predict on, instead of ``predict_split``;
             the file names are the ids.
         check_files: Decode every file of the splits in use once before the run starts.
+        val_fraction: Share of the images for validation, where splits are drawn.
+        test_fraction: Share of the images for testing, where splits are drawn by seed.
+        split_seed: Seed of that draw.
+        folds: Number of folds of a cross-validation; None: one draw. Only where splits are drawn.
+        fold: The fold to test on, from 0.
         kwargs: The loading options of `MultiAnnotatorDataModule`, from ``batch_size`` on.
 
     Raises:
@@ -41,11 +45,26 @@ class TableDataModule(MultiAnnotatorDataModule):
         table: SampleTable,
         predict_images: str | Path | None = None,
         check_files: bool = True,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        split_seed: int = 0,
+        folds: int | None = None,
+        fold: int = 0,
         **kwargs: Any,  # noqa: ANN401 - the parent class types them
     ) -> None:
         super().__init__(
             annotators=table.annotators, classes=table.classes, channels=table.channels, **kwargs
         )
+        if all(sample.split is None for sample in table.samples):
+            if folds is None:
+                table = table.split_by_seed(val_fraction, test_fraction, split_seed)
+            else:
+                table = table.split_by_fold(fold, folds, val_fraction, split_seed)
+        elif folds is not None:
+            raise ValueError(
+                f"folds={folds}: the data set says which image is in which split. Leave folds "
+                "out, or take the splits out of the data set's own list."
+            )
         _check_usable(table)
         self.table = table
         self.check_files = check_files
@@ -112,7 +131,7 @@ def _check_usable(table: SampleTable) -> None:
     if loose := [sample.id for sample in table.samples if sample.split is None]:
         raise ValueError(
             f"{len(loose)} sample(s) have no split, e.g. {loose[0]!r}. Assign all of them to "
-            "train, val or test, or none and call split_by_seed."
+            "train, val or test, or none: the splits are then drawn."
         )
 
 
