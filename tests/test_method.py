@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
+from torchmetrics.functional.classification import binary_auroc
 
 from tax_lightning.metrics.who import disagreement, owner_accuracy
 from tax_lightning.mixing import mix
@@ -34,6 +35,7 @@ STEPS = 160
 COLOURS = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1]]).float()
 # Pixels by which annotator n misses the outline of type t, at (n - t) modulo 5; far inside: missed.
 MARGINS = (0.0, 2.5, -2.0, -99.0, 3.5)
+SPECIALISTS = (0.0, -99.0, -99.0, -99.0, -99.0)  # draw the type that they know, and no other
 OWNED = 4.0  # pixels around an object that belong to its expert
 
 pytestmark = [
@@ -50,7 +52,7 @@ class Scenes(Dataset):
 
     With ``same`` all annotators draw what the first does; ``shuffled`` gives the masks of an image
     to the annotators in an order drawn anew each time; ``rates`` are the shares of the images that
-    each labels, at least one of them each image.
+    each labels, at least one of them each image; ``without`` leaves one of them out altogether.
     """
 
     def __init__(
@@ -61,9 +63,12 @@ class Scenes(Dataset):
         same: bool = False,
         shuffled: bool = False,
         rates: tuple[float, ...] | None = None,
+        margins: tuple[float, ...] = MARGINS,
+        without: int | None = None,
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.shuffled = shuffled
+        self.margins = margins
         self.samples = [self._draw(i, size, generator) for i in range(images)]
         for sample in self.samples:
             if same:
@@ -72,9 +77,11 @@ class Scenes(Dataset):
                 present = torch.rand(5, generator=generator) < torch.tensor(rates)
                 present[torch.randint(5, (1,), generator=generator)] |= ~present.any()
                 sample["masks"][~present] = 255
+            if without is not None:
+                sample["masks"] = sample["masks"][torch.arange(5) != without]
+                del sample["owner"]  # whose numbers would be others
 
-    @staticmethod
-    def _draw(i: int, size: int, generator: torch.Generator) -> dict:
+    def _draw(self, i: int, size: int, generator: torch.Generator) -> dict:
         image = 0.15 * torch.randn(3, size, size, generator=generator)
         masks = torch.zeros(5, size, size).long()
         reference = torch.zeros(size, size).long()
@@ -83,7 +90,7 @@ class Scenes(Dataset):
             distance = _distance(kind, side, size, generator)
             image += COLOURS[kind].view(3, 1, 1) * (distance <= 0)
             for n in range(5):
-                masks[n] |= (distance <= MARGINS[(n - kind) % 5]).long()
+                masks[n] |= (distance <= self.margins[(n - kind) % 5]).long()
             reference[distance <= 0] = 1
             owner[distance <= OWNED] = kind
         return {
@@ -162,7 +169,8 @@ def make_trainer(**options) -> L.Trainer:
 
 def train(reference: str = "given", steps: int = STEPS, **scenes) -> TAXLightningModule:
     torch.manual_seed(0)
-    module = make_module(reference=reference)
+    names = [name for n, name in enumerate(ANNOTATORS) if n != scenes.get("without")]
+    module = make_module(reference=reference, annotators=names)
     make_trainer(max_steps=steps).fit(module, DataLoader(Scenes(**scenes), batch_size=4))
     return module.eval()
 
@@ -273,6 +281,21 @@ def test_missing_labels_do_not_change_how_often_each_decides(trained, partly):
 def test_missing_labels_do_not_change_how_certain_who_is(trained, partly):
     whole, part = look(trained.network), look(partly.network)
     assert abs(part.belief - whole.belief) <= 0.15
+
+
+@torch.no_grad()
+def test_without_an_annotator_the_result_changes_where_that_one_decided():
+    left_out = 2
+    scenes = next(iter(DataLoader(Scenes(30, seed=1, margins=SPECIALISTS), batch_size=30)))
+    with torch.enable_grad():
+        whole = train(margins=SPECIALISTS)
+        rest = train(margins=SPECIALISTS, without=left_out)
+    said = whole(scenes["image"])
+    changed = said.probs.argmax(1) != rest(scenes["image"]).probs.argmax(1)
+    disputed = disagreement(scenes["masks"], torch.ones(30, 5, dtype=torch.bool))
+    scores = [binary_auroc(w[disputed], changed[disputed].int()) for w in said.who.unbind(1)]
+    assert scores[left_out] >= 0.8
+    assert max(score for n, score in enumerate(scores) if n != left_out) <= 0.7
 
 
 # ---------------------------------------------------------------------- why
