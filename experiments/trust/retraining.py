@@ -344,8 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    config = REPO / "experiments" / "ablation" / "synthetic.yaml"
-    parser = make_test_parser(__doc__, config, HERE / "results" / "retraining")
+    parser = make_test_parser(__doc__, HERE / "specialists.yaml", HERE / "results" / "retraining")
     parser.add_argument(
         "--without", nargs="+", metavar="NAME", help="who to leave out in turn; default: everyone"
     )
