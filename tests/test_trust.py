@@ -19,7 +19,7 @@ from tax_lightning.callbacks import ExplanationLogger
 from tax_lightning.data import SyntheticDataModule
 
 FOLDER = Path(__file__).parent.parent / "experiments" / "trust"
-MODULES = ("resumable", "runner", "retraining", "plain", "plain_network")
+MODULES = ("resumable", "runner", "retraining", "plain", "plain_network", "figures")
 
 SCENES = {"size": 64, "train_samples": 2, "val_samples": 2, "test_samples": 2, "batch_size": 2}
 NETWORK = {
@@ -459,3 +459,36 @@ def test_a_wrong_option_is_refused(trust, capsys, arguments, said):
 @pytest.mark.parametrize("module", MODULES)
 def test_the_examples_hold(trust, module):
     assert doctest.testmod(getattr(trust, module)).failed == 0
+
+
+# ---------------------------------------------------------------------- figures beside controls
+
+
+def test_figures_stand_beside_their_controls(trust, tmp_path, capsys):
+    files = []
+    for seed, value in enumerate((0.25, 0.75)):
+        metrics = {"test/who_necessity": value, "test/who_necessity_shuffled": 0.0}
+        files.append(tmp_path / f"seed{seed}.json")
+        files[-1].write_text(json.dumps({"metrics": metrics}))
+    log = tmp_path / "metrics.csv"
+    log.write_text("test/who_necessity,test/integrity_min\n0.125,\n,1.0\n")
+    assert trust.figures.main(["--of", "scenes", *map(str, files), "--of", "cells", str(log)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| figure | scenes | its control | cells | its control |"
+    assert "| necessity | 0.500 ± 0.354 | 0.000 ± 0.000 | 0.125 (1 of 2) | - |" in lines
+    assert "| integrity, smallest | - | - | 1.000 (1 of 2) | - |" in lines
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("a,b\n1,2\n", "no metric whose name starts with test/"), (None, "No such file")],
+)
+def test_files_without_figures_are_named(trust, tmp_path, capsys, content, message):
+    path = tmp_path / "metrics.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit):
+        trust.figures.main(["--of", "cells", str(path)])
+    said = capsys.readouterr().err
+    assert message in said
+    assert "metrics.csv" in said

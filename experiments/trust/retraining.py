@@ -35,7 +35,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from resumable import (
     INTERRUPTED,
-    REPO,
     Run,
     execute,
     fit_arguments,
