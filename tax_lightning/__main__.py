@@ -10,7 +10,7 @@ from tax_lightning import __version__
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; see :class:`tax_lightning.cli.TAXCLI`.
+    """Run the command line; see `tax_lightning.cli.TAXCLI` and `tax_lightning.cli.inspect_data`.
 
     Args:
         args: arguments after the command's name; ``None`` takes those of the process.
@@ -27,10 +27,13 @@ def main(args: Sequence[str] | None = None) -> None:
     if arguments == ["--version"]:  # answered before the import of torch, which takes seconds
         print(f"tax-lightning {__version__}")
         return
-    from tax_lightning.cli import TAXCLI
+    from tax_lightning.cli import TAXCLI, inspect_data
 
     try:
-        TAXCLI.run(arguments)
+        if arguments[:1] == ["inspect"]:
+            inspect_data(arguments[1:])
+        else:
+            TAXCLI.run(arguments)
     except Exception as error:
         refusal = _refusal(error)
         if refusal is None or "TAX_DEBUG" in os.environ:

@@ -1,5 +1,6 @@
-"""The command line: fit, validate, test and predict from YAML files and flags."""
+"""The command line: fit, validate, test, predict and inspect from YAML files and flags."""
 
+import sys
 import tempfile
 import warnings
 from collections import defaultdict
@@ -8,26 +9,35 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.core import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+import tax_lightning.data
 from tax_lightning.addition import AddedAnnotators
 from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
 from tax_lightning.checkpoints import read_checkpoint
-from tax_lightning.data import FolderDataModule, MultiAnnotatorDataModule, SyntheticDataModule
+from tax_lightning.data import MultiAnnotatorDataModule
+from tax_lightning.inspection import inspect
 from tax_lightning.module import TAXLightningModule
 
 __all__ = [
     "TAXCLI",
     "AddedAnnotators",
-    "FolderDataModule",
-    "SyntheticDataModule",
     "TAXLightningModule",
+    "inspect_data",
     "metric_table",
 ]
+
+# The parser knows a class by its short name once it is imported.
+DATA_MODULES = tuple(
+    getattr(tax_lightning.data, name)
+    for name in tax_lightning.data.__all__
+    if name.endswith("DataModule")
+)
 
 # Said once, by the data; the model takes them over.
 LINKED = {"annotators": "annotators", "classes": "classes", "channels": "in_channels"}
@@ -68,6 +78,7 @@ class TAXCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "prog": "tax",
+                "epilog": "Before training: `tax inspect --config FILE` looks at the data alone.",
                 # In place of hundreds of lines above every message.
                 **{name: {"usage": f"tax {name} --config FILE ..."} for name in cls.subcommands()},
             },
@@ -154,6 +165,71 @@ def _report(trainer: Any, checkpoint: str) -> None:  # noqa: ANN401 - a Trainer
         # W&B's logger does not tell its run's folder, but the run itself does.
         folder = getattr(logger.experiment, "dir", None) or logger.log_dir or logger.save_dir
         print(f"run         {type(logger).__name__}: {folder}")
+
+
+def inspect_data(args: Sequence[str]) -> None:
+    """Carry out ``tax inspect``: an audit of the data that the configuration names.
+
+    Args:
+        args: arguments after ``inspect``. Of the ``--config`` files only the part ``data`` is read,
+            so that those of ``tax fit`` serve.
+
+    Raises:
+        ValueError: If a configuration or the data are at fault.
+    """
+    parser = ArgumentParser(
+        prog="tax inspect",
+        usage="tax inspect --config FILE ... [--data.init_args.NAME=VALUE ...] [--output DIR]",
+        description="Look at a data set before training: a report here, and a page to keep.",
+    )
+    parser.add_argument("--config", action="config", help="As for `tax fit`; only data is read.")
+    parser.add_argument("--output", type=str | None, help="Folder of the page (runs/inspect/NAME).")
+    parser.add_argument("--threads", type=int | None, help="Images looked at at the same time.")
+    parser.add_subclass_arguments(MultiAnnotatorDataModule, "data", required=True)
+    arguments, files = _only_data(args)
+    config = parser.parse_args(arguments)
+    data = parser.instantiate(config).data
+    name = files[-1].stem if files else type(data).__name__
+    folder = Path(config.output or Path("runs", "inspect", name))
+    print(inspect(data, folder, name, _show_progress, config.threads))
+    print(f"\npage  {folder / 'index.html'}")
+
+
+def _only_data(args: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """The arguments with the ``data`` parts in place of configuration files, and those files."""
+    arguments, files = [], []
+    remaining = iter(args)
+    for argument in remaining:
+        option, sign, value = argument.partition("=")
+        if option != "--config":
+            arguments.append(argument)
+            continue
+        value = value if sign else next(remaining, "")
+        if not value:
+            raise ValueError("--config names no file, expected a YAML file: --config FILE.")
+        files.append(Path(value))
+        arguments.append(f"--config={yaml.safe_dump(_data_part(files[-1]))}")
+    return arguments, files
+
+
+def _data_part(path: Path) -> dict[str, Any]:
+    """What a configuration file says about the data."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--config {path} is no file, expected a YAML file.")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {path} cannot be read as YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"--config {path} holds {settings!r}, expected a section `data`.")
+    return {key: settings[key] for key in settings if key == "data"}
+
+
+def _show_progress(done: int, total: int) -> None:
+    """One line that counts up, where somebody watches."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\rlooked at {done} of {total} images", end=end, file=sys.stderr, flush=True)
 
 
 def metric_table(metrics: Mapping[str, Tensor], prefix: str) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from tax_lightning.data.annotators import (
     Habit,
@@ -13,6 +14,7 @@ from tax_lightning.data.annotators import (
     SimulatedAnnotator,
     When,
     annotate,
+    draw_presence,
     draw_reference,
     find_objects,
     measure_contrast,
@@ -25,13 +27,17 @@ from tax_lightning.data.rules import (
     ConvexHull,
     Fracture,
     Miss,
+    Noise,
     OverSegment,
+    PermuteClasses,
     Polygon,
+    Rule,
     Shift,
     Smooth,
     SwapClass,
     UnderSegment,
     Wobble,
+    disc,
 )
 
 
@@ -61,6 +67,16 @@ def test_over_segment_adds_a_rim():
         ".###.",
         "..#..",
     ]
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_square_brush_is_so_many_steps_of_three_by_three(times):
+    mask = np.random.default_rng(0).random((20, 24)) < 0.1
+    three = np.ones((3, 3))
+    wide = ndimage.binary_dilation(mask, three, iterations=times)
+    tight = ndimage.binary_erosion(wide, three, iterations=times, border_value=1)
+    assert (OverSegment(times, "square").redraw(mask, rng()) == wide).all()
+    assert (UnderSegment(times, "square").redraw(wide, rng()) == tight).all()
 
 
 def test_under_segment_takes_a_rim_but_not_from_the_edge_of_the_image():
@@ -117,6 +133,81 @@ def test_wobble_is_random_repeatable_and_stays_near_the_outline():
     assert (drawn[0] != mask).any()
     assert drawn[0][17:23, 17:23].all()
     assert not drawn[0][[0, -1]].any()
+
+
+def test_wobble_of_an_object_that_fills_the_image_stays_in_the_image():
+    drawn = Wobble(1).redraw(np.ones((12, 12), dtype=bool), rng())
+    assert drawn[4:8, 4:8].all()
+
+
+def test_noise_flips_its_share_near_the_outline_or_anywhere():
+    mask = np.zeros((60, 80), dtype=bool)
+    mask[10:50, 10:60] = True
+    near = Noise(0.25, within=2).redraw(mask, rng()) != mask
+    band = ndimage.binary_dilation(mask, disc(2)) & ~ndimage.binary_erosion(mask, disc(2))
+    assert not near[~band].any()
+    assert near[band].mean() == pytest.approx(0.25, abs=0.05)
+    assert (Noise(0.1).redraw(mask, rng()) != mask).mean() == pytest.approx(0.1, abs=0.02)
+    assert (Noise(1).redraw(mask, rng()) == ~mask).all()
+    assert (Noise(0.5).redraw(mask, rng()) == Noise(0.5).redraw(mask, rng())).all()
+
+
+def test_noise_needs_a_probability():
+    with pytest.raises(ValueError, match=r"share=2: expected a probability from 0 to 1"):
+        Noise(2)
+
+
+def test_permuted_classes():
+    rule = PermuteClasses((1, 4, 2))
+    assert [rule.relabel(label) for label in (1, 2, 3, 4)] == [4, 1, 3, 2]
+    assert [rule.concerns(label) for label in (1, 2, 3, 4)] == [True, True, False, True]
+    named = PermuteClasses(("cell", "fibre")).resolved(("background", "cell", "fibre"))
+    assert named.name == "calls cell fibre, fibre cell"
+    assert named.cycle == (1, 2)
+    of_four = PermuteClasses().resolved(("background", "edema", "core", "tumour", "rest"))
+    assert [of_four.relabel(label) for label in (1, 2, 3, 4)] == [4, 1, 2, 3]
+
+
+@pytest.mark.parametrize("cycle", [(1,), (1, 2, 1)])
+def test_a_cycle_holds_several_classes_once(cycle):
+    with pytest.raises(ValueError, match=r"cycle=.*expected at least two classes, each of them on"):
+        PermuteClasses(cycle)
+
+
+def test_classes_may_be_given_by_name_once_they_are_resolved():
+    classes = ("background", "cell", "fibre")
+    wrong = Chain((UnderSegment(1), SwapClass("fibre")))
+    given = SimulatedAnnotator("Ana", (Habit(wrong, When(labels=("cell",))),))
+    ana = given.resolved(classes)
+    rule = ana.rule_for(thing(picture("##")))
+    assert rule.relabel(1) == 2
+    assert rule.name == "under-segments by 1 px, then calls it fibre"
+    assert ana.rule_for(thing(picture("##"), label=2)) is None
+    with pytest.raises(ValueError, match=r"'cell' is given by name, .* call resolved\(classes\)"):
+        given.rule_for(thing(picture("##")))
+    with pytest.raises(ValueError, match=r"Annotator 'Ana': .*'cell', expected one of background"):
+        given.resolved(("background", "fibre"))
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_class_ids_out_of_range(label):
+    with pytest.raises(ValueError, match=rf"the class {label}, expected .* an id from 0 to 2"):
+        When(labels=(label,)).resolved(("background", "cell", "fibre"))
+
+
+def test_a_rule_that_does_nothing_to_a_class_leaves_it_to_the_next_habit():
+    panel = SimulatedAnnotator("Ana", (Habit(SwapClass(2, "fibre")), Habit(Miss())))
+    assert panel.rule_for(thing(picture("#"), label=1)) == SwapClass(2, "fibre")
+    assert panel.rule_for(thing(picture("#"), label=2)) == Miss()
+    confused = SimulatedAnnotator("Ben", (Habit(PermuteClasses((1, 2))),))
+    assert confused.rule_for(thing(picture("#"), label=3)) is None
+
+
+def test_a_habit_without_rule_is_an_exception():
+    panel = SimulatedAnnotator("Ana", (Habit(None, When(max_area=4)), Habit(Miss())))
+    assert panel.rule_for(thing(picture("##"))) is None
+    assert panel.rule_for(thing(picture("#####"))) == Miss()
+    assert rule_names([panel]) == ("agrees", "misses")
 
 
 def test_swap_class_keeps_the_outline():
@@ -185,7 +276,8 @@ def test_every_rule_has_its_own_name():
     rules = [
         *(OverSegment(1), OverSegment(2), UnderSegment(1), Miss(), Shift(1, 0), Shift(0, 1)),
         *(ConvexHull(), Polygon(4), Smooth(1), Fracture(1, 2), Wobble(1), SwapClass(1, "cell")),
-        Chain((Miss(), Smooth(1))),
+        *(OverSegment(1, "square"), UnderSegment(1, "square"), Noise(0.1), Noise(0.1, 2)),
+        *(PermuteClasses((1, 2)), PermuteClasses((1, 3)), Chain((Miss(), Smooth(1)))),
     ]
     assert len({rule.name for rule in rules}) == len(rules)
 
@@ -281,8 +373,8 @@ def test_contrast_leaves_neighbours_out_and_is_full_without_background():
 
 
 RULES = st.one_of(
-    st.builds(OverSegment, st.integers(1, 5)),
-    st.builds(UnderSegment, st.integers(1, 3)),
+    st.builds(OverSegment, st.integers(1, 5), st.sampled_from(["disc", "square"])),
+    st.builds(UnderSegment, st.integers(1, 3), st.sampled_from(["disc", "square"])),
     st.just(Miss()),
     st.builds(Shift, st.integers(-9, 9), st.integers(-9, 9)),
     st.just(ConvexHull()),
@@ -290,7 +382,9 @@ RULES = st.one_of(
     st.builds(Smooth, st.integers(1, 3)),
     st.builds(Fracture, st.integers(1, 5), st.integers(6, 12)),
     st.builds(Wobble, st.floats(0.5, 3)),
+    st.builds(Noise, st.floats(0, 1), st.sampled_from([None, 1, 2, 4])),
     st.builds(SwapClass, st.integers(1, 3), st.just("other")),
+    st.sampled_from([PermuteClasses((1, 3)), PermuteClasses((3, 2, 1))]),
 )
 RULES = st.one_of(RULES, st.lists(RULES, min_size=1, max_size=3).map(lambda r: Chain(tuple(r))))
 HABITS = st.builds(
@@ -346,3 +440,96 @@ def test_an_over_segmented_object_spills_over_no_other_object(reference):
     masks, _ = annotate(objects, [greedy], reference.shape, rng())
     for one in objects[1:]:
         assert (masks[0][one.mask] == one.label).all()
+
+
+class Whole(Rule):
+    """A rule that is shown the whole image, whatever it says of its reach."""
+
+    def __init__(self, rule):
+        self.rule = rule
+
+    @property
+    def name(self):
+        return self.rule.name
+
+    def redraw(self, mask, rng):
+        return self.rule.redraw(mask, rng)
+
+    def relabel(self, label):
+        return self.rule.relabel(label)
+
+    def concerns(self, label):
+        return self.rule.concerns(label)
+
+
+@given(references(), PANELS)
+def test_a_part_of_the_image_is_enough_for_a_rule(reference, panel):
+    objects = find_objects(reference, ("background", "cell", "fibre", "debris"))
+    wholes = {}
+    slow = [
+        replace(
+            annotator,
+            habits=tuple(
+                replace(habit, rule=wholes.setdefault(habit.rule, Whole(habit.rule)))
+                for habit in annotator.habits
+            ),
+        )
+        for annotator in panel
+    ]
+    drawn = annotate(objects, panel, reference.shape, rng())
+    for one, other in zip(drawn, annotate(objects, slow, reference.shape, rng()), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@given(references(), PANELS)
+def test_masks_can_be_rebuilt_from_the_truth_the_deviation_and_the_rules(reference, panel):
+    objects = find_objects(reference, ("background", "cell", "fibre", "debris"))
+    masks, deviation = annotate(objects, panel, reference.shape, rng())
+    rules = dict.fromkeys(habit.rule for annotator in panel for habit in annotator.habits)
+    ids = {rule: number for number, rule in enumerate(rules, start=1)}
+    depths = [ndimage.distance_transform_edt(~one.mask) for one in objects]
+    for mask, changed, annotator, hand in zip(
+        masks, deviation, panel, rng().spawn(len(panel)), strict=True
+    ):
+        rebuilt = np.where(changed == 0, reference, IGNORE_INDEX)
+        for number, one in enumerate(objects):
+            rule = annotator.rule_for(one)
+            if rule is None:
+                continue
+            outline = rule.redraw(one.mask, hand)
+            value = np.where(outline, rule.relabel(one.label), 0)
+            others = [depth for place, depth in enumerate(depths) if place != number]
+            nearest = depths[number] <= np.min(others, axis=0, initial=np.inf)
+            here = nearest & (changed == ids[rule])
+            # where two objects are equally near, either may have been the one
+            fits = here & (value != reference)
+            rebuilt[fits & (value == mask)] = value[fits & (value == mask)]
+            alone = depths[number] < np.min(others, axis=0, initial=np.inf)
+            assert (mask[alone] == value[alone]).all()
+        np.testing.assert_array_equal(rebuilt, mask)
+
+
+@given(references())
+def test_objects_know_their_place(reference):
+    for one in find_objects(reference, ("background", "cell", "fibre", "debris")):
+        whole = ObjectInfo(one.mask, one.label, one.kind)
+        assert one.mask.shape == one.shape == whole.shape == reference.shape
+        assert one.area == whole.area
+        assert one.box == whole.box
+        assert one.centre == pytest.approx(whole.centre)
+        for margin in (0, 2, None):
+            (box, mask), (wide_box, wide_mask) = one.cut(margin), whole.cut(margin)
+            assert box == wide_box
+            assert (mask == wide_mask).all()
+            assert (one.mask[box] == mask).all()
+            assert mask.sum() == one.area
+
+
+def test_who_is_there_is_drawn_by_probability_and_never_nobody():
+    chance = rng()
+    drawn = [draw_presence(np.array([0.2, 0.8, 1.0]), chance) for _ in range(400)]
+    shares = np.mean(drawn, axis=0)
+    assert np.min(np.sum(drawn, axis=1)) == 1
+    # the third is never there; where the draw leaves nobody, one of the others is taken
+    assert shares.tolist() == pytest.approx([0.8 + 0.16 / 2, 0.2 + 0.16 / 2, 0], abs=0.06)
+    assert draw_presence(np.ones(3), chance).sum() == 1

@@ -182,6 +182,35 @@ def test_metric_table_is_empty_without_metrics():
     assert metric_table({}, "val/") == ""
 
 
+def test_inspect_takes_the_configuration_of_fit(config, folder, tmp_path, capsys):
+    for i in range(1, 8):
+        name = f"cell {i}.png"
+        (folder / "masks" / "Ben" / name).write_bytes((folder / "masks/Ana" / name).read_bytes())
+    output = tmp_path / "report"
+    main(["inspect", "--config", str(config), f"--output={output}"])
+    said = capsys.readouterr().out
+    assert "Ana equals Ben on all 7 images" in said
+    assert said.endswith(f"page  {output / 'index.html'}\n")
+    assert "<h1>experiment</h1>" in (output / "index.html").read_text(encoding="utf-8")
+
+
+def test_inspect_takes_flags_and_later_files(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("data:\n  init_args:\n    val_fraction: 0.25\n")
+    arguments = [f"--config={config}", "--config", str(overlay)]
+    main(["inspect", *arguments, "--data.init_args.test_fraction=0.25", "--threads=1"])
+    rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert all(row in rows for row in (["train", "4"], ["val", "2"], ["test", "2"]))
+    assert Path("runs/inspect/overlay/index.html").is_file()
+
+
+def test_inspect_finds_a_data_module_by_its_short_name(tmp_path, capsys):
+    counts = [f"--data.init_args.{split}_samples=1" for split in ("train", "val", "test")]
+    main(["inspect", "--data=SyntheticDataModule", *counts, f"--output={tmp_path}"])
+    assert "Chloe" in capsys.readouterr().out
+
+
 # ---------------------------------------------------------------------- refused input
 
 
@@ -279,3 +308,30 @@ def test_without_a_reference_the_annotators_dice_selects_the_checkpoint(tmp_path
     said = capsys.readouterr().out
     assert "fused_dice" not in said
     assert Path(said.split("checkpoint  ")[1].split("\n")[0]).is_file()
+
+
+def test_inspect_of_a_file_that_is_not_there(capsys):
+    said = refused(["inspect", "--config", "nowhere.yaml"], capsys)
+    assert said == "tax: error: --config nowhere.yaml is no file, expected a YAML file."
+
+
+def test_inspect_of_a_file_that_is_no_configuration(tmp_path, capsys):
+    path = tmp_path / "odd.yaml"
+    path.write_text("just words")
+    assert "odd.yaml holds 'just words'" in refused(["inspect", f"--config={path}"], capsys)
+    path.write_text("data: [")
+    assert "odd.yaml cannot be read as YAML" in refused(["inspect", f"--config={path}"], capsys)
+
+
+def test_inspect_without_a_file_to_the_option(capsys):
+    assert "--config names no file" in refused(["inspect", "--config"], capsys)
+
+
+def test_inspect_of_data_that_cannot_be_read(config, folder, capsys):
+    (folder / "images" / "cell 4.png").write_bytes(b"not a picture")
+    assert "cell 4.png" in refused(["inspect", "--config", str(config)], capsys)
+
+
+def test_inspect_refuses_arguments_that_it_does_not_know(config, capsys):
+    said = refused(["inspect", "--config", str(config), "--trainer.max_epochs=1"], capsys)
+    assert "--trainer.max_epochs" in said

@@ -1,6 +1,5 @@
 """Datasets and loaders: aligned transforms, repeatable randomness, the form of the batches."""
 
-import os
 import pickle
 from types import SimpleNamespace
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 from tax_lightning.data import (
     IGNORE_INDEX,
@@ -206,10 +205,6 @@ def test_transforms_that_repeat_the_datasets_work_are_refused(transform):
         SceneModule(train_transforms=[A.Sequential([transform])])
     with pytest.raises(ValueError, match="set mean and std instead"):
         dataset([transform])
-
-
-def test_albumentations_is_kept_off_the_network():
-    assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
 
 
 # Batches
@@ -445,14 +440,32 @@ def test_one_seed_gives_one_sequence(workers):
     assert not torch.equal(first[0], epochs(workers, seed=4)[0])
 
 
-def test_workers_draw_differently_from_each_other():
+def test_workers_draw_differently_from_each_other_and_in_every_epoch():
+    class Same(SceneModule):
+        def _source(self, split):
+            return Fixed(scene("same"))
+
     L.seed_everything(0, workers=True, verbose=False)
     spin = [A.Affine(rotate=(-180, 180), p=1)]
-    loader = torch.utils.data.DataLoader(
-        dataset(spin, Fixed(scene("same"))), batch_size=1, num_workers=2, collate_fn=collate_samples
+    loader = Same(batch_size=2, num_workers=2, train_transforms=spin).train_dataloader()
+    assert loader.persistent_workers
+    images = torch.cat([images_of(loader) for _ in range(2)])
+    assert len(images.flatten(1).unique(dim=0)) == 16
+
+
+def test_workers_evaluate_as_the_training_process_does():
+    chance = [A.RandomCrop(8, 8), A.Affine(rotate=(-90, 90), p=0.5)]
+    alone, helped = (
+        SceneModule((1, 7, 1), batch_size=2, num_workers=workers, eval_transforms=chance)
+        for workers in (0, 2)
     )
-    images = images_of(loader)
-    assert len(images.flatten(1).unique(dim=0)) == 8
+    loader = helped.val_dataloader()
+    for _ in range(2):  # workers persist; what they draw does not go on
+        for expected, batch in zip(alone.val_dataloader(), loader, strict=True):
+            assert batch.keys() == expected.keys()
+            for key in expected.keys() - {"id", "annotators"}:
+                assert torch.equal(batch[key], expected[key])
+            assert batch["id"] == expected["id"]
 
 
 def test_evaluation_is_the_same_every_time_and_draws_nothing():
@@ -531,14 +544,18 @@ data:
 """
 
 
-def test_everything_can_be_said_in_yaml(tmp_path):
-    parser = ArgumentParser()
+def parsed(tmp_path, text: str, *options: str) -> MultiAnnotatorDataModule:
+    """The data module that a YAML file and options of the command line describe."""
+    parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_subclass_arguments(MultiAnnotatorDataModule, "data")
     path = tmp_path / "data.yaml"
-    path.write_text(YAML.replace("tests.test_datamodule", __name__))
-    config = parser.parse_args([f"--config={path}", "--data.batch_size=4"])
-    data = parser.instantiate_classes(config).data
+    path.write_text(text.replace("tests.test_datamodule", __name__))
+    return parser.instantiate(parser.parse_args([f"--config={path}", *options])).data
+
+
+def test_everything_can_be_said_in_yaml(tmp_path):
+    data = parsed(tmp_path, YAML, "--data.batch_size=4")
     assert data.mean == (0.1, 0.2, 0.3)
     flip, choice, _ = data.train_transforms
     assert isinstance(flip, A.HorizontalFlip)
@@ -546,6 +563,42 @@ def test_everything_can_be_said_in_yaml(tmp_path):
     assert choice.transforms[0].rotate == (-20, 20)
     assert next(iter(data.train_dataloader()))["masks"].shape == (4, 3, 16, 16)
     assert data.read("val0")["image"].shape == (3, 16, 16)
+
+
+NAMED = """
+data:
+  class_path: tests.test_datamodule.SceneModule
+  init_args: {counts: [4, 2, 2]}
+"""
+FLIPS = [A.HorizontalFlip, A.VerticalFlip]
+
+
+@pytest.mark.parametrize(
+    ("said", "first"),
+    [("light", FLIPS), ("null", FLIPS), ("none", []), ("medical", [A.D4, A.Affine]), ("[]", [])],
+)
+def test_augmentation_can_be_named_in_yaml_and_on_the_command_line(tmp_path, said, first):
+    in_yaml = NAMED.replace("2, 2]", f"2, 2], train_transforms: {said}")
+    for data in (
+        parsed(tmp_path, in_yaml),
+        parsed(tmp_path, NAMED, f"--data.train_transforms={said}"),
+    ):
+        kinds = [type(transform) for transform in data.train_transforms]
+        assert kinds[:2] == first
+        assert len(kinds) == (6 if said == "medical" else len(first))
+        assert len(list(data.projection_dataloader())) == 1
+
+
+def test_augmentation_is_light_unless_something_else_is_said(tmp_path):
+    for data in (SceneModule(), parsed(tmp_path, NAMED)):
+        assert [type(transform) for transform in data.train_transforms] == FLIPS
+
+
+def test_an_unknown_augmentation_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'heavy': expected none, light, medical, or a list"):
+        SceneModule(train_transforms="heavy")
+    with pytest.raises(ArgumentError, match="'none', 'light', 'medical'"):
+        parsed(tmp_path, NAMED, "--data.train_transforms=heavy")
 
 
 class Tiny(L.LightningModule):

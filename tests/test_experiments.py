@@ -12,20 +12,29 @@ REPO = Path(__file__).parent.parent
 EXPERIMENTS = REPO / "experiments"
 OVERLAYS = {"ddp", "debug"}
 ON_A_BASE = {"add_annotator"}  # tested in test_addition.py
+# On files made in the official layout, in the tests of their readers.
+ON_MADE_UP_FILES = {"chase", "drive", "gleason", "ms_lesion", "qubiq", "riga", "stare"}
 ALONE = {path.stem for path in EXPERIMENTS.glob("*.yaml")} - OVERLAYS - ON_A_BASE
 CONFIGS = [EXPERIMENTS / f"{name}.yaml" for name in sorted(ALONE)]
-REAL_DATA = {"bubil_mini": "bubil_mini"}  # configuration -> folder of TAX_TEST_DATA
+AT_HAND = [path for path in CONFIGS if path.stem not in ON_MADE_UP_FILES]
+# Configuration -> the option that names the folder, and the folder of TAX_TEST_DATA.
+REAL_DATA = {
+    "bubil": ("root", "BU-BIL/BU-BIL_Dataset1"),
+    "bubil_mini": ("root", "bubil_mini"),
+    "lidc": ("root", "lidc_mini"),
+    "simulated": ("data.init_args.root", "bubil_mini"),
+}
 
 
 def root_of(config: Path, request: pytest.FixtureRequest) -> list[str]:
     """The option that points a configuration of real data at its folder."""
     if config.stem not in REAL_DATA:
         return []
-    folder = request.getfixturevalue("data_root") / REAL_DATA[config.stem]
-    return [f"--data.init_args.root={folder}"]
+    option, name = REAL_DATA[config.stem]
+    return [f"--data.init_args.{option}={request.getfixturevalue('data_root') / name}"]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", AT_HAND, ids=lambda path: path.stem)
 def test_fit_test_and_predict(config, request, tmp_path, capsys):
     where = [f"--trainer.default_root_dir={tmp_path}"]
     common = ["--config", str(config), *root_of(config, request), *where]

@@ -1,19 +1,38 @@
 """Tables of samples: decoding, class ids, splits, and the messages for bad input."""
 
 import random
+import struct
 import subprocess
 import sys
+import warnings
+import zlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
-from tax_lightning.data.files import Part, Pictures, Window, find_images, read_image, read_mask
+from tax_lightning.data.files import (
+    Part,
+    Pictures,
+    Window,
+    find_images,
+    read_image,
+    read_mask,
+    read_size,
+)
 from tax_lightning.data.labels import IGNORE_INDEX, labels_from_values
-from tax_lightning.data.samples import Sample, SampleTable, split_groups
+from tax_lightning.data.samples import (
+    Sample,
+    SampleTable,
+    fold_groups,
+    patch_windows,
+    split_groups,
+)
 
 CLASSES = ("background", "cell")
 GREY = {0: "background", 255: "cell"}
@@ -269,11 +288,326 @@ def test_pictures_read_no_parts_of_files(tmp_path, checker):
         Pictures().mask(part)
 
 
-def test_a_window_is_what_the_whole_picture_has_there(tmp_path, checker):
-    path = save(tmp_path / "a.png", checker)
-    window = Window(top=1, left=0, height=1, width=2)
-    for read in (Pictures().image, Pictures().mask):
-        np.testing.assert_array_equal(read(path, window), read(path)[1:2, 0:2])
+# Plain PNG files, which OpenCV decodes
+
+
+def write_png(path: Path, pixels: np.ndarray, **chunks: bytes) -> None:
+    """A PNG file with further chunks before its pixels."""
+    image = Image.fromarray(pixels)
+    image.save(path)
+    data = path.read_bytes()
+    added = b"".join(
+        struct.pack(">I", len(body))
+        + kind.encode()
+        + body
+        + struct.pack(">I", zlib.crc32(kind.encode() + body))
+        for kind, body in chunks.items()
+    )
+    path.write_bytes(data[:33] + added + data[33:])
+
+
+@pytest.mark.parametrize("kind", ["grey", "RGB"])
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        {},
+        {"pHYs": b"\0\0\x0b\x12\0\0\x0b\x12\1", "tEXt": b"Software\0a program"},
+        {"gAMA": struct.pack(">I", 220000)},
+        {"tRNS": b"\0\x05\0\x06\0\x07"},
+        {"eXIf": b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"},
+    ],
+    ids=lambda chunks: "+".join(chunks) or "none",
+)
+def test_png_files_give_the_pixels_that_pillow_finds(tmp_path, kind, chunks):
+    path = tmp_path / "a.png"
+    if "tRNS" in chunks and kind == "grey":
+        chunks = {"tRNS": chunks["tRNS"][:2]}
+    write_png(path, noise(kind), **chunks)
+    for channels, mode in ((1, "L"), (3, "RGB")):
+        expected = np.asarray(Image.open(path).convert(mode)).reshape(70, 53, channels)
+        found = read_image(path, channels)
+        np.testing.assert_array_equal(found, expected, strict=True)
+    if kind == "grey":
+        np.testing.assert_array_equal(read_mask(path), noise(kind), strict=True)
+
+
+def test_plain_png_files_are_not_left_to_pillow(tmp_path, monkeypatch):
+    write_png(tmp_path / "grey.png", noise("grey"), tEXt=b"Software\0a program")
+    write_png(tmp_path / "RGB.png", noise("RGB"))
+    monkeypatch.setattr(Image, "open", refuse)
+    np.testing.assert_array_equal(read_image(tmp_path / "RGB.png"), noise("RGB"))
+    np.testing.assert_array_equal(read_mask(tmp_path / "grey.png"), noise("grey"))
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
+def test_png_files_spoilt_inside_are_named(tmp_path, place):
+    path = save(tmp_path / "a.png", noise("grey"))
+    data = bytearray(path.read_bytes())
+    at = int(place * len(data))
+    data[at : at + 9] = bytes(9)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"Cannot read .*a\.png"):
+        read_mask(path)
+
+
+# Windows
+
+
+def noise(kind: str, height: int = 70, width: int = 53) -> np.ndarray:
+    """Random pixels of a kind of picture."""
+    rng = np.random.default_rng(0)
+    if kind == "float":
+        return rng.random((height, width), np.float32)
+    shape = (height, width, 3) if kind == "RGB" else (height, width)
+    high, dtype = (65536, np.uint16) if kind == "16-bit" else (256, np.uint8)
+    return rng.integers(0, high, shape, dtype)
+
+
+def write_pillow(path: Path, kind: str, **options) -> None:
+    image = Image.fromarray(noise("RGB" if kind == "RGB" else "grey"))
+    (image if kind in ("grey", "RGB") else image.convert(kind)).save(path, **options)
+
+
+def write_tiff(path: Path, kind: str, **options) -> None:
+    photometric = "rgb" if kind == "RGB" else "minisblack"
+    tifffile.imwrite(path, noise(kind), **({"photometric": photometric} | options))
+
+
+TILES = {"tile": (32, 16)}
+STRIPS = {"rowsperstrip": 7}
+TURNED = [(274, "H", 1, 6, True)]
+PREDICTED = {"compression": "zlib", "predictor": True}
+PLAIN = {  # files of which a window is read alone
+    **{f"{kind}.tif": (write_tiff, kind, {}) for kind in ("grey", "RGB", "16-bit", "float")},
+    "other_bytes.tif": (write_tiff, "16-bit", {"byteorder": ">"}),
+    "strips.tif": (write_tiff, "RGB", STRIPS),
+    "tiles.tif": (write_tiff, "RGB", TILES),
+    "tiles_16.tif": (write_tiff, "16-bit", {"byteorder": ">", **TILES}),
+    "deflated.tif": (write_tiff, "RGB", {"compression": "zlib", **STRIPS}),
+    "deflated_tiles.tif": (write_tiff, "grey", {"compression": "zlib", **TILES}),
+    "predicted.tif": (write_tiff, "RGB", PREDICTED | STRIPS),
+    "predicted_16.tif": (write_tiff, "16-bit", PREDICTED | TILES),
+}
+OTHERS = {  # files that are decoded whole for it
+    **{f"{kind}.png": (write_pillow, kind, {}) for kind in ("grey", "RGB", "P", "1", "LA")},
+    "16-bit.png": (lambda path, kind: save(path, noise(kind)), "16-bit", {}),
+    "RGB.jpg": (write_pillow, "RGB", {}),
+    "lzw.tif": (write_pillow, "RGB", {"compression": "tiff_lzw"}),
+    "bits.tif": (write_pillow, "1", {}),
+    "palette.tif": (write_pillow, "P", {}),
+    "alpha.tif": (write_pillow, "RGBA", {}),
+    "white_is_zero.tif": (write_tiff, "grey", {"photometric": "miniswhite"}),
+    "turned.tif": (write_tiff, "RGB", {"extratags": TURNED}),
+    "predicted_float.tif": (write_tiff, "float", {"compression": "zlib", **STRIPS}),
+}
+WINDOWS = [Window(0, 0, 53, 53), Window(31, 17, 9, 20), Window(52, 52, 1, 1), Window(7, 0, 14, 53)]
+
+
+@pytest.mark.parametrize("name", PLAIN | OTHERS)
+def test_a_window_is_what_the_whole_picture_has_there(tmp_path, name):
+    write, kind, options = (PLAIN | OTHERS)[name]
+    write(tmp_path / name, kind, **options)
+    reads = [Pictures(1).image, Pictures(3).image]
+    if kind not in ("RGB", "RGBA", "float"):
+        reads.append(Pictures().mask)
+    for read in reads:
+        whole = read(tmp_path / name)
+        assert whole.shape[:2] == Pictures().size(tmp_path / name)
+        assert len(np.unique(whole)) > 1
+        for window in WINDOWS:
+            top, left, height, width = window
+            part = read(tmp_path / name, window)
+            assert part.dtype == whole.dtype.newbyteorder("=")
+            np.testing.assert_array_equal(part, whole[top : top + height, left : left + width])
+
+
+def refuse(*args) -> None:
+    raise AssertionError("the whole file was decoded")
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_windows_of_plain_tiff_files_leave_the_rest_on_disk(tmp_path, name, monkeypatch):
+    write, kind, options = PLAIN[name]
+    write(tmp_path / name, kind, **options)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", refuse)
+    assert read_image(tmp_path / name, window=Window(3, 4, 5, 6)).shape == (5, 6, 3)
+    with pytest.raises(AssertionError, match="the whole file was decoded"):
+        read_image(tmp_path / name)
+
+
+def test_only_the_strips_in_a_window_are_decoded(tmp_path):
+    path = tmp_path / "a.tif"
+    write_tiff(path, "grey", compression="zlib", rowsperstrip=10)
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages.first.dataoffsets[4]
+    spoilt = bytearray(path.read_bytes())
+    spoilt[offset : offset + 20] = bytes(20)
+    path.write_bytes(spoilt)
+    np.testing.assert_array_equal(
+        read_mask(path, window=Window(10, 0, 30, 53)), noise("grey")[10:40]
+    )
+    with pytest.raises(ValueError, match=r"Cannot read .*a\.tif"):
+        read_mask(path, window=Window(10, 0, 31, 53))
+
+
+def test_a_broken_off_tiff_file_is_named(tmp_path):
+    write_tiff(tmp_path / "a.tif", "grey")
+    (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"Cannot read .*a\.tif"):
+        read_mask(tmp_path / "a.tif", window=Window(60, 0, 10, 10))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_windows_lie_inside_of_the_picture(tmp_path, checker, suffix):
+    path = save(tmp_path / f"a.{suffix}", checker)
+    with pytest.raises(ValueError, match=rf"a\.{suffix}: Window.* beyond its 3 x 2 pixels"):
+        read_mask(path, window=Window(1, 0, 2, 2))
+
+
+def write_declared(path: Path, side: int) -> None:
+    """A PNG file that says how large it is and holds no pixels."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    sums = struct.pack(">I", zlib.crc32(head)) + struct.pack(">I", 100) + b"IDAT"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + sums)
+
+
+def test_huge_declared_sizes_are_refused_before_anything_is_decoded(tmp_path, monkeypatch):
+    write_declared(tmp_path / "huge.png", 60000)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+    for read in (read_image, read_mask, read_size):
+        with pytest.raises(ValueError, match=r"huge\.png is declared too large: .*3600000000"):
+            read(tmp_path / "huge.png")
+    with pytest.raises(ValueError, match=r"huge\.png is declared too large"):
+        read_image(tmp_path / "huge.png", window=Window(0, 0, 8, 8))
+
+
+def test_large_pictures_are_read_without_a_warning(tmp_path):
+    path = tmp_path / "large.png"
+    Image.new("L", (5000, 5000), 7).save(path, compress_level=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_size(path) == (5000, 5000)
+        assert read_mask(path, window=Window(4990, 4990, 10, 10)).tolist() == [[7] * 10] * 10
+
+
+# Patches
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 20), st.integers(1, 20))
+def test_patches_cover_every_pixel_and_stay_inside(height, width, size, stride):
+    windows = patch_windows(height, width, size, min(stride, size))
+    seen = np.zeros((height, width), int)
+    for top, left, rows, columns in windows:
+        assert (rows, columns) == (min(size, height), min(size, width))
+        assert top + rows <= height
+        assert left + columns <= width
+        seen[top : top + rows, left : left + columns] += 1
+    assert seen.min() == 1
+    assert len(set(windows)) == len(windows)
+
+
+def test_the_last_patches_are_moved_inwards():
+    assert patch_windows(5, 7, 3) == [
+        Window(top, left, 3, 3) for top in (0, 2) for left in (0, 3, 4)
+    ]
+    assert patch_windows(4, 4, 4) == [Window(0, 0, 4, 4)]
+    assert patch_windows(2, 9, 4, 3) == [Window(0, left, 2, 4) for left in (0, 3, 5)]
+
+
+@pytest.fixture
+def large(tmp_path) -> SampleTable:
+    """One image of 70 x 53 with a mask and a reference, and one of 8 x 8."""
+    image, small = save(tmp_path / "large.png", noise("RGB")), tmp_path / "small.png"
+    mask = save(tmp_path / "mask.png", noise("grey") // 128)
+    reference = save(tmp_path / "reference.png", noise("grey") % 2)
+    save(small, np.eye(8, dtype=np.uint8))
+    return make_table(
+        [
+            Sample("large", image, {"Bob": mask}, reference, split="train"),
+            Sample("small", small, {"Ann": small}, group="patient", split="val"),
+        ]
+    )
+
+
+def test_patches_are_cut_from_image_masks_and_reference_alike(large):
+    patches = large.in_patches(32, 30)
+    assert patches.ids == (
+        *(f"large@{top},{left}" for top in (0, 30, 38) for left in (0, 21)),
+        "small",
+    )
+    whole = large[0]
+    for sample, raw in zip(patches.samples[:-1], patches, strict=False):
+        inside = np.s_[sample.window.top :, sample.window.left :]
+        np.testing.assert_array_equal(raw.image, whole.image[inside][:32, :32])
+        np.testing.assert_array_equal(raw.masks[1], whole.masks[1][inside][:32, :32])
+        np.testing.assert_array_equal(raw.reference, whole.reference[inside][:32, :32])
+        assert (raw.masks[0] == IGNORE_INDEX).all()
+        assert raw.id == sample.id
+        assert raw.present.tolist() == [False, True]
+
+
+def test_patches_stay_in_the_group_and_the_split_of_their_image(large):
+    patches = large.in_patches(32).samples
+    assert {(sample.group_name, sample.split) for sample in patches} == {
+        ("large", "train"),
+        ("patient", "val"),
+    }
+    alone = replace(large, samples=tuple(replace(s, split=None) for s in large.samples))
+    drawn = alone.in_patches(10).split_by_seed(0.0, 0.5)
+    assert len({(sample.group_name, sample.split) for sample in drawn.samples}) == 2
+
+
+def test_patches_can_be_cut_again(large):
+    twice = large.in_patches(40).in_patches(20)
+    assert twice.ids[5] == "large@0,13@0,20"
+    assert twice.samples[5].window == Window(0, 33, 20, 20)
+
+
+def test_patches_need_no_decoding(large, monkeypatch):
+    for name in ("image", "mask"):
+        monkeypatch.setattr(Pictures, name, refuse)
+    assert len(large.in_patches(32)) == 7
+
+
+@dataclass(frozen=True)
+class Unmeasured:
+    """A decoder that cannot tell sizes."""
+
+    channels: int = 3
+
+    def image(self, file, window=None):
+        return Pictures().image(file, window)
+
+    def mask(self, file, window=None):
+        return Pictures().mask(file, window)
+
+
+def test_decoders_need_not_tell_sizes(large):
+    assert replace(large, decoder=Unmeasured()).in_patches(32).ids == large.in_patches(32).ids
+
+
+@pytest.mark.parametrize("decoder", [Pictures(), Unmeasured()])
+def test_patches_of_masks_of_another_size_are_refused(large, tmp_path, decoder):
+    save(tmp_path / "mask.png", noise("grey", 140, 106))
+    with pytest.raises(ValueError, match=r"mask\.png is 106 x 140 .*large\.png is 53 x 70"):
+        replace(large, decoder=decoder).in_patches(32)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "text"),
+    [
+        (0, None, "patch size 0: expected a number of pixels from 1 up"),
+        (8, 9, r"patch stride 9: expected 1\.\.8, the patch size"),
+        (8, 0, r"patch stride 0: expected 1\.\.8"),
+    ],
+)
+def test_bad_patches(size, stride, text):
+    with pytest.raises(ValueError, match=text):
+        make_table([]).in_patches(size, stride)
+
+
+# Bad samples
 
 
 @pytest.mark.parametrize(
@@ -357,6 +691,76 @@ def test_splits_that_would_stay_empty_are_named():
 def test_fractions_must_leave_something_to_learn_from(val, test):
     with pytest.raises(ValueError, match="something is left for training"):
         split_groups({"a": 1, "b": 1, "c": 1}, val, test, 0)
+
+
+# Folds
+
+
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=4), st.integers(1, 9), min_size=5, max_size=25),
+    st.integers(3, 5),
+    st.sampled_from([0.0, 0.2]),
+    st.integers(0, 99),
+)
+def test_every_group_is_tested_in_exactly_one_fold(sizes, folds, val, seed):
+    samples = [
+        Sample(f"{group}#{n}", Path(), {}, group=group)
+        for group, size in sizes.items()
+        for n in range(size)
+    ]
+    random.Random(seed).shuffle(samples)
+    tested = []
+    for fold in range(folds):
+        table = make_table(samples).split_by_fold(fold, folds, val, seed)
+        placed = {(sample.group, sample.split) for sample in table.samples}
+        assert len(placed) == len(sizes)
+        assert {split for _, split in placed} == {"train", "test"} | ({"val"} if val else set())
+        tested += [group for group, split in placed if split == "test"]
+    assert sorted(tested) == sorted(sizes)
+
+
+@given(st.integers(2, 40), st.integers(2, 10), st.integers(0, 99))
+def test_folds_of_equal_groups_differ_by_one_at_most(groups, folds, seed):
+    folds = min(folds, groups)
+    fold_of = fold_groups({f"p{n}": 2 for n in range(groups)}, folds, seed)
+    counts = np.bincount(list(fold_of.values()), minlength=folds)
+    assert counts.sum() == groups
+    assert counts.max() - counts.min() <= 1
+
+
+def test_large_groups_share_no_fold_as_long_as_others_are_smaller():
+    fold_of = fold_groups({"a": 6, "b": 3, "c": 3, "d": 5, "e": 1}, folds=3, seed=4)
+    assert fold_of["b"] == fold_of["c"]
+    assert fold_of["e"] == fold_of["d"]
+    assert len({fold_of[name] for name in "abd"}) == 3
+
+
+def test_folds_are_drawn_by_seed():
+    sizes = dict.fromkeys(map(str, range(20)), 1)
+    assert fold_groups(sizes, 4, 0) == fold_groups(dict(reversed(sizes.items())), 4, 0)
+    assert fold_groups(sizes, 4, 0) != fold_groups(sizes, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("fold", "folds", "text"),
+    [
+        (0, 1, "folds=1: expected at least 2"),
+        (0, 5, r"folds=5: expected at most one for each of the 4 group\(s\)"),
+        (3, 3, r"fold=3: expected 0\.\.2, as folds=3"),
+        (-1, 3, r"fold=-1: expected 0\.\.2"),
+    ],
+)
+def test_bad_folds(fold, folds, text):
+    table = make_table([Sample(name, Path(), {}) for name in "abcd"])
+    with pytest.raises(ValueError, match=text):
+        table.split_by_fold(fold, folds)
+
+
+def test_a_fold_must_leave_groups_for_training_and_validation():
+    table = make_table([Sample(name, Path(), {}) for name in "ab"])
+    with pytest.raises(ValueError, match=r"'val' got no samples: 1 group.*val_fraction to 0"):
+        table.split_by_fold(0, 2, val_fraction=0.2)
+    assert [s.split for s in table.split_by_fold(0, 2, val_fraction=0).samples].count("test") == 1
 
 
 # Folders

@@ -6,19 +6,27 @@ the objects of a reference mask: they serve the scenes of `tax_lightning.data.sy
 masks of a single annotator (see `find_objects`) alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from math import ceil
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from tax_lightning.data.labels import IGNORE_INDEX
-from tax_lightning.data.rules import BoolArray, ByteArray, Rule, as_bool, disc
+from tax_lightning.data.rules import (
+    BoolArray,
+    Box,
+    ByteArray,
+    Rule,
+    bounds,
+    class_id,
+    disc,
+    known_id,
+)
 
 Side = Literal["left", "right", "top", "bottom"]
 
@@ -34,10 +42,13 @@ class ObjectInfo:
     """One object of a reference mask: all that an annotator's habits may depend on.
 
     Args:
-        mask: Pixels of the object, bool ``[H, W]``, at least one of them true.
+        pixels: Pixels of the object, bool ``[h, w]``, at least one of them true: those of the
+            whole image, or of a part of it that holds the whole object.
         label: Class id of the object, not the background's 0.
         kind: Name of the object's type. Several kinds may share a class.
         contrast: How far the object stands out from its surroundings, in ``[0, 1]``.
+        corner: Row and column of the part's first pixel in the image.
+        size: Height and width of the image; None: those of ``pixels``.
 
     Example:
         >>> mask = np.zeros((4, 6), dtype=bool)
@@ -47,21 +58,60 @@ class ObjectInfo:
         (4, (1.5, 4.5))
     """
 
-    mask: BoolArray
+    pixels: BoolArray
     label: int
     kind: str
     contrast: float = 1.0
+    corner: tuple[int, int] = (0, 0)
+    size: tuple[int, int] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.size or (self.pixels.shape[0], self.pixels.shape[1])
+
+    @property
+    def mask(self) -> BoolArray:
+        """Pixels of the object in the whole image, bool ``[H, W]``."""
+        return self.cut(margin=None)[1]
 
     @cached_property
     def area(self) -> int:
         """Number of pixels."""
-        return int(self.mask.sum())
+        return int(self.pixels.sum())
 
     @cached_property
     def centre(self) -> tuple[float, float]:
         """Mean row and column of the object's pixels."""
-        rows, columns = np.nonzero(self.mask)
-        return float(rows.mean()), float(columns.mean())
+        rows, columns = np.nonzero(self.pixels)
+        return float(rows.mean()) + self.corner[0], float(columns.mean()) + self.corner[1]
+
+    @cached_property
+    def box(self) -> Box:
+        """Bounding box in the image."""
+        return _moved(bounds(self.pixels), self.corner)
+
+    def cut(self, margin: int | None) -> tuple[Box, BoolArray]:
+        """The part of the image round the object.
+
+        Args:
+            margin: Pixels that are added to the bounding box, as far as the image goes; None: the
+                whole image.
+
+        Returns:
+            box: The part's place in the image.
+            mask: The object in it, bool.
+        """
+        wide = max(self.shape) if margin is None else margin
+        box = tuple(
+            slice(max(side.start - wide, 0), min(side.stop + wide, length))
+            for side, length in zip(self.box, self.shape, strict=True)
+        )
+        rows, columns = box
+        mask = np.zeros((rows.stop - rows.start, columns.stop - columns.start), dtype=np.bool_)
+        inner = _moved(self.box, (-rows.start, -columns.start))
+        mask[inner] = self.pixels[_moved(self.box, (-self.corner[0], -self.corner[1]))]
+        return (rows, columns), mask
 
 
 @dataclass(frozen=True)
@@ -70,7 +120,7 @@ class When:
 
     Args:
         kinds: Names of object types; empty for all.
-        labels: Class ids; empty for all.
+        labels: Class ids or names; empty for all.
         min_area: Smallest number of pixels.
         max_area: Largest number of pixels.
         min_contrast: Faintest contrast, in ``[0, 1]``.
@@ -84,7 +134,7 @@ class When:
     """
 
     kinds: tuple[str, ...] = ()
-    labels: tuple[int, ...] = ()
+    labels: tuple[int | str, ...] = ()
     min_area: float = 0
     max_area: float = np.inf
     min_contrast: float = 0
@@ -95,16 +145,20 @@ class When:
         """Returns whether ``thing`` meets all conditions."""
         return (
             (not self.kinds or thing.kind in self.kinds)
-            and (not self.labels or thing.label in self.labels)
+            and (not self.labels or thing.label in map(known_id, self.labels))
             and self.min_area <= thing.area <= self.max_area
             and self.min_contrast <= thing.contrast <= self.max_contrast
             and self._on_side(thing)
         )
 
+    def resolved(self, classes: Sequence[str]) -> Self:
+        """Returns the condition with class ids in the place of class names; see `Rule.resolved`."""
+        return replace(self, labels=tuple(class_id(given, classes) for given in self.labels))
+
     def _on_side(self, thing: ObjectInfo) -> bool:
         """Whether the centre lies in the wanted half."""
         axis = 0 if self.side in ("top", "bottom") else 1
-        first_half = thing.centre[axis] < (thing.mask.shape[axis] - 1) / 2
+        first_half = thing.centre[axis] < (thing.shape[axis] - 1) / 2
         return self.side is None or first_half == (self.side in ("top", "left"))
 
 
@@ -113,12 +167,21 @@ class Habit:
     """A rule and the objects it is applied to.
 
     Args:
-        rule: What is drawn otherwise.
+        rule: What is drawn otherwise; None: these objects are drawn faithfully.
         when: Which objects it happens to; by default all.
     """
 
-    rule: Rule
+    rule: Rule | None
     when: When = field(default_factory=When)
+
+    def fits(self, thing: ObjectInfo) -> bool:
+        """Returns whether this is what happens to ``thing``."""
+        return self.when(thing) and (self.rule is None or self.rule.concerns(thing.label))
+
+    def resolved(self, classes: Sequence[str]) -> Self:
+        """Returns the habit with class ids in the place of class names; see `Rule.resolved`."""
+        rule = None if self.rule is None else self.rule.resolved(classes)
+        return replace(self, rule=rule, when=self.when.resolved(classes))
 
 
 @dataclass(frozen=True)
@@ -135,7 +198,22 @@ class SimulatedAnnotator:
 
     def rule_for(self, thing: ObjectInfo) -> Rule | None:
         """Returns the rule that this annotator draws ``thing`` by, None where faithful."""
-        return next((habit.rule for habit in self.habits if habit.when(thing)), None)
+        return next((habit.rule for habit in self.habits if habit.fits(thing)), None)
+
+    def resolved(self, classes: Sequence[str]) -> Self:
+        """Returns the annotator with class ids in the place of class names.
+
+        Args:
+            classes: Names of the classes; the index is the class id.
+
+        Raises:
+            ValueError: If a habit names another class; the message names the annotator.
+        """
+        try:
+            habits = tuple(habit.resolved(classes) for habit in self.habits)
+        except ValueError as error:
+            raise ValueError(f"Annotator {self.name!r}: {error}") from error
+        return replace(self, habits=habits)
 
 
 def rule_names(annotators: Sequence[SimulatedAnnotator]) -> tuple[str, ...]:
@@ -170,7 +248,7 @@ def annotate(
         objects: Objects of the reference, none overlapping another.
         annotators: N annotators.
         shape: Height and width of the image.
-        rng: Source of chance, for rules that need it.
+        rng: Source of chance, for rules that need it; every annotator gets a stream.
 
     Returns:
         masks: Class ids that each annotator draws, ``[N, H, W]``.
@@ -195,15 +273,18 @@ def annotate(
     ids = {rule: number for number, rule in enumerate(_rules(annotators), start=1)}
     masks = np.repeat(reference[None], len(annotators), axis=0)
     deviation = np.zeros_like(masks)
-    for annotator, drawn, changed in zip(annotators, masks, deviation, strict=True):
+    hands = rng.spawn(len(annotators))
+    for annotator, mask, changed, hand in zip(annotators, masks, deviation, hands, strict=True):
         for index, thing in enumerate(objects):
             rule = annotator.rule_for(thing)
             if rule is None:
                 continue
-            own = nearest == index
-            outline = rule.redraw(thing.mask, rng)
-            drawn[own] = np.where(outline[own], rule.relabel(thing.label), BACKGROUND)
-            changed[own & (drawn != reference)] = ids[rule]
+            # a pixel more, for rules that look at what lies beyond the outline
+            box, outline = thing.cut(None if rule.reach is None else rule.reach + 1)
+            own = nearest[box] == index
+            drawn = np.where(rule.redraw(outline, hand), rule.relabel(thing.label), BACKGROUND)
+            mask[box][own] = drawn[own]
+            changed[box][own & (drawn != reference[box])] = ids[rule]
     return masks, deviation
 
 
@@ -222,12 +303,13 @@ def draw_reference(objects: Sequence[ObjectInfo], shape: tuple[int, int]) -> Byt
     """
     reference = np.full(shape, BACKGROUND, dtype=np.uint8)
     for index, thing in enumerate(objects):
-        if reference[thing.mask].any():
+        box, own = thing.cut(0)
+        if reference[box][own].any():
             raise ValueError(
                 f"objects[{index}] ({thing.kind}) overlaps an object before it, expected objects "
                 "without common pixels; cut the overlap out of one of the masks"
             )
-        reference[thing.mask] = thing.label
+        reference[box][own] = thing.label
     return reference
 
 
@@ -265,8 +347,32 @@ def owner_map(
     for index, thing in enumerate(objects):
         faithful = [n for n, annotator in enumerate(annotators) if not annotator.rule_for(thing)]
         if len(faithful) == 1:
-            owner[(nearest == index) & (distance <= band)] = faithful[0]
+            box, _ = thing.cut(ceil(band))
+            owner[box][(nearest[box] == index) & (distance[box] <= band)] = faithful[0]
     return owner
+
+
+def draw_presence(missing: npt.NDArray[np.float64], rng: np.random.Generator) -> BoolArray:
+    """Draws who labelled an image, never nobody.
+
+    Args:
+        missing: Probability of each annotator not to label it, ``[N]``, in [0, 1].
+        rng: Source of chance.
+
+    Returns:
+        Bool ``[N]``, at least one of them true. Where the draw leaves nobody, one of those who
+        label images at all is drawn.
+
+    Example:
+        >>> draw_presence(np.array([1.0, 0.0, 1.0]), np.random.default_rng(0)).tolist()
+        [False, True, False]
+    """
+    present: BoolArray = rng.random(len(missing)) >= missing
+    able = np.flatnonzero(missing < 1) if (missing < 1).any() else np.arange(len(missing))
+    someone = able[rng.integers(len(able))]
+    if not present.any():
+        present[someone] = True
+    return present
 
 
 def find_objects(
@@ -298,11 +404,15 @@ def find_objects(
                 f"mask holds class id {label}, expected ids below {len(classes)} ({list(classes)}) "
                 f"or {IGNORE_INDEX}; name all classes or map the mask's values to class ids"
             )
-        parts, count = ndimage.label(mask == label, structure=np.ones((3, 3)))
-        for part in range(1, count + 1):
-            own = as_bool(parts == part)
-            contrast = 1.0 if image is None else measure_contrast(image, own, mask != BACKGROUND)
-            found.append(ObjectInfo(own, label, classes[label], contrast))
+        parts, _ = ndimage.label(mask == label, structure=np.ones((3, 3)))
+        for part, box in enumerate(ndimage.find_objects(parts), start=1):
+            corner = box[0].start, box[1].start
+            one = ObjectInfo(parts[box] == part, label, classes[label], 1.0, corner, parts.shape)
+            if image is not None:
+                around, own = one.cut(_RING)
+                contrast = measure_contrast(image[around], own, mask[around] != BACKGROUND)
+                one = replace(one, contrast=contrast)
+            found.append(one)
     return tuple(found)
 
 
@@ -318,10 +428,7 @@ def measure_contrast(image: npt.NDArray[Any], mask: BoolArray, foreground: BoolA
         Mean absolute difference over channels, as a share of the full range. 1 where no
         background lies within reach (5 pixels).
     """
-    rows, columns = np.nonzero(mask)
-    window = tuple(
-        slice(max(int(at.min()) - _RING, 0), int(at.max()) + _RING + 1) for at in (rows, columns)
-    )
+    window = bounds(mask, _RING)
     around = ndimage.binary_dilation(mask[window], disc(_RING)) & ~foreground[window]
     if not around.any():
         return 1.0
@@ -332,7 +439,17 @@ def measure_contrast(image: npt.NDArray[Any], mask: BoolArray, foreground: BoolA
 
 def _rules(annotators: Sequence[SimulatedAnnotator]) -> tuple[Rule, ...]:
     """All rules in use, each once, in the order of first mention."""
-    return tuple(dict.fromkeys(habit.rule for who in annotators for habit in who.habits))
+    habits = (habit for who in annotators for habit in who.habits)
+    return tuple(dict.fromkeys(habit.rule for habit in habits if habit.rule is not None))
+
+
+def _moved(box: Box, by: tuple[int, int]) -> Box:
+    """A rectangle so many rows and columns away."""
+    (rows, columns), (down, right) = box, by
+    return (
+        slice(rows.start + down, rows.stop + down),
+        slice(columns.start + right, columns.stop + right),
+    )
 
 
 def _nearest_object(
@@ -341,7 +458,8 @@ def _nearest_object(
     """Index of the object nearest to each pixel (-1 without objects), and its distance."""
     numbers = np.full(shape, -1, dtype=np.int64)
     for index, thing in enumerate(objects):
-        numbers[thing.mask] = index
+        box, own = thing.cut(0)
+        numbers[box][own] = index
     if not objects:
         return numbers, np.full(shape, np.inf)
     distance, (rows, columns) = ndimage.distance_transform_edt(numbers < 0, return_indices=True)

@@ -13,7 +13,6 @@ Every data module yields batches of this form (``B`` images, ``N`` annotators, `
 - ``id``: list of B names; ``annotators``: the N names
 """
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -28,25 +27,21 @@ from skimage.segmentation import find_boundaries
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tax_lightning.data.samples import (
-    SPLITS,
-    check_names,
-)
-from tax_lightning.explain.palette import annotator_palette
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network when imported
-
-import albumentations as A
-
 from tax_lightning.data.dataset import (
     IMAGENET,
     FewerLabels,
     MultiAnnotatorDataset,
     Source,
-    Transform,
-    check_transforms,
     collate_samples,
 )
+from tax_lightning.data.samples import SPLITS, check_names
+from tax_lightning.data.transforms import (
+    Preset,
+    Transform,
+    check_transforms,
+    training_transforms,
+)
+from tax_lightning.explain.palette import annotator_palette
 
 STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 _PLOT_SIZE = 512  # pixels of the longer side of a plot, about
@@ -67,16 +62,18 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         mean: Mean of each channel of the image in [0, 1]. None: ImageNet's for 3 channels,
             else 0.5.
         std: Standard deviation of each channel. None: ImageNet's for 3 channels, else 0.25.
-        train_transforms: Albumentations transforms for training. None: random horizontal and
-            vertical flips; an empty list: no augmentation.
+        train_transforms: Augmentation: ``"none"``, ``"light"`` (flips), ``"medical"`` (flips, 90
+            degree turns, small deformations, brightness, contrast, slight blur or noise; see
+            `tax_lightning.data.transforms`), or a list of Albumentations transforms. None is
+            ``"light"``.
         eval_transforms: Albumentations transforms for everything else, e.g. to resize. None: none.
         predict_split: The split that ``predict`` runs on.
         labels_per_image: Train with the labels of at most this many annotators an image, drawn by
             the image's name, to learn what few labels cost. None: with all.
 
     Raises:
-        ValueError: If names are missing or double, a transform is not allowed, ``mean`` and
-            ``std`` do not fit the channels, or ``labels_per_image`` is below 1.
+        ValueError: If names are missing or double, a transform is unknown or not allowed, ``mean``
+            and ``std`` do not fit the channels, or ``labels_per_image`` is below 1.
 
     Example:
         >>> from tax_lightning.data.samples import RawSample
@@ -107,7 +104,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         num_workers: int = 0,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
-        train_transforms: list[Transform] | None = None,
+        train_transforms: Preset | list[Transform] | None = "light",
         eval_transforms: list[Transform] | None = None,
         predict_split: Literal["train", "val", "test"] = "test",
         labels_per_image: int | None = None,
@@ -129,8 +126,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         self.std = _per_channel("std", std or usual[1], channels)
         if min(self.std) <= 0:
             raise ValueError(f"std={self.std}: expected numbers above 0, one a channel.")
-        flips = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
-        self.train_transforms = flips if train_transforms is None else train_transforms
+        self.train_transforms = training_transforms(train_transforms)
         self.eval_transforms = eval_transforms or []
         check_transforms([*self.train_transforms, *self.eval_transforms])
         self.predict_split = predict_split

@@ -2,12 +2,10 @@
 
 import random
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
-import albumentations as A
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -17,12 +15,11 @@ from torch.utils.data import Dataset
 
 from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.data.samples import RawSample
-
-Transform: TypeAlias = A.BasicTransform | A.BaseCompose
+from tax_lightning.data.transforms import Transform, check_transforms, compose
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _INSIDE = 254  # marks pixels of the picture: no class id, and no value anybody fills borders with
-_OWN_WORK = ("Normalize", "ToTensorV2", "ToTensor3D")  # what the dataset does itself
+_PLANES = {"reference": "mask", "owner": "mask", "deviation": "masks", "inside": "mask"}
 
 
 class Source(Protocol):
@@ -63,6 +60,7 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
         ...     def __getitem__(self, index):
         ...         return RawSample("flat", np.full((4, 4, 1), 255, np.uint8),
         ...             np.zeros((2, 4, 4), np.uint8), np.array([True, True]))
+        >>> import albumentations as A
         >>> sample = MultiAnnotatorDataset(Flat(), [A.Pad(1)], mean=(0.5,), std=(0.25,))[0]
         >>> sample["image"].shape, sample["masks"][0, :, 1].tolist()
         (torch.Size([1, 6, 6]), [255, 0, 0, 0, 0, 255])
@@ -81,16 +79,7 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.mean = np.asarray(mean, np.float32)
         self.std = np.asarray(std, np.float32)
-        self._compose = A.Compose(
-            list(transforms),
-            additional_targets={
-                "reference": "mask",
-                "owner": "mask",
-                "deviation": "masks",
-                "inside": "mask",
-            },
-            mask_interpolation=cv2.INTER_NEAREST,
-        )
+        self._compose = compose(transforms, _PLANES)
 
     def __len__(self) -> int:
         return len(self.source.ids)
@@ -121,9 +110,10 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
             **{name: array for name, array in arrays.items() if array is not None}
         )
         outside = planes.pop("inside") != _INSIDE
-        for name in planes.keys() - {"image"}:
-            unknown = 0 if name == "deviation" else IGNORE_INDEX  # no rule acted out there
-            planes[name] = np.where(outside, np.uint8(unknown), planes[name])
+        if outside.any():
+            for name in planes.keys() - {"image"}:
+                unknown = 0 if name == "deviation" else IGNORE_INDEX  # no rule acted out there
+                planes[name] = np.where(outside, np.uint8(unknown), planes[name])
         return planes
 
     def _start_random_stream(self) -> None:
@@ -140,8 +130,12 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
         if image.ndim == 2:
             image = image[..., None]
         white = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1.0
-        scaled = (image.astype(np.float32) / np.float32(white) - self.mean) / self.std
-        return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32))
+        # Channels first, then in place: several times as fast as the other way round.
+        planes = image.transpose(2, 0, 1).astype(np.float32, order="C")
+        planes /= np.float32(white)
+        planes -= self.mean[:, None, None]
+        planes /= self.std[:, None, None]
+        return torch.from_numpy(planes)
 
 
 class FewerLabels:
@@ -179,18 +173,6 @@ def _to_labels(plane: npt.NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(plane.astype(np.int64))
 
 
-def check_transforms(transforms: Iterable[Transform]) -> None:
-    """Refuse transforms that do what the dataset does itself, at any depth."""
-    for transform in transforms:
-        if isinstance(transform, A.BaseCompose):
-            check_transforms(transform.transforms)
-        elif (name := type(transform).__name__) in _OWN_WORK:
-            raise ValueError(
-                f"The transform {name} is not allowed: images are normalised with mean and std and "
-                f"made tensors after the transforms. Remove {name}, and set mean and std instead."
-            )
-
-
 def collate_samples(
     samples: Sequence[Mapping[str, Any]], annotators: Sequence[str] | None = None
 ) -> dict[str, Any]:
@@ -224,4 +206,6 @@ def collate_samples(
 
 
 def _pad_to(plane: Tensor, height: int, width: int, fill: int) -> Tensor:
+    if plane.shape[-2:] == (height, width):
+        return plane  # padding by nothing would copy it
     return pad(plane, (0, width - plane.shape[-1], 0, height - plane.shape[-2]), value=fill)

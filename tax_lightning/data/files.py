@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import struct
 import unicodedata
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp"}
@@ -23,8 +28,11 @@ _BROKEN_FILE = (
     ValueError,
     EOFError,
     struct.error,
-    Image.DecompressionBombError,
+    zlib.error,
 )
+_PLAIN_PIXELS = 2**26  # of larger files Pillow says whether they can be trusted
+# Pillow's mode -> the values of a TIFF file whose windows are read without decoding the whole
+_PLAIN_TIFF = {"L": "uint8", "RGB": "uint8", "I;16": "uint16", "I;16B": "uint16", "F": "float32"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,8 @@ class Decoder(Protocol):
     """How the files of a data set become pixels.
 
     Decoders are frozen dataclasses of plain values: equal ones read equal pixels, also in another
-    process and another run.
+    process and another run. One that can tell a picture's height and width without decoding it
+    does so in a method ``size(file)`` of images and masks; without it, they are decoded for that.
     """
 
     @property
@@ -112,11 +121,15 @@ class Pictures:
 
     def image(self, file: File, window: Window | None = None) -> npt.NDArray[Any]:
         """See `read_image`."""
-        return cut(read_image(_whole(file), self.channels, self.max_value), window)
+        return read_image(_whole(file), self.channels, self.max_value, window)
 
     def mask(self, file: File, window: Window | None = None) -> npt.NDArray[Any]:
         """See `read_mask`."""
-        return cut(read_mask(_whole(file), self.set_pixel), window)
+        return read_mask(_whole(file), self.set_pixel, window)
+
+    def size(self, file: File) -> tuple[int, int]:
+        """See `read_size`."""
+        return read_size(_whole(file))
 
 
 def _whole(file: File) -> Path:
@@ -164,7 +177,25 @@ def find_images(folder: Path) -> dict[str, Path]:
     return found
 
 
-def read_image(path: Path, channels: int = 3, max_value: float | None = None) -> npt.NDArray[Any]:
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width of a picture as its file declares them, without decoding it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If it is no picture, or declares to be huge.
+    """
+    with _opened(path) as image:
+        return image.height, image.width
+
+
+def read_image(
+    path: Path,
+    channels: int = 3,
+    max_value: float | None = None,
+    window: Window | None = None,
+) -> npt.NDArray[Any]:
     """Decode an image file.
 
     Args:
@@ -172,6 +203,7 @@ def read_image(path: Path, channels: int = 3, max_value: float | None = None) ->
             16-bit or floating-point grey file.
         channels: 1 (grey) or 3 (RGB).
         max_value: Grey value that means white; None: 255, 65535 or 1.0 by the kind of the file.
+        window: Only these pixels.
 
     Returns:
         ``[H, W, channels]``: uint8 in 0..255 for 8-bit files without ``max_value``, else float32
@@ -180,12 +212,15 @@ def read_image(path: Path, channels: int = 3, max_value: float | None = None) ->
     Raises:
         ValueError: If the file cannot be decoded, or is brighter than white.
     """
-    image = _open(path)
+    if max_value is None and (plain := _plain_png(path, channels, window)) is not None:
+        return plain.reshape(*plain.shape[:2], channels)
+    image = _decoded(path, window)
     deep = image.mode == "F" or image.mode.startswith("I")
     if deep:
         pixels = np.asarray(image)[..., None].repeat(channels, axis=2)
     else:
-        pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+        mode = "RGB" if channels == 3 else "L"
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
         pixels = pixels.reshape(*pixels.shape[:2], channels)
     if not deep and max_value is None:
         return pixels
@@ -202,13 +237,14 @@ def _scale_to_unit(pixels: npt.NDArray[Any], white: float, path: Path) -> npt.ND
     return (pixels / np.float32(white)).astype(np.float32)
 
 
-def read_mask(path: Path, white: int = 255) -> npt.NDArray[Any]:
+def read_mask(path: Path, white: int = 255, window: Window | None = None) -> npt.NDArray[Any]:
     """Decode a mask file to its grey values.
 
     Args:
         path: 1-bit, 8-bit, palette (whose indices are taken), or 16-bit grey file; RGB(A) too if
             its three colour channels are equal.
         white: Value of the set pixels of a 1-bit file.
+        window: Only these pixels.
 
     Returns:
         Integer grey values ``[H, W]``.
@@ -216,7 +252,9 @@ def read_mask(path: Path, white: int = 255) -> npt.NDArray[Any]:
     Raises:
         ValueError: If the file cannot be decoded, or is a colour picture.
     """
-    image = _open(path)
+    if (plain := _plain_png(path, 1, window)) is not None:
+        return plain
+    image = _decoded(path, window)
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8) * np.uint8(white)
     if image.mode in ("L", "P") or image.mode.startswith("I"):
@@ -233,22 +271,139 @@ def read_mask(path: Path, white: int = 255) -> npt.NDArray[Any]:
     )
 
 
-def _open(path: Path) -> Image.Image:
-    """The decoded file, or an error that names it."""
+def _plain_png(path: Path, channels: int, window: Window | None) -> npt.NDArray[np.uint8] | None:
+    """Pixels of a plain 8-bit PNG file, decoded faster than by Pillow; None for any other file.
+
+    Plain are files whose pixels need no interpretation: no palette, transparency or turning. What
+    OpenCV cannot decode is left to Pillow, which says why.
+    """
+    if path.suffix.lower() != ".png" or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        head = file.read(26)
+        depth_and_kind = b"\x08\0" if channels == 1 else b"\x08\2"  # 8 bits; grey, RGB
+        if head[:8] != b"\x89PNG\r\n\x1a\n" or head[24:] != depth_and_kind:
+            return None
+        data = head + file.read()
+    width, height = struct.unpack(">II", head[16:24])
+    if width * height > _PLAIN_PIXELS or not _plain_chunks(data):
+        return None
+    top, left, rows, columns = window or (0, 0, height, width)
+    if top + rows > height or left + columns > width:
+        return None
+    import cv2  # takes a while, and the checks of names need none of it
+
+    flags = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+    encoded = np.frombuffer(data, np.uint8)
+    pixels = cv2.imdecode(encoded, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is not None and channels == 3:
+        cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, pixels)
+    return None if pixels is None else cut(np.asarray(pixels, np.uint8), window)
+
+
+def _plain_chunks(data: bytes) -> bool:
+    """Whether nothing before the pixels of a PNG file says how they are meant."""
+    at = 33  # behind the header
+    while (kind := data[at + 4 : at + 8]) in (b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"tIME"):
+        at += 12 + struct.unpack(">I", data[at : at + 4])[0]
+    return kind == b"IDAT" and data.endswith(b"IEND\xaeB`\x82")
+
+
+def _decoded(path: Path, window: Window | None) -> Image.Image:
+    """The decoded file or a window of it, or an error that names it."""
+    with _opened(path) as file:
+        image = _window_of(file, path, window)
+        kind, pages = file.format, getattr(file, "n_frames", 1)
+    if pages > 1 and kind != "MPO":  # MPO: a phone's JPEG with a preview behind it
+        raise ValueError(
+            f"{path} holds {pages} pages, expected a single picture. Save every page as a file."
+        )
+    return image
+
+
+def _window_of(file: Image.Image, path: Path, window: Window | None) -> Image.Image:
+    """The pixels in a window, with no more decoded than the format asks for."""
+    if window is None:
+        file.load()
+        return file
+    top, left, height, width = window
+    if top + height > file.height or left + width > file.width:
+        raise ValueError(f"{window} reaches beyond its {file.width} x {file.height} pixels")
+    pixels = _tiff_window(path, file.mode, window) if file.format == "TIFF" else None
+    if pixels is not None:
+        return Image.fromarray(pixels)
+    return file.crop((left, top, left + width, top + height))
+
+
+def _tiff_window(path: Path, mode: str, window: Window) -> npt.NDArray[Any] | None:
+    """The pixels in a window of a plain TIFF file; None where Pillow must decode the whole."""
+    import tifffile  # takes a while, and most data sets hold no such file
+
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+        if not (isinstance(page, tifffile.TiffPage) and _is_plain(page, mode)):
+            return None
+        if not page.is_final:
+            return _from_segments(tiff, page, window)
+        stored = np.dtype(page.dtype).newbyteorder(tiff.byteorder)
+        pixels = np.memmap(path, stored, "r", page.dataoffsets[0], page.shape)
+        return cut(pixels, window).astype(page.dtype)
+
+
+def _is_plain(page: TiffPage, mode: str) -> bool:
+    """Whether the values of the file are the pixels that Pillow makes of it."""
+    return (
+        mode in _PLAIN_TIFF
+        and page.dtype == _PLAIN_TIFF[mode]
+        and len(page.shape) == (3 if mode == "RGB" else 2)
+        and page.photometric == (2 if mode == "RGB" else 1)
+        and page.planarconfig == 1
+        and page.compression in (1, 8, 32946)  # none and Deflate, which need no further library
+        and page.predictor in (1, 2)
+        and page.fillorder == 1
+        and page.tags.valueof(274, 1) in (0, 1)  # neither turned nor mirrored
+        and 0 not in page.databytecounts
+    )
+
+
+def _from_segments(tiff: TiffFile, page: TiffPage, window: Window) -> npt.NDArray[Any]:
+    """The pixels in a window, decoded from the strips or tiles that it touches."""
+    top, left, height, width = window
+    rows, columns = page.chunks[:2]
+    across = -(-page.imagewidth // columns)
+    first, last = left // columns, (left + width - 1) // columns
+    bands = []
+    for row in range(top // rows, (top + height - 1) // rows + 1):
+        band = [_segment(tiff, page, row * across + column) for column in range(first, last + 1)]
+        bands.append(np.concatenate(band, axis=1))
+    inner = Window(top % rows, left % columns, height, width)
+    return cut(np.concatenate(bands), inner).reshape(height, width, *page.shape[2:])
+
+
+def _segment(tiff: TiffFile, page: TiffPage, index: int) -> npt.NDArray[Any]:
+    """One decoded strip or tile, ``[rows, columns, samples]``."""
+    tiff.filehandle.seek(page.dataoffsets[index])
+    encoded = tiff.filehandle.read(page.databytecounts[index])
+    pixels, *_ = page.decode(encoded, index)
+    return np.asarray(pixels)[0]  # of depth 1
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The file with its header read; errors of reading it, now or later, name it."""
     try:
         with Image.open(path) as image:
-            image.load()
-            pages = getattr(image, "n_frames", 1)
+            yield image
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path} is declared too large: {error}. Cut it into smaller files or, if you trust "
+            "it and have the memory, raise PIL.Image.MAX_IMAGE_PIXELS."
+        ) from error
     except _BROKEN_FILE as error:
         raise ValueError(
             f"Cannot read {path}: {error}. Expected a whole image file ("
             f"{', '.join(sorted(IMAGE_SUFFIXES))}): replace it or remove it."
         ) from error
-    if pages > 1 and image.format != "MPO":  # MPO: a phone's JPEG with a preview behind it
-        raise ValueError(
-            f"{path} holds {pages} pages, expected a single picture. Save every page as a file."
-        )
-    return image
 
 
 def size_text(shape: Sequence[int]) -> str:

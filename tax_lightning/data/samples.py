@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +17,7 @@ from tax_lightning.data.files import (
     Decoder,
     File,
     Pictures,
+    Window,
     size_text,
 )
 from tax_lightning.data.labels import IGNORE_INDEX, IGNORE_NAME, labels_from_values
@@ -38,6 +39,7 @@ class Sample:
         reference: File of a reference segmentation, where there is one.
         group: Patient, slide or scan the image belongs to; ``""`` means the image stands alone.
         split: ``"train"``, ``"val"``, ``"test"``, or None as long as it is not assigned.
+        window: The part of the image that the sample shows; None: all of it.
     """
 
     id: str
@@ -46,11 +48,18 @@ class Sample:
     reference: File | None = None
     group: str = ""
     split: str | None = None
+    window: Window | None = None
 
     @property
     def group_name(self) -> str:
         """Name of the group, which is the sample's own id where it stands alone."""
         return self.group or self.id
+
+    @property
+    def mask_files(self) -> tuple[File, ...]:
+        """The files of all masks, that of the reference last."""
+        reference = () if self.reference is None else (self.reference,)
+        return (*self.masks.values(), *reference)
 
 
 @dataclass(frozen=True)
@@ -197,8 +206,59 @@ class SampleTable:
             self, samples=tuple(replace(s, split=split_of[s.group_name]) for s in self.samples)
         )
 
+    def in_patches(self, size: int, stride: int | None = None) -> SampleTable:
+        """Cut every image into square windows, each a sample of its own.
+
+        A patch is named ``NAME@top,left`` and stays in the group of its image. The last windows of
+        a row and a column are moved inwards. An image that fits into one patch stays as it is.
+
+        Args:
+            size: Side of a patch, in pixels.
+            stride: Pixels from one patch to the next, 1..size; None: the size.
+
+        Raises:
+            ValueError: If ``size`` or ``stride`` is out of range, a file cannot be read, or a
+                mask's size is not that of its image.
+        """
+        check_patches(size, stride)
+        return replace(
+            self,
+            samples=tuple(
+                patch for sample in self.samples for patch in self._patches(sample, size, stride)
+            ),
+        )
+
+    def _patches(self, sample: Sample, size: int, stride: int | None) -> Iterable[Sample]:
+        shown = sample.window or Window(0, 0, *self._checked_size(sample))
+        windows = patch_windows(shown.height, shown.width, size, stride)
+        if len(windows) == 1:
+            return (sample,)
+        return (
+            replace(
+                sample,
+                id=f"{sample.id}@{top},{left}",
+                group=sample.group_name,
+                window=Window(shown.top + top, shown.left + left, height, width),
+            )
+            for top, left, height, width in windows
+        )
+
+    def _checked_size(self, sample: Sample) -> tuple[int, int]:
+        """Height and width of an image, which are those of its masks too.
+
+        A window would fit into a mask of another size, and show another place of it.
+        """
+        measure: Callable[[File], tuple[int, int]] | None = getattr(self.decoder, "size", None)
+        read_image, read_mask = self.decoder.image, self.decoder.mask
+        size = measure(sample.image) if measure else read_image(sample.image).shape[:2]
+        for file in sample.mask_files:
+            found = measure(file) if measure else read_mask(file).shape
+            _check_mask_size(file, found, sample.image, size)
+        height, width = size
+        return height, width
+
     def read(self, sample: Sample) -> RawSample:
-        """Decode one sample's files.
+        """Decode one sample's files, or the window of them that it shows.
 
         Args:
             sample: A sample of this table.
@@ -207,12 +267,12 @@ class SampleTable:
             ValueError: If a file cannot be decoded, a mask's size is not that of its image, or a
                 mask holds a value that is no class.
         """
-        image = self.decoder.image(sample.image)
+        image = self.decoder.image(sample.image, sample.window)
         size = image.shape[:2]
         masks = np.full((len(self.annotators), *size), IGNORE_INDEX, np.uint8)
         for index, name in enumerate(self.annotators):
             if name in sample.masks:
-                masks[index] = self._read_labels(sample.masks[name], sample.image, size)
+                masks[index] = self._read_labels(sample.masks[name], sample, size)
         return RawSample(
             id=sample.id,
             image=image,
@@ -227,30 +287,90 @@ class SampleTable:
         Raises:
             ValueError: As `read`, for the first sample that cannot be read.
         """
-        workers = min(8, 2 * (os.cpu_count() or 1))
-        with ThreadPoolExecutor(workers) as pool:  # Pillow decodes outside the interpreter lock
-            for _ in pool.map(self._try_to_read, self.samples):
-                pass
-
-    def _try_to_read(self, sample: Sample) -> None:
-        self.read(sample)  # drops the pixels: nothing may pile up in the pool
+        for_each(self.read, self.samples)
 
     def _read_reference(
         self, sample: Sample, size: tuple[int, ...]
     ) -> npt.NDArray[np.uint8] | None:
         if sample.reference is not None:
-            return self._read_labels(sample.reference, sample.image, size)
+            return self._read_labels(sample.reference, sample, size)
         return np.full(size, IGNORE_INDEX, np.uint8) if self.with_reference else None
 
-    def _read_labels(self, file: File, image: File, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    def _read_labels(
+        self, file: File, sample: Sample, size: tuple[int, ...]
+    ) -> npt.NDArray[np.uint8]:
         """One mask file as class ids, checked against its image."""
-        values = self.decoder.mask(file)
-        if values.shape != size:
-            raise ValueError(
-                f"Mask {file} is {size_text(values.shape)} pixels, but its image {image} is "
-                f"{size_text(size)}. Export the mask at the size of the image."
-            )
+        values = self.decoder.mask(file, sample.window)
+        _check_mask_size(file, values.shape, sample.image, size)
         return labels_from_values(values, self.classes, self.mask_values, file)
+
+
+def _check_mask_size(
+    file: File, size: tuple[int, ...], image: File, wanted: tuple[int, ...]
+) -> None:
+    if size != wanted:
+        raise ValueError(
+            f"Mask {file} is {size_text(size)} pixels, but its image {image} is "
+            f"{size_text(wanted)}. Export the mask at the size of the image."
+        )
+
+
+def for_each(read: Callable[[Sample], object], samples: Iterable[Sample]) -> None:
+    """Read samples in several threads and keep nothing of them.
+
+    Args:
+        read: What reads one.
+        samples: The samples.
+    """
+
+    def dropped(sample: Sample) -> None:
+        read(sample)  # the pixels may not pile up in the pool
+
+    workers = min(8, 2 * (os.cpu_count() or 1))
+    with ThreadPoolExecutor(workers) as pool:  # Pillow decodes outside the interpreter lock
+        for _ in pool.map(dropped, samples):
+            pass
+
+
+def check_patches(size: int, stride: int | None) -> None:
+    """Check the size of patches and how far they lie apart.
+
+    Args:
+        size: Side of a patch, in pixels.
+        stride: Pixels from one patch to the next; None: the size.
+
+    Raises:
+        ValueError: If a patch is empty, or pixels would be left between patches.
+    """
+    if size < 1:
+        raise ValueError(f"patch size {size}: expected a number of pixels from 1 up, e.g. 512.")
+    if stride is not None and not 1 <= stride <= size:
+        raise ValueError(
+            f"patch stride {stride}: expected 1..{size}, the patch size, so that no pixel is left "
+            "out between patches."
+        )
+
+
+def patch_windows(height: int, width: int, size: int, stride: int | None = None) -> list[Window]:
+    """The windows of a picture's patches, row by row; the last ones are moved inwards.
+
+    Args:
+        height: Of the picture.
+        width: Of the picture.
+        size: Side of a patch; a shorter side of the picture is taken whole.
+        stride: Pixels from one patch to the next; None: the size.
+
+    Example:
+        >>> [(top, left) for top, left, _, _ in patch_windows(4, 10, size=4)]
+        [(0, 0), (0, 4), (0, 6)]
+    """
+    rows, columns = (
+        [*range(0, length - size, stride or size), max(0, length - size)]
+        for length in (height, width)
+    )
+    return [
+        Window(top, left, min(size, height), min(size, width)) for top in rows for left in columns
+    ]
 
 
 def split_groups(

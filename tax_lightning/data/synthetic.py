@@ -16,6 +16,7 @@ from tax_lightning.data.annotators import (
     SimulatedAnnotator,
     When,
     annotate,
+    draw_presence,
     draw_reference,
     owner_map,
     rule_names,
@@ -23,7 +24,6 @@ from tax_lightning.data.annotators import (
 from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.data.rules import (
-    BoolArray,
     ConvexHull,
     Fracture,
     Miss,
@@ -184,7 +184,7 @@ class SyntheticScenes:
         owner = owner_map(objects, self.annotators, shape, OWNER_BAND)
         place = np.full(256, IGNORE_INDEX, np.uint8)  # of each owner among those chosen
         place[self.chosen] = np.arange(len(self.chosen))
-        present = _draw_presence(len(self.chosen), self.missing, absences)
+        present = draw_presence(np.full(len(self.chosen), self.missing), absences)
         masks[~present] = IGNORE_INDEX
         deviation[~present] = 0  # no rule acted where nothing was drawn
         return RawSample(
@@ -196,15 +196,6 @@ class SyntheticScenes:
             owner=place[owner],
             deviation=deviation,
         )
-
-
-def _draw_presence(count: int, missing: float, rng: np.random.Generator) -> BoolArray:
-    """Who labelled an image: each with the same probability, but never nobody."""
-    present = rng.random(count) >= missing
-    someone = rng.integers(count)
-    if not present.any():
-        present[someone] = True
-    return present
 
 
 class SyntheticDataModule(MultiAnnotatorDataModule):
@@ -226,7 +217,8 @@ class SyntheticDataModule(MultiAnnotatorDataModule):
             same; where the owner is left out, the owner is unknown.
         panel: ``"habits"``: everybody draws most of an object right, and differs by a habit;
             ``"specialists"``: everybody knows one type of object, and overlooks or misnames others;
-            or a list of simulated annotators.
+            or a list of simulated annotators, whose habits may name classes and types of object
+            (``When.kinds``).
         kwargs: The loading options of `MultiAnnotatorDataModule`, from ``batch_size`` on.
 
     Raises:
@@ -255,7 +247,8 @@ class SyntheticDataModule(MultiAnnotatorDataModule):
         if isinstance(panel, str) and panel not in PANELS:
             expected = ", ".join(PANELS)
             raise ValueError(f"panel={panel!r}: expected {expected} or a list of annotators.")
-        self.panel = PANELS[panel] if isinstance(panel, str) else tuple(panel)
+        chosen_panel = PANELS[panel] if isinstance(panel, str) else panel
+        self.panel = tuple(annotator.resolved(CLASSES) for annotator in chosen_panel)
         names = [annotator.name for annotator in self.panel]
         chosen = names if annotators is None else list(annotators)
         for name in chosen:

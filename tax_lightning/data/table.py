@@ -7,10 +7,11 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from tax_lightning.data.cache import CachedTable
 from tax_lightning.data.datamodule import STAGE_SPLITS, MultiAnnotatorDataModule
 from tax_lightning.data.dataset import Source
 from tax_lightning.data.files import find_images
-from tax_lightning.data.samples import Sample, SampleTable
+from tax_lightning.data.samples import Sample, SampleTable, check_patches
 
 
 class TableDataModule(MultiAnnotatorDataModule):
@@ -27,10 +28,16 @@ class TableDataModule(MultiAnnotatorDataModule):
         split_seed: Seed of that draw.
         folds: Number of folds of a cross-validation; None: one draw. Only where splits are drawn.
         fold: The fold to test on, from 0.
+        patch_size: Side in pixels of square patches that the images of all splits are cut into,
+            after the splits are drawn; None: whole images. ``predict_images`` stay whole.
+        patch_stride: Pixels from one patch to the next; None: ``patch_size``.
+        cache: Folder where decoded images are kept, so that each is decoded once only, whatever
+            the number of its patches, epochs and runs; None: none. See `CachedTable`.
         kwargs: The loading options of `MultiAnnotatorDataModule`, from ``batch_size`` on.
 
     Raises:
-        ValueError: If the table holds no masks at all, or samples without a split.
+        ValueError: If the table holds no masks at all, or samples without a split, or the options
+            of folds or patches are out of range.
         FileNotFoundError: If ``predict_images`` is no folder.
 
     Example:
@@ -50,6 +57,9 @@ class TableDataModule(MultiAnnotatorDataModule):
         split_seed: int = 0,
         folds: int | None = None,
         fold: int = 0,
+        patch_size: int | None = None,
+        patch_stride: int | None = None,
+        cache: str | Path | None = None,
         **kwargs: Any,  # noqa: ANN401 - the parent class types them
     ) -> None:
         super().__init__(
@@ -66,22 +76,38 @@ class TableDataModule(MultiAnnotatorDataModule):
                 "out, or take the splits out of the data set's own list."
             )
         _check_usable(table)
+        if patch_size is not None:
+            check_patches(patch_size, patch_stride)
+        elif patch_stride is not None:
+            raise ValueError(f"patch_stride={patch_stride}: expected patch_size too, e.g. 512.")
         self.table = table
+        self.patch_size = patch_size
+        self.patch_stride = patch_stride
+        self.cache = None if cache is None else Path(cache)
         self.check_files = check_files
         self._unlabelled = (
             None if predict_images is None else _unlabelled(Path(predict_images), table)
         )
 
-    def _source(self, split: str) -> SampleTable:
-        return self.table.select(split)
+    def _source(self, split: str) -> SampleTable | CachedTable:
+        table = self.table.select(split)
+        if self.patch_size is not None:
+            table = table.in_patches(self.patch_size, self.patch_stride)
+        return self._kept(table)
 
     def _predict_source(self) -> Source:
-        return self._unlabelled or super()._predict_source()
+        if self._unlabelled is None:
+            return super()._predict_source()
+        return self._kept(self._unlabelled)
 
     def _all_sources(self) -> Iterator[Source]:
         yield from super()._all_sources()
         if self._unlabelled is not None:
-            yield self._unlabelled
+            yield self._kept(self._unlabelled)
+
+    def _kept(self, table: SampleTable) -> SampleTable | CachedTable:
+        """The samples, looked up in the cache where there is one."""
+        return table if self.cache is None else CachedTable(table, self.cache)
 
     def setup(self, stage: str) -> None:
         """Prepare the samples of a stage, and check that all their files can be read.
@@ -108,7 +134,7 @@ class TableDataModule(MultiAnnotatorDataModule):
             )
 
     def _check_files(self, stage: str) -> None:
-        """Decode the files of a stage, each process its share."""
+        """Decode the files of a stage into the cache, if any, each process its share."""
         if stage == "predict" and self._unlabelled is not None:
             tables = [self._unlabelled]
         else:
@@ -118,7 +144,7 @@ class TableDataModule(MultiAnnotatorDataModule):
         rank_zero_info(f"Checking the files of {count} images; check_files=False skips this.")
         rank, processes = self._process()
         for table in tables:
-            replace(table, samples=table.samples[rank::processes]).check()
+            self._kept(replace(table, samples=table.samples[rank::processes])).check()
 
 
 def _check_usable(table: SampleTable) -> None:

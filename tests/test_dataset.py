@@ -1,0 +1,117 @@
+"""The dataset against the long way round: the same samples, to the last bit."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from tax_lightning.data import IGNORE_INDEX, MultiAnnotatorDataset, RawSample, collate_samples
+from tax_lightning.data.transforms import training_transforms
+
+import albumentations as A  # isort: skip - after the package, which keeps it off the network
+
+SEED = 5
+UNKNOWN = {"masks": 255, "reference": 255, "owner": 255, "deviation": 0}
+
+TRANSFORMS = {
+    "nothing": list,
+    "light": lambda: training_transforms("light"),
+    "medical": lambda: training_transforms("medical"),
+    "out of the picture": lambda: [A.Affine(rotate=(20, 70), fill_mask=1, p=1), A.Pad(2)],
+    "other size": lambda: [A.RandomCrop(9, 11), A.Transpose(p=1)],
+}
+
+
+def noise(channels: int, dtype: type, size=(24, 20)) -> RawSample:
+    """A sample of noise in planes that nobody may write to, as decoders hand out."""
+    rng = np.random.default_rng(channels)
+    image = rng.random((*size, channels))
+    white = 1 if dtype is np.float32 else np.iinfo(dtype).max
+    raw = RawSample(
+        id="noise",
+        image=(image * white).astype(dtype),
+        masks=rng.integers(0, 3, (4, *size)).astype(np.uint8),
+        present=np.array([True, True, False, True]),
+        reference=rng.integers(0, 3, size).astype(np.uint8),
+        owner=rng.choice([0, 1, IGNORE_INDEX], size).astype(np.uint8),
+        deviation=rng.integers(0, 5, (4, *size)).astype(np.uint8),
+    )
+    for plane in (raw.image, raw.masks, raw.present, raw.reference, raw.owner, raw.deviation):
+        plane.flags.writeable = False
+    return raw
+
+
+class One:
+    ids = ("noise",)
+
+    def __init__(self, raw: RawSample) -> None:
+        self.raw = raw
+
+    def __getitem__(self, index: int) -> RawSample:
+        return self.raw
+
+
+def the_long_way(raw: RawSample, transforms, mean, std) -> dict[str, np.ndarray]:
+    """What a sample must hold: plane by plane, with nothing left out where it changes nothing."""
+    planes = {name: getattr(raw, name) for name in UNKNOWN}
+    kinds = {"reference": "mask", "owner": "mask", "deviation": "masks", "inside": "mask"}
+    together = A.Compose(transforms, additional_targets=kinds, mask_interpolation=0)
+    together.set_random_state(np.random.default_rng(SEED), random.Random(SEED))
+    out = together(image=raw.image, inside=np.full(raw.image.shape[:2], 254, np.uint8), **planes)
+    image = out["image"].astype(np.float32)
+    if raw.image.dtype != np.float32:
+        image = image / np.float32(np.iinfo(raw.image.dtype).max)
+    image = (image - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    inside = out["inside"] == 254
+    labels = {name: np.where(inside, out[name], fill) for name, fill in UNKNOWN.items()}
+    return {"image": image.transpose(2, 0, 1), **labels}
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_samples_are_those_of_the_long_way(name, dtype, channels):
+    raw = noise(channels, dtype)
+    mean, std = np.linspace(0.3, 0.6, channels), np.linspace(0.2, 0.3, channels)
+    data = MultiAnnotatorDataset(One(raw), TRANSFORMS[name](), mean, std, seed=SEED)
+    sample, expected = data[0], the_long_way(raw, TRANSFORMS[name](), mean, std)
+    assert sample.keys() == {*expected, "present", "id"}
+    for key, plane in expected.items():
+        assert sample[key].dtype == (torch.float32 if key == "image" else torch.int64)
+        np.testing.assert_array_equal(sample[key].numpy(), plane)
+    assert sample["image"].is_contiguous()
+
+
+def test_some_cases_above_leave_the_picture_and_others_do_not():
+    raw = noise(3, np.uint8)
+    for name, make in TRANSFORMS.items():
+        sample = MultiAnnotatorDataset(One(raw), make(), seed=SEED)[0]
+        lost = (sample["reference"] == IGNORE_INDEX).any().item()
+        assert lost == (name == "out of the picture")
+
+
+def test_samples_are_nobody_elses_memory():
+    raw = noise(1, np.float32)
+    data = MultiAnnotatorDataset(One(raw), mean=(0.0,), std=(1.0,))
+    first = data[0]
+    for plane in first.values():
+        if isinstance(plane, torch.Tensor):
+            plane.fill_(1)
+    np.testing.assert_array_equal(data[0]["image"][0].numpy(), raw.image[..., 0])
+    np.testing.assert_array_equal(data[0]["masks"].numpy(), raw.masks)
+    assert data[0]["present"].tolist() == raw.present.tolist()
+
+
+def test_batches_are_nobody_elses_memory():
+    sample = MultiAnnotatorDataset(One(noise(3, np.uint8)))[0]
+    kept = sample["masks"].clone()
+    collate_samples([sample])["masks"].fill_(7)
+    assert torch.equal(sample["masks"], kept)
+
+
+def test_planes_of_another_size_are_refused_without_transforms_too():
+    raw = noise(3, np.uint8)
+    wrong = RawSample("noise", raw.image, raw.masks[:, :-1], raw.present)
+    with pytest.raises(ValueError, match="Height and Width of image, mask or masks should be equ"):
+        MultiAnnotatorDataset(One(wrong))[0]
