@@ -145,7 +145,7 @@ class AddedAnnotators(TAXLightningModule):
         if "owner" in batch:  # from places among the data's annotators to those of all
             place = torch.full((IGNORE_INDEX + 1,), IGNORE_INDEX)
             place[: len(places)] = torch.tensor(places)
-            batch["owner"] = place.to(batch["owner"].device)[batch["owner"]]
+            batch["owner"] = place.to(batch["owner"].device)[batch["owner"].long()]
         return batch
 
     def reference_labels(self, batch: Batch, output: TAXOutput) -> Tensor | None:

@@ -12,6 +12,9 @@ from tax_lightning.data.labels import IGNORE_INDEX
 
 Batch: TypeAlias = dict[str, Any]
 
+LABELS = ("masks", "reference", "owner", "deviation")
+"""Keys of the planes of labels."""
+
 
 def complete_batch(
     batch: Batch, annotators: Sequence[str], classes: Sequence[str], needs_labels: bool = True
@@ -70,13 +73,29 @@ def complete_batch(
     return batch
 
 
+def with_class_ids(batch: Batch) -> Batch:
+    """A batch whose labels are int64, where a loader gave bytes to save memory and time.
+
+    Args:
+        batch: see :class:`TAXLightningModule`; or one sample of it.
+
+    Returns:
+        A new dictionary; what is int64 already is the same tensor.
+
+    Example:
+        >>> with_class_ids({"masks": torch.tensor([[255]], dtype=torch.uint8)})["masks"].dtype
+        torch.int64
+    """
+    return {key: value.long() if key in LABELS else value for key, value in batch.items()}
+
+
 def _check_masks(batch: Batch, annotators: Sequence[str], classes: Sequence[str]) -> None:
     images = batch["image"]
     expected = (len(images), len(annotators), *images.shape[-2:])
     if "masks" not in batch:
         raise ValueError(f"batch: no key 'masks'; expected int64 class ids {list(expected)}.")
     masks = batch["masks"]
-    if tuple(masks.shape) != expected or masks.dtype != torch.long:
+    if tuple(masks.shape) != expected or masks.dtype not in (torch.long, torch.uint8):
         raise ValueError(
             f"batch['masks'] is {masks.dtype} {list(masks.shape)}, expected torch.int64 "
             f"{list(expected)}: {len(annotators)} annotators ({', '.join(annotators)}), one class "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from tax_lightning import checkpoints, evaluation, inference
-from tax_lightning.batch import Batch, complete_batch
+from tax_lightning.batch import Batch, complete_batch, with_class_ids
 from tax_lightning.consensus import Reference, check_reference, reference_labels
 from tax_lightning.explain.explanation import Explanation
 from tax_lightning.kernels import BankKind
@@ -39,7 +39,7 @@ class TAXLightningModule(L.LightningModule):
     Works with any ``Trainer`` and any loader whose batches are dictionaries with
 
     - ``"image"``: float ``[B, ch, H, W]``
-    - ``"masks"``: int64 ``[B, N, H, W]`` class ids, 255 where annotator n did not label
+    - ``"masks"``: int64 or uint8 ``[B, N, H, W]`` class ids, 255 where annotator n did not label
     - ``"present"``: bool ``[B, N]``, optional: whose labels are there. An empty mask is present;
       without this key an annotator is absent where all of the mask is 255.
     - ``"reference"``: int64 ``[B, H, W]``, only for ``reference="given"``; 255 where unknown
@@ -269,8 +269,9 @@ class TAXLightningModule(L.LightningModule):
         return complete_batch(batch, self.annotators, self.classes, needs_labels=self._needs_labels)
 
     def _completed(self, batch: Batch) -> Batch:
-        """The batch, where a data module's own hook kept ours from being called."""
-        return batch if "present" in batch else self.on_before_batch_transfer(batch, 0)
+        """The batch, where a data module's own hooks kept ours from being called."""
+        checked = batch if "present" in batch else self.on_before_batch_transfer(batch, 0)
+        return with_class_ids(checked)
 
     @property
     def _needs_labels(self) -> bool:

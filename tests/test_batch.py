@@ -95,7 +95,7 @@ def test_no_masks():
         (torch.zeros(3, 2, 4, 5).long(), r"torch.int64 \[3, 2, 4, 5\]"),
         (torch.zeros(2, 2, 4, 4).long(), r"torch.int64 \[2, 2, 4, 4\]"),
         (torch.zeros(3, 2, 4, 4), r"torch.float32 \[3, 2, 4, 4\]"),
-        (torch.zeros(3, 2, 4, 4).byte(), r"torch.uint8 \[3, 2, 4, 4\]"),
+        (torch.zeros(3, 2, 4, 4).int(), r"torch.int32 \[3, 2, 4, 4\]"),
     ],
 )
 def test_masks_of_another_shape_or_type(masks, found):

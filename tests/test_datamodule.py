@@ -95,6 +95,17 @@ def images_of(loader) -> torch.Tensor:
 # One sample
 
 
+def test_a_model_under_a_trainer_gets_class_ids():
+    data = SceneModule(batch_size=2)
+    batch = next(iter(data.train_dataloader()))
+    ready = data.on_after_batch_transfer(batch, 0)
+    for key in ("masks", "reference", "owner", "deviation"):
+        assert batch[key].dtype == torch.uint8
+        assert ready[key].dtype == torch.int64
+        assert torch.equal(batch[key], ready[key])
+    assert ready["image"] is batch["image"]
+
+
 def test_sample_has_the_agreed_form():
     sample = dataset()[1]
     assert sample["id"] == "s1"
@@ -102,11 +113,11 @@ def test_sample_has_the_agreed_form():
         key: (value.dtype, tuple(value.shape)) for key, value in sample.items() if key != "id"
     } == {
         "image": (torch.float32, (3, 24, 20)),
-        "masks": (torch.int64, (3, 24, 20)),
+        "masks": (torch.uint8, (3, 24, 20)),
         "present": (torch.bool, (3,)),
-        "reference": (torch.int64, (24, 20)),
-        "owner": (torch.int64, (24, 20)),
-        "deviation": (torch.int64, (3, 24, 20)),
+        "reference": (torch.uint8, (24, 20)),
+        "owner": (torch.uint8, (24, 20)),
+        "deviation": (torch.uint8, (3, 24, 20)),
     }
 
 

@@ -78,7 +78,7 @@ def test_samples_are_those_of_the_long_way(name, dtype, channels):
     sample, expected = data[0], the_long_way(raw, TRANSFORMS[name](), mean, std)
     assert sample.keys() == {*expected, "present", "id"}
     for key, plane in expected.items():
-        assert sample[key].dtype == (torch.float32 if key == "image" else torch.int64)
+        assert sample[key].dtype == (torch.float32 if key == "image" else torch.uint8)
         np.testing.assert_array_equal(sample[key].numpy(), plane)
     assert sample["image"].is_contiguous()
 

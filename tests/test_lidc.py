@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tax_lightning.data.files import Part, Window
-from tax_lightning.data.lidc import LIDCDataModule, PickledCrops, crop_nodules
+from tax_lightning.data.lidc import LIDCDataModule, LIDCDicomDataModule, PickledCrops, crop_nodules
 
 pytestmark = pytest.mark.filterwarnings("ignore:LIDC-IDRI. slots")
 
@@ -409,6 +409,27 @@ def test_all_scans_of_a_patient_are_one_group(pylidc, tmp_path):
     data = LIDCDataModule(tmp_path, val_fraction=0.4, test_fraction=0)
     groups = Counter(sample.group for sample in data.table.samples)
     assert groups == {"LIDC-IDRI-0001": 4, "LIDC-IDRI-0002": 2}
+
+
+def test_a_data_module_cuts_the_crops_at_first_use(pylidc, tmp_path):
+    one = outline(slice(10, 14), slice(12, 16), slice(2, 4))
+    pylidc += [Scan(number, [[one]]) for number in (2, 4)]
+    root = tmp_path / "new" / "crops"
+    first = LIDCDicomDataModule(root, size=8, val_fraction=0.4, test_fraction=0)
+    pylidc.clear()
+    again = LIDCDicomDataModule(root, val_fraction=0.4, test_fraction=0)
+    assert len(first.table) == len(again.table) == 4
+    assert first.read(first.table.ids[0])["masks"].shape == (4, 8, 8)
+    assert list(root.parent.iterdir()) == [root]
+
+
+def test_crops_that_could_not_be_cut_leave_nothing(pylidc, tmp_path):
+    pylidc += [Scan(2, [[outline(slice(0, 4), slice(0, 4), slice(2, 4))]])]
+    pylidc += [Scan(4, [None])]
+    with pytest.raises(TypeError):
+        LIDCDicomDataModule(tmp_path / "crops", size=8)
+    assert not list(tmp_path.iterdir())
+    assert not hasattr(np, "int")
 
 
 def test_what_is_left_out_is_said(pylidc, tmp_path):

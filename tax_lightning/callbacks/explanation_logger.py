@@ -14,8 +14,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 
+from tax_lightning.batch import Batch
 from tax_lightning.callbacks.run import file_name, is_dry_run, is_explained, run_folder
-from tax_lightning.callbacks.samples import Batch, picture_maker, stretched, validation_samples
+from tax_lightning.callbacks.samples import picture_maker, stretched, validation_samples
 from tax_lightning.callbacks.source_patches import callout_patches
 from tax_lightning.explain.callouts import SourcePatch
 from tax_lightning.explain.explanation import Explanation

@@ -1,7 +1,7 @@
 """The samples of a running trainer, one at a time, and their images as pictures."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import lightning as L
@@ -10,9 +10,8 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from tax_lightning.batch import Batch, with_class_ids
 from tax_lightning.explain.palette import Picture
-
-Batch = Mapping[str, Any]
 
 
 def validation_samples(
@@ -42,7 +41,8 @@ def single_samples(
     else:
         batches = (_row(batch, i) for batch in loader for i in range(len(batch["image"])))
     for batch in batches:
-        yield pl_module.on_before_batch_transfer(batch, 0)
+        checked: Batch = pl_module.on_before_batch_transfer(batch, 0)
+        yield with_class_ids(checked)
 
 
 def _row(batch: Batch, i: int) -> Batch:

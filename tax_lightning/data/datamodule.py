@@ -3,14 +3,16 @@
 Every data module yields batches of this form (``B`` images, ``N`` annotators, ``C`` classes):
 
 - ``image``: float32 ``[B, ch, H, W]``, normalised
-- ``masks``: int64 ``[B, N, H, W]``, class ids 0..C-1, 255 where not labelled
+- ``masks``: ``[B, N, H, W]``, class ids 0..C-1, 255 where not labelled
 - ``present``: bool ``[B, N]``, the annotator labelled this image
-- ``reference``: int64 ``[B, H, W]``, 255 where unknown; only in data that have one
-- ``owner``: int64 ``[B, H, W]``, index of the expert, 255 for none; synthetic data only
-- ``deviation``: int64 ``[B, N, H, W]``, id of the rule that changed the pixel, else 0; synthetic
+- ``reference``: ``[B, H, W]``, 255 where unknown; only in data that have one
+- ``owner``: ``[B, H, W]``, index of the expert, 255 for none; synthetic data only
+- ``deviation``: ``[B, N, H, W]``, id of the rule that changed the pixel, else 0; synthetic
   data only
 - ``size``: int64 ``[B, 2]``, height and width before padding
 - ``id``: list of B names; ``annotators``: the N names
+
+Loaders give labels as uint8; a model under a Trainer gets int64, which they become on its device.
 """
 
 from abc import ABC, abstractmethod
@@ -27,6 +29,7 @@ from skimage.segmentation import find_boundaries
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from tax_lightning.batch import Batch, with_class_ids
 from tax_lightning.data.dataset import (
     IMAGENET,
     FewerLabels,
@@ -199,6 +202,10 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         """
         return self._eval_loader(self._samples_of("train"))
 
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Widen the labels, which were loaded and moved as bytes, to int64."""
+        return with_class_ids(batch)
+
     def read(self, id: str) -> dict[str, Any]:
         """One sample of any split, with the evaluation transforms.
 
@@ -213,7 +220,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         """
         for source in self._all_sources():
             if id in source.ids:
-                return self._eval_dataset(source)[list(source.ids).index(id)]
+                return with_class_ids(self._eval_dataset(source)[list(source.ids).index(id)])
         raise KeyError(f"No sample has the id {id!r}. Expected the name of an image of the data.")
 
     def to_picture(self, image: Tensor) -> npt.NDArray[np.uint8]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -35,6 +36,9 @@ class Source(Protocol):
 
 class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
     """Decoded samples, transformed and normalised: the batch form without its batch axis.
+
+    Labels stay bytes as they were read, an eighth of the int64 that losses want: the data module
+    widens them where the batch is used (`with_class_ids`).
 
     One draw of a transform is applied to the image and to all its label planes alike, with nearest
     interpolation for labels. Labels that a transform fills in from outside the picture become
@@ -129,6 +133,8 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
         """``[H, W, ch]`` pixels to a normalised ``[ch, H, W]`` tensor."""
         if image.ndim == 2:
             image = image[..., None]
+        if image.dtype == np.uint8:
+            return torch.from_numpy(self._looked_up(image))
         white = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1.0
         # Channels first, then in place: several times as fast as the other way round.
         planes = image.transpose(2, 0, 1).astype(np.float32, order="C")
@@ -136,6 +142,15 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
         planes -= self.mean[:, None, None]
         planes /= self.std[:, None, None]
         return torch.from_numpy(planes)
+
+    def _looked_up(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """The same for 8-bit images, which have 256 values a channel: several times as fast."""
+        grey = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
+        table = ((grey - self.mean) / self.std).T[:, None]
+        planes = np.empty((image.shape[2], *image.shape[:2]), np.float32)
+        for plane, values, found in zip(cv2.split(image), table, planes, strict=True):
+            cv2.LUT(plane, values, found)
+        return planes
 
 
 class FewerLabels:
@@ -170,7 +185,7 @@ class FewerLabels:
 
 
 def _to_labels(plane: npt.NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(plane.astype(np.int64))
+    return torch.from_numpy(np.array(plane, np.uint8, order="C"))  # a copy: sources may keep theirs
 
 
 def collate_samples(
@@ -199,10 +214,17 @@ def collate_samples(
     batch["present"] = torch.stack([sample["present"] for sample in samples])
     for key in [key for key in samples[0] if key not in batch]:
         fill = 0 if key in ("image", "deviation") else IGNORE_INDEX
-        batch[key] = torch.stack([_pad_to(sample[key], height, width, fill) for sample in samples])
+        planes = [_pad_to(sample[key], height, width, fill) for sample in samples]
+        batch[key] = torch.stack(planes, out=_space_for(planes))
     if annotators is not None:
         batch["annotators"] = tuple(annotators)
     return batch
+
+
+def _space_for(planes: Sequence[Tensor]) -> Tensor:
+    """Memory for a stack, from NumPy: it asks for large pages, which saves most of the time."""
+    dtype = planes[0].numpy().dtype
+    return torch.from_numpy(np.empty((len(planes), *planes[0].shape), dtype))
 
 
 def _pad_to(plane: Tensor, height: int, width: int, fill: int) -> Tensor:

@@ -385,7 +385,8 @@ def _segment(tiff: TiffFile, page: TiffPage, index: int) -> npt.NDArray[Any]:
     tiff.filehandle.seek(page.dataoffsets[index])
     encoded = tiff.filehandle.read(page.databytecounts[index])
     pixels, *_ = page.decode(encoded, index)
-    return np.asarray(pixels)[0]  # of depth 1
+    band: npt.NDArray[Any] = np.asarray(pixels)[0]  # of depth 1
+    return band
 
 
 @contextmanager

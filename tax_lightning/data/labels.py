@@ -12,6 +12,7 @@ from tax_lightning.data.files import MAX_GREY, File
 
 IGNORE_INDEX = 255
 """Label of a pixel that nobody labelled, or whose label is unknown."""
+_UNKNOWN = 254  # no class has this id: there are 254 of them at most
 IGNORE_NAME = "ignore"
 """Reserved class name in ``mask_values``: grey values mapped to it become `IGNORE_INDEX`."""
 
@@ -42,6 +43,11 @@ def labels_from_values(
         >>> labels_from_values(grey, ["background", "cell"], meaning, "mask.png").tolist()
         [[0, 1], [255, 0]]
     """
+    if values.dtype == np.uint8:
+        meaning = _lookup_table(classes, mask_values)[:256]
+        found = np.where(meaning < 0, _UNKNOWN, meaning).astype(np.uint8).take(values)
+        if not (found == _UNKNOWN).any():
+            return found
     if values.dtype not in (np.uint8, np.uint16):
         values = values.clip(-1, MAX_GREY + 1)  # both ends fall on the table's last entry
     labels: npt.NDArray[np.int16] = _lookup_table(classes, mask_values)[values]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -230,6 +231,41 @@ def _read_crops(path: Path, changed: int) -> dict[str, dict[str, Any]]:
 
 
 # From the DICOM files
+
+
+class LIDCDicomDataModule(LIDCDataModule):
+    """LIDC-IDRI from the DICOM files of the scans: crops that `crop_nodules` cuts at first use.
+
+    Args:
+        root: Folder of the crops. If there is none, it is made, which takes hours for the whole
+            collection; delete it to have them cut anew, with another size for example.
+        size: Height and width of the crops in pixels.
+        hounsfield: The densities that become black and white, in Hounsfield units.
+        channels: 1 (grey) or 3 (RGB); images are converted to it.
+        kwargs: The options of `TableDataModule` and of `MultiAnnotatorDataModule`.
+
+    Raises:
+        ImportError: If the crops are to be cut and pylidc is not installed.
+        FileNotFoundError: If the crops are to be cut and no scan is found.
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        size: int = 128,
+        hounsfield: tuple[float, float] = (-1000.0, 400.0),
+        channels: int = 1,
+        **kwargs: Any,  # noqa: ANN401 - the parent classes type them
+    ) -> None:
+        root = Path(root)
+        if not root.exists():
+            root.parent.mkdir(parents=True, exist_ok=True)
+            # under another name until they are complete
+            with TemporaryDirectory(dir=root.parent, prefix=f"{root.name}-") as folder:
+                crop_nodules(Path(folder, "crops"), size, hounsfield)
+                Path(folder, "crops").rename(root)
+        super().__init__(root, channels, **kwargs)
 
 
 def crop_nodules(
