@@ -49,7 +49,7 @@ def _refusal(error: BaseException | None) -> BaseException | None:
     while error is not None:
         last = traceback.extract_tb(error.__traceback__)[-1:]
         ours = any(Path(frame.filename).is_relative_to(Path(__file__).parent) for frame in last)
-        if ours and isinstance(error, ValueError | OSError | LookupError):
+        if ours and isinstance(error, ValueError | OSError | LookupError | ModuleNotFoundError):
             return error
         error = error.__cause__
     return None

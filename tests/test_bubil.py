@@ -10,6 +10,8 @@ from PIL import Image
 from tax_lightning.data.bubil import BUBILDataModule, BUBILPictures
 from tax_lightning.data.files import Part, Window
 
+columns_are_no_persons = pytest.mark.filterwarnings("ignore:crowd. a column")
+
 EXPERTS = "BU-BIL_Dataset1/ExpertsAnnotations"
 CROWD = "BU-BIL_Dataset1/CrowdsourcedAnnotations"
 NAMES = [f"B{number:02d}" for number in range(1, 9)]
@@ -190,6 +192,7 @@ def test_what_the_crowd_saw_ends_with_the_picture(tmp_path):
     assert (mask[:, :2] == 255).all()
 
 
+@columns_are_no_persons
 def test_images_that_were_cut_out_are_for_the_crowd_only(root):
     """In data sets 4 to 6, the crowd's masks have the size of the images, and no others have."""
     for name in NAMES:
@@ -285,6 +288,7 @@ def test_a_mask_of_another_size(root):
         data.table.check()
 
 
+@columns_are_no_persons
 def test_a_crowd_mask_that_fits_nowhere(root):
     save(root / CROWD / "mturk_annotation1-1/seg_B05.png", np.zeros((6, 7), np.uint8))
     data = BUBILDataModule(root, crowd=True)

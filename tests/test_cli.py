@@ -335,3 +335,15 @@ def test_inspect_of_data_that_cannot_be_read(config, folder, capsys):
 def test_inspect_refuses_arguments_that_it_does_not_know(config, capsys):
     said = refused(["inspect", "--config", str(config), "--trainer.max_epochs=1"], capsys)
     assert "--trainer.max_epochs" in said
+
+
+def test_a_missing_extra_is_one_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    mask = tmp_path / "Training" / "case01"
+    mask.mkdir(parents=True)
+    for name in ("image.nii.gz", "task01_seg01.nii.gz"):
+        (mask / name).write_bytes(b"")
+    config = Path(__file__).parent.parent / "experiments" / "qubiq.yaml"
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", str(config), f"--data.init_args.root={tmp_path}"])
+    assert "pip install 'tax-lightning[volumes]'" in str(stopped.value.code)

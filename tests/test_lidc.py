@@ -132,8 +132,9 @@ def test_published_crops_without_one_of_the_splits(tmp_path):
 @pytest.mark.filterwarnings("default:LIDC-IDRI. slots")
 def test_slots_are_not_persons(tmp_path):
     with pytest.warns(UserWarning, match="slots 0 to 3 are not persons") as caught:
-        LIDCDataModule(write(tmp_path, "nested"))
+        data = LIDCDataModule(write(tmp_path, "nested"))
     assert len(caught) == 1
+    assert not data.persons
 
 
 def test_masks_of_ones_are_read_too(tmp_path):
@@ -462,7 +463,7 @@ def test_arguments_out_of_range(tmp_path, wrong):
 @pytest.mark.parametrize("missing", ["pylidc", "pylidc.utils"])
 def test_the_extra_is_named_where_it_is_missing(pylidc, monkeypatch, tmp_path, missing):
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=r"pip install 'tax-lightning\[pylidc\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'tax-lightning\[pylidc\]'"):
         crop_nodules(tmp_path)
 
 

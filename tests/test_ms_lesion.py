@@ -7,6 +7,7 @@ import pytest
 
 from tax_lightning.__main__ import main
 from tax_lightning.data import IGNORE_INDEX
+from tax_lightning.data.cache import CachedTable
 from tax_lightning.data.ms_lesion import MODALITIES, MSLesionDataModule
 
 nibabel = pytest.importorskip("nibabel")
@@ -53,6 +54,17 @@ def root(tmp_path) -> Path:
                 suffix = ".nii.gz" if patient == 2 else ".nii"
                 save(folder / "masks" / f"{scan}_mask{rater}{suffix}", mask_of(patient, rater))
     return tmp_path
+
+
+def test_a_cache_notices_a_change_of_any_modality(root, tmp_path):
+    data = MSLesionDataModule(root)
+    cached = CachedTable(data.table, tmp_path / "cache")
+    before = cached[0].image
+    path = next((root / "training/training01/preprocessed").glob("training01_01_t2_pp.nii"))
+    save(path, 1000 - image_of(1, 1, "t2"))
+    after = cached[0].image
+    assert not np.array_equal(after, before)
+    np.testing.assert_array_equal(after, data.table[0].image)
 
 
 def test_slices_of_all_modalities(root):

@@ -148,9 +148,15 @@ class CachedTable:
             self.table.classes,
             None if values is None else sorted(values.items()),
             [_stamp(file) for file in files.values()],
+            [_stamp(path) for path in self._further_files(sample.image)],
         )
         names = [(name, _address(file)) for name, file in files.items()]
         return self.folder / _hash(names) / f"{_hash(meaning)}.pixels"
+
+    def _further_files(self, image: File) -> tuple[Path, ...]:
+        """Where a decoder makes an image of several files, all of them."""
+        files = getattr(self.table.decoder, "files", None)
+        return () if files is None else tuple(files(image))
 
 
 def _files(sample: Sample, annotators: Sequence[str]) -> dict[str, File]:

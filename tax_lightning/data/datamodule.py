@@ -135,6 +135,8 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         self.predict_split = predict_split
         self._sources: dict[str, Source] = {}
 
+    persons = True  # whether an annotator is the same person throughout
+
     @abstractmethod
     def _source(self, split: str) -> Source:
         """The samples of one split; asked for once, when the split is first needed."""

@@ -293,11 +293,9 @@ def _plain_png(path: Path, channels: int, window: Window | None) -> npt.NDArray[
         return None
     import cv2  # takes a while, and the checks of names need none of it
 
-    flags = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+    flags = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
     encoded = np.frombuffer(data, np.uint8)
     pixels = cv2.imdecode(encoded, flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is not None and channels == 3:
-        cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, pixels)
     return None if pixels is None else cut(np.asarray(pixels, np.uint8), window)
 
 

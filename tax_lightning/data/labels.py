@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -45,7 +46,8 @@ def labels_from_values(
     """
     if values.dtype == np.uint8:
         meaning = _lookup_table(classes, mask_values)[:256]
-        found = np.where(meaning < 0, _UNKNOWN, meaning).astype(np.uint8).take(values)
+        looked_up = np.where(meaning < 0, _UNKNOWN, meaning).astype(np.uint8)
+        found = np.asarray(cv2.LUT(values, looked_up), np.uint8).reshape(values.shape)
         if not (found == _UNKNOWN).any():
             return found
     if values.dtype not in (np.uint8, np.uint16):

@@ -67,6 +67,8 @@ class LIDCDataModule(TableDataModule):
         U-Net for segmentation of ambiguous images", NeurIPS 2018.
     """
 
+    persons = False  # the annotators are slots
+
     def __init__(
         self,
         root: str | Path,
@@ -245,7 +247,7 @@ class LIDCDicomDataModule(LIDCDataModule):
         kwargs: The options of `TableDataModule` and of `MultiAnnotatorDataModule`.
 
     Raises:
-        ImportError: If the crops are to be cut and pylidc is not installed.
+        ModuleNotFoundError: If the crops are to be cut and pylidc is not installed.
         FileNotFoundError: If the crops are to be cut and no scan is found.
         ValueError: If an argument is out of range.
     """
@@ -289,7 +291,7 @@ def crop_nodules(
         The number of crops written.
 
     Raises:
-        ImportError: If pylidc is not installed.
+        ModuleNotFoundError: If pylidc is not installed.
         FileNotFoundError: If no scan is found.
         ValueError: If an argument is out of range.
     """
@@ -365,8 +367,8 @@ def _save(path: Path, pixels: npt.NDArray[Any]) -> None:
 def _pylidc() -> tuple[ModuleType, Any]:
     try:
         pylidc, utils = import_module("pylidc"), import_module("pylidc.utils")
-    except ImportError as error:
-        raise ImportError(
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
             f"Reading the DICOM files of LIDC-IDRI needs pylidc ({error}). Install the extra: "
             "pip install 'tax-lightning[pylidc]'."
         ) from error

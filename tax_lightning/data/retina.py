@@ -141,6 +141,8 @@ class DriveDataModule(TableDataModule):
         23(4), 2004.
     """
 
+    persons = False  # one of the annotators is two persons
+
     def __init__(
         self,
         root: str | Path,

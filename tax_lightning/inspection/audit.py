@@ -209,7 +209,7 @@ def audit(
         for done, counts in enumerate(pool.map(look, places), start=1):
             tally.add(counts)
             progress(done, len(places))
-    return tally.result(persons=getattr(data, "persons", True))
+    return tally.result(persons=data.persons)
 
 
 def _places(data: MultiAnnotatorDataModule, sources: dict[str, Source]) -> Iterator[Place]:
