@@ -24,6 +24,8 @@ REAL_DATA = {
     "lidc": ("root", "lidc_mini"),
     "simulated": ("data.init_args.root", "bubil_mini"),
 }
+# Options that leave few images for training, each of which prototypes are searched in.
+FEW = dict.fromkeys(("bubil", "bubil_mini"), ("val_fraction", "test_fraction"))
 
 
 def root_of(config: Path, request: pytest.FixtureRequest) -> list[str]:
@@ -31,7 +33,10 @@ def root_of(config: Path, request: pytest.FixtureRequest) -> list[str]:
     if config.stem not in REAL_DATA:
         return []
     option, name = REAL_DATA[config.stem]
-    return [f"--data.init_args.{option}={request.getfixturevalue('data_root') / name}"]
+    return [
+        f"--data.init_args.{option}={request.getfixturevalue('data_root') / name}",
+        *(f"--data.init_args.{share}=0.45" for share in FEW.get(config.stem, ())),
+    ]
 
 
 @pytest.mark.parametrize("config", AT_HAND, ids=lambda path: path.stem)

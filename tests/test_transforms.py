@@ -131,7 +131,7 @@ def test_all_planes_move_as_the_image_does(name, size, channels, dtype, seed):
     sample = data[0]
     reference = sample["reference"]
     unit = colours / np.float32(255) if dtype is np.uint8 else colours
-    shown = torch.from_numpy(unit)[reference].permute(2, 0, 1)
+    shown = torch.from_numpy(unit)[reference.long()].permute(2, 0, 1)
     assert torch.equal(sample["image"], shown)
     assert_planes_agree(sample)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import unicodedata
 import zlib
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import ExifTags, Image
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -22,11 +23,15 @@ IMAGE_SUFFIXES = frozenset(
     {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp"}
 )
 MAX_GREY = 65535
-_BROKEN_FILE = (
+_BROKEN_FILE = (  # all that the libraries are known to say of a file with wrong bytes in it
     OSError,
     SyntaxError,  # Pillow's way to say that a PNG chunk is broken
     ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
     EOFError,
+    MemoryError,
     struct.error,
     zlib.error,
 )
@@ -219,20 +224,34 @@ def read_image(
     if deep:
         pixels = np.asarray(image)[..., None].repeat(channels, axis=2)
     else:
-        mode = "RGB" if channels == 3 else "L"
-        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+        pixels = _converted(image, "RGB" if channels == 3 else "L", path)
         pixels = pixels.reshape(*pixels.shape[:2], channels)
     if not deep and max_value is None:
         return pixels
     return _scale_to_unit(pixels, max_value or (1.0 if image.mode == "F" else MAX_GREY), path)
 
 
+def _converted(image: Image.Image, mode: str, path: Path) -> npt.NDArray[np.uint8]:
+    try:
+        return np.asarray(image if image.mode == mode else image.convert(mode))
+    except ValueError as error:
+        raise ValueError(
+            f"Image {path} holds colours of the kind {image.mode}, expected grey or RGB. Save it "
+            "as RGB."
+        ) from error
+
+
 def _scale_to_unit(pixels: npt.NDArray[Any], white: float, path: Path) -> npt.NDArray[np.float32]:
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= white):  # also false for NaN
+        cure = "rescale the image"
+        if low >= 0 and np.isfinite(high):
+            cure = f"Set max_value to the grey value that means white, or {cure}"
+        elif not np.isfinite(pixels).all():
+            cure = "Replace the values that are no numbers (NaN) or infinite, e.g. by 0"
         raise ValueError(
-            f"Image {path} holds values from {low} to {high}, expected 0 to {white:g}. Set "
-            "max_value to the grey value that means white, or rescale the image."
+            f"Image {path} holds values from {low} to {high}, expected 0 to {white:g}. "
+            f"{cure[0].upper()}{cure[1:]}."
         )
     return (pixels / np.float32(white)).astype(np.float32)
 
@@ -241,8 +260,8 @@ def read_mask(path: Path, white: int = 255, window: Window | None = None) -> npt
     """Decode a mask file to its grey values.
 
     Args:
-        path: 1-bit, 8-bit, palette (whose indices are taken), or 16-bit grey file; RGB(A) too if
-            its three colour channels are equal.
+        path: 1-bit, 8-bit, palette (whose indices are taken), or 16-bit grey file; RGB too if its
+            three channels are equal, and a channel of transparency if all is opaque.
         white: Value of the set pixels of a 1-bit file.
         window: Only these pixels.
 
@@ -250,21 +269,26 @@ def read_mask(path: Path, white: int = 255, window: Window | None = None) -> npt
         Integer grey values ``[H, W]``.
 
     Raises:
-        ValueError: If the file cannot be decoded, or is a colour picture.
+        ValueError: If the file cannot be decoded, or is a colour picture, transparent, or a JPEG
+            file, whose values are not those that were saved.
     """
     if (plain := _plain_png(path, 1, window)) is not None:
         return plain
-    image = _decoded(path, window)
+    image = _decoded(path, window, lossless=True)
+    pixels = np.asarray(image)
     if image.mode == "1":
-        return np.asarray(image).astype(np.uint8) * np.uint8(white)
+        return pixels.astype(np.uint8) * np.uint8(white)
     if image.mode in ("L", "P") or image.mode.startswith("I"):
-        return np.asarray(image)
-    if image.mode in ("LA", "PA"):
-        return np.asarray(image)[..., 0]
-    if image.mode in ("RGB", "RGBA"):
-        colours = np.asarray(image)[..., :3]
-        if (colours == colours[..., :1]).all():
-            return np.ascontiguousarray(colours[..., 0])
+        return pixels
+    if image.mode in ("LA", "PA", "RGBA"):
+        if (pixels[..., -1] < 255).any():
+            raise ValueError(
+                f"Mask {path} is transparent in places, where it may hold any value. Flatten it "
+                "onto its background, or export it as an 8-bit grey or palette PNG."
+            )
+        pixels = pixels[..., :-1]
+    if image.mode in ("LA", "PA", "RGB", "RGBA") and (pixels == pixels[..., :1]).all():
+        return np.ascontiguousarray(pixels[..., 0])
     raise ValueError(
         f"Mask {path} is a colour or floating-point picture (mode {image.mode}), expected one grey "
         "value a pixel. Export it as an 8-bit grey or palette PNG with one value a class."
@@ -277,7 +301,7 @@ def _plain_png(path: Path, channels: int, window: Window | None) -> npt.NDArray[
     Plain are files whose pixels need no interpretation: no palette, transparency or turning. What
     OpenCV cannot decode is left to Pillow, which says why.
     """
-    if path.suffix.lower() != ".png" or not path.is_file():
+    if path.suffix.lower() != ".png" or not (path.is_file() and os.access(path, os.R_OK)):
         return None
     with path.open("rb") as file:
         head = file.read(26)
@@ -300,23 +324,48 @@ def _plain_png(path: Path, channels: int, window: Window | None) -> npt.NDArray[
 
 
 def _plain_chunks(data: bytes) -> bool:
-    """Whether nothing before the pixels of a PNG file says how they are meant."""
+    """Whether nothing beside the pixels of a PNG file says how they are meant."""
     at = 33  # behind the header
     while (kind := data[at + 4 : at + 8]) in (b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"tIME"):
         at += 12 + struct.unpack(">I", data[at : at + 4])[0]
-    return kind == b"IDAT" and data.endswith(b"IEND\xaeB`\x82")
+    # a camera's data may also stand behind the pixels
+    return kind == b"IDAT" and data.endswith(b"IEND\xaeB`\x82") and b"eXIf" not in data
 
 
-def _decoded(path: Path, window: Window | None) -> Image.Image:
+def _decoded(path: Path, window: Window | None, lossless: bool = False) -> Image.Image:
     """The decoded file or a window of it, or an error that names it."""
     with _opened(path) as file:
-        image = _window_of(file, path, window)
-        kind, pages = file.format, getattr(file, "n_frames", 1)
-    if pages > 1 and kind != "MPO":  # MPO: a phone's JPEG with a preview behind it
-        raise ValueError(
-            f"{path} holds {pages} pages, expected a single picture. Save every page as a file."
-        )
+        refusal = _refusal(file, lossless)
+        image = file if refusal else _window_of(file, path, window)
+    if refusal:
+        raise ValueError(f"{path} {refusal}")
     return image
+
+
+def _refusal(file: Image.Image, lossless: bool) -> str:
+    """Why the pixels that Pillow finds need not be those that are meant, or nothing."""
+    pages = getattr(file, "n_frames", 1)
+    if pages > 1 and file.format != "MPO":  # MPO: a phone's JPEG with a preview behind it
+        return f"holds {pages} pages, expected a single picture. Save every page as a file."
+    if lossless and file.format in ("JPEG", "MPO"):
+        return (
+            "is a JPEG file, which holds stray values in place of those of a mask, expected a "
+            "lossless file. Export it anew as PNG; to convert the JPEG would keep them."
+        )
+    tiles = getattr(file, "tile", ())  # what is stored, in a form that Pillow goes on to reduce
+    if file.mode[0] not in "IF" and any(";16" in str(tile.args) for tile in tiles):
+        return (
+            f"holds 16 bits a channel of {file.mode}, of which 8 would be lost. Save it with 8 "
+            "bits, or as 16-bit grey."
+        )
+    turn = file.getexif().get(ExifTags.Base.Orientation, 1)
+    if turn not in (0, 1):
+        return (
+            f"is to be turned or mirrored for viewing (EXIF orientation {turn}), which not all "
+            "programs do, so that image and masks may not fit. Turn the pixels themselves, e.g. "
+            "with 'magick mogrify -auto-orient', and compare them with the masks."
+        )
+    return ""
 
 
 def _window_of(file: Image.Image, path: Path, window: Window | None) -> Image.Image:
@@ -359,7 +408,6 @@ def _is_plain(page: TiffPage, mode: str) -> bool:
         and page.compression in (1, 8, 32946)  # none and Deflate, which need no further library
         and page.predictor in (1, 2)
         and page.fillorder == 1
-        and page.tags.valueof(274, 1) in (0, 1)  # neither turned nor mirrored
         and 0 not in page.databytecounts
     )
 

@@ -1,16 +1,17 @@
 """The plain layout: a folder of images, and a folder of masks for every annotator."""
 
 import csv
+import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from tax_lightning.data.files import Pictures, find_images
+from tax_lightning.data.files import IMAGE_SUFFIXES, Pictures, find_images
 from tax_lightning.data.samples import SPLITS, Sample, SampleTable
 from tax_lightning.data.table import TableDataModule
 
@@ -123,7 +124,8 @@ def read_folder(
     images = _find_originals(root)
     folders = _annotator_folders(root, annotators, exclude_annotators)
     masks = {name: _find_matching(folder, images) for name, folder in folders.items()}
-    references = _find_matching(root / "reference", images) if (root / "reference").is_dir() else {}
+    reference = root / "reference"
+    references = _find_matching(reference, images) if _is_there(reference, Path.is_dir) else {}
     rows = _read_splits(root / "splits.csv", images)
     groups = _groups(images, rows, group_pattern)
     samples = tuple(
@@ -156,12 +158,17 @@ def _annotator_folders(
 ) -> dict[str, Path]:
     """Annotator name -> folder of masks, in the order wanted."""
     parent = root / "masks"
-    found = sorted(parent.iterdir()) if parent.is_dir() else []
-    folders = {
-        _composed(path.name): path
-        for path in found
-        if path.is_dir() and not path.name.startswith(".")
-    }
+    folders: dict[str, Path] = {}
+    for path in sorted(parent.iterdir()) if parent.is_dir() else ():
+        name = _composed(path.name)
+        if path.name.startswith(".") or path.is_file() or not _is_there(path, Path.is_dir):
+            continue
+        if name in folders:
+            raise ValueError(
+                f"{path} and {folders[name]} have the same name {name!r}, with its accents "
+                "written in two ways. Expected one folder an annotator: put them together."
+            )
+        folders[name] = path
     if not folders:
         raise FileNotFoundError(f"{parent} holds no annotators' folders. {_LAYOUT}")
     for argument, names in (("annotators", wanted or ()), ("exclude_annotators", excluded)):
@@ -195,7 +202,25 @@ def _find_matching(folder: Path, images: Mapping[str, Path]) -> dict[str, Path]:
                 f"{path} belongs to no image: none is named {name!r}.{_hint(name, images)} "
                 "Expected the name of an image; rename the file or remove it."
             )
+    for path in sorted(folder.iterdir()):
+        if not path.name.startswith(".") and _composed(path.stem) in images.keys() - files.keys():
+            raise ValueError(
+                f"{path} has the name of an image, but is no image file itself: the mask would "
+                f"count as missing. Expected one of {', '.join(sorted(IMAGE_SUFFIXES))}: convert "
+                "it, or move it away."
+            )
     return files
+
+
+def _is_there(path: Path, is_kind: Callable[[Path], bool]) -> bool:
+    """Whether a part of the layout exists; what only looks like it is not passed over."""
+    there = is_kind(path)
+    if not there and os.path.lexists(path):
+        raise ValueError(
+            f"{path} is not what the layout has in its place, or a link that leads nowhere. Mend "
+            f"it or remove it. {_LAYOUT}"
+        )
+    return there
 
 
 class _Row(NamedTuple):
@@ -207,7 +232,7 @@ class _Row(NamedTuple):
 
 def _read_splits(path: Path, images: Mapping[str, Path]) -> dict[str, _Row]:
     """One row an image; where there is no such file, rows that say nothing."""
-    if not path.is_file():
+    if not _is_there(path, Path.is_file):
         return dict.fromkeys(images, _Row())
     names_of_files = {_composed(file.name): name for name, file in images.items()}
     rows: dict[str, _Row] = {}
@@ -240,7 +265,7 @@ def _csv_rows(path: Path) -> list[dict[str, str]]:
             f"{path} is not encoded as expected ({error}). Save it as CSV in UTF-8."
         ) from error
     reader = csv.DictReader(lines, skipinitialspace=True)
-    columns = [column.strip() for column in reader.fieldnames or ()]
+    columns = [column.strip().lower() for column in reader.fieldnames or ()]
     reader.fieldnames = columns
     rows = list(reader)
     if "name" not in columns or not {"split", "group"} & set(columns):
@@ -316,8 +341,9 @@ def _labelled(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
 
 def _hint(name: str, images: Iterable[str]) -> str:
     """The image whose name comes closest."""
-    close = get_close_matches(name, list(images), n=1)
-    return f" The nearest name is {close[0]!r}." if close else ""
+    originals = {image.lower(): image for image in images}
+    close = get_close_matches(name.lower(), list(originals), n=1)
+    return f" The nearest name is {originals[close[0]]!r}." if close else ""
 
 
 def _composed(text: str) -> str:

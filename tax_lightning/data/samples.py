@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -495,6 +496,11 @@ def _check_mask_values(mask_values: Mapping[int, str] | None, classes: Sequence[
     """Every value in range, every name known, every class reachable."""
     if mask_values is None:
         return
+    if odd := [value for value in mask_values if not isinstance(value, Integral)]:
+        raise ValueError(
+            f"mask_values: {odd[0]!r} is no grey value, expected whole numbers and the names of "
+            f"their classes, e.g. {{0: {classes[0]}, 255: {classes[1]}}}."
+        )
     for value, name in mask_values.items():
         if not 0 <= value <= MAX_GREY:
             raise ValueError(f"mask_values: grey value {value}, expected 0..{MAX_GREY}.")
