@@ -36,6 +36,7 @@ _BROKEN_FILE = (  # all that the libraries are known to say of a file with wrong
     zlib.error,
 )
 _PLAIN_PIXELS = 2**26  # of larger files Pillow says whether they can be trusted
+_PLAIN_SIDE = 10**6  # the most that OpenCV's decoder takes
 # Pillow's mode -> the values of a TIFF file whose windows are read without decoding the whole
 _PLAIN_TIFF = {"L": "uint8", "RGB": "uint8", "I;16": "uint16", "I;16B": "uint16", "F": "float32"}
 
@@ -310,7 +311,9 @@ def _plain_png(path: Path, channels: int, window: Window | None) -> npt.NDArray[
             return None
         data = head + file.read()
     width, height = struct.unpack(">II", head[16:24])
-    if width * height > _PLAIN_PIXELS or not _plain_chunks(data):
+    if width * height > _PLAIN_PIXELS or max(width, height) > _PLAIN_SIDE:
+        return None
+    if not _plain_chunks(data):
         return None
     top, left, rows, columns = window or (0, 0, height, width)
     if top + rows > height or left + columns > width:
@@ -320,7 +323,10 @@ def _plain_png(path: Path, channels: int, window: Window | None) -> npt.NDArray[
     flags = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
     encoded = np.frombuffer(data, np.uint8)
     pixels = cv2.imdecode(encoded, flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    return None if pixels is None else cut(np.asarray(pixels, np.uint8), window)
+    if pixels is None:
+        _decoded(path, None)  # says why, but fills up rows that are missing
+        raise ValueError(f"Cannot read {path}: it lacks pixels. Replace it or remove it.")
+    return cut(np.asarray(pixels, np.uint8), window)
 
 
 def _plain_chunks(data: bytes) -> bool:
@@ -334,6 +340,8 @@ def _plain_chunks(data: bytes) -> bool:
 
 def _decoded(path: Path, window: Window | None, lossless: bool = False) -> Image.Image:
     """The decoded file or a window of it, or an error that names it."""
+    with _opened(path) as file:
+        file.verify()  # the checksums of a PNG file, which Pillow passes over when it decodes
     with _opened(path) as file:
         refusal = _refusal(file, lossless)
         image = file if refusal else _window_of(file, path, window)

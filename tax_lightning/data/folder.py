@@ -265,9 +265,14 @@ def _csv_rows(path: Path) -> list[dict[str, str]]:
             f"{path} is not encoded as expected ({error}). Save it as CSV in UTF-8."
         ) from error
     reader = csv.DictReader(lines, skipinitialspace=True)
-    columns = [column.strip().lower() for column in reader.fieldnames or ()]
-    reader.fieldnames = columns
-    rows = list(reader)
+    try:
+        columns = [column.strip().lower() for column in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        rows = list(reader)
+    except csv.Error as error:
+        raise ValueError(
+            f"{path} cannot be read as a table ({error}). Save it as CSV in UTF-8."
+        ) from error
     if "name" not in columns or not {"split", "group"} & set(columns):
         raise ValueError(
             f"{path} has the column(s) {', '.join(columns)}; expected name, and split or group or "

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -496,7 +495,7 @@ def _check_mask_values(mask_values: Mapping[int, str] | None, classes: Sequence[
     """Every value in range, every name known, every class reachable."""
     if mask_values is None:
         return
-    if odd := [value for value in mask_values if not isinstance(value, Integral)]:
+    if odd := [value for value in mask_values if not hasattr(value, "__index__")]:
         raise ValueError(
             f"mask_values: {odd[0]!r} is no grey value, expected whole numbers and the names of "
             f"their classes, e.g. {{0: {classes[0]}, 255: {classes[1]}}}."
