@@ -314,7 +314,6 @@ def write_png(path: Path, pixels: np.ndarray, **chunks: bytes) -> None:
         {"pHYs": b"\0\0\x0b\x12\0\0\x0b\x12\1", "tEXt": b"Software\0a program"},
         {"gAMA": struct.pack(">I", 220000)},
         {"tRNS": b"\0\x05\0\x06\0\x07"},
-        {"eXIf": b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"},
     ],
     ids=lambda chunks: "+".join(chunks) or "none",
 )
@@ -397,7 +396,6 @@ OTHERS = {  # files that are decoded whole for it
     "palette.tif": (write_pillow, "P", {}),
     "alpha.tif": (write_pillow, "RGBA", {}),
     "white_is_zero.tif": (write_tiff, "grey", {"photometric": "miniswhite"}),
-    "turned.tif": (write_tiff, "RGB", {"extratags": TURNED}),
     "predicted_float.tif": (write_tiff, "float", {"compression": "zlib", **STRIPS}),
 }
 WINDOWS = [Window(0, 0, 53, 53), Window(31, 17, 9, 20), Window(52, 52, 1, 1), Window(7, 0, 14, 53)]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
@@ -309,7 +310,8 @@ def _plain_png(path: Path, channels: int, window: Window | None) -> npt.NDArray[
         depth_and_kind = b"\x08\0" if channels == 1 else b"\x08\2"  # 8 bits; grey, RGB
         if head[:8] != b"\x89PNG\r\n\x1a\n" or head[24:] != depth_and_kind:
             return None
-        data = head + file.read()
+        file.seek(0)
+        data = file.read()
     width, height = struct.unpack(">II", head[16:24])
     if width * height > _PLAIN_PIXELS or max(width, height) > _PLAIN_SIDE:
         return None
@@ -318,8 +320,6 @@ def _plain_png(path: Path, channels: int, window: Window | None) -> npt.NDArray[
     top, left, rows, columns = window or (0, 0, height, width)
     if top + rows > height or left + columns > width:
         return None
-    import cv2  # takes a while, and the checks of names need none of it
-
     flags = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
     encoded = np.frombuffer(data, np.uint8)
     pixels = cv2.imdecode(encoded, flags | cv2.IMREAD_IGNORE_ORIENTATION)

@@ -46,9 +46,10 @@ def labels_from_values(
     """
     if values.dtype == np.uint8:
         meaning = _lookup_table(classes, mask_values)[:256]
+        # Above all class ids, so that a look at the highest is enough where nothing is ignored.
         looked_up = np.where(meaning < 0, _UNKNOWN, meaning).astype(np.uint8)
         found = np.asarray(cv2.LUT(values, looked_up), np.uint8).reshape(values.shape)
-        if not (found == _UNKNOWN).any():
+        if (found.size and found.max() < _UNKNOWN) or not (found == _UNKNOWN).any():
             return found
     if values.dtype not in (np.uint8, np.uint16):
         values = values.clip(-1, MAX_GREY + 1)  # both ends fall on the table's last entry
