@@ -174,10 +174,10 @@ def _address(file: File) -> tuple[str, int | str | None]:
 
 
 def _stamp(file: File) -> tuple[int, int] | None:
-    """Size and time of change; None where there is no file, which the decoder then says."""
+    """Size and time of change; None where no file can be read, which the decoder then says."""
     try:
         status = os.stat(file.path if isinstance(file, Part) else file)
-    except FileNotFoundError:
+    except OSError:
         return None
     return status.st_size, status.st_mtime_ns
 
