@@ -26,13 +26,8 @@ from tax_lightning.data.files import (
     read_size,
 )
 from tax_lightning.data.labels import IGNORE_INDEX, labels_from_values
-from tax_lightning.data.samples import (
-    Sample,
-    SampleTable,
-    fold_groups,
-    patch_windows,
-    split_groups,
-)
+from tax_lightning.data.samples import Sample, SampleTable, patch_windows
+from tax_lightning.data.splits import fold_groups, split_groups
 
 CLASSES = ("background", "cell")
 GREY = {0: "background", 255: "cell"}

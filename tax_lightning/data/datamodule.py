@@ -6,9 +6,9 @@ Every data module yields batches of this form (``B`` images, ``N`` annotators, `
 - ``masks``: ``[B, N, H, W]``, class ids 0..C-1, 255 where not labelled
 - ``present``: bool ``[B, N]``, the annotator labelled this image
 - ``reference``: ``[B, H, W]``, 255 where unknown; only in data that have one
-- ``owner``: ``[B, H, W]``, index of the expert, 255 for none; synthetic data only
-- ``deviation``: ``[B, N, H, W]``, id of the rule that changed the pixel, else 0; synthetic
-  data only
+- ``owner``: ``[B, H, W]``, index of the expert, 255 for none; simulated annotators only
+- ``deviation``: ``[B, N, H, W]``, id of the rule that changed the pixel, else 0; simulated
+  annotators only
 - ``size``: int64 ``[B, 2]``, height and width before padding
 - ``id``: list of B names; ``annotators``: the N names
 
@@ -37,7 +37,8 @@ from tax_lightning.data.dataset import (
     Source,
     collate_samples,
 )
-from tax_lightning.data.samples import SPLITS, check_names
+from tax_lightning.data.samples import check_names
+from tax_lightning.data.splits import SPLITS
 from tax_lightning.data.transforms import (
     Preset,
     Transform,
@@ -98,6 +99,8 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         512
     """
 
+    persons = True  # whether an annotator is the same person throughout
+
     def __init__(
         self,
         annotators: Sequence[str],
@@ -134,8 +137,6 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         check_transforms([*self.train_transforms, *self.eval_transforms])
         self.predict_split = predict_split
         self._sources: dict[str, Source] = {}
-
-    persons = True  # whether an annotator is the same person throughout
 
     @abstractmethod
     def _source(self, split: str) -> Source:

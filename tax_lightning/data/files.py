@@ -81,6 +81,7 @@ class Decoder(Protocol):
     Decoders are frozen dataclasses of plain values: equal ones read equal pixels, also in another
     process and another run. One that can tell a picture's height and width without decoding it
     does so in a method ``size(file)`` of images and masks; without it, they are decoded for that.
+    One that makes an image of several files names them in a method ``files(image)``.
     """
 
     @property

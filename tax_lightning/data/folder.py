@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from lightning.pytorch.utilities import rank_zero_warn
 
 from tax_lightning.data.files import IMAGE_SUFFIXES, Pictures, find_images
-from tax_lightning.data.samples import SPLITS, Sample, SampleTable
+from tax_lightning.data.samples import Sample, SampleTable
+from tax_lightning.data.splits import SPLITS
 from tax_lightning.data.table import TableDataModule
 
 _LAYOUT = """Expected this layout:

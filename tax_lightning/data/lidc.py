@@ -18,7 +18,8 @@ from PIL import Image
 
 from tax_lightning.data.files import Decoder, File, Part, Pictures, Window, cut, find_images
 from tax_lightning.data.pickles import load_pickle
-from tax_lightning.data.samples import SPLITS, Sample, SampleTable
+from tax_lightning.data.samples import Sample, SampleTable
+from tax_lightning.data.splits import SPLITS
 from tax_lightning.data.table import TableDataModule
 
 SLOTS = ("slot 0", "slot 1", "slot 2", "slot 3")

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from tax_lightning.data.samples import Sample, SampleTable, split_groups
+from tax_lightning.data.samples import Sample, SampleTable
+from tax_lightning.data.splits import split_groups
 from tax_lightning.data.table import TableDataModule
 from tax_lightning.data.volumes import Volumes, find_volumes, slice_scan, stored_shape
 

@@ -34,8 +34,9 @@ from tax_lightning.data.rules import (
     SwapClass,
     UnderSegment,
 )
-from tax_lightning.data.samples import SPLITS, RawSample
+from tax_lightning.data.samples import RawSample
 from tax_lightning.data.scenes import CLASSES, TYPES, ObjectType, draw_scene
+from tax_lightning.data.splits import SPLITS
 
 OWNER_BAND = 5.0
 """Width in pixels of the surroundings that belong to an object's expert."""

@@ -17,7 +17,8 @@ from skimage.measure import label
 from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 from tax_lightning.data.dataset import Source
 from tax_lightning.data.labels import IGNORE_INDEX
-from tax_lightning.data.samples import SPLITS, RawSample, SampleTable
+from tax_lightning.data.samples import RawSample, SampleTable
+from tax_lightning.data.splits import SPLITS
 
 ABSENT, EMPTY, DRAWN = range(3)
 """What an annotator did with an image: no mask, a mask without foreground, one with."""

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from tax_lightning.data.samples import SPLITS
+from tax_lightning.data.splits import SPLITS
 from tax_lightning.inspection.audit import ABSENT, DRAWN, EMPTY, Audit, ImageRow
 
 NEARLY_ALL = 0.95

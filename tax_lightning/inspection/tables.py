@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tax_lightning.data.files import size_text
-from tax_lightning.data.samples import SPLITS
+from tax_lightning.data.splits import SPLITS
 from tax_lightning.inspection.audit import ABSENT, DRAWN, EMPTY, Array, Audit
 
 _GAP = "  "
