@@ -84,7 +84,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums;
   min-width: min(100%, 42rem); }
 table.heat { min-width: min(100%, 24rem); }
 caption { text-align: left; color: var(--faint); padding-bottom: .5rem; position: sticky; left: 0;
-  max-width: min(70ch, calc(100vw - 2rem)); }
+  max-width: min(70ch, calc(100vw - 4.5rem)); } /* 100vw counts the scroll bar in */
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
   white-space: nowrap; overflow-wrap: normal; }
 thead th { vertical-align: bottom; font-weight: 600; white-space: normal; line-height: 1.25; }
