@@ -9,6 +9,7 @@ DATA = ("synthetic", "bubil_mini")
 DEFAULT = "default"
 REFERENCE = {"synthetic": "given", "bubil_mini": "majority"}  # as in the configurations
 LOSS_TERMS = ("annotator", "fused", "who", "balance", "cluster", "pull", "spread")
+UNLABELLED_TERMS = LOSS_TERMS[3:]  # those that compare with no label
 MODEL = "model.init_args"
 
 
@@ -44,7 +45,12 @@ def groups(data: str) -> dict[str, list[Variant]]:
     """
     given = data == "synthetic"  # only there the truth and its owners are known
     return {
-        "Loss terms": [_default("all terms"), *map(_without, LOSS_TERMS), _only_labels()],
+        "Loss terms": [
+            _default("all terms"),
+            *(_without(term) for term in LOSS_TERMS),
+            _without("pull", "spread"),
+            _without(*UNLABELLED_TERMS),
+        ],
         "Weight of pull": _options("loss_weights.pull", ("0", "0.2", "1"), "0.2"),
         "What who is taught": _options(
             "who_target", ("window", "agree", *(("owner",) if given else ()), "none"), "window"
@@ -94,14 +100,10 @@ def _default(label: str) -> Variant:
     return Variant(DEFAULT, f"{label} (default)", {})
 
 
-def _only_labels() -> Variant:
-    """Without all four terms that compare with no label."""
-    flags = {f"{MODEL}.loss_weights.{term}": "0" for term in LOSS_TERMS[3:]}
-    return Variant("prototype-terms=0", f"without {', '.join(LOSS_TERMS[3:])}", flags)
-
-
-def _without(term: str) -> Variant:
-    return Variant(f"{term}=0", f"without {term}", {f"{MODEL}.loss_weights.{term}": "0"})
+def _without(*terms: str) -> Variant:
+    flags = {f"{MODEL}.loss_weights.{term}": "0" for term in terms}
+    name = "prototype-terms=0" if terms == UNLABELLED_TERMS else f"{'+'.join(terms)}=0"
+    return Variant(name, f"without {', '.join(terms)}", flags)
 
 
 def _options(option: str, values: Sequence[str], default: str) -> list[Variant]:
