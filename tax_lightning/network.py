@@ -82,6 +82,14 @@ class TAXOutput(NamedTuple):
         return self.log_kernel_probs.exp()
 
 
+class TAXWeights(NamedTuple):
+    """What the network says of who and why alone; see :class:`TAXOutput`."""
+
+    log_who: Tensor
+    log_within: Tensor
+    embedding: Tensor
+
+
 class TAXNetwork(nn.Module):
     """Segmentation network that says who decides each pixel and which prototype is the reason.
 
@@ -218,8 +226,17 @@ class TAXNetwork(nn.Module):
 
     def assign(self, features: Tensor) -> TAXOutput:
         """The arithmetic of the method: features ``[B, D, H, W]`` to who, why and the result."""
-        embedding = self.projection(features)
+        log_who, log_within, embedding = self.weigh(features)
         logits = self.bank(features)
+        with torch.autocast(features.device.type, enabled=False):
+            log_kernel = logits.float().log_softmax(dim=3)
+            log_annotator = mix(log_within, log_kernel, self.mixing)
+            log_probs = mix(log_who, log_annotator, self.mixing)
+        return TAXOutput(log_probs, log_annotator, log_who, log_within, log_kernel, embedding)
+
+    def weigh(self, features: Tensor) -> TAXWeights:
+        """The part of :meth:`assign` that says who and why, before anything is labelled."""
+        embedding = self.projection(features)
         # In float32 also where the convolutions run in bf16, so that the shares add up.
         with torch.autocast(features.device.type, enabled=False):
             embedding = F.normalize(embedding.float(), dim=1)
@@ -227,10 +244,7 @@ class TAXNetwork(nn.Module):
             annotator_evidence = evidence.logsumexp(dim=2)
             log_who = (annotator_evidence * self.who_scale).log_softmax(dim=1)
             log_within = evidence - annotator_evidence.unsqueeze(2)
-            log_kernel = logits.float().log_softmax(dim=3)
-            log_annotator = mix(log_within, log_kernel, self.mixing)
-            log_probs = mix(log_who, log_annotator, self.mixing)
-        return TAXOutput(log_probs, log_annotator, log_who, log_within, log_kernel, embedding)
+        return TAXWeights(log_who, log_within, embedding)
 
     def shares(self, output: TAXOutput, decision: Tensor) -> Tensor:
         """Share of every kernel in the decision at each pixel; they sum to 1 over N and K.

@@ -18,7 +18,7 @@ from tax_lightning.metrics.removal import Removal
 from tax_lightning.metrics.usage import AssignmentUsage, prototype_max_cosine
 from tax_lightning.metrics.who import OwnerAccuracy, WhoAccuracy, disagreement
 from tax_lightning.metrics.why import WhyFaithfulness
-from tax_lightning.network import TAXNetwork, TAXOutput
+from tax_lightning.network import TAXNetwork, TAXOutput, TAXWeights
 
 PROBED_IMAGES = 4  # of the first that come, for what needs passes of its own
 # These do not depend on the who map, or not on whose weight is whose.
@@ -150,18 +150,19 @@ class ExplanationMetrics(nn.Module):
         """
         (network,) = self._network
         images = torch.stack(self.probed)
-        values = stability(network, images)
+        values = stability(partial(_weights, network), images)
         if read is None:
             return values
         units = network.memory.unit_vectors.expand(len(sources), -1, -1)
         shared = network.memory.kind == "shared"  # there all rows name the same prototypes
-        output_of, own = (partial(_as_one, network), sources[:1]) if shared else (network, sources)
+        weights_of, own = (_weights_as_one, sources[:1]) if shared else (_weights, sources)
+        output_of = partial(weights_of, network)
 
         def read_alike(id: str) -> Tensor:
             return read(id).to(images)
 
         try:
-            values |= prototype_integrity(network, own, units[: len(own)], read_alike)
+            values |= prototype_integrity(output_of, own, units[: len(own)], read_alike)
             values |= patch_insertion(output_of, own, read_alike, images)
         except (LookupError, OSError, ValueError) as error:
             rank_zero_warn(
@@ -195,12 +196,17 @@ def exchanged(who: Tensor) -> Tensor:
     return torch.stack([image.roll(1 + i % others, dims=0) for i, image in enumerate(who)])
 
 
-def _as_one(network: TAXNetwork, images: Tensor) -> TAXOutput:
-    """What the network says of images, all annotators taken for one who uses the shared kernels."""
-    output: TAXOutput = network(images)
-    assignment = output.log_who.unsqueeze(2) + output.log_within
-    return output._replace(
-        log_who=torch.zeros_like(output.log_who[:, :1]),
+def _weights(network: TAXNetwork, images: Tensor) -> TAXWeights:
+    """Who and why of images, without what the kernels would label: a third of the time."""
+    return network.weigh(network.features(images))
+
+
+def _weights_as_one(network: TAXNetwork, images: Tensor) -> TAXWeights:
+    """The same, all annotators taken for one who uses the shared kernels."""
+    weights = _weights(network, images)
+    assignment = weights.log_who.unsqueeze(2) + weights.log_within
+    return weights._replace(
+        log_who=torch.zeros_like(weights.log_who[:, :1]),
         log_within=assignment.logsumexp(dim=1, keepdim=True),
     )
 

@@ -1,8 +1,9 @@
 """Tests of the explanation that need further passes of the model.
 
 Each takes ``output_of``, a function from images ``[B, ch, H, W]`` to the network's output, which
-puts the model in evaluation mode and moves the images to its device; gradients are off here. Each
-returns a dict of floats, NaN without a case.
+puts the model in evaluation mode and moves the images to its device; gradients are off here. What
+says who and why is enough of an output, and comes sooner. Each returns a dict of floats, NaN
+without a case.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from tax_lightning.explain.explanation import PrototypeSource
 from tax_lightning.metrics.inputs import check_inputs
 
 if TYPE_CHECKING:
-    from tax_lightning.network import TAXOutput
+    from tax_lightning.network import TAXOutput, TAXWeights
 
-OutputOf = Callable[[Tensor], "TAXOutput"]
+OutputOf = Callable[[Tensor], "TAXOutput | TAXWeights"]
 
 
 def source_integrity(embeddings_at_sources: Tensor, prototypes: Tensor) -> dict[str, float]:
@@ -249,7 +250,7 @@ def _sameness(who: Tensor, top: Tensor, other_who: Tensor, other_top: Tensor) ->
     }
 
 
-def _assignment(output: TAXOutput) -> Tensor:
+def _assignment(output: TAXOutput | TAXWeights) -> Tensor:
     """Logarithm of the weight of each kernel, log a_nk ``[B, N * K, H, W]``."""
     return (output.log_who.unsqueeze(2) + output.log_within).flatten(1, 2)
 
@@ -319,7 +320,11 @@ def _paste(images: Tensor, patch: Tensor, corners: Sequence[tuple[int, int]]) ->
 
 
 def _wins(
-    output: TAXOutput, n: int, k: int, corners: Sequence[tuple[int, int]], inside: tuple[int, int]
+    output: TAXOutput | TAXWeights,
+    n: int,
+    k: int,
+    corners: Sequence[tuple[int, int]],
+    inside: tuple[int, int],
 ) -> Tensor:
     """Whether kernel (n, k) has the largest weight at its place inside each patch, bool ``[B]``."""
     y = torch.tensor([top + inside[0] for top, _ in corners])
