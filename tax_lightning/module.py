@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from tax_lightning import checkpoints, evaluation, inference
-from tax_lightning.batch import Batch, complete_batch, with_class_ids
+from tax_lightning.batch import Batch, complete_batch, unpacked
 from tax_lightning.consensus import Reference, check_reference, reference_labels
 from tax_lightning.explain.explanation import Explanation
 from tax_lightning.kernels import BankKind
@@ -271,7 +271,7 @@ class TAXLightningModule(L.LightningModule):
     def _completed(self, batch: Batch) -> Batch:
         """The batch, where a data module's own hooks kept ours from being called."""
         checked = batch if "present" in batch else self.on_before_batch_transfer(batch, 0)
-        return with_class_ids(checked)
+        return unpacked(checked)
 
     @property
     def _needs_labels(self) -> bool:

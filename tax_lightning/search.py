@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, Subset
 
-from tax_lightning.batch import Batch, with_class_ids
+from tax_lightning.batch import Batch, unpacked
 from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.network import TAXOutput
 from tax_lightning.processes import from_all_processes
@@ -179,7 +179,7 @@ def visit(module: TAXLightningModule, loader: Iterable[Batch]) -> Iterator[tuple
     for batch in loader:
         checked = module.on_before_batch_transfer(batch, 0)
         moved = module.transfer_batch_to_device(checked, module.device, 0)
-        ready = with_class_ids(moved)
+        ready = unpacked(moved)
         with evaluating(module.network):
             yield ready, module(ready["image"].to(next(module.network.parameters()).dtype))
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import ArgumentError, ArgumentParser
 
+from tax_lightning.batch import unpacked
 from tax_lightning.data import (
     IGNORE_INDEX,
     MultiAnnotatorDataModule,
@@ -95,15 +96,20 @@ def images_of(loader) -> torch.Tensor:
 # One sample
 
 
-def test_a_model_under_a_trainer_gets_class_ids():
+def test_a_model_under_a_trainer_gets_numbers():
     data = SceneModule(batch_size=2)
     batch = next(iter(data.train_dataloader()))
     ready = data.on_after_batch_transfer(batch, 0)
+    assert batch["image"].dtype == torch.uint8
+    expected = (batch["image"] / 255 - batch["normalisation"][0, :, None, None]) / (
+        batch["normalisation"][1, :, None, None]
+    )
+    assert torch.equal(ready["image"], expected)
+    assert "normalisation" not in ready
     for key in ("masks", "reference", "owner", "deviation"):
         assert batch[key].dtype == torch.uint8
         assert ready[key].dtype == torch.int64
         assert torch.equal(batch[key], ready[key])
-    assert ready["image"] is batch["image"]
 
 
 def test_sample_has_the_agreed_form():
@@ -112,7 +118,8 @@ def test_sample_has_the_agreed_form():
     assert {
         key: (value.dtype, tuple(value.shape)) for key, value in sample.items() if key != "id"
     } == {
-        "image": (torch.float32, (3, 24, 20)),
+        "image": (torch.uint8, (3, 24, 20)),
+        "normalisation": (torch.float32, (2, 3)),
         "masks": (torch.uint8, (3, 24, 20)),
         "present": (torch.bool, (3,)),
         "reference": (torch.uint8, (24, 20)),
@@ -122,7 +129,8 @@ def test_sample_has_the_agreed_form():
 
 
 def test_optional_planes_are_left_out():
-    assert dataset(source=Scenes(extras=False))[0].keys() == {"image", "masks", "present", "id"}
+    always = {"image", "normalisation", "masks", "present", "id"}
+    assert dataset(source=Scenes(extras=False))[0].keys() == always
 
 
 @pytest.mark.parametrize(
@@ -137,7 +145,7 @@ def test_normalisation(image, unit):
     raw = RawSample("a", image, np.zeros((1, 1, 2), np.uint8), np.array([True]))
     data = MultiAnnotatorDataset(Fixed(raw), mean=(0.5,), std=(0.25,))
     expected = (np.array(unit) - 0.5) / 0.25
-    np.testing.assert_allclose(data[0]["image"][0, 0].numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(unpacked(data[0])["image"][0, 0].numpy(), expected, rtol=1e-5)
 
 
 # Transforms
@@ -165,7 +173,7 @@ def test_labels_follow_the_image_and_are_ignored_outside_it(name):
     data = dataset(GEOMETRIC[name])
     for index in range(4):
         sample = data[index]
-        shown = (sample["image"][0] * 255).round().long()
+        shown = sample["image"][0].long()
         labels = sample["masks"][0]
         outside = shown == 0
         assert (labels[outside] == IGNORE_INDEX).all()
@@ -287,7 +295,7 @@ def test_loaders():
 
 def test_projection_sees_evaluation_transforms_only():
     data = SceneModule(train_transforms=[A.InvertImg(p=1)], eval_transforms=[A.Resize(8, 8)])
-    image = next(iter(data.projection_dataloader()))["image"]
+    image = unpacked(next(iter(data.projection_dataloader())))["image"]
     assert image.shape[-2:] == (8, 8)
     assert torch.equal(image[2], data.read("train2")["image"])
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tax_lightning.batch import unpacked
 from tax_lightning.data import IGNORE_INDEX, MultiAnnotatorDataset, RawSample, collate_samples
 from tax_lightning.data.transforms import training_transforms
 
@@ -76,11 +77,16 @@ def test_samples_are_those_of_the_long_way(name, dtype, channels):
     mean, std = np.linspace(0.3, 0.6, channels), np.linspace(0.2, 0.3, channels)
     data = MultiAnnotatorDataset(One(raw), TRANSFORMS[name](), mean, std, seed=SEED)
     sample, expected = data[0], the_long_way(raw, TRANSFORMS[name](), mean, std)
-    assert sample.keys() == {*expected, "present", "id"}
+    packed = dtype is np.uint8
+    assert sample.keys() == {*expected, "present", "id", *(["normalisation"] if packed else [])}
+    assert sample["image"].dtype == (torch.uint8 if packed else torch.float32)
+    ready = unpacked(sample)
+    assert ready["image"].is_contiguous()
+    assert ready.keys() == {*expected, "present", "id"}
     for key, plane in expected.items():
-        assert sample[key].dtype == (torch.float32 if key == "image" else torch.uint8)
-        np.testing.assert_array_equal(sample[key].numpy(), plane)
-    assert sample["image"].is_contiguous()
+        assert key == "image" or sample[key].dtype == torch.uint8
+        assert ready[key].dtype == (torch.float32 if key == "image" else torch.int64)
+        np.testing.assert_array_equal(ready[key].numpy(), plane)
 
 
 def test_some_cases_above_leave_the_picture_and_others_do_not():
@@ -103,6 +109,33 @@ def test_samples_are_nobody_elses_memory():
     assert data[0]["present"].tolist() == raw.present.tolist()
 
 
+def test_bytes_and_numbers_in_one_batch_become_numbers():
+    deep, plain = noise(3, np.float32), noise(3, np.uint8)
+    samples = [MultiAnnotatorDataset(One(raw))[0] for raw in (deep, plain)]
+    batch = unpacked(collate_samples(samples))
+    for row, sample in enumerate(samples):
+        for key in ("image", "masks", "reference", "owner", "deviation"):
+            assert torch.equal(batch[key][row], unpacked(sample)[key])
+
+
+def test_smaller_pictures_of_bytes_are_padded_with_the_mean_colour():
+    raw = noise(3, np.uint8)
+    dataset = MultiAnnotatorDataset(One(raw))
+    small = MultiAnnotatorDataset(One(raw), [A.CenterCrop(20, 10)])[0]
+    batch = unpacked(collate_samples([dataset[0], small]))
+    assert batch["image"][1, :, 20:].abs().max() < 0.01
+    assert batch["image"][1, :, :, 10:].abs().max() < 0.01
+    assert torch.equal(batch["image"][1, :, :20, :10], unpacked(small)["image"])
+
+
+def test_numbers_have_the_precision_of_the_run():
+    sample = MultiAnnotatorDataset(One(noise(3, np.uint8)))[0]
+    exact = unpacked(sample)["image"]
+    rounded = unpacked({**sample, "normalisation": sample["normalisation"].bfloat16()})["image"]
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, atol=0.03, rtol=0.02)
+
+
 def test_batches_are_nobody_elses_memory():
     sample = MultiAnnotatorDataset(One(noise(3, np.uint8)))[0]
     kept = sample["masks"].clone()
@@ -110,8 +143,9 @@ def test_batches_are_nobody_elses_memory():
     assert torch.equal(sample["masks"], kept)
 
 
-def test_planes_of_another_size_are_refused_without_transforms_too():
+@pytest.mark.parametrize("name", ["nothing", "light"])
+def test_planes_of_another_size_are_refused(name):
     raw = noise(3, np.uint8)
     wrong = RawSample("noise", raw.image, raw.masks[:, :-1], raw.present)
-    with pytest.raises(ValueError, match="Height and Width of image, mask or masks should be equ"):
-        MultiAnnotatorDataset(One(wrong))[0]
+    with pytest.raises(ValueError, match=r"Sample noise: its masks have the shape \(4, 23, 20\)"):
+        MultiAnnotatorDataset(One(wrong), TRANSFORMS[name]())[0]

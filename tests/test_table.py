@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tax_lightning.batch import unpacked
 from tax_lightning.data import Sample, SampleTable, TableDataModule
 from tax_lightning.data.files import Pictures
 
@@ -151,7 +152,7 @@ def test_patches_of_all_splits(table, tmp_path, cache):
                 top, left = map(int, at.split(","))
                 inside = (..., slice(top, top + 12), slice(left, left + 12))
                 sample = whole.read(name)
-                assert torch.equal(batch["image"][place], sample["image"][inside])
+                assert torch.equal(unpacked(batch)["image"][place], sample["image"][inside])
                 assert torch.equal(batch["masks"][place], sample["masks"][inside])
                 seen.add(patch)
         assert seen == expected

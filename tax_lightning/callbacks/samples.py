@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from tax_lightning.batch import Batch, with_class_ids
+from tax_lightning.batch import Batch, unpacked
 from tax_lightning.explain.palette import Picture
 
 
@@ -39,10 +39,12 @@ def single_samples(
     if length_by_index(loader):
         batches = (loader.collate_fn([loader.dataset[i]]) for i in indices)
     else:
-        batches = (_row(batch, i) for batch in loader for i in range(len(batch["image"])))
+        batches = (
+            _row(batch, i) for batch in map(unpacked, loader) for i in range(len(batch["image"]))
+        )
     for batch in batches:
         checked: Batch = pl_module.on_before_batch_transfer(batch, 0)
-        yield with_class_ids(checked)
+        yield unpacked(checked)
 
 
 def _row(batch: Batch, i: int) -> Batch:

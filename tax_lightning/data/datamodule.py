@@ -2,7 +2,8 @@
 
 Every data module yields batches of this form (``B`` images, ``N`` annotators, ``C`` classes):
 
-- ``image``: float32 ``[B, ch, H, W]``, normalised
+- ``image``: ``[B, ch, H, W]``; float32, normalised, or uint8 as in the file
+- ``normalisation``: float32 ``[2, ch]``, mean and standard deviation; only with uint8 images
 - ``masks``: ``[B, N, H, W]``, class ids 0..C-1, 255 where not labelled
 - ``present``: bool ``[B, N]``, the annotator labelled this image
 - ``reference``: ``[B, H, W]``, 255 where unknown; only in data that have one
@@ -12,7 +13,8 @@ Every data module yields batches of this form (``B`` images, ``N`` annotators, `
 - ``size``: int64 ``[B, 2]``, height and width before padding
 - ``id``: list of B names; ``annotators``: the N names
 
-Loaders give labels as uint8; a model under a Trainer gets int64, which they become on its device.
+Loaders give labels and 8-bit images as uint8. A model under a Trainer gets int64 and normalised
+float32, which they become on its device; without one, `tax_lightning.batch.unpacked` does the same.
 """
 
 from abc import ABC, abstractmethod
@@ -29,7 +31,7 @@ from skimage.segmentation import find_boundaries
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tax_lightning.batch import Batch, with_class_ids
+from tax_lightning.batch import Batch, unpacked
 from tax_lightning.data.dataset import (
     IMAGENET,
     FewerLabels,
@@ -206,8 +208,8 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         return self._eval_loader(self._samples_of("train"))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Widen the labels, which were loaded and moved as bytes, to int64."""
-        return with_class_ids(batch)
+        """Normalise images and widen labels, both of which were loaded and moved as bytes."""
+        return unpacked(batch)
 
     def read(self, id: str) -> dict[str, Any]:
         """One sample of any split, with the evaluation transforms.
@@ -223,7 +225,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         """
         for source in self._all_sources():
             if id in source.ids:
-                return with_class_ids(self._eval_dataset(source)[list(source.ids).index(id)])
+                return unpacked(self._eval_dataset(source)[list(source.ids).index(id)])
         raise KeyError(f"No sample has the id {id!r}. Expected the name of an image of the data.")
 
     def to_picture(self, image: Tensor) -> npt.NDArray[np.uint8]:

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
+from tax_lightning.batch import unpacked
 from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.data.samples import RawSample
 from tax_lightning.data.transforms import Transform, check_transforms, compose
@@ -35,10 +34,11 @@ class Source(Protocol):
 
 
 class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
-    """Decoded samples, transformed and normalised: the batch form without its batch axis.
+    """Decoded samples, transformed: the batch form without its batch axis.
 
-    Labels stay bytes as they were read, an eighth of the int64 that losses want: the data module
-    widens them where the batch is used (`with_class_ids`).
+    Labels and the pixels of 8-bit images stay bytes as they were read, an eighth of the int64 and a
+    quarter of the floats that a model wants: the data module makes those where the batch is used
+    (`tax_lightning.batch.unpacked`). Other images are normalised here.
 
     One draw of a transform is applied to the image and to all its label planes alike, with nearest
     interpolation for labels. Labels that a transform fills in from outside the picture become
@@ -56,7 +56,8 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
             comes out the same.
 
     Raises:
-        ValueError: If the transforms normalise or make tensors, which the dataset does itself.
+        ValueError: If the transforms normalise or make tensors, which the dataset does itself; when
+            a sample is read, if its planes are not of one size.
 
     Example:
         >>> class Flat:
@@ -83,6 +84,7 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.mean = np.asarray(mean, np.float32)
         self.std = np.asarray(std, np.float32)
+        self._normalisation = torch.from_numpy(np.stack([self.mean, self.std]))
         self._compose = compose(transforms, _PLANES)
 
     def __len__(self) -> int:
@@ -93,11 +95,11 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
         raw = self.source[index]
         planes = self._transformed(raw)
         sample: dict[str, Any] = {
-            "image": self._normalised(planes.pop("image")),
+            **self._image(planes.pop("image")),
             "present": torch.from_numpy(raw.present.copy()),
             "id": raw.id,
         }
-        return sample | {name: _to_labels(plane) for name, plane in planes.items()}
+        return sample | {name: _own(plane) for name, plane in planes.items()}
 
     def _transformed(self, raw: RawSample) -> dict[str, npt.NDArray[Any]]:
         """Image and label planes after one joint draw of the transforms."""
@@ -107,12 +109,15 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
             "reference": raw.reference,
             "owner": raw.owner,
             "deviation": raw.deviation,
-            "inside": np.full(raw.image.shape[:2], _INSIDE, np.uint8),
         }
+        planes: dict[str, npt.NDArray[Any]]
+        planes = {name: array for name, array in arrays.items() if array is not None}
+        _check_sizes(raw.id, planes)
+        if not self._compose.transforms:  # to pass through none takes as long as a small decode
+            return planes
         self._start_random_stream()
-        planes: dict[str, npt.NDArray[Any]] = self._compose(
-            **{name: array for name, array in arrays.items() if array is not None}
-        )
+        inside = np.full(raw.image.shape[:2], _INSIDE, np.uint8)
+        planes = self._compose(**planes, inside=inside)
         outside = planes.pop("inside") != _INSIDE
         if outside.any():
             for name in planes.keys() - {"image"}:
@@ -129,28 +134,31 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
         seed = int(torch.randint(2**31, ())) if self.seed is None else self.seed
         self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
-    def _normalised(self, image: npt.NDArray[Any]) -> Tensor:
-        """``[H, W, ch]`` pixels to a normalised ``[ch, H, W]`` tensor."""
+    def _image(self, image: npt.NDArray[Any]) -> dict[str, Tensor]:
+        """Pixels ``[H, W, ch]`` as a tensor ``[ch, H, W]``: bytes, or normalised numbers."""
         if image.ndim == 2:
             image = image[..., None]
         if image.dtype == np.uint8:
-            return torch.from_numpy(self._looked_up(image))
+            # Channels stay last in memory: to part them is work for the device too.
+            pixels = _own(image).permute(2, 0, 1)
+            return {"image": pixels, "normalisation": self._normalisation}
         white = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1.0
         # Channels first, then in place: several times as fast as the other way round.
         planes = image.transpose(2, 0, 1).astype(np.float32, order="C")
         planes /= np.float32(white)
         planes -= self.mean[:, None, None]
         planes /= self.std[:, None, None]
-        return torch.from_numpy(planes)
+        return {"image": torch.from_numpy(planes)}
 
-    def _looked_up(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """The same for 8-bit images, which have 256 values a channel: several times as fast."""
-        grey = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
-        table = ((grey - self.mean) / self.std).T[:, None]
-        planes = np.empty((image.shape[2], *image.shape[:2]), np.float32)
-        for plane, values, found in zip(cv2.split(image), table, planes, strict=True):
-            cv2.LUT(plane, values, found)
-        return planes
+
+def _check_sizes(id: str, planes: Mapping[str, npt.NDArray[Any]]) -> None:
+    size = planes["image"].shape[:2]
+    for name, plane in planes.items():
+        if name != "image" and plane.shape[-2:] != size:
+            raise ValueError(
+                f"Sample {id}: its {name} have the shape {plane.shape}, expected the height and "
+                f"width of the image, {size}. Hand out planes of one size."
+            )
 
 
 class FewerLabels:
@@ -184,8 +192,9 @@ class FewerLabels:
         return replace(raw, masks=masks, present=present, deviation=deviation)
 
 
-def _to_labels(plane: npt.NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(np.array(plane, np.uint8, order="C"))  # a copy: sources may keep theirs
+def _own(plane: npt.NDArray[np.uint8]) -> Tensor:
+    """Bytes as a tensor; a copy where the source keeps them, which it says by the array's flags."""
+    return torch.from_numpy(np.require(plane, np.uint8, ["C", "W"]))
 
 
 def collate_samples(
@@ -198,8 +207,8 @@ def collate_samples(
         annotators: Names of the annotators, passed on with the batch.
 
     Returns:
-        The batch: padding is 0 in ``image`` and ``deviation`` and `IGNORE_INDEX` in labels;
-        ``size`` holds each picture's height and width before padding.
+        The batch: padding is the mean colour in ``image``, 0 in ``deviation`` and `IGNORE_INDEX` in
+        labels; ``size`` holds each picture's height and width before padding.
 
     Example:
         >>> samples = [{"image": torch.ones(3, n, n), "masks": torch.ones(2, n, n).long(),
@@ -208,26 +217,47 @@ def collate_samples(
         >>> batch["masks"][0, 0].tolist(), batch["size"].tolist(), batch["id"]
         ([[1, 1, 255], [1, 1, 255], [255, 255, 255]], [[2, 2], [3, 3]], ['2', '3'])
     """
+    if len({sample["image"].dtype for sample in samples}) > 1:
+        samples = [unpacked(dict(sample)) for sample in samples]  # bytes beside numbers
     sizes = torch.tensor([sample["image"].shape[-2:] for sample in samples])
-    height, width = sizes.amax(0).tolist()
     batch: dict[str, Any] = {"size": sizes, "id": [sample["id"] for sample in samples]}
     batch["present"] = torch.stack([sample["present"] for sample in samples])
+    if "normalisation" in samples[0]:
+        batch["normalisation"] = samples[0]["normalisation"]
     for key in [key for key in samples[0] if key not in batch]:
-        fill = 0 if key in ("image", "deviation") else IGNORE_INDEX
-        planes = [_pad_to(sample[key], height, width, fill) for sample in samples]
-        batch[key] = torch.stack(planes, out=_space_for(planes))
+        fill = _padding(key, samples[0])
+        planes = [_pad_to(sample[key], sizes.amax(0).tolist(), fill) for sample in samples]
+        batch[key] = _stacked(planes)
     if annotators is not None:
         batch["annotators"] = tuple(annotators)
     return batch
 
 
-def _space_for(planes: Sequence[Tensor]) -> Tensor:
-    """Memory for a stack, from NumPy: it asks for large pages, which saves most of the time."""
-    dtype = planes[0].numpy().dtype
-    return torch.from_numpy(np.empty((len(planes), *planes[0].shape), dtype))
+def _padding(key: str, sample: Mapping[str, Any]) -> Tensor:
+    """What fills the place around a smaller picture."""
+    if key != "image":
+        return torch.tensor(0 if key == "deviation" else IGNORE_INDEX)
+    if "normalisation" not in sample:
+        return torch.tensor(0.0)
+    mean: Tensor = sample["normalisation"][0]
+    return (255 * mean).round()[:, None, None]  # 0 once it is normalised, but for the rounding
 
 
-def _pad_to(plane: Tensor, height: int, width: int, fill: int) -> Tensor:
-    if plane.shape[-2:] == (height, width):
+def _stacked(planes: Sequence[Tensor]) -> Tensor:
+    """The planes as one tensor, channels last in memory where they are so in the planes."""
+    last = planes[0].ndim == 3 and not planes[0].is_contiguous()
+    rows = [plane.permute(1, 2, 0) for plane in planes] if last else list(planes)
+    # Memory from NumPy: it asks for large pages, which saves most of the time.
+    space = np.empty((len(rows), *rows[0].shape), rows[0].numpy().dtype)
+    stack: Tensor = torch.stack(rows, out=torch.from_numpy(space))
+    return stack.permute(0, 3, 1, 2) if last else stack
+
+
+def _pad_to(plane: Tensor, size: Sequence[int], fill: Tensor) -> Tensor:
+    height, width = plane.shape[-2:]
+    if [height, width] == list(size):
         return plane  # padding by nothing would copy it
-    return pad(plane, (0, width - plane.shape[-1], 0, height - plane.shape[-2]), value=fill)
+    padded = plane.new_empty(*plane.shape[:-2], *size)
+    padded[:] = fill
+    padded[..., :height, :width] = plane
+    return padded

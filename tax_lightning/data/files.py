@@ -38,6 +38,8 @@ _BROKEN_FILE = (  # all that the libraries are known to say of a file with wrong
 )
 _PLAIN_PIXELS = 2**26  # of larger files Pillow says whether they can be trusted
 _PLAIN_SIDE = 10**6  # the most that OpenCV's decoder takes
+# Pixels, and chunks that say nothing about how these are meant.
+_PLAIN_CHUNKS = (b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"tIME")
 # Pillow's mode -> the values of a TIFF file whose windows are read without decoding the whole
 _PLAIN_TIFF = {"L": "uint8", "RGB": "uint8", "I;16": "uint16", "I;16B": "uint16", "F": "float32"}
 
@@ -306,13 +308,13 @@ def _plain_png(path: Path, channels: int, window: Window | None) -> npt.NDArray[
     """
     if path.suffix.lower() != ".png" or not (path.is_file() and os.access(path, os.R_OK)):
         return None
-    with path.open("rb") as file:
+    with open(path, "rb", buffering=0) as file:
         head = file.read(26)
         depth_and_kind = b"\x08\0" if channels == 1 else b"\x08\2"  # 8 bits; grey, RGB
         if head[:8] != b"\x89PNG\r\n\x1a\n" or head[24:] != depth_and_kind:
             return None
         file.seek(0)
-        data = file.read()
+        data = file.readall()
     width, height = struct.unpack(">II", head[16:24])
     if width * height > _PLAIN_PIXELS or max(width, height) > _PLAIN_SIDE:
         return None
@@ -332,11 +334,13 @@ def _plain_png(path: Path, channels: int, window: Window | None) -> npt.NDArray[
 
 def _plain_chunks(data: bytes) -> bool:
     """Whether nothing beside the pixels of a PNG file says how they are meant."""
-    at = 33  # behind the header
-    while (kind := data[at + 4 : at + 8]) in (b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"tIME"):
-        at += 12 + struct.unpack(">I", data[at : at + 4])[0]
-    # a camera's data may also stand behind the pixels
-    return kind == b"IDAT" and data.endswith(b"IEND\xaeB`\x82") and b"eXIf" not in data
+    at, kind = 8, b""
+    while at + 12 <= len(data) and kind != b"IEND":
+        kind = data[at + 4 : at + 8]
+        if kind not in _PLAIN_CHUNKS:
+            return False
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return kind == b"IEND" and at == len(data)
 
 
 def _decoded(path: Path, window: Window | None, lossless: bool = False) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -23,6 +24,7 @@ def labels_from_values(
     classes: Sequence[str],
     mask_values: Mapping[int, str] | None,
     source: File | str,
+    out: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Map the grey values of a mask to class ids.
 
@@ -31,6 +33,7 @@ def labels_from_values(
         classes: Names of the classes; the index is the class id.
         mask_values: Grey value -> class name or ``"ignore"``; None: the values are class ids.
         source: Where the values come from, for the message.
+        out: Array of the same shape to write to; None: a new one.
 
     Returns:
         uint8 class ids of the same shape; `IGNORE_INDEX` where the value means "ignore".
@@ -44,30 +47,34 @@ def labels_from_values(
         >>> labels_from_values(grey, ["background", "cell"], meaning, "mask.png").tolist()
         [[0, 1], [255, 0]]
     """
+    key = tuple(classes), None if mask_values is None else tuple(mask_values.items())
     if values.dtype == np.uint8:
-        meaning = _lookup_table(classes, mask_values)[:256]
-        # Above all class ids, so that a look at the highest is enough where nothing is ignored.
-        looked_up = np.where(meaning < 0, _UNKNOWN, meaning).astype(np.uint8)
-        found = np.asarray(cv2.LUT(values, looked_up), np.uint8).reshape(values.shape)
+        _, of_bytes = _lookup_tables(*key)
+        found = np.asarray(cv2.LUT(values, of_bytes, out), np.uint8).reshape(values.shape)
         if (found.size and found.max() < _UNKNOWN) or not (found == _UNKNOWN).any():
             return found
     if values.dtype not in (np.uint8, np.uint16):
         values = values.clip(-1, MAX_GREY + 1)  # both ends fall on the table's last entry
-    labels: npt.NDArray[np.int16] = _lookup_table(classes, mask_values)[values]
+    labels: npt.NDArray[np.int16] = _lookup_tables(*key)[0][values]
     if (labels < 0).any():
         raise ValueError(_unknown_values_text(values, labels < 0, classes, mask_values, source))
-    return labels.astype(np.uint8)
+    if out is None:
+        return labels.astype(np.uint8)
+    out[...] = labels
+    return out
 
 
-def _lookup_table(
-    classes: Sequence[str], mask_values: Mapping[int, str] | None
-) -> npt.NDArray[np.int16]:
-    """Grey value -> class id, -1 for values without meaning."""
+@lru_cache(maxsize=16)
+def _lookup_tables(
+    classes: tuple[str, ...], mask_values: tuple[tuple[int, str], ...] | None
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
+    """Grey value -> class id, of all values (-1 without meaning) and of bytes (`_UNKNOWN`)."""
     table = np.full(MAX_GREY + 2, -1, np.int16)
     ids = {name: index for index, name in enumerate(classes)} | {IGNORE_NAME: IGNORE_INDEX}
-    for value, name in (dict(enumerate(classes)) if mask_values is None else mask_values).items():
+    for value, name in tuple(enumerate(classes)) if mask_values is None else mask_values:
         table[value] = ids[name]
-    return table
+    # Above all class ids, so that a look at the highest is enough where nothing is ignored.
+    return table, np.where(table < 0, _UNKNOWN, table)[:256].astype(np.uint8)
 
 
 def _unknown_values_text(

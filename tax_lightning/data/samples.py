@@ -65,6 +65,8 @@ class Sample:
 class RawSample:
     """One decoded sample before any transform.
 
+    Its arrays are its own. A source that keeps one for the next time marks it as not writeable.
+
     Args:
         id: Name of the image.
         image: uint8 in 0..255, or float32 in [0, 1]; ``[H, W, ch]``.
@@ -268,10 +270,12 @@ class SampleTable:
         """
         image = self.decoder.image(sample.image, sample.window)
         size = image.shape[:2]
-        masks = np.full((len(self.annotators), *size), IGNORE_INDEX, np.uint8)
-        for index, name in enumerate(self.annotators):
+        masks = np.empty((len(self.annotators), *size), np.uint8)
+        for name, plane in zip(self.annotators, masks, strict=True):
             if name in sample.masks:
-                masks[index] = self._read_labels(sample.masks[name], sample, size)
+                self._read_labels(sample.masks[name], sample, plane)
+            else:
+                plane[:] = IGNORE_INDEX
         return RawSample(
             id=sample.id,
             image=image,
@@ -291,17 +295,18 @@ class SampleTable:
     def _read_reference(
         self, sample: Sample, size: tuple[int, ...]
     ) -> npt.NDArray[np.uint8] | None:
+        if sample.reference is None and not self.with_reference:
+            return None
+        labels = np.full(size, IGNORE_INDEX, np.uint8)
         if sample.reference is not None:
-            return self._read_labels(sample.reference, sample, size)
-        return np.full(size, IGNORE_INDEX, np.uint8) if self.with_reference else None
+            self._read_labels(sample.reference, sample, labels)
+        return labels
 
-    def _read_labels(
-        self, file: File, sample: Sample, size: tuple[int, ...]
-    ) -> npt.NDArray[np.uint8]:
-        """One mask file as class ids, checked against its image."""
+    def _read_labels(self, file: File, sample: Sample, out: npt.NDArray[np.uint8]) -> None:
+        """Write the class ids of one mask file to an array of its image's size."""
         values = self.decoder.mask(file, sample.window)
-        _check_mask_size(file, values.shape, sample.image, size)
-        return labels_from_values(values, self.classes, self.mask_values, file)
+        _check_mask_size(file, values.shape, sample.image, out.shape)
+        labels_from_values(values, self.classes, self.mask_values, file, out)
 
 
 def _check_mask_size(
