@@ -58,8 +58,7 @@ def generalized_energy_distance(
     given = class_maps(masks, num_classes, labelled)
     predicted = class_maps(annotator_prediction, num_classes)
     across, among_predicted, among_given = (
-        1 - pair_iou(*pair)
-        for pair in ((predicted, given), (predicted, predicted), (given, given))
+        1 - pair_iou(*pair) for pair in ((predicted, given), (predicted, predicted), (given, given))
     )
     # An absent annotator has no pixel, so its distances are 0 and only the counts leave it out.
     samples = annotator_prediction.shape[1]
