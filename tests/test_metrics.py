@@ -7,16 +7,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
+from torchmetrics import MetricCollection
 
-from tax_lightning.metrics import segmentation_metrics
+from tax_lightning.metrics import ConsistencyError, segmentation_metrics, set_metrics
 
 ANNOTATORS = ("Ada", "Ben", "Cem")
 CLASSES = ("background", "disc", "cup")
 KERNELS = 4
-KEYS = {
+BOTH_KEYS = {
     *(f"dice/{name}" for name in (*ANNOTATORS, "mean")),
     *(f"fused_{kind}/{name}" for kind in ("dice", "iou") for name in (*CLASSES[1:], "mean")),
     "ged2",
+}
+SEGMENTATION_KEYS = BOTH_KEYS | {
     *(f"who_{kind}_d1" for kind in ("accuracy", "chance")),
     *(f"who_{kind}_owner" for kind in ("accuracy", "ceiling", "chance")),
     *(f"prototype_usage/{name}" for name in (*ANNOTATORS, "mean")),
@@ -24,6 +27,22 @@ KEYS = {
     "relative_area_spearman",
     "relative_area_error",
 }
+SET_KEYS = BOTH_KEYS | {
+    *(f"dice_soft/{name}" for name in (*CLASSES[1:], "mean")),
+    *(f"dice_max/{name}" for name in ("predictions", "annotators", "mean")),
+    "dice_match",
+    "ncc",
+    "consistency_error",
+    "ece_reference",
+    "ece_annotators",
+}
+KEYS = {"segmentation": SEGMENTATION_KEYS, "sets": SET_KEYS}
+
+
+def make_metrics(which: str) -> MetricCollection:
+    if which == "segmentation":
+        return segmentation_metrics(ANNOTATORS, CLASSES, KERNELS)
+    return set_metrics(ANNOTATORS, CLASSES)
 
 
 def make_batch(images: int, seed: int) -> dict[str, Tensor]:
@@ -38,6 +57,7 @@ def make_batch(images: int, seed: int) -> dict[str, Tensor]:
     present = torch.rand(images, 3, generator=generator) < 0.8
     who = torch.randn(images, 3, 6, 6, generator=generator).softmax(1)
     within = torch.randn(images, 3, KERNELS, 6, 6, generator=generator).softmax(2)
+    annotator_probs = torch.randn(images, 3, 3, 6, 6, generator=generator).softmax(2)
     return {
         "prediction": labels(),
         "annotator_prediction": labels(3),
@@ -47,14 +67,26 @@ def make_batch(images: int, seed: int) -> dict[str, Tensor]:
         "who": who,
         "owner": owner,
         "within": within,
+        "probs": annotator_probs.mean(1),
+        "annotator_probs": annotator_probs,
     }
 
 
-def results(*batches: dict[str, Tensor]) -> dict[str, Tensor]:
-    metrics = segmentation_metrics(ANNOTATORS, CLASSES, KERNELS)
+def results(which: str, *batches: dict[str, Tensor]) -> dict[str, Tensor]:
+    metrics = make_metrics(which)
     for batch in batches:
         metrics.update(**batch)
     return metrics.compute()
+
+
+def everything(*batches: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The results of both collections, and the matrices that are no scalars."""
+    metric = ConsistencyError(ANNOTATORS, CLASSES)
+    for batch in batches:
+        metric.update(
+            **{name: batch[name] for name in ("annotator_prediction", "masks", "present")}
+        )
+    return {which: results(which, *batches) for which in KEYS} | {"matrices": metric.matrices()}
 
 
 SHARDS = ((5,), (2, 1))  # images of each batch of each process
@@ -68,49 +100,94 @@ def reduce_in_process(rank: int, folder: str) -> None:
     dist.init_process_group(
         "gloo", init_method=Path(folder, "rendezvous").as_uri(), rank=rank, world_size=2
     )
-    torch.save(results(*shard(rank)), Path(folder, f"{rank}.pt"))
+    torch.save(everything(*shard(rank)), Path(folder, f"{rank}.pt"))
     dist.destroy_process_group()
 
 
 @pytest.mark.timeout(120)
 def test_two_processes_give_the_result_of_one(tmp_path):
     spawn(reduce_in_process, args=(str(tmp_path),), nprocs=2)
-    expected = results(*shard(0), *shard(1))
+    expected = everything(*shard(0), *shard(1))
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_batches_give_the_result_of_one_batch():
+@pytest.mark.parametrize("which", KEYS)
+def test_batches_give_the_result_of_one_batch(which):
     batches = [make_batch(images, seed=images) for images in (1, 4, 2)]
     whole = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-    found = results(*batches)
-    assert set(found) == KEYS
+    found = results(which, *batches)
+    assert set(found) == KEYS[which]
     assert all(value.isfinite() for value in found.values())
-    torch.testing.assert_close(found, results(whole), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, results(which, whole), rtol=1e-5, atol=1e-6)
 
 
-def test_prefix_reset_and_forward():
-    metrics = segmentation_metrics(ANNOTATORS, CLASSES, KERNELS).clone(prefix="val/")
+@pytest.mark.parametrize("which", KEYS)
+def test_prefix_reset_and_forward(which):
+    metrics = make_metrics(which).clone(prefix="val/")
     batch = make_batch(3, seed=0)
     values = metrics(**batch)
-    assert set(values) == {f"val/{name}" for name in KEYS}
+    assert set(values) == {f"val/{name}" for name in KEYS[which]}
     metrics.reset()
     metrics.update(**batch)
     torch.testing.assert_close(metrics.compute(), values, equal_nan=True)
 
 
-def test_what_the_data_lack_is_nan_and_the_rest_is_not():
+@pytest.mark.parametrize("which", KEYS)
+def test_what_the_data_lack_is_nan_and_the_rest_is_not(which):
     batch = make_batch(4, seed=1)
     del batch["reference"], batch["owner"]
-    missing = {name for name, value in results(batch).items() if value.isnan()}
-    assert missing == {name for name in KEYS if name.startswith(("fused_", "who_"))}
+    missing = {name for name, value in results(which, batch).items() if value.isnan()}
+    of_the_truth = ("fused_", "who_", "ece_reference")
+    assert missing == {name for name in KEYS[which] if name.startswith(of_the_truth)}
 
 
 def test_metrics_without_a_case_yet_stay_apart():
     # In the first batch nobody disagrees, so that both "who" metrics hold the same zeros.
     first, second = make_batch(2, seed=2), make_batch(2, seed=3)
     first["masks"] = torch.zeros_like(first["masks"])
-    found = results(first, second)
+    found = results("segmentation", first, second)
     assert found["who_chance_d1"].isfinite()
     assert found["who_accuracy_d1"] != found["who_accuracy_owner"]
+
+
+def test_what_both_collections_measure_has_one_name_and_value():
+    batch = make_batch(4, seed=4)
+    both = [results(which, batch) for which in KEYS]
+    first, second = ({name: found[name] for name in BOTH_KEYS} for found in both)
+    torch.testing.assert_close(first, second)
+
+
+def test_samples_are_paired_with_nobody():
+    metrics = set_metrics(ANNOTATORS, CLASSES, paired=False)
+    batch = make_batch(4, seed=5)
+    batch["annotator_prediction"] = torch.randint(3, (4, 16, 6, 6))
+    batch["annotator_probs"] = torch.randn(4, 16, 3, 6, 6).softmax(2)
+    metrics.update(**batch)
+    found = metrics.compute()
+    paired = {"consistency_error", *(f"dice/{name}" for name in (*ANNOTATORS, "mean"))}
+    assert set(found) == SET_KEYS - paired
+    assert all(value.isfinite() for value in found.values())
+
+
+def test_the_annotations_themselves_are_the_best_answer():
+    masks = torch.randint(3, (4, 3, 6, 6))
+    probs = torch.nn.functional.one_hot(masks, 3).movedim(-1, 2).float()
+    found = results(
+        "sets",
+        {
+            "prediction": masks[:, 0],
+            "annotator_prediction": masks,
+            "masks": masks,
+            "present": torch.ones(4, 3, dtype=torch.bool),
+            "reference": masks[:, 0],
+            "probs": probs[:, 0],
+            "annotator_probs": probs,
+        },
+    )
+    # Correlation and calibration ask for more than that: the annotators differ.
+    del found["ncc"], found["ece_annotators"]
+    errors = {"ged2", "consistency_error", "ece_reference"}
+    expected = {name: 0.0 if name in errors else 1.0 for name in found}
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(expected)

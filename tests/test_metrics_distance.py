@@ -6,28 +6,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_maps import IGNORED, judged, pair_score
 
 from tax_lightning.metrics import GeneralizedEnergyDistance, generalized_energy_distance
 
-IGNORED = 255
-
-
-def brute_distance(a: np.ndarray, b: np.ndarray, num_classes: int) -> float:
-    both = (a != IGNORED) & (b != IGNORED)
-    scores = []
-    for c in range(1, num_classes):
-        first, second = (a == c) & both, (b == c) & both
-        if (first | second).any():
-            scores.append((first & second).sum() / (first | second).sum())
-    return 1 - np.mean(scores, dtype=np.float64) if scores else 0.0
-
 
 def brute_mean(first: list[np.ndarray], second: list[np.ndarray], num_classes: int) -> float:
-    return float(np.mean([brute_distance(a, b, num_classes) for a in first for b in second]))
+    return float(np.mean([1 - pair_score(a, b, num_classes, "iou") for a in first for b in second]))
 
 
 def brute_ged(predicted: np.ndarray, masks: np.ndarray, present: np.ndarray, classes: int) -> float:
-    p, a = list(predicted), [m for m, there in zip(masks, present, strict=True) if there]
+    p, a = list(predicted), [masks[n] for n in judged(masks, present)]
+    if not a:
+        return float("nan")
     return 2 * brute_mean(p, a, classes) - brute_mean(p, p, classes) - brute_mean(a, a, classes)
 
 
@@ -47,6 +38,32 @@ def test_equals_double_loop(num_classes, samples):
         brute_ged(*image, num_classes) for image in zip(predicted, masks, present, strict=True)
     ]
     np.testing.assert_allclose(found.double().numpy(), expected, rtol=0, atol=1e-6)
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_equals_double_loop_on_any_sets(data):
+    samples, annotators, num_classes = (data.draw(st.integers(1, 4)) for _ in range(3))
+    num_classes += 1
+    label = st.integers(0, num_classes - 1)
+    predicted = data.draw(hnp.arrays(np.int64, (samples, 2, 3), elements=label))
+    known = st.one_of(label, st.just(IGNORED))
+    masks = data.draw(hnp.arrays(np.int64, (annotators, 2, 3), elements=known))
+    present = data.draw(hnp.arrays(bool, annotators))
+    image = predicted, masks, present
+    found = generalized_energy_distance(*(torch.from_numpy(x)[None] for x in image), num_classes)
+    expected = brute_ged(*image, num_classes)
+    assert found.item() == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_is_0_for_the_same_maps_in_any_order_and_number(num_classes):
+    masks = torch.randint(num_classes, (4, 3, 5, 5))
+    masks[0, 1] = 0
+    copies = masks[:, [2, 0, 1, 1, 2, 0]]
+    present = torch.ones(4, 3, dtype=torch.bool)
+    found = generalized_energy_distance(copies, masks, present, num_classes)
+    torch.testing.assert_close(found, torch.zeros(4), rtol=0, atol=1e-6)
 
 
 def test_an_empty_map_is_at_distance_0_from_an_empty_map():

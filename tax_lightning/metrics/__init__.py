@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from tax_lightning.metrics.belief import (
     AgreementLift,
@@ -18,6 +18,12 @@ from tax_lightning.metrics.belief import (
     agreement_lift,
     who_calibration,
     who_entropy,
+)
+from tax_lightning.metrics.calibration import SegmentationCalibration, segmentation_calibration
+from tax_lightning.metrics.consistency import ConsistencyError, consistency_error
+from tax_lightning.metrics.correlation import (
+    NormalizedCrossCorrelation,
+    normalized_cross_correlation,
 )
 from tax_lightning.metrics.distance import GeneralizedEnergyDistance, generalized_energy_distance
 from tax_lightning.metrics.explanation import ExplanationMetrics
@@ -36,6 +42,14 @@ from tax_lightning.metrics.purity import (
     prototype_purity,
 )
 from tax_lightning.metrics.removal import Removal, removal_effects
+from tax_lightning.metrics.sets import (
+    MatchedDice,
+    MaxDice,
+    SoftDice,
+    matched_dice,
+    max_dice,
+    soft_dice,
+)
 from tax_lightning.metrics.tendency import RelativeArea, relative_area
 from tax_lightning.metrics.usage import (
     AssignmentUsage,
@@ -58,14 +72,20 @@ __all__ = [
     "AgreementLift",
     "AnnotatorDice",
     "AssignmentUsage",
+    "ConsistencyError",
     "ExplanationMetrics",
     "FusedOverlap",
     "GeneralizedEnergyDistance",
+    "MatchedDice",
+    "MaxDice",
+    "NormalizedCrossCorrelation",
     "OwnerAccuracy",
     "PrototypeUsage",
     "Purity",
     "RelativeArea",
     "Removal",
+    "SegmentationCalibration",
+    "SoftDice",
     "WhoAccuracy",
     "WhoCalibration",
     "WhoEntropy",
@@ -74,11 +94,15 @@ __all__ = [
     "annotator_dice",
     "assignment_information",
     "attribute_information",
+    "consistency_error",
     "dead_share",
     "disagreement",
     "events",
     "fused_dice",
     "generalized_energy_distance",
+    "matched_dice",
+    "max_dice",
+    "normalized_cross_correlation",
     "owner_accuracy",
     "patch_insertion",
     "prototype_consistency",
@@ -88,7 +112,10 @@ __all__ = [
     "prototype_usage",
     "relative_area",
     "removal_effects",
+    "segmentation_calibration",
     "segmentation_metrics",
+    "set_metrics",
+    "soft_dice",
     "source_integrity",
     "stability",
     "who_accuracy",
@@ -140,3 +167,48 @@ def segmentation_metrics(
         },
         compute_groups=False,
     )
+
+
+def set_metrics(
+    annotators: Sequence[str], classes: Sequence[str], *, paired: bool = True
+) -> MetricCollection:
+    """All metrics of the agreement with annotators, for any model that predicts segmentations.
+
+    Those of them that :func:`segmentation_metrics` has are here under the same keys. Update it with
+    one call of all keywords; each metric takes those it knows: ``prediction`` ``[B, H, W]`` and
+    ``probs`` ``[B, C, H, W]``, the fused ones; ``annotator_prediction`` ``[B, S, H, W]`` and
+    ``annotator_probs`` ``[B, S, C, H, W]``, those of the N annotators or of any number of samples;
+    ``masks`` ``[B, N, H, W]``, ``present`` ``[B, N]``, and, where the data have it, ``reference``
+    ``[B, H, W]``. ``compute`` returns one flat dict of scalars; a value without a single case is
+    NaN.
+
+    Args:
+        annotators: Names, in the order of the N axis.
+        classes: Names, where the index is the class id and 0 is the background.
+        paired: Whether the n-th prediction is that of the n-th annotator. With ``False``, as for
+            the samples of a probabilistic model, the metrics that compare the two by identity,
+            ``annotator_dice`` and ``consistency_error``, are left out.
+
+    Returns:
+        The collection; ``clone(prefix="test/")`` puts a prefix before every key.
+
+    Raises:
+        ValueError: If names repeat, or if there are too few annotators or classes.
+
+    Example:
+        >>> sorted(set_metrics(["Ada", "Ben"], ["background", "cup"], paired=False))
+        ['calibration', 'dice_match', 'dice_max', 'dice_soft', 'fused_overlap', 'ged2', 'ncc']
+    """
+    metrics: dict[str, Metric | MetricCollection] = {
+        "fused_overlap": FusedOverlap(classes),
+        "ged2": GeneralizedEnergyDistance(len(classes)),
+        "dice_soft": SoftDice(classes),
+        "dice_max": MaxDice(len(classes)),
+        "dice_match": MatchedDice(len(classes)),
+        "ncc": NormalizedCrossCorrelation(),
+        "calibration": SegmentationCalibration(),
+    }
+    if paired:
+        metrics["annotator_dice"] = AnnotatorDice(annotators, classes)
+        metrics["consistency_error"] = ConsistencyError(annotators, classes)
+    return MetricCollection(metrics, compute_groups=False)

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from tax_lightning.data.labels import IGNORE_INDEX
+from tax_lightning.metrics.calibration import bins, calibration_error, histogram
 from tax_lightning.metrics.inputs import check_inputs, labelled_pixels, named_annotator, sum_where
 from tax_lightning.metrics.pooled import PooledMetric, count, total
 from tax_lightning.metrics.who import disagreement, labelled_and_right, owned_pixels
-
-_GROUPS = 15
-_BINS = 1000  # of equal width, from which the groups of equal mass are made
 
 
 def _shares(who: Tensor, labelled: Tensor) -> Tensor:
@@ -81,29 +79,6 @@ def agreement_lift(
     return _lift(**_lift_sums(who, masks, present, reference))
 
 
-def _histogram(confidence: Tensor, hits: Tensor, cases: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of cases and sum of (hit - confidence) for each bin of confidence, ``[1000]`` each."""
-    confidence = confidence[cases]
-    gaps = hits[cases].float() - confidence
-    index = (confidence * _BINS).long().clamp(max=_BINS - 1)
-    # Unlike a weighted count, index_add has a deterministic form on every device.
-    return torch.bincount(index, minlength=_BINS), gaps.new_zeros(_BINS).index_add(0, index, gaps)
-
-
-def _calibration_error(counts: Tensor, gaps: Tensor) -> Tensor:
-    """Mean of |accuracy - confidence| over groups of equal mass; NaN without a case.
-
-    A fine bin that lies on the border of two groups is split between them by mass.
-    """
-    total = counts.sum()
-    end = counts.cumsum(0)
-    border = torch.arange(_GROUPS + 1, device=counts.device).unsqueeze(1) * total / _GROUPS
-    shared = torch.minimum(end, border[1:]) - torch.maximum(end - counts, border[:-1])
-    gap = (shared.clamp(min=0) * (gaps / counts.clamp(min=1))).sum(1)
-    error: Tensor = gap.abs().sum() / total
-    return error
-
-
 def _calibration_sums(
     who: Tensor, masks: Tensor, present: Tensor, reference: Tensor, owner: Tensor | None
 ) -> dict[str, Tensor]:
@@ -114,7 +89,7 @@ def _calibration_sums(
     shares = _shares(who, labelled)
     named = named_annotator(who, labelled)
     confidence = shares.gather(1, named).squeeze(1)
-    d1_counts, d1_gaps = _histogram(
+    d1_counts, d1_gaps = histogram(
         confidence, right.gather(1, named).squeeze(1), disputed & (how_many == 1)
     )
 
@@ -123,7 +98,7 @@ def _calibration_sums(
     else:
         cases, index = owned_pixels(labelled, disputed, reference, owner)
         hits = (named == index).squeeze(1)
-    owner_counts, owner_gaps = _histogram(confidence, hits, cases)
+    owner_counts, owner_gaps = histogram(confidence, hits, cases)
 
     cases = disputed & (how_many > 0)
     target = right / how_many.unsqueeze(1)  # NaN where nobody is right, which is no case
@@ -151,8 +126,8 @@ def _calibration_means(
 ) -> dict[str, Tensor]:
     """Results of :func:`who_calibration` from its sums."""
     return {
-        "who_ece_d1": _calibration_error(d1_counts, d1_gaps),
-        "who_ece_owner": _calibration_error(owner_counts, owner_gaps),
+        "who_ece_d1": calibration_error(d1_counts, d1_gaps),
+        "who_ece_owner": calibration_error(owner_counts, owner_gaps),
         "who_nll": nll / pixels,
         "who_brier": brier / pixels,
     }
@@ -170,11 +145,9 @@ def who_calibration(
     Shares are taken among those who labelled the pixel, so that they sum to 1 over these (equal
     ones, where none of these has a share). The confidence is the largest of them.
 
-    The calibration error is the mean of ``|accuracy - confidence|`` over 15 groups of equal mass.
-    Confidences are first counted in 1000 bins of equal width, so that memory does not grow with
-    the data; a bin that lies on the border of two groups is split between them by mass. So
-    confidences less than 1/1000 apart count as equal, equal ones are in no order, and a group may
-    hold a part of a case.
+    The calibration error is the mean of ``|accuracy - confidence|`` over 15 groups of equal mass,
+    made from 1000 bins of equal width, so that memory does not grow with the data; see
+    :func:`.calibration_error` for what that resolves.
 
     The truth that all shares are held against is q: equal among those who gave the reference's
     label and 0 for the others, at the pixels where annotators disagree and at least one is right.
@@ -207,10 +180,6 @@ def who_calibration(
         ... )
         >>> {name: round(float(value), 3) for name, value in result.items()}
         {'who_ece_d1': 0.3, 'who_ece_owner': nan, 'who_nll': 0.916, 'who_brier': 0.68}
-
-    Source:
-        Groups of equal mass: K. Nguyen, B. O'Connor, "Posterior calibration and exploratory
-        analysis for natural language processing models", 2015.
     """
     return _calibration_means(**_calibration_sums(who, masks, present, reference, owner))
 
@@ -346,10 +315,10 @@ class WhoCalibration(PooledMetric):
 
     def __init__(self) -> None:
         super().__init__(
-            d1_counts=torch.zeros(_BINS, dtype=torch.long),
-            d1_gaps=torch.zeros(_BINS),
-            owner_counts=torch.zeros(_BINS, dtype=torch.long),
-            owner_gaps=torch.zeros(_BINS),
+            d1_counts=bins(),
+            d1_gaps=bins(),
+            owner_counts=bins(),
+            owner_gaps=bins(),
             nll=total(),
             brier=total(),
             pixels=count(),

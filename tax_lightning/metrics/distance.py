@@ -6,29 +6,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from tax_lightning.metrics.inputs import (
-    check_inputs,
-    foreground_masks,
-    labelled_pixels,
-    macro_over_classes,
-)
-
-
-def _pair_distances(
-    first: Tensor, first_labelled: Tensor, second: Tensor, second_labelled: Tensor
-) -> Tensor:
-    """1 - macro IoU of all pairs ``[B, I, J]``.
-
-    Takes masks by class ``[B, classes, I, HW]`` and ``[B, classes, J, HW]``, labelled pixels
-    ``[B, 1, I, HW]`` and ``[B, 1, J, HW]``. Every count of pixels is one matrix product of zeros
-    and ones, exact in float32 for images of up to 2^24 pixels (TF32 changes nothing: its inputs
-    hold zeros and ones exactly and its sums are float32).
-    """
-    common = first @ second.mT
-    union = first @ second_labelled.mT + first_labelled @ second.mT - common
-    # 0 / 0 is NaN for a class in neither map. An epsilon here would make such pairs count as far
-    # apart, and so change the distance of sets that hold empty maps.
-    return 1 - macro_over_classes((common / union).movedim(1, -1))
+from tax_lightning.metrics.inputs import check_inputs, check_num_classes, labelled_pixels
+from tax_lightning.metrics.pairs import class_maps, pair_iou
 
 
 def generalized_energy_distance(
@@ -74,23 +53,13 @@ def generalized_energy_distance(
         ("masks", masks, "BNHW"),
         ("present", present, "BN"),
     )
-
-    def by_class(maps: Tensor) -> Tensor:
-        return maps.transpose(1, 2).flatten(3).float()
-
     labelled = labelled_pixels(masks, present)
     judged = labelled.flatten(2).any(-1).sum(1)
-    given = by_class(foreground_masks(masks, num_classes) & labelled.unsqueeze(2))
-    predicted = by_class(foreground_masks(annotator_prediction, num_classes))
-    given_labelled = by_class(labelled.unsqueeze(2))
-    predicted_labelled = torch.ones_like(predicted[:, :1])
-    # Mixed precision would round the counts of pixels.
-    with torch.autocast(masks.device.type, enabled=False):
-        across = _pair_distances(predicted, predicted_labelled, given, given_labelled)
-        among_predicted = _pair_distances(
-            predicted, predicted_labelled, predicted, predicted_labelled
-        )
-        among_given = _pair_distances(given, given_labelled, given, given_labelled)
+    given = class_maps(masks, num_classes, labelled)
+    predicted = class_maps(annotator_prediction, num_classes)
+    across, among_predicted, among_given = (
+        1 - pair_iou(*pair) for pair in ((predicted, given), (predicted, predicted), (given, given))
+    )
     # An absent annotator has no pixel, so its distances are 0 and only the counts leave it out.
     samples = annotator_prediction.shape[1]
     return (
@@ -136,11 +105,7 @@ class GeneralizedEnergyDistance(Metric):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        if num_classes < 2:
-            raise ValueError(
-                f"`num_classes` is {num_classes}, expected at least 2; count the background too."
-            )
-        self.num_classes = num_classes
+        self.num_classes = check_num_classes(num_classes)
         self.add_state("distance", torch.zeros(()), dist_reduce_fx="sum")
         self.add_state("images", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 

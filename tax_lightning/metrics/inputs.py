@@ -70,6 +70,29 @@ def check_names(argument: str, names: Sequence[str], least: int) -> tuple[str, .
     return tuple(names)
 
 
+def check_num_classes(num_classes: int) -> int:
+    """Check that there is a foreground class.
+
+    Args:
+        num_classes: Number of classes with the background.
+
+    Returns:
+        The same number.
+
+    Raises:
+        ValueError: If there are fewer than two classes.
+
+    Example:
+        >>> check_num_classes(2)
+        2
+    """
+    if num_classes < 2:
+        raise ValueError(
+            f"`num_classes` is {num_classes}, expected at least 2; count the background too."
+        )
+    return num_classes
+
+
 def labelled_pixels(masks: Tensor, present: Tensor) -> Tensor:
     """Say where each annotator has given a label.
 

@@ -60,3 +60,42 @@ class PooledMetric(Metric):
     def sums(self) -> dict[str, Tensor]:
         """All sums by name."""
         return {name: getattr(self, name) for name in self._names}
+
+
+class ImageAverage(PooledMetric):
+    """Scores of single images, each averaged over the images that have it.
+
+    A subclass says what the scores of a batch are (``update``). ``compute`` returns them by name; a
+    score that no image has is NaN.
+
+    Args:
+        keys: Name of each score.
+
+    Example:
+        >>> class Brightness(ImageAverage):
+        ...     def __init__(self):
+        ...         super().__init__("brightness")
+        ...
+        ...     def update(self, images):
+        ...         self.add_images(images.nanmean((1, 2)))
+        >>> brightness = Brightness()
+        >>> brightness.update(torch.tensor([[[0.2, 0.4]], [[0.5, torch.nan]], [[torch.nan] * 2]]))
+        >>> brightness.compute()
+        {'brightness': tensor(0.4000)}
+    """
+
+    def __init__(self, *keys: str) -> None:
+        super().__init__(
+            scores=torch.zeros(len(keys)), images=torch.zeros(len(keys), dtype=torch.long)
+        )
+        self.keys = keys
+
+    def add_images(self, *scores: Tensor) -> None:
+        """Add the scores of a batch of images ``[B]``, NaN where an image has none."""
+        stacked = torch.stack(scores)
+        self.add(scores=stacked.nansum(1), images=(~stacked.isnan()).sum(1))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Average over images."""
+        averages = self.sums["scores"] / self.sums["images"]
+        return dict(zip(self.keys, averages.unbind(), strict=True))

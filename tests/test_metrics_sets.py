@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_maps import IGNORED, dice_table, everyone, judged, maps
+
+from tax_lightning.metrics import (
+    MatchedDice,
+    MaxDice,
+    SoftDice,
+    matched_dice,
+    max_dice,
+    soft_dice,
+)
+
+CLASSES = ("background", "disc", "cup")
+THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+def probabilities(*foreground: tuple[float, ...]) -> torch.Tensor:
+    """A line of pixels of each class but the background, of one prediction ``[1, 1, C, 1, W]``."""
+    lines = torch.tensor(foreground)
+    return torch.cat([1 - lines.sum(0, keepdim=True), lines])[None, None, :, None]
+
+
+def one_hot(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    return torch.nn.functional.one_hot(labels, num_classes).movedim(-1, 2).float()
+
+
+# ---------------------------------------------------------------------- soft Dice
+
+
+@pytest.mark.parametrize(
+    ("probs", "lines", "expected"),
+    [
+        # Shares .5, 1, 0: at t = .5 alone the two sides differ, in one of three pixels.
+        ((0.6, 1.0, 0.0), [(1, 1, 0), (0, 1, 0)], (4 + 2 / 3) / 5),
+        ((0.0, 0.0, 0.0), [(1, 1, 0), (0, 1, 0)], 0.0),  # the prediction is empty
+        ((0.4, 0.4, 0.0), [(0, 0, 0), (0, 0, 0)], 3 / 5),  # the masks are: t = .1 and .3 are wrong
+        ((0.5, 0.0, 0.0), [(1, 0, 0), (0, 0, 0)], 1.0),  # above t = .5 both are empty
+        ((0.9, 0.0, 0.0), [(1, 0, 0), (0, 0, 0)], 3 / 5),  # wrong at t = .5 and .7, not at .9
+        ((1.0, 0.3, 0.0), [(1, 255, 255), (1, 255, 0)], 1.0),  # nobody labelled the second pixel
+        ((1.0, 0.5, 1.0), [(1, 1, 1), (255, 0, 255)], 1.0),  # shares are among those who labelled
+    ],
+)
+def test_soft_dice_by_hand(probs, lines, expected):
+    masks = maps(*lines)
+    score = soft_dice(probabilities(probs), masks, everyone(len(lines)))
+    assert score.shape == (1, 1)
+    assert score.item() == pytest.approx(expected)
+
+
+def test_soft_dice_is_nan_for_a_class_in_no_map_and_for_an_image_without_labels():
+    probs = probabilities((1.0, 0.0), (0.0, 0.05)).expand(3, -1, -1, -1, -1)
+    masks = torch.cat([maps((1, 0)), maps((1, 0)), maps((255, 255))])
+    present = torch.tensor([[True], [False], [True]])
+    scores = soft_dice(probs, masks, present)
+    assert scores[0, 0] == 1
+    assert scores[0, 1].isnan()  # .05 exceeds no threshold
+    assert scores[1:].isnan().all()
+
+
+def test_soft_dice_leaves_out_absent_annotators():
+    present = torch.tensor([[True, False]])
+    scores = soft_dice(probabilities((1.0, 0.0)), maps((1, 0), (0, 1)), present)
+    assert scores.item() == 1
+
+
+@pytest.mark.parametrize("hits", range(11))
+def test_equal_shares_and_probabilities_are_on_the_same_side_of_a_threshold(hits):
+    masks = torch.zeros(1, 10, 1, 2, dtype=torch.long)
+    masks[:, :hits, 0, 0] = 1
+    assert (soft_dice(one_hot(masks, 2), masks, everyone(10)).nan_to_num(1) == 1).all()
+    wrong = one_hot(torch.zeros_like(masks), 2)  # wrong at the thresholds below hits / 10
+    expected = 1 - sum(hits / 10 > t for t in THRESHOLDS) / 5
+    score = soft_dice(wrong, masks, everyone(10)).item()
+    assert score == pytest.approx(expected if hits > 1 else math.nan, nan_ok=True)
+
+
+def brute_soft_dice(probs, masks, present) -> list[float]:
+    """Of one image, by class."""
+    scores = []
+    for c in range(1, probs.shape[1]):
+        dice, appears = [], False
+        for t in THRESHOLDS:
+            common = area = 0
+            for pixel in np.ndindex(masks.shape[1:]):
+                labels = [m[pixel] for m in masks[present] if m[pixel] != IGNORED]
+                if labels:
+                    predicted = np.mean([p[(c, *pixel)] for p in probs], dtype=np.float64) > t
+                    given_ = np.mean([label == c for label in labels]) > t
+                    common, area = common + (predicted & given_), area + predicted + given_
+            dice.append(2 * common / area if area else 1)
+            appears |= area > 0
+        scores.append(np.mean(dice) if appears else math.nan)
+    return scores
+
+
+def test_soft_dice_equals_loops_over_pixels():
+    probs = torch.randn(6, 3, 3, 4, 5).mul(3).softmax(2)
+    masks = torch.tensor([0, 0, 1, 2, IGNORED])[torch.randint(5, (6, 4, 4, 5))]
+    present = torch.rand(6, 4) < 0.7
+    present[0] = False
+    images = zip(*(x.numpy() for x in (probs, masks, present)), strict=True)
+    expected = [brute_soft_dice(*image) for image in images]
+    np.testing.assert_allclose(soft_dice(probs, masks, present).numpy(), expected, atol=1e-6)
+
+
+def test_soft_dice_metric_averages_images_by_class():
+    metric = SoftDice(CLASSES)
+    probs = torch.cat(
+        [
+            probabilities((1.0, 0.0), (0.0, 0.0)),  # disc is right, cup in neither
+            probabilities((0.0, 0.0), (1.0, 0.0)),  # cup for disc: both are wrong
+            probabilities((0.0, 0.0), (0.0, 0.0)),  # nothing in either
+            probabilities((1.0, 0.0), (0.0, 0.0)),  # nobody labelled
+        ]
+    )
+    masks = torch.cat([maps((1, 0)), maps((1, 0)), maps((0, 0)), maps((255, 255))])
+    metric.update(annotator_probs=probs, masks=masks, present=torch.ones(4, 1, dtype=torch.bool))
+    result = {name: float(value) for name, value in metric.compute().items()}
+    assert result == {
+        "dice_soft/disc": pytest.approx((1 + 0) / 2),
+        "dice_soft/cup": 0,
+        "dice_soft/mean": pytest.approx((1 + 0 + 1) / 3),
+    }
+
+
+# ---------------------------------------------------------------------- maximal and matched Dice
+
+
+def test_max_dice_by_hand():
+    # Dice of the first prediction with the masks: 1, 2/3, 0; of the second: 0, 0, 1.
+    predicted = maps((1, 1, 0), (0, 0, 0))
+    masks = maps((1, 1, 0), (1, 0, 0), (0, 0, 0))
+    result = max_dice(predicted, masks, everyone(3), num_classes=2)
+    assert result["dice_max/predictions"].item() == pytest.approx(1)
+    assert result["dice_max/annotators"].item() == pytest.approx((1 + 2 / 3 + 1) / 3)
+    assert result["dice_max/mean"].item() == pytest.approx((1 + (1 + 2 / 3 + 1) / 3) / 2)
+
+
+def test_predictions_that_resemble_nobody_lower_one_direction_only():
+    masks = maps((1, 1, 0, 0))
+    predicted = maps((1, 1, 0, 0), (0, 0, 1, 1))
+    result = max_dice(predicted, masks, everyone(1), num_classes=2)
+    assert result["dice_max/predictions"].item() == pytest.approx(0.5)
+    assert result["dice_max/annotators"].item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "expected"),
+    [
+        ([(1, 1, 0), (1, 0, 0), (0, 0, 0)], 1),
+        ([(0, 0, 0), (1, 1, 0), (1, 0, 0)], 1),  # the order does not matter
+        # Both are next to the first annotator, but only one is matched to her: 1 + 2/3 + 0.
+        ([(1, 1, 0), (1, 1, 0), (1, 1, 0)], 5 / 9),
+        ([(1, 1, 0)], 5 / 9),  # one prediction is matched to everybody
+        ([(1, 1, 0), (0, 0, 0)], (1 + 2 / 3 + 1) / 3),  # the first to two annotators
+        ([(1, 1, 0), (1, 0, 0), (0, 0, 0), (0, 1, 1)], 1),  # the last is left over
+    ],
+)
+def test_matched_dice_by_hand(predicted, expected):
+    masks = maps((1, 1, 0), (1, 0, 0), (0, 0, 0))
+    found = matched_dice(maps(*predicted), masks, everyone(3), num_classes=2)
+    assert found.item() == pytest.approx(expected)
+
+
+def test_a_copy_serves_no_more_annotators_than_needed():
+    # Of two predictions and four annotators each serves two, though the first fits three.
+    masks = maps((1, 1), (1, 1), (1, 1), (0, 0))
+    found = matched_dice(maps((1, 1), (0, 0)), masks, everyone(4), num_classes=2)
+    assert found.item() == pytest.approx(3 / 4)
+
+
+def test_the_matching_is_the_best_of_all_not_greedy():
+    # Dice of the first prediction 1, 2/3, of the second 2/3, 0. The best pair first: (1 + 0) / 2.
+    masks = maps((1, 1), (0, 1))
+    found = matched_dice(maps((1, 1), (1, 0)), masks, everyone(2), num_classes=2)
+    assert found.item() == pytest.approx(2 / 3)
+
+
+def test_absent_annotators_and_unlabelled_pixels_do_not_count():
+    masks = maps((1, 255, 0), (0, 0, 1), (255, 255, 255))
+    predicted = maps((1, 1, 0), (1, 0, 0))
+    present = torch.tensor([[True, False, True]])
+    for value in max_dice(predicted, masks, present, num_classes=2).values():
+        assert value.item() == 1
+    assert matched_dice(predicted, masks, present, num_classes=2).item() == 1
+
+
+def test_nan_for_an_image_that_nobody_labelled():
+    masks = torch.cat([maps((1, 0), (0, 0)), maps((255, 255), (1, 1))])
+    present = torch.tensor([[False, False], [True, False]])
+    predicted = torch.zeros_like(masks)
+    for value in max_dice(predicted, masks, present, num_classes=2).values():
+        assert value.isnan().all()
+    assert matched_dice(predicted, masks, present, num_classes=2).isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("predicted", "mask", "expected"),
+    [
+        ((0, 0, 0), (0, 0, 0), 1),  # both are empty
+        ((0, 1, 0), (0, 0, 0), 0),  # one is
+        ((0, 0, 0), (0, 1, 0), 0),
+        ((1, 1, 0), (1, 0, 0), 2 / 3),  # no cup in either: disc alone counts
+        ((1, 2, 0), (1, 0, 0), 1 / 2),  # cup in one: (1 + 0) / 2
+    ],
+)
+def test_classes_of_a_single_pair(predicted, mask, expected):
+    pair = maps(predicted), maps(mask), everyone(1)
+    found = matched_dice(*pair, num_classes=3)
+    assert found.item() == pytest.approx(expected)
+    for value in max_dice(*pair, num_classes=3).values():
+        assert value.item() == pytest.approx(expected)
+
+
+def brute_max_dice(table: np.ndarray) -> tuple[float, float, float]:
+    if not table.size:
+        return math.nan, math.nan, math.nan
+    predictions = float(np.mean([max(row) for row in table]))
+    annotators = float(np.mean([max(column) for column in table.T]))
+    return predictions, annotators, (predictions + annotators) / 2
+
+
+def brute_matched_dice(table: np.ndarray) -> float:
+    """The best of all ways to give each annotator a prediction."""
+    samples, annotators = table.shape
+    if not annotators:
+        return math.nan
+    most = math.ceil(annotators / samples)
+    ways = itertools.product(range(samples), repeat=annotators)
+    return max(
+        float(np.mean(table[list(way), range(annotators)]))
+        for way in ways
+        if max(map(way.count, way)) <= most
+    )
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_max_and_matched_dice_equal_all_loops(data):
+    samples, annotators = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
+    label, known = st.integers(0, 2), st.sampled_from([0, 1, 2, IGNORED])
+    predicted = data.draw(hnp.arrays(np.int64, (samples, 2, 3), elements=label))
+    masks = data.draw(hnp.arrays(np.int64, (annotators, 2, 3), elements=known))
+    present = data.draw(hnp.arrays(bool, annotators))
+    table = dice_table(predicted, masks, 3)[:, judged(masks, present)]
+    image = [torch.from_numpy(x)[None] for x in (predicted, masks, present)]
+    found = max_dice(*image, num_classes=3)
+    expected = brute_max_dice(table)
+    assert [x.item() for x in found.values()] == pytest.approx(expected, abs=1e-6, nan_ok=True)
+    best = matched_dice(*image, num_classes=3).item()
+    assert best == pytest.approx(brute_matched_dice(table), abs=1e-6, nan_ok=True)
+    # Who must share is never better off than who may choose.
+    assert not best > found["dice_max/annotators"].item() + 1e-6
+
+
+# ---------------------------------------------------------------------- what all have in common
+
+
+def all_scores(predicted, masks, present) -> dict[str, torch.Tensor]:
+    return {
+        "dice_soft": soft_dice(one_hot(predicted, 3), masks, present),
+        "dice_match": matched_dice(predicted, masks, present, num_classes=3),
+        **max_dice(predicted, masks, present, num_classes=3),
+    }
+
+
+label_maps = hnp.arrays(np.int64, (2, 3, 2, 3), elements=st.integers(0, 2))
+
+
+@settings(max_examples=50)
+@given(
+    predicted=label_maps,
+    masks=hnp.arrays(np.int64, (2, 3, 2, 3), elements=st.sampled_from([0, 1, 2, IGNORED])),
+    present=hnp.arrays(bool, (2, 3)),
+    order=st.permutations(range(3)),
+)
+def test_neither_order_matters_and_scores_are_shares(predicted, masks, present, order):
+    predicted, masks, present = map(torch.from_numpy, (predicted, masks, present))
+    scores = all_scores(predicted, masks, present)
+    others = all_scores(predicted[:, order], masks, present)
+    exchanged = all_scores(predicted, masks[:, order], present[:, order])
+    for name, score in scores.items():
+        known = score[~score.isnan()]
+        assert ((known >= 0) & (known <= 1 + 1e-6)).all()
+        for other in (others[name], exchanged[name]):
+            torch.testing.assert_close(other, score, equal_nan=True)
+
+
+@settings(max_examples=50)
+@given(masks=label_maps)
+def test_the_annotations_themselves_are_the_best_prediction(masks):
+    masks = torch.from_numpy(masks)
+    for score in all_scores(masks, masks, torch.ones(2, 3, dtype=torch.bool)).values():
+        assert (score.nan_to_num(1) == 1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_changes_nothing_that_it_can_hold(dtype):
+    labels, masks = torch.randint(3, (2, 4, 40, 40)), torch.randint(3, (2, 4, 40, 40))
+    present = torch.ones(2, 4, dtype=torch.bool)
+    plain = all_scores(labels, masks, present)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = all_scores(labels, masks, present)
+    assert all(torch.equal(plain[name], mixed[name]) for name in plain)
+    assert torch.equal(soft_dice(one_hot(labels, 3).to(dtype), masks, present), plain["dice_soft"])
+
+
+def test_metrics_average_the_images_that_have_labels():
+    masks = torch.cat([maps((1, 0)), maps((1, 0)), maps((255, 255))])
+    predicted = torch.cat([maps((1, 0)), maps((0, 1)), maps((1, 1))])
+    present = torch.tensor([[True], [True], [False]])
+    for metric in (MaxDice(num_classes=2), MatchedDice(num_classes=2)):
+        batch = {"annotator_prediction": predicted, "masks": masks}
+        metric.update(**batch, present=torch.zeros_like(present))
+        assert all(value.isnan() for value in metric.compute().values())
+        metric.update(**batch, present=present)
+        assert all(value == pytest.approx(0.5) for value in metric.compute().values())
+
+
+def test_wrong_arguments_are_named():
+    masks, present = torch.zeros(1, 2, 3, 3, dtype=torch.long), everyone(2)
+    with pytest.raises(
+        ValueError, match=r"`masks` has shape \[1, 2, 3, 3\], expected \[B=1, N=2, H=3, W=2\]"
+    ):
+        max_dice(masks[..., :2], masks, present, num_classes=2)
+    with pytest.raises(ValueError, match=r"`annotator_prediction` has shape \[1, 3, 3\], expected"):
+        matched_dice(masks[:, 0], masks, present, num_classes=2)
+    with pytest.raises(ValueError, match="`num_classes` is 1, expected at least 2"):
+        MaxDice(num_classes=1)
+    with pytest.raises(ValueError, match="`num_classes` is 0, expected at least 2"):
+        MatchedDice(num_classes=0)
+    with pytest.raises(ValueError, match=r"`annotator_probs` has shape \[1, 2, 2, 3, 3\], expect"):
+        SoftDice(CLASSES).update(annotator_probs=one_hot(masks, 2), masks=masks, present=present)
+    with pytest.raises(ValueError, match=r"`classes` is \['background'\], expected at least 2"):
+        SoftDice(["background"])
