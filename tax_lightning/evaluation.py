@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 from tax_lightning.batch import Batch
 from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.explain.explanation import PrototypeSource
-from tax_lightning.metrics.explanation import ExplanationMetrics
+from tax_lightning.metrics.explanation import EvidenceMetrics, ExplanationMetrics
 from tax_lightning.network import TAXOutput
 
 if TYPE_CHECKING:
@@ -57,6 +57,22 @@ def measure_explanation(
         batch["present"],
         _unknown(batch) if reference is None else reference,
         batch.get("owner"),
+    )
+
+
+def measure_evidence(
+    batch: Batch, output: Segmentations, reference: Tensor | None, metrics: EvidenceMetrics
+) -> None:
+    """Update the metrics of who and of the evidence; arguments as of :func:`measure`."""
+    assert output.evidence is not None  # of a model that weighs its annotators
+    metrics.update_evidence(
+        log_who=output.log_who,
+        log_annotator_probs=output.log_annotator_probs,
+        similarity=output.evidence.unsqueeze(2),
+        masks=batch["masks"],
+        present=batch["present"],
+        reference=_unknown(batch) if reference is None else reference,
+        owner=batch.get("owner"),
     )
 
 

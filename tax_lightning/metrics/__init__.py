@@ -20,7 +20,7 @@ from tax_lightning.metrics.belief import (
     who_entropy,
 )
 from tax_lightning.metrics.distance import GeneralizedEnergyDistance, generalized_energy_distance
-from tax_lightning.metrics.explanation import ExplanationMetrics
+from tax_lightning.metrics.explanation import EvidenceMetrics, ExplanationMetrics
 from tax_lightning.metrics.overlap import AnnotatorDice, FusedOverlap, annotator_dice, fused_dice
 from tax_lightning.metrics.probes import (
     patch_insertion,
@@ -58,6 +58,7 @@ __all__ = [
     "AgreementLift",
     "AnnotatorDice",
     "AssignmentUsage",
+    "EvidenceMetrics",
     "ExplanationMetrics",
     "FusedOverlap",
     "GeneralizedEnergyDistance",
