@@ -78,8 +78,7 @@ def given_network(network: nn.Module | str | None) -> nn.Module | None:
     if isinstance(network, str):
         raise ValueError(
             "this checkpoint was trained with a network of your own, which a checkpoint cannot "
-            "hold: give it again, as in "
-            "TAXLightningModule.load_from_checkpoint(path, network=network)."
+            "hold: give it again, as in load_from_checkpoint(path, network=network)."
         )
     return network
 

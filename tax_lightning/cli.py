@@ -16,6 +16,7 @@ from lightning.pytorch.core import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+import tax_lightning.baselines
 import tax_lightning.data
 from tax_lightning.addition import AddedAnnotators
 from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
@@ -32,7 +33,7 @@ __all__ = [
     "metric_table",
 ]
 
-# The parser knows a class by its short name once it is imported.
+# The parser knows a class by its short name once it is imported, as the baselines are above.
 DATA_MODULES = tuple(
     getattr(tax_lightning.data, name)
     for name in tax_lightning.data.__all__

@@ -17,7 +17,7 @@ Reference = Literal["given", "majority", "staple", "none"]
 STAPLE_ITERATIONS = 100  # at most; a few images never meet the criterion
 
 
-def check_reference(reference: str, who_target: str) -> None:
+def check_reference(reference: str, who_target: str = "none") -> None:
     """Raise a ``ValueError`` if there is no such reference, or none to teach who with.
 
     Example:

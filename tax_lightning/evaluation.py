@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import lightning as L
 import torch
@@ -12,12 +13,18 @@ from torchmetrics import MetricCollection
 from tax_lightning.batch import Batch
 from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.explain.explanation import PrototypeSource
-from tax_lightning.metrics.explanation import ExplanationMetrics
+from tax_lightning.metrics.explanation import EvidenceMetrics, ExplanationMetrics
 from tax_lightning.network import TAXOutput
+
+if TYPE_CHECKING:
+    from tax_lightning.multi_annotator import Segmentations
 
 
 def measure(
-    batch: Batch, output: TAXOutput, reference: Tensor | None, metrics: MetricCollection
+    batch: Batch,
+    output: TAXOutput | Segmentations,
+    reference: Tensor | None,
+    metrics: MetricCollection,
 ) -> None:
     """Update the metrics of the segmentation, see :func:`.segmentation_metrics`.
 
@@ -25,17 +32,17 @@ def measure(
         batch: with ``"masks"``, ``"present"`` and, for synthetic data, ``"owner"``.
         output: what the network says of it.
         reference: ``[B, H, W]``, 255 where unknown; ``None`` where there is none at all.
-        metrics: to update.
+        metrics: to update; they take what they know of.
     """
     metrics.update(
         prediction=output.log_probs.argmax(dim=1),
-        annotator_prediction=output.log_annotator_probs.argmax(dim=2),
+        annotator_prediction=output.log_sample_probs.argmax(dim=2),
         masks=batch["masks"],
         present=batch["present"],
         reference=_unknown(batch) if reference is None else reference,
-        who=output.who,
+        who=output.log_who.exp(),
         owner=batch["owner"] if "owner" in batch else _unknown(batch),
-        within=output.within,
+        within=output.within if isinstance(output, TAXOutput) else None,
     )
 
 
@@ -50,6 +57,22 @@ def measure_explanation(
         batch["present"],
         _unknown(batch) if reference is None else reference,
         batch.get("owner"),
+    )
+
+
+def measure_evidence(
+    batch: Batch, output: Segmentations, reference: Tensor | None, metrics: EvidenceMetrics
+) -> None:
+    """Update the metrics of who and of the evidence; arguments as of :func:`measure`."""
+    assert output.evidence is not None  # of a model that weighs its annotators
+    metrics.update_evidence(
+        log_who=output.log_who,
+        log_annotator_probs=output.log_annotator_probs,
+        similarity=output.evidence.unsqueeze(2),
+        masks=batch["masks"],
+        present=batch["present"],
+        reference=_unknown(batch) if reference is None else reference,
+        owner=batch.get("owner"),
     )
 
 

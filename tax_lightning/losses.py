@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from segmentation_models_pytorch.losses import DiceLoss
@@ -44,6 +44,17 @@ from tax_lightning.prototypes import PrototypeMemory
 WhoTarget = Literal["window", "agree", "owner", "none"]
 SegmentationLoss = Literal["ce", "dice", "ce+dice"]
 LEAST_USE = 1e-8  # of a kernel, below which the logarithm's slope has no bound
+
+
+class WeighedOutput(Protocol):
+    """What a network says that weighs its annotators; the fields of ``TAXOutput`` of that name."""
+
+    @property
+    def log_probs(self) -> Tensor: ...  # noqa: D102
+    @property
+    def log_annotator_probs(self) -> Tensor: ...  # noqa: D102
+    @property
+    def log_who(self) -> Tensor: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,63 @@ class LossWeights:
                 raise ValueError(f"loss_weights.{name}={value}: expected 0 or more.")
 
 
-class TAXLoss(nn.Module):
+class SegmentationTerms(nn.Module):
+    """The terms of the objective that teach segmentations, unweighted.
+
+    Args:
+        segmentation: cross-entropy, Dice or their sum.
+        mixing: how one result is made of the annotators' segmentations.
+
+    Raises:
+        ValueError: if there is no such loss.
+    """
+
+    total: Total
+
+    def __init__(self, segmentation: SegmentationLoss = "ce", mixing: Mixing = "prob") -> None:
+        super().__init__()
+        _check_known(segmentation_loss=(segmentation, SegmentationLoss))
+        self.segmentation = segmentation
+        self.mixing: Mixing = mixing
+        # Sum over all processes, with a gradient; of one process the sum that it has.
+        self.total = alone
+
+    @property
+    def _total(self) -> Total:
+        """In evaluation processes may have different numbers of batches and do not meet."""
+        return self.total if self.training else alone
+
+    def segmentation_terms(
+        self, output: WeighedOutput, masks: Tensor, reference: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The terms ``annotator`` and ``fused``, scalars.
+
+        Args:
+            output: what the network said.
+            masks: ``[B, N, H, W]``, 255 where not labelled.
+            reference: ``[B, H, W]``, 255 where unknown; ``None`` trains the result for the labels
+                of all annotators.
+        """
+        own = output.log_annotator_probs
+        if reference is None:
+            fused = self.between(output.log_probs.unsqueeze(1).expand_as(own), masks)
+        else:
+            labels = reference.unsqueeze(1)
+            said_so = (masks == labels).unsqueeze(2)
+            heard = torch.where(said_so, own, own.detach())
+            fused = self.between(mix(output.log_who, heard, self.mixing).unsqueeze(1), labels)
+        return {"annotator": self.between(own, masks), "fused": fused}
+
+    def between(self, log_probs: Tensor, labels: Tensor) -> Tensor:
+        """Loss of ``[B, N, C, H, W]`` against ``[B, N, H, W]``: over pixels first, then over N."""
+        kinds = self.segmentation.split("+")
+        terms = [_cross_entropy(log_probs, labels, self._total)] if "ce" in kinds else []
+        if "dice" in kinds:
+            terms.append(_dice(log_probs, labels))
+        return torch.stack(terms).sum()
+
+
+class TAXLoss(SegmentationTerms):
     """The terms of the objective, unweighted.
 
     Args:
@@ -100,7 +167,6 @@ class TAXLoss(nn.Module):
 
     images_seen: Tensor
     images_labelled: Tensor
-    total: Total
 
     def __init__(
         self,
@@ -111,31 +177,17 @@ class TAXLoss(nn.Module):
         sharpness: float = 60.0,
         mixing: Mixing = "prob",
     ) -> None:
-        super().__init__()
-        for name, value, known in (
-            ("segmentation_loss", segmentation, get_args(SegmentationLoss)),
-            ("who_target", who_target, get_args(WhoTarget)),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}.")
+        super().__init__(segmentation, mixing)
+        _check_known(who_target=(who_target, WhoTarget))
         if window < 1 or window % 2 == 0:
             raise ValueError(f"who_window={window}: expected an odd number of pixels.")
-        self.segmentation = segmentation
         self.who_target = who_target
         self.window = 1 if who_target == "agree" else window
         self.sharpness = sharpness
-        self.mixing: Mixing = mixing
         self.neighbourhood = window
-        # Sum over all processes, with a gradient; of one process the sum that it has.
-        self.total = alone
         # Share of images that each annotator labelled, counted as training goes along.
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.long))
         self.register_buffer("images_labelled", torch.zeros(annotators, dtype=torch.long))
-
-    @property
-    def _total(self) -> Total:
-        """In evaluation processes may have different numbers of batches and do not meet."""
-        return self.total if self.training else alone
 
     def observe(self, labelled: Tensor, images: Tensor) -> None:
         """Count whose labels came: ``labelled`` ``[N]`` of ``images`` ``[]``."""
@@ -151,35 +203,6 @@ class TAXLoss(nn.Module):
     def label_rate(self) -> Tensor:
         """pi_n: share of the images that annotator n labelled, ``[N]`` in (0, 1]."""
         return (self.images_labelled + 1) / (self.images_seen + 1)
-
-    def segmentation_terms(
-        self, output: TAXOutput, masks: Tensor, reference: Tensor | None
-    ) -> dict[str, Tensor]:
-        """The terms ``annotator`` and ``fused``, scalars.
-
-        Args:
-            output: what the network said.
-            masks: ``[B, N, H, W]``, 255 where not labelled.
-            reference: ``[B, H, W]``, 255 where unknown; ``None`` trains the result for the labels
-                of all annotators.
-        """
-        own = output.log_annotator_probs
-        if reference is None:
-            fused = self._segmentation(output.log_probs.unsqueeze(1).expand_as(own), masks)
-        else:
-            labels = reference.unsqueeze(1)
-            said_so = (masks == labels).unsqueeze(2)
-            heard = torch.where(said_so, own, own.detach())
-            fused = self._segmentation(mix(output.log_who, heard, self.mixing).unsqueeze(1), labels)
-        return {"annotator": self._segmentation(own, masks), "fused": fused}
-
-    def _segmentation(self, log_probs: Tensor, labels: Tensor) -> Tensor:
-        """Loss of ``[B, N, C, H, W]`` against ``[B, N, H, W]``: over pixels first, then over N."""
-        kinds = self.segmentation.split("+")
-        terms = [_cross_entropy(log_probs, labels, self._total)] if "ce" in kinds else []
-        if "dice" in kinds:
-            terms.append(_dice(log_probs, labels))
-        return torch.stack(terms).sum()
 
     def explanation_terms(
         self,
@@ -273,6 +296,13 @@ class TAXLoss(nn.Module):
         rate = (present / self.label_rate)[:, :, None, None]
         loss = -(rate * agree * log_who).sum(dim=1)
         return _mean([(weight * loss).sum()], weight.sum(), self._total)[0]
+
+
+def _check_known(**arguments: tuple[str, Any]) -> None:
+    """Raise a ``ValueError`` at a value that is not among those of its ``Literal``."""
+    for name, (value, literal) in arguments.items():
+        if value not in get_args(literal):
+            raise ValueError(f"{name}={value!r}: expected one of {', '.join(get_args(literal))}.")
 
 
 def _mean(sums: list[Tensor], count: Tensor, total: Total) -> Tensor:

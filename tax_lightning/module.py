@@ -7,20 +7,18 @@ from typing import Any, Literal, get_args
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 
 from tax_lightning import checkpoints, evaluation, inference
-from tax_lightning.batch import Batch, complete_batch, unpacked
-from tax_lightning.consensus import Reference, check_reference, reference_labels
+from tax_lightning.batch import Batch
+from tax_lightning.consensus import Reference, check_reference
 from tax_lightning.explain.explanation import Explanation
 from tax_lightning.kernels import BankKind
 from tax_lightning.losses import LossWeights, SegmentationLoss, TAXLoss, WhoTarget
-from tax_lightning.metrics import ExplanationMetrics, segmentation_metrics
+from tax_lightning.metrics import ExplanationMetrics
 from tax_lightning.mixing import Mixing
+from tax_lightning.multi_annotator import MultiAnnotatorModule
 from tax_lightning.network import TAXNetwork, TAXOutput
-from tax_lightning.processes import across_processes, alone
 from tax_lightning.schedule import Event, Schedule
 from tax_lightning.search import (
     find_sources,
@@ -33,7 +31,7 @@ from tax_lightning.search import (
 PrototypeUpdate = Literal["gradient", "ema"]
 
 
-class TAXLightningModule(L.LightningModule):
+class TAXLightningModule(MultiAnnotatorModule):
     """Multi-annotator segmentation that says who decides each pixel and why.
 
     Works with any ``Trainer`` and any loader whose batches are dictionaries with
@@ -102,8 +100,7 @@ class TAXLightningModule(L.LightningModule):
         torch.Size([1, 2, 32, 32])
     """
 
-    monitor = "val/fused_dice/mean"
-    mode = "max"
+    loss: TAXLoss
     kept = 0  # annotators, from the first, that training leaves as they are
 
     def __init__(
@@ -135,7 +132,7 @@ class TAXLightningModule(L.LightningModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(annotators, classes, reference, optimizer, lr_scheduler)
         loss_weights = checkpoints.from_primitives(LossWeights, loss_weights)
         schedule = checkpoints.from_primitives(Schedule, schedule)
         built_of: dict[str, Any] = {
@@ -170,15 +167,10 @@ class TAXLightningModule(L.LightningModule):
                 "explanation_metrics": explanation_metrics,
             }
         )
-        self.annotators = _names("annotators", annotators, least=1)
-        self.classes = _names("classes", classes, least=2)
         check_reference(reference, who_target)
         if prototype_update not in get_args(PrototypeUpdate):
             expected = ", ".join(get_args(PrototypeUpdate))
             raise ValueError(f"prototype_update={prototype_update!r}: expected one of {expected}.")
-        self.reference: Reference = reference
-        if reference == "none":
-            self.monitor = "val/dice/mean"  # there is nothing to compare the result with
         if who_target == "none":
             L.pytorch.utilities.rank_zero_warn(
                 "who_target='none': the weights of the annotators are taught nothing. The "
@@ -208,15 +200,12 @@ class TAXLightningModule(L.LightningModule):
         self.loss_weights = asdict(loss_weights)
         self.schedule = schedule
         self.schedule_done: list[str] = []
-        self.val_metrics = segmentation_metrics(self.annotators, self.classes, self.network.kernels)
-        self.test_metrics = self.val_metrics.clone()
+        self._measure_by(kernels=self.network.kernels)
         self.explanation_metrics = (
             ExplanationMetrics(self.network, self.annotators, len(self.classes))
             if explanation_metrics
             else None
         )
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
 
     # ------------------------------------------------------------------ use
 
@@ -225,26 +214,7 @@ class TAXLightningModule(L.LightningModule):
         output: TAXOutput = self.network(images)
         return output
 
-    def predict(
-        self,
-        images: Tensor,
-        annotator: str | None = None,
-        panel: Sequence[str] | None = None,
-    ) -> Tensor:
-        """Segment images: the result, or as one annotator would, or as some of them together would.
-
-        Args:
-            images: ``[B, ch, H, W]``.
-            annotator: name; the segmentation that this annotator would draw.
-            panel: names; the result if only these annotators counted.
-
-        Returns:
-            Probabilities ``[B, C, H, W]``.
-
-        Raises:
-            ValueError: if a name is unknown, nobody is named, or both arguments are given.
-        """
-        chosen = inference.chosen_annotators(self.annotators, annotator, panel)
+    def _segment(self, images: Tensor, chosen: list[int] | None) -> Tensor:
         return inference.segment(self.network, images, chosen)
 
     def explain(self, images: Tensor, ids: Sequence[str] | None = None) -> Explanation:
@@ -262,38 +232,11 @@ class TAXLightningModule(L.LightningModule):
         """Whether the prototypes are what they will stay, so that reasons can be named."""
         return not self.schedule.enabled or bool(self.network.memory.projected)
 
-    # ------------------------------------------------------------------ batches
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Check a batch while it is still in the CPU's memory, and fill in the optional keys."""
-        return complete_batch(batch, self.annotators, self.classes, needs_labels=self._needs_labels)
-
-    def _completed(self, batch: Batch) -> Batch:
-        """The batch, where a data module's own hooks kept ours from being called."""
-        checked = batch if "present" in batch else self.on_before_batch_transfer(batch, 0)
-        return unpacked(checked)
-
-    @property
-    def _needs_labels(self) -> bool:
-        return not (self._trainer is not None and self.trainer.predicting)
-
-    def reference_labels(self, batch: Batch, output: TAXOutput) -> Tensor | None:
-        """The labels that the result is trained for, ``[B, H, W]``; 255 where unknown.
-
-        Args:
-            batch: as it came.
-            output: what the network said of it; for those who take the reference from there.
-
-        Returns:
-            Class ids, or ``None`` for ``reference="none"``.
-        """
-        return reference_labels(self.reference, batch, len(self.classes))
-
     # ------------------------------------------------------------------ training
 
     def on_train_start(self) -> None:
         """Pick up the schedule where a resumed run left it."""
-        self._total_steps = self.trainer.estimated_stepping_batches
+        super().on_train_start()
         if self.schedule.enabled and self._total_steps == float("inf"):
             raise ValueError(
                 "trainer.max_epochs=-1: the schedule needs to know where the run ends. Set "
@@ -302,7 +245,6 @@ class TAXLightningModule(L.LightningModule):
         if self.trainer.global_step == 0:
             self._start_anew()
         self.network.freeze(bool(self.network.memory.projected))
-        self.loss.total = across_processes if self.trainer.world_size > 1 else alone
 
     def _start_anew(self) -> None:
         """Forget what belongs to an earlier run of this module.
@@ -316,11 +258,6 @@ class TAXLightningModule(L.LightningModule):
             self.network.memory.forget_sources(self.kept)
             if self.kept == 0:
                 self.network.who_scale.fill_(1.0)
-
-    @property
-    def _progress(self) -> float:
-        """Share of the run that is over with the coming step: also the shortest run ends at 1."""
-        return (self.trainer.global_step + 1) / self._total_steps
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Start, project and freeze the prototypes when their time has come."""
@@ -345,11 +282,7 @@ class TAXLightningModule(L.LightningModule):
                     output, self.network.memory, masks, present, reference, keep=self.kept
                 )
         loss = self._weighted(terms, ramp)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(masks))
-        self.log_dict(
-            {f"train/loss_{name}": term.detach() for name, term in terms.items()},
-            batch_size=len(masks),
-        )
+        self._log_loss(loss, terms, images=len(masks))
         # Frozen parameters keep a (zero) gradient, for which DistributedDataParallel waits.
         return loss + sum(0.0 * fixed.sum() for fixed in self.network.frozen_parameters())
 
@@ -372,7 +305,7 @@ class TAXLightningModule(L.LightningModule):
 
     def on_train_end(self) -> None:
         """Project also when a run ended before its time, so that the module can explain."""
-        self.loss.total = alone
+        super().on_train_end()
         if self.schedule.enabled and "final" not in self.schedule_done:
             self._carry_out("final")
             self.schedule_done.append("final")
@@ -389,63 +322,28 @@ class TAXLightningModule(L.LightningModule):
         counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
         self.loss.observe(counts[:-1], counts[-1])
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer and scheduler given, on all parameters."""
-        make = self.optimizer or (lambda params: torch.optim.AdamW(params, lr=1e-3))
-        optimizer = make([p for p in self.parameters() if p.requires_grad])
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "monitor": self.monitor},
-        }
-
     # ------------------------------------------------------------------ evaluation
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Update the metrics, see :func:`tax_lightning.metrics.segmentation_metrics`."""
-        loss = self._evaluate(batch, self.val_metrics)
-        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["masks"]))
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Update the metrics, see :func:`tax_lightning.metrics.segmentation_metrics`."""
-        loss = self._evaluate(batch, self.test_metrics)
-        self.log("test/loss", loss, sync_dist=True, batch_size=len(batch["masks"]))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Explanation:
         """The explanation of each image, on the CPU."""
         return self.explain(batch["image"], batch["id"]).to("cpu")
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the whole validation split by name."""
-        self._log_metrics(self.val_metrics, "val/")
+    def _segmentation_loss(
+        self, batch: Batch, output: TAXOutput, reference: Tensor | None
+    ) -> Tensor:
+        return self._weighted(self.loss.segmentation_terms(output, batch["masks"], reference))
 
-    def on_test_epoch_end(self) -> None:
-        """Log the metrics of the whole test split by name."""
-        self._log_metrics(self.test_metrics, "test/")
+    def _measure_in_test(self, batch: Batch, output: TAXOutput, reference: Tensor | None) -> None:
+        super()._measure_in_test(batch, output, reference)
+        if self.explanation_metrics is not None:
+            evaluation.measure_explanation(batch, output, reference, self.explanation_metrics)
+
+    def _values_of_test(self) -> dict[str, Tensor]:
+        values = super()._values_of_test()
         if self.explanation_metrics is not None:
             sources = self.network.memory.sources(self.annotators, self.classes)
-            values = evaluation.explanation_values(self.explanation_metrics, sources, self.trainer)
-            self.log_dict(evaluation.with_a_case(values, "test/"))
-
-    def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Tensor:
-        """Update the metrics; returns the weighted segmentation terms."""
-        batch = self._completed(batch)
-        output: TAXOutput = self(batch["image"])
-        reference = self.reference_labels(batch, output)
-        evaluation.measure(batch, output, reference, metrics)
-        if metrics is self.test_metrics and self.explanation_metrics is not None:
-            evaluation.measure_explanation(batch, output, reference, self.explanation_metrics)
-        terms = self.loss.segmentation_terms(output, batch["masks"], reference)
-        return self._weighted(terms)
-
-    def _log_metrics(self, metrics: MetricCollection, prefix: str) -> None:
-        known = evaluation.with_a_case(metrics.compute(), prefix)
-        metrics.reset()
-        self.log_dict(known)
-        if self.monitor in known:
-            self.log("dice", known[self.monitor], prog_bar=True, logger=False)
+            values |= evaluation.explanation_values(self.explanation_metrics, sources, self.trainer)
+        return values
 
     # ------------------------------------------------------------------ prototypes
 
@@ -485,20 +383,10 @@ class TAXLightningModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the class and the names, and how far the schedule has come."""
-        checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        checkpoint["names"] = {"annotators": self.annotators, "classes": self.classes}
+        super().on_save_checkpoint(checkpoint)
         checkpoint["schedule_done"] = list(self.schedule_done)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other annotators or classes; take up its schedule."""
-        checkpoints.check_same_names(checkpoint, annotators=self.annotators, classes=self.classes)
+        super().on_load_checkpoint(checkpoint)
         self.schedule_done = list(checkpoint.get("schedule_done", []))
-
-
-def _names(argument: str, names: Sequence[str], least: int) -> tuple[str, ...]:
-    if isinstance(names, str) or len(names) < least or len(set(names)) < len(names):
-        hint = " Name the background first, then at least one class." if least == 2 else ""
-        raise ValueError(
-            f"{argument}={names!r}: expected a list of at least {least} different names.{hint}"
-        )
-    return tuple(names)

@@ -19,17 +19,14 @@ a_nk. In a shared bank W_k, b_k and P_k are the same for all n, which differ in 
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, get_args
 
-import segmentation_models_pytorch as smp
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tax_lightning.backbone import DenseNetwork
 from tax_lightning.kernels import BankKind, KernelBank
 from tax_lightning.mixing import Mixing, mix
 from tax_lightning.prototypes import PrototypeMemory
@@ -55,6 +52,11 @@ class TAXOutput(NamedTuple):
     log_within: Tensor
     log_kernel_probs: Tensor
     embedding: Tensor
+
+    @property
+    def log_sample_probs(self) -> Tensor:
+        """Log of the set of segmentations that the network expects: the annotators' own."""
+        return self.log_annotator_probs
 
     @property
     def probs(self) -> Tensor:
@@ -90,7 +92,7 @@ class TAXWeights(NamedTuple):
     embedding: Tensor
 
 
-class TAXNetwork(nn.Module):
+class TAXNetwork(DenseNetwork):
     """Segmentation network that says who decides each pixel and which prototype is the reason.
 
     Source: Tendency-and-Assignment Explainer, arXiv 2302.09561; the formulation (see the module's
@@ -100,15 +102,12 @@ class TAXNetwork(nn.Module):
         annotators: number of annotators N; or a number for each cohort, see
             :class:`~tax_lightning.kernels.KernelBank`.
         classes: number of classes C, the background included.
-        architecture: any architecture of segmentation_models_pytorch, such as ``"unet"``.
-        encoder: any encoder of segmentation_models_pytorch, ``"tu-..."`` for those of timm.
-        encoder_weights: ``"imagenet"`` to fetch pretrained weights; ``None`` starts from random
-            ones and stays offline.
+        architecture: as all up to ``backbone`` of :class:`~tax_lightning.backbone.DenseNetwork`.
+        encoder: of segmentation_models_pytorch.
+        encoder_weights: ``"imagenet"`` or ``None``.
         in_channels: channels of an image.
-        backbone_options: further arguments for the smp architecture, such as
-            ``{"encoder_depth": 3, "decoder_channels": [64, 32, 16]}``.
-        backbone: a module that gives dense features ``[B, D, h, w]`` for images ``[B, ch, H, W]``,
-            instead of the five arguments above. Of an smp model the segmentation head is removed.
+        backbone_options: further arguments for the smp architecture.
+        backbone: one's own module, instead of the five arguments above.
         kernels: kernels, and prototypes, per annotator K.
         kernel_size: side of a kernel in pixels, odd.
         embedding_channels: length of the embedding that prototypes are compared with.
@@ -158,7 +157,6 @@ class TAXNetwork(nn.Module):
         bank: BankKind = "private",
         mixing: Mixing = "prob",
     ) -> None:
-        super().__init__()
         for name, value, known in (
             ("bank", bank, get_args(BankKind)),
             ("mixing", mixing, get_args(Mixing)),
@@ -169,17 +167,16 @@ class TAXNetwork(nn.Module):
             raise ValueError(
                 f"classes={classes}: expected at least 2, the background and one object class."
             )
-        if backbone is None:
-            backbone = _build_backbone(
-                architecture, encoder, encoder_weights, in_channels, backbone_options or {}
-            )
-        self.size_multiple = _size_multiple(backbone)
-        if isinstance(backbone, smp.base.SegmentationModel):
-            backbone.segmentation_head = nn.Identity()
-        self.backbone = backbone
-        channels = self._dry_run(in_channels)
-        self.projection = nn.Conv2d(channels, embedding_channels, kernel_size=1)
-        self.bank = KernelBank(annotators, kernels, classes, channels, kernel_size, bank)
+        super().__init__(
+            architecture=architecture,
+            encoder=encoder,
+            encoder_weights=encoder_weights,
+            in_channels=in_channels,
+            backbone_options=backbone_options,
+            backbone=backbone,
+        )
+        self.projection = nn.Conv2d(self.channels, embedding_channels, kernel_size=1)
+        self.bank = KernelBank(annotators, kernels, classes, self.channels, kernel_size, bank)
         self.memory = PrototypeMemory(annotators, kernels, embedding_channels, temperature, bank)
         # Fitted after the final projection, see `tax_lightning.search.fit_who_scale`.
         self.register_buffer("who_scale", torch.ones(()))
@@ -209,20 +206,9 @@ class TAXNetwork(nn.Module):
         return self.assign(features)
 
     def features(self, images: Tensor) -> Tensor:
-        """Dense features ``[B, D, H, W]`` at the resolution of the images ``[B, ch, H, W]``.
-
-        Images whose sides are no multiple of the encoder's stride are padded and the features cut.
-        """
-        height, width = images.shape[-2:]
-        bottom, right = -height % self.size_multiple, -width % self.size_multiple
-        padded = (
-            F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
-        )
+        """As of :class:`~tax_lightning.backbone.DenseNetwork`; frozen ones learn nothing."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features: Tensor = self.backbone(padded)
-        if features.shape[-2:] != padded.shape[-2:]:
-            features = F.interpolate(features, padded.shape[-2:], mode="bilinear")
-        return features[..., :height, :width]
+            return super().features(images)
 
     def assign(self, features: Tensor) -> TAXOutput:
         """The arithmetic of the method: features ``[B, D, H, W]`` to who, why and the result."""
@@ -314,69 +300,3 @@ class TAXNetwork(nn.Module):
         if self.frozen:
             self.backbone.eval()
         return self
-
-    @torch.enable_grad()
-    def _dry_run(self, in_channels: int) -> int:
-        """Read the backbone's channels off one image, and hold still what has no part in them.
-
-        A shortened encoder (``encoder_depth=3``) keeps the parameters of its deeper layers. No
-        gradient would ever reach them, for which DistributedDataParallel stops with an error.
-        """
-        was_training = self.backbone.training
-        self.backbone.eval()
-        probe = next(self.backbone.parameters(), torch.zeros(1))
-        side = 128 * math.ceil(self.size_multiple / 128)
-        features = self.backbone(torch.zeros(1, in_channels, side, side, device=probe.device))
-        if not isinstance(features, Tensor) or features.ndim != 4:
-            found = getattr(features, "shape", type(features).__name__)
-            raise ValueError(
-                f"backbone gives {found} for images [1, {in_channels}, {side}, {side}]: expected "
-                "dense features [B, D, h, w]. Take its head off, or wrap it so that it returns the "
-                "feature map."
-            )
-        trained = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
-        if features.requires_grad:
-            gradients = torch.autograd.grad(features.sum(), trained, allow_unused=True)
-            for parameter, gradient in zip(trained, gradients, strict=True):
-                parameter.requires_grad_(gradient is not None)
-        self.backbone.train(was_training)
-        return features.shape[1]
-
-
-def _build_backbone(
-    architecture: str,
-    encoder: str,
-    encoder_weights: str | None,
-    in_channels: int,
-    options: dict[str, Any],
-) -> nn.Module:
-    if architecture.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
-        raise _unknown("architecture", architecture, list(smp.MODEL_ARCHITECTURES_MAPPING))
-    known = smp.encoders.get_encoder_names()
-    if encoder.startswith("tu-"):
-        known = [f"tu-{name}" for name in timm.list_models()]
-    if encoder.split(".")[0] not in known:  # timm's names may end with the weights' tag
-        raise _unknown("encoder", encoder, known, "; encoders of timm start with 'tu-'")
-    model: nn.Module = smp.create_model(
-        architecture,
-        encoder_name=encoder,
-        encoder_weights=encoder_weights,
-        in_channels=in_channels,
-        classes=1,
-        **options,
-    )
-    return model
-
-
-def _unknown(argument: str, value: str, known: list[str], hint: str = "") -> ValueError:
-    near = difflib.get_close_matches(value, known, n=3) or sorted(known)[:8]
-    return ValueError(
-        f"{argument}={value!r} is not known to segmentation_models_pytorch; "
-        f"did you mean {', '.join(near)}?{hint}"
-    )
-
-
-def _size_multiple(backbone: nn.Module) -> int:
-    """The number that height and width must be multiples of; 1 for a module we know nothing of."""
-    encoder = getattr(backbone, "encoder", None)
-    return int(getattr(encoder, "output_stride", 1))

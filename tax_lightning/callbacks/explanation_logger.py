@@ -31,7 +31,8 @@ class ExplanationLogger(Callback):
     :func:`tax_lightning.explain.panels.render_panel`) goes to every logger that takes pictures, and
     into a folder as PNG. The training patches in a panel are read again from the data each time; no
     checkpoint holds image data. Only the process of rank zero draws, and it waits for no other. A
-    logger or folder that fails is reported once; training goes on.
+    logger or folder that fails is reported once; training goes on. A module that does not explain
+    itself has no pictures, which is said once.
 
     Args:
         samples: how many validation images to show, spread evenly over the set.
@@ -94,6 +95,10 @@ class ExplanationLogger(Callback):
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> list[Path]:
         """Draw every sample and hand the pictures on; returns the files written."""
         if not trainer.is_global_zero or is_dry_run(trainer):
+            return []
+        if not hasattr(pl_module, "explain"):
+            name = type(pl_module).__name__
+            self._complain(name, f"ExplanationLogger: {name} explains nothing, so no pictures.")
             return []
         # Reading samples may draw random numbers: training goes on as if nobody had looked.
         with isolate_rng(), torch.no_grad(), _evaluating(pl_module):

@@ -19,6 +19,7 @@ from tax_lightning.callbacks.run import file_name
 from tax_lightning.explain.explanation import Explanation
 from tax_lightning.explain.maps import UNDECIDED_INDEX, who_index_map
 from tax_lightning.explain.palette import Colour, annotator_palette, class_palette, indexed_png
+from tax_lightning.explain.prediction import Prediction
 
 _UNDECIDED: dict[int, Colour] = {UNDECIDED_INDEX: (200, 200, 200)}
 _RESERVED = ("fused", "who")  # files beside those that are named for annotators
@@ -36,7 +37,8 @@ class PredictionWriter(BasePredictionWriter):
     - ``why_share`` float16 ``[N, H, W]``, that share;
     - ``undecided`` bool ``[H, W]``; ``annotators`` and ``classes``, the names.
 
-    Images have their size before padding. ``manifest.json`` names all files, colours, classes and
+    Of a model without an explanation there are the segmentations only. Images have their size
+    before padding. ``manifest.json`` names all files, colours, classes and
     the prototypes' training pixels; it is there only when everything else is. Under several
     processes each writes its own images.
 
@@ -91,16 +93,16 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Write the images of one batch."""
-        if not isinstance(prediction, Explanation):
+        if not isinstance(prediction, Prediction):
             raise TypeError(
                 f"PredictionWriter: predict_step returned {type(prediction).__name__}, expected an "
-                "Explanation; leave the callback out for other models."
+                "Explanation or a Prediction; leave the callback out for other models."
             )
-        explanation = prediction.to("cpu")
-        self._names = self._names or _names(explanation)
-        sizes = batch.get("size", [None] * len(explanation))
+        prediction = prediction.to("cpu")
+        self._names = self._names or _names(prediction)
+        sizes = batch.get("size", [None] * len(prediction))
         for i, size in enumerate(sizes):
-            image = explanation[i]
+            image = prediction[i]
             self._write_image(image if size is None else image.crop(*map(int, size)))
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -128,8 +130,8 @@ class PredictionWriter(BasePredictionWriter):
         for file in files:
             file.unlink()
 
-    def _write_image(self, explanation: Explanation) -> None:
-        (sample_id,) = explanation.ids
+    def _write_image(self, prediction: Prediction) -> None:
+        (sample_id,) = prediction.ids
         if sample_id in self._images:
             raise ValueError(
                 f"PredictionWriter: two images have the id {sample_id!r}, of which one would "
@@ -137,24 +139,33 @@ class PredictionWriter(BasePredictionWriter):
             )
         folder = file_name(sample_id)
         (self.output_dir / folder).mkdir(parents=True, exist_ok=True)
-        annotators, classes = explanation.annotators, explanation.classes
+        annotators, classes = prediction.annotators, prediction.classes
         class_colours = dict(enumerate(class_palette(len(classes))))
-        who_colours = {**dict(enumerate(annotator_palette(len(annotators)))), **_UNDECIDED}
         own = {name: f"{folder}/{file_name(name, _RESERVED)}.png" for name in annotators}
-        files = {"fused": f"{folder}/fused.png", "who": f"{folder}/who.png"}
-        self._save(files["fused"], explanation.decision[0], class_colours)
-        self._save(files["who"], who_index_map(explanation), who_colours)
-        for name, decision in zip(annotators, explanation.annotator_decisions[0], strict=True):
+        files = {"fused": f"{folder}/fused.png"}
+        self._save(files["fused"], prediction.decision[0], class_colours)
+        for name, decision in zip(annotators, prediction.annotator_decisions[0], strict=True):
             self._save(own[name], decision, class_colours)
-        maps = f"{folder}/who.npz"
-        np.savez_compressed(self.output_dir / maps, allow_pickle=False, **_maps(explanation))
-        height, width = explanation.probs.shape[-2:]
+        if isinstance(prediction, Explanation):
+            files |= self._write_explanation(folder, prediction)
+        height, width = prediction.probs.shape[-2:]
         self._images[sample_id] = {
             "id": sample_id,
             "height": height,
             "width": width,
-            "files": {**files, "maps": maps, "annotators": own},
+            "files": {**files, "annotators": own},
         }
+
+    def _write_explanation(self, folder: str, explanation: Explanation) -> dict[str, str]:
+        """Who decides and why; returns the files by what they hold."""
+        files = {"who": f"{folder}/who.png", "maps": f"{folder}/who.npz"}
+        names = annotator_palette(len(explanation.annotators))
+        self._save(
+            files["who"], who_index_map(explanation), {**dict(enumerate(names)), **_UNDECIDED}
+        )
+        arrays = _maps(explanation)
+        np.savez_compressed(self.output_dir / files["maps"], allow_pickle=False, **arrays)
+        return files
 
     def _save(
         self, file: str, values: Tensor | NDArray[np.uint8], palette: Mapping[int, Colour]
@@ -163,16 +174,21 @@ class PredictionWriter(BasePredictionWriter):
         indexed_png(array, palette).save(self.output_dir / file)
 
 
-def _names(explanation: Explanation) -> dict[str, Any]:
+def _names(prediction: Prediction) -> dict[str, Any]:
     """The part of the manifest that is the same for all images."""
-    annotators, classes = explanation.annotators, explanation.classes
-    prototypes = itertools.chain.from_iterable(explanation.sources)
-    return {
+    annotators, classes = prediction.annotators, prediction.classes
+    names = {
         "annotators": _coloured(annotators, annotator_palette(len(annotators))),
         "classes": _coloured(classes, class_palette(len(classes))),
+    }
+    values = {"fused": "index in classes", "annotators": "index in classes"}
+    if not isinstance(prediction, Explanation):
+        return {**names, "values": values}
+    prototypes = itertools.chain.from_iterable(prediction.sources)
+    return {
+        **names,
         "values": {
-            "fused": "index in classes",
-            "annotators": "index in classes",
+            **values,
             "who": f"index in annotators; {UNDECIDED_INDEX}: all would say the same",
             "maps": "arrays who, why, why_share [annotator, row, column]; undecided [row, column]",
         },

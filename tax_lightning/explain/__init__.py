@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any
 # Names are imported when they are used: data modules need the colours, but not the panels.
 _HOMES = {
     "Explanation": "explanation",
+    "Prediction": "prediction",
     "PrototypeSource": "explanation",
     "annotator_palette": "palette",
     "render_panel": "panels",
 }
 
-__all__ = ["Explanation", "PrototypeSource", "annotator_palette", "render_panel"]
+__all__ = ["Explanation", "Prediction", "PrototypeSource", "annotator_palette", "render_panel"]
 
 if TYPE_CHECKING:
     from tax_lightning.explain.explanation import Explanation, PrototypeSource
     from tax_lightning.explain.palette import annotator_palette
     from tax_lightning.explain.panels import render_panel
+    from tax_lightning.explain.prediction import Prediction
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object

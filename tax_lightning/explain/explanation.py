@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from tax_lightning.explain.prediction import Prediction
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class PrototypeSource:
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Prediction):
     """The segmentation of a batch of images together with who decides it and why.
 
     Args:
@@ -92,11 +93,6 @@ class Explanation:
         0.5
     """
 
-    ids: tuple[str, ...]
-    annotators: tuple[str, ...]
-    classes: tuple[str, ...]
-    probs: Tensor
-    annotator_probs: Tensor
     who: Tensor
     why: Tensor
     why_share: Tensor
@@ -104,44 +100,23 @@ class Explanation:
     sources: tuple[tuple[PrototypeSource, ...], ...]
 
     def __post_init__(self) -> None:
-        """Check the shapes, so that a wrong order of axes is named here and not in a picture."""
-        batch, n, c = len(self.ids), len(self.annotators), len(self.classes)
-        size = tuple(self.probs.shape[-2:])
-        expected = {
-            "probs": (batch, c, *size),
-            "annotator_probs": (batch, n, c, *size),
-            "who": (batch, n, *size),
-            "why": (batch, n, *size),
-            "why_share": (batch, n, *size),
-            "undecided": (batch, *size),
-        }
-        for name, shape in expected.items():
-            found = tuple(getattr(self, name).shape)
-            if found != shape:
-                raise ValueError(
-                    f"Explanation: {name} has shape {found}, expected {shape} for {batch} ids, "
-                    f"{n} annotators, {c} classes and {size} pixels; give all tensors batch first."
-                )
+        """Check that there is a row of sources for each annotator too."""
+        super().__post_init__()
+        n = len(self.annotators)
         if len(self.sources) != n:
             raise ValueError(
                 f"Explanation: sources names {len(self.sources)} annotators, expected {n}; "
                 "give one row of prototype sources for each annotator."
             )
 
+    def _axes(self) -> dict[str, str]:
+        own = dict.fromkeys(("who", "why", "why_share"), "BNHW")
+        return {**super()._axes(), **own, "undecided": "BHW"}
+
     @property
     def kernels(self) -> int:
         """The largest number of kernels that an annotator has, at least 1."""
         return max([1, *map(len, self.sources)])
-
-    @property
-    def decision(self) -> Tensor:
-        """The class of each pixel in the result, ``[B, H, W]`` int64."""
-        return self.probs.argmax(dim=1)
-
-    @property
-    def annotator_decisions(self) -> Tensor:
-        """The class of each pixel as each annotator would say, ``[B, N, H, W]`` int64."""
-        return self.annotator_probs.argmax(dim=2)
 
     @cached_property
     def leader(self) -> Tensor:
@@ -173,33 +148,6 @@ class Explanation:
         if chance == 1:
             return torch.ones_like(self.who[:, 0])
         return ((self.who.amax(dim=1) - chance) / (1 - chance)).clamp(0, 1)
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.ids)
-
-    def __getitem__(self, i: int) -> Explanation:
-        """The explanation of image ``i`` alone, with B = 1."""
-        position = range(len(self.ids))[i]
-        tensors = {
-            name: tensor[position : position + 1] for name, tensor in self._tensors().items()
-        }
-        return dataclasses.replace(self, ids=(self.ids[position],), **tensors)  # type: ignore[arg-type]
-
-    def crop(self, height: int, width: int) -> Explanation:
-        """The top left part of every image, such as an image without its padding."""
-        tensors = {name: tensor[..., :height, :width] for name, tensor in self._tensors().items()}
-        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
-
-    def to(self, device: torch.device | str) -> Explanation:
-        """The same explanation with every tensor on ``device``."""
-        tensors = {name: tensor.to(device) for name, tensor in self._tensors().items()}
-        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """The tensor fields by name."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def _of_leader(self, values: Tensor) -> Tensor:
         """From [B, N, H, W], the values of each pixel's leader, [B, H, W]."""

@@ -26,7 +26,7 @@ from tax_lightning.metrics.correlation import (
     normalized_cross_correlation,
 )
 from tax_lightning.metrics.distance import GeneralizedEnergyDistance, generalized_energy_distance
-from tax_lightning.metrics.explanation import ExplanationMetrics
+from tax_lightning.metrics.explanation import EvidenceMetrics, ExplanationMetrics
 from tax_lightning.metrics.overlap import AnnotatorDice, FusedOverlap, annotator_dice, fused_dice
 from tax_lightning.metrics.probes import (
     patch_insertion,
@@ -73,6 +73,7 @@ __all__ = [
     "AnnotatorDice",
     "AssignmentUsage",
     "ConsistencyError",
+    "EvidenceMetrics",
     "ExplanationMetrics",
     "FusedOverlap",
     "GeneralizedEnergyDistance",
@@ -126,7 +127,11 @@ __all__ = [
 
 
 def segmentation_metrics(
-    annotators: Sequence[str], classes: Sequence[str], kernels: int
+    annotators: Sequence[str],
+    classes: Sequence[str],
+    kernels: int | None = None,
+    who: bool = True,
+    named: bool = True,
 ) -> MetricCollection:
     """All metrics of a multi-annotator segmentation, as one collection.
 
@@ -140,7 +145,10 @@ def segmentation_metrics(
     Args:
         annotators: Names, in the order of the N axis.
         classes: Names, where the index is the class id and 0 is the background.
-        kernels: Number K of kernels of an annotator.
+        kernels: Number K of kernels of an annotator; ``None`` for a model without any.
+        who: Whether the model says who decides.
+        named: Whether the model says which annotator would draw what; of one that does not,
+            ``annotator_prediction`` are any number of samples.
 
     Returns:
         The collection; ``clone(prefix="val/")`` puts a prefix before every key.
@@ -153,20 +161,21 @@ def segmentation_metrics(
         >>> sorted(metrics)[:4]
         ['annotator_dice', 'fused_overlap', 'ged2', 'owner_accuracy']
     """
+    metrics: dict[str, Metric | MetricCollection] = {
+        "fused_overlap": FusedOverlap(classes),
+        "ged2": GeneralizedEnergyDistance(len(classes)),
+    }
+    if named:
+        metrics["annotator_dice"] = AnnotatorDice(annotators, classes)
+        metrics["relative_area"] = RelativeArea(annotators)
+    if who:
+        metrics["who_accuracy"] = WhoAccuracy()
+        metrics["owner_accuracy"] = OwnerAccuracy()
+    if kernels is not None:
+        metrics["prototype_usage"] = PrototypeUsage(annotators, kernels)
     # Compute groups are off: the collection would find them by comparing states after the first
     # batch, and metrics that have seen no case yet are alike without measuring the same.
-    return MetricCollection(
-        {
-            "annotator_dice": AnnotatorDice(annotators, classes),
-            "fused_overlap": FusedOverlap(classes),
-            "ged2": GeneralizedEnergyDistance(len(classes)),
-            "who_accuracy": WhoAccuracy(),
-            "owner_accuracy": OwnerAccuracy(),
-            "prototype_usage": PrototypeUsage(annotators, kernels),
-            "relative_area": RelativeArea(annotators),
-        },
-        compute_groups=False,
-    )
+    return MetricCollection(metrics, compute_groups=False)
 
 
 def set_metrics(

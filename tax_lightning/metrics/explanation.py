@@ -18,6 +18,7 @@ from tax_lightning.metrics.removal import Removal
 from tax_lightning.metrics.usage import AssignmentUsage, prototype_max_cosine
 from tax_lightning.metrics.who import OwnerAccuracy, WhoAccuracy, disagreement
 from tax_lightning.metrics.why import WhyFaithfulness
+from tax_lightning.mixing import Mixing
 from tax_lightning.network import TAXNetwork, TAXOutput, TAXWeights
 
 PROBED_IMAGES = 4  # of the first that come, for what needs passes of its own
@@ -34,14 +35,108 @@ NO_CONTROL = {
 }
 
 
-class ExplanationMetrics(nn.Module):
-    """Measures who and why over a data set; costs several times the evaluation itself.
+class EvidenceMetrics(nn.Module):
+    """Measures who, and what the evidence stands for by which annotators are weighed.
 
     - who: accuracy, agreement lift, calibration, entropy, and what changes when an annotator is
       removed. Each also under a name that ends in ``_shuffled``, for a who map in which the
       annotators of each image are exchanged for others: what the figure is worth without a model.
-    - why: what changes when kernels are removed, use of the prototypes, purity of the pixels that
-      they are most similar to.
+    - purity of the pixels of the largest evidence.
+
+    Args:
+        annotators: names, in the order of the N axis.
+        classes: number of classes C.
+        kernels: number K of pieces of evidence for each annotator.
+        mixing: how the model makes one result of its annotators' segmentations.
+
+    Example:
+        >>> metrics = EvidenceMetrics(["Ana", "Ben"], classes=2)
+        >>> masks, evidence = torch.randint(0, 2, (1, 2, 8, 8)), torch.randn(1, 2, 8, 8)
+        >>> metrics.update_evidence(
+        ...     log_who=evidence.log_softmax(1),
+        ...     log_annotator_probs=torch.randn(1, 2, 2, 8, 8).log_softmax(2),
+        ...     similarity=evidence.unsqueeze(2),
+        ...     masks=masks, present=torch.ones(1, 2) > 0, reference=masks[:, 0],
+        ... )
+        >>> metrics.compute()["who_necessity"].shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self, annotators: Sequence[str], classes: int, kernels: int = 1, mixing: Mixing = "prob"
+    ) -> None:
+        super().__init__()
+        count = len(annotators)
+        self.who = nn.ModuleList(_who_metrics(count, mixing))
+        self.shuffled_who = nn.ModuleList(_who_metrics(count, mixing))
+        self.purity = Purity(count, kernels, {"class": classes, "event": len(EVENTS)})
+
+    def update_evidence(
+        self,
+        *,
+        log_who: Tensor,
+        log_annotator_probs: Tensor,
+        similarity: Tensor,
+        masks: Tensor,
+        present: Tensor,
+        reference: Tensor,
+        owner: Tensor | None = None,
+        eligible: Tensor | None = None,
+    ) -> None:
+        """Add one batch.
+
+        Args:
+            log_who: weights of the annotators ``[B, N, H, W]``.
+            log_annotator_probs: what each would draw ``[B, N, C, H, W]``.
+            similarity: the evidence ``[B, N, K, H, W]``.
+            masks: ``[B, N, H, W]``, 255 where not labelled.
+            present: ``[B, N]`` bool.
+            reference: ``[B, H, W]``, 255 where unknown.
+            owner: ``[B, H, W]``, index of the expert, 255 where there is none.
+            eligible: bool ``[B, N, K, H, W]``, where a piece of evidence counts; by default
+                everywhere.
+        """
+        labels = {"masks": masks, "present": present, "reference": reference, "owner": owner}
+        labels |= {"log_who": log_who, "log_annotator_probs": log_annotator_probs}
+        who = log_who.exp()
+        self._update_who(self.who, who, labels)
+        self._update_who(self.shuffled_who, exchanged(who), labels)
+        self.purity.update(
+            similarity=similarity,
+            eligible=eligible,
+            attributes={"class": reference, "event": events(masks, reference)},
+        )
+
+    def _update_who(
+        self, metrics: nn.ModuleList, who: Tensor, labels: Mapping[str, Tensor | None]
+    ) -> None:
+        for metric in metrics:
+            assert isinstance(metric, Metric)
+            metric.update(**metric._filter_kwargs(who=who, named=who, **labels))
+
+    def compute(self) -> dict[str, Tensor]:
+        """All values by name; NaN without a case."""
+        shuffled = _values(self.shuffled_who)
+        controls = {f"{name}_shuffled": value for name, value in shuffled.items()}
+        return {
+            **_values(self.who),
+            **{name: value for name, value in controls.items() if name not in NO_CONTROL},
+            **_values([self.purity]),
+        }
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        for metric in self.modules():
+            if isinstance(metric, Metric):
+                metric.reset()
+
+
+class ExplanationMetrics(EvidenceMetrics):
+    """Measures who and why over a data set; costs several times the evaluation itself.
+
+    - who, and purity of the pixels that the prototypes are most similar to, see
+      :class:`EvidenceMetrics`.
+    - why: what changes when kernels are removed, use of the prototypes.
     - probes, which pass images through the model again: integrity of the sources, insertion of
       their patches into other images, stability under noise.
 
@@ -64,15 +159,11 @@ class ExplanationMetrics(nn.Module):
     """
 
     def __init__(self, network: TAXNetwork, annotators: Sequence[str], classes: int) -> None:
-        super().__init__()
-        count, kernels = len(annotators), network.kernels
+        super().__init__(annotators, classes, network.kernels, network.mixing)
         # Not a submodule: it belongs to the module that is measured.
         self._network = [network]
-        self.who = nn.ModuleList(_who_metrics(network))
-        self.shuffled_who = nn.ModuleList(_who_metrics(network))
         self.why = WhyFaithfulness(network.mixing)
-        self.usage = AssignmentUsage(annotators, kernels)
-        self.purity = Purity(count, kernels, {"class": classes, "event": len(EVENTS)})
+        self.usage = AssignmentUsage(annotators, network.kernels)
         self.probed: list[Tensor] = []
 
     def update(
@@ -94,11 +185,17 @@ class ExplanationMetrics(nn.Module):
             reference: ``[B, H, W]``, 255 where unknown.
             owner: ``[B, H, W]``, index of the expert, 255 where there is none.
         """
-        labels = {"masks": masks, "present": present, "reference": reference, "owner": owner}
         (network,) = self._network
-        labels |= {"log_who": output.log_who, "log_annotator_probs": output.log_annotator_probs}
-        self._update_who(self.who, output.who, labels)
-        self._update_who(self.shuffled_who, exchanged(output.who), labels)
+        self.update_evidence(
+            log_who=output.log_who,
+            log_annotator_probs=output.log_annotator_probs,
+            similarity=network.memory.similarity(output.embedding).expand_as(output.log_within),
+            masks=masks,
+            present=present,
+            reference=reference,
+            owner=owner,
+            eligible=output.log_within.isfinite(),
+        )
         self.why.update(
             log_who=output.log_who,
             log_within=output.log_within,
@@ -106,32 +203,16 @@ class ExplanationMetrics(nn.Module):
             cases=disagreement(masks, present),
         )
         self.usage.update(log_who=output.log_who, log_within=output.log_within)
-        similarity = network.memory.similarity(output.embedding).expand_as(output.log_within)
-        self.purity.update(
-            similarity=similarity,
-            eligible=output.log_within.isfinite(),
-            attributes={"class": reference, "event": events(masks, reference)},
-        )
         alike = [image for image in images if image.shape == (*self.probed, image)[0].shape]
         self.probed += alike[: PROBED_IMAGES - len(self.probed)]
 
-    def _update_who(
-        self, metrics: nn.ModuleList, who: Tensor, labels: Mapping[str, Tensor | None]
-    ) -> None:
-        for metric in metrics:
-            assert isinstance(metric, Metric)
-            metric.update(**metric._filter_kwargs(who=who, named=who, **labels))
-
     def compute(self) -> dict[str, Tensor]:
         """All values but those of :meth:`probe`, by name; NaN without a case."""
-        shuffled = _values(self.shuffled_who)
-        controls = {f"{name}_shuffled": value for name, value in shuffled.items()}
         (network,) = self._network
         vectors, alive = network.memory.unit_vectors.detach(), network.memory.alive
         return {
-            **_values(self.who),
-            **{name: value for name, value in controls.items() if name not in NO_CONTROL},
-            **_values([self.why, self.usage, self.purity]),
+            **super().compute(),
+            **_values([self.why, self.usage]),
             "prototype_max_cosine": prototype_max_cosine(vectors, alive),
         }
 
@@ -173,9 +254,7 @@ class ExplanationMetrics(nn.Module):
 
     def reset(self) -> None:
         """Forget all batches."""
-        for metric in (*self.who, *self.shuffled_who, self.why, self.usage, self.purity):
-            assert isinstance(metric, Metric)
-            metric.reset()
+        super().reset()
         self.probed = []
 
 
@@ -211,15 +290,14 @@ def _weights_as_one(network: TAXNetwork, images: Tensor) -> TAXWeights:
     )
 
 
-def _who_metrics(network: TAXNetwork) -> list[Metric]:
-    removal = Removal(network.bank.annotators, network.mixing)
+def _who_metrics(annotators: int, mixing: Mixing) -> list[Metric]:
     return [
         WhoAccuracy(),
         OwnerAccuracy(),
         AgreementLift(),
         WhoCalibration(),
         WhoEntropy(),
-        removal,
+        Removal(annotators, mixing),
     ]
 
 

@@ -1,0 +1,81 @@
+"""Segmentations of one image that differ by a latent vector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+class LatentHead(nn.Module):
+    """Reads features and a latent vector together, by 1x1 convolutions.
+
+    The vector would be repeated at every pixel and joined to the features. Of a 1x1 convolution
+    over both, the part that sees the vector is the same everywhere: a bias. So the features are
+    read once, whatever the number of vectors, and nothing is repeated.
+
+    Args:
+        channels: feature channels D.
+        latent_dim: length L of a latent vector.
+        classes: number of classes C.
+        layers: number of convolutions, at least 2, with a ReLU between any two.
+
+    Raises:
+        ValueError: if there are fewer than 2 layers.
+
+    Example:
+        >>> head = LatentHead(channels=4, latent_dim=2, classes=3)
+        >>> drawn = list(head(torch.randn(1, 4, 8, 8), torch.randn(7, 1, 5, 2)))
+        >>> len(drawn), drawn[0].shape
+        (7, torch.Size([1, 5, 3, 8, 8]))
+    """
+
+    def __init__(self, channels: int, latent_dim: int, classes: int, layers: int = 3) -> None:
+        super().__init__()
+        if layers < 2:
+            raise ValueError(f"head_layers={layers}: expected at least 2.")
+        self.of_features = nn.Conv2d(channels, channels, 1)
+        self.of_latent = nn.Linear(latent_dim, channels, bias=False)
+        hidden = [
+            part
+            for _ in range(layers - 2)
+            for part in (nn.Conv2d(channels, channels, 1), nn.ReLU())
+        ]
+        self.rest = nn.Sequential(nn.ReLU(), *hidden, nn.Conv2d(channels, classes, 1))
+
+    def forward(self, features: Tensor, latents: Tensor) -> Iterator[Tensor]:
+        """Log of the probabilities with each of S sets of M vectors.
+
+        One set at a time, so that no more than its hidden layers are held where nothing is learnt.
+
+        Args:
+            features: ``[B, D, H, W]``.
+            latents: ``[S, B, M, L]``; B may be 1.
+
+        Yields:
+            ``[B, M, C, H, W]``, S times.
+        """
+        seen = self.of_features(features).unsqueeze(1)
+        for part in latents:
+            hidden = seen + self.of_latent(part)[..., None, None]
+            logits: Tensor = self.rest(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
+            yield logits.float().log_softmax(dim=2)
+
+
+def noise(*shape: int, like: Tensor, seed: int | None) -> Tensor:
+    """Standard normal noise; with a seed the same every time, and no other draw is disturbed.
+
+    Args:
+        shape: of the result.
+        like: a tensor of the same device.
+        seed: ``None`` draws on from where the process is.
+
+    Example:
+        >>> zero = torch.zeros(1)
+        >>> torch.equal(noise(2, 3, like=zero, seed=5), noise(2, 3, like=zero, seed=5))
+        True
+    """
+    if seed is None:
+        return torch.randn(shape, device=like.device)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(like.device)
