@@ -26,17 +26,20 @@ def measure(
     reference: Tensor | None,
     metrics: MetricCollection,
 ) -> None:
-    """Update the metrics of the segmentation, see :func:`.segmentation_metrics`.
+    """Update the metrics of the segmentation.
 
     Args:
         batch: with ``"masks"``, ``"present"`` and, for synthetic data, ``"owner"``.
         output: what the network says of it.
         reference: ``[B, H, W]``, 255 where unknown; ``None`` where there is none at all.
-        metrics: to update; they take what they know of.
+        metrics: to update, see :func:`.segmentation_metrics` and :func:`.set_metrics`; they take
+            what they know of.
     """
     metrics.update(
         prediction=output.log_probs.argmax(dim=1),
+        probs=output.log_probs.exp(),
         annotator_prediction=output.log_sample_probs.argmax(dim=2),
+        annotator_probs=output.log_sample_probs.exp(),
         masks=batch["masks"],
         present=batch["present"],
         reference=_unknown(batch) if reference is None else reference,

@@ -8,13 +8,13 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from tax_lightning import checkpoints, evaluation, inference
 from tax_lightning.batch import Batch, complete_batch, unpacked
 from tax_lightning.consensus import Reference, check_reference, reference_labels
 from tax_lightning.losses import SegmentationTerms
-from tax_lightning.metrics import segmentation_metrics
+from tax_lightning.metrics import segmentation_metrics, set_metrics
 from tax_lightning.mixing import mix
 from tax_lightning.processes import across_processes, alone
 
@@ -107,10 +107,14 @@ class MultiAnnotatorModule(L.LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
 
-    def _measure_by(self, **options: Any) -> None:  # noqa: ANN401 - of `segmentation_metrics`
-        """Take the metrics of :func:`tax_lightning.metrics.segmentation_metrics`."""
-        self.val_metrics = segmentation_metrics(self.annotators, self.classes, **options)
-        self.test_metrics = self.val_metrics.clone()
+    def _measure_by(self, kernels: int | None = None, who: bool = True, named: bool = True) -> None:
+        """Take the metrics of the segmentation, and in testing those of sets of them too."""
+        names = self.annotators, self.classes
+        self.val_metrics = segmentation_metrics(*names, kernels, who, named)
+        in_test: dict[str, Metric | MetricCollection] = {}
+        for collection in (self.val_metrics.clone(), set_metrics(*names, paired=named)):
+            in_test |= dict(collection.items())
+        self.test_metrics = MetricCollection(in_test, compute_groups=False)
 
     # ------------------------------------------------------------------ use
 
@@ -215,7 +219,7 @@ class MultiAnnotatorModule(L.LightningModule):
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["masks"]))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Update the metrics, see :func:`tax_lightning.metrics.segmentation_metrics`."""
+        """Update the metrics, those of :func:`tax_lightning.metrics.set_metrics` among them."""
         loss = self._evaluate(batch, self.test_metrics)
         self.log("test/loss", loss, sync_dist=True, batch_size=len(batch["masks"]))
 
