@@ -69,6 +69,8 @@ class AddedAnnotators(TAXLightningModule):
         takes the place of ``TAXLightningModule(...)``.
     """
 
+    refers_to_output = True
+
     def __init__(
         self,
         base: str,

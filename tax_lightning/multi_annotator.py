@@ -87,6 +87,7 @@ class MultiAnnotatorModule(L.LightningModule):
 
     monitor = "val/fused_dice/mean"
     mode = "max"
+    refers_to_output = False  # whether the reference is taken from what the network says
     loss: SegmentationTerms
 
     def __init__(
@@ -164,7 +165,7 @@ class MultiAnnotatorModule(L.LightningModule):
 
         Args:
             batch: as it came.
-            output: what the network said of it; for those who take the reference from there.
+            output: what the network said of it; ``None`` unless :attr:`refers_to_output`.
 
         Returns:
             Class ids, or ``None`` for ``reference="none"``.

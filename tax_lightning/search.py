@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 
 from tax_lightning.batch import Batch, unpacked
 from tax_lightning.data.labels import IGNORE_INDEX
-from tax_lightning.network import TAXOutput
+from tax_lightning.network import TAXOutput, TAXWeights
 from tax_lightning.processes import from_all_processes
 from tax_lightning.prototypes import SourceSearch
 
@@ -41,20 +41,18 @@ def find_sources(module: TAXLightningModule, loader: Iterable[Batch]) -> SourceS
     """
     memory = module.network.memory
     search = SourceSearch(*memory.alive.shape)
-    for batch, output in visit(module, loader):
-        agree = module.loss.agreement(
-            batch["masks"], batch["present"], module.reference_labels(batch, output)
-        )
+    for batch, weights, reference in visit_weights(module, loader):
+        agree = module.loss.agreement(batch["masks"], batch["present"], reference)
         qualified = (agree >= LEAST_AGREEMENT) & (batch["masks"] != IGNORE_INDEX)
-        nearest = output.within == output.within.amax(dim=2, keepdim=True)
+        nearest = weights.log_within == weights.log_within.amax(dim=2, keepdim=True)
         eligible, labels = nearest & qualified.unsqueeze(2), batch["masks"]
         if memory.kind == "shared":
-            eligible, labels = _of_leader(eligible, labels, qualified, output.log_who)
+            eligible, labels = _of_leader(eligible, labels, qualified, weights.log_who)
         search.update(
-            similarity=memory.similarity(output.embedding),
+            similarity=memory.similarity(weights.embedding),
             eligible=eligible,
             labels=labels,
-            embedding=output.embedding,
+            embedding=weights.embedding,
             ids=batch["id"],
         )
     found: SourceSearch
@@ -124,13 +122,12 @@ def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float:
     scales = SCALES.to(module.device)
     # The sum of the largest w at each scale, then the pixels named rightly, then all pixels.
     sums = torch.zeros(len(scales) + 2, dtype=torch.float64)
-    for batch, output in visit(module, loader):
-        reference = module.reference_labels(batch, output)
+    for batch, weights, reference in visit_weights(module, loader):
         if reference is None:
             return 1.0
         agree = module.loss.agreement(batch["masks"], batch["present"], reference)
         right = (batch["masks"] == reference.unsqueeze(1)) & (batch["masks"] != IGNORE_INDEX)
-        log_who, right = _undoubted(output.log_who, batch["masks"], right, agree)
+        log_who, right = _undoubted(weights.log_who, batch["masks"], right, agree)
         for i, scale in enumerate(scales):
             sums[i] += (log_who * scale).softmax(dim=1).amax(dim=1).sum().cpu()
         named = log_who.argmax(dim=1, keepdim=True) if len(log_who) else right[:, :1].long()
@@ -177,11 +174,34 @@ def _draw(embedding: Tensor, weight: Tensor, count: int, name: str) -> list[Tens
 def visit(module: TAXLightningModule, loader: Iterable[Batch]) -> Iterator[tuple[Batch, TAXOutput]]:
     """Every batch on the module's device with what the network says of it in evaluation mode."""
     for batch in loader:
-        checked = module.on_before_batch_transfer(batch, 0)
-        moved = module.transfer_batch_to_device(checked, module.device, 0)
-        ready = unpacked(moved)
+        ready, images = _on_device(module, batch)
         with evaluating(module.network):
-            yield ready, module(ready["image"].to(next(module.network.parameters()).dtype))
+            yield ready, module(images)
+
+
+@torch.no_grad()
+def visit_weights(
+    module: TAXLightningModule, loader: Iterable[Batch]
+) -> Iterator[tuple[Batch, TAXWeights, Tensor | None]]:
+    """Every batch with who and why alone, and the reference labels: a third of the time."""
+    if module.refers_to_output:
+        for batch, output in visit(module, loader):
+            weights = TAXWeights(output.log_who, output.log_within, output.embedding)
+            yield batch, weights, module.reference_labels(batch, output)
+        return
+    network = module.network
+    for batch in loader:
+        ready, images = _on_device(module, batch)
+        with evaluating(network):
+            weights = network.weigh(network.features(images))
+        yield ready, weights, module.reference_labels(ready, None)
+
+
+def _on_device(module: TAXLightningModule, batch: Batch) -> tuple[Batch, Tensor]:
+    """A batch as in training, and its images in the precision of the network."""
+    checked = module.on_before_batch_transfer(batch, 0)
+    ready = unpacked(module.transfer_batch_to_device(checked, module.device, 0))
+    return ready, ready["image"].to(next(module.network.parameters()).dtype)
 
 
 def projection_loader(trainer: L.Trainer) -> Iterable[Batch]:
