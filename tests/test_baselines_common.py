@@ -102,6 +102,16 @@ def test_a_batch_that_nobody_labelled_does_no_harm(kind):
 
 
 @every
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_numbers_may_be_short(kind, precision):
+    module, losses = make(kind), Losses()
+    trainer = make_trainer(max_epochs=2, precision=precision, callbacks=[losses])
+    trainer.fit(module, loader(), loader())
+    assert all(math.isfinite(loss) for loss in losses.seen)
+    assert "val/fused_dice/mean" in trainer.logged_metrics
+
+
+@every
 @pytest.mark.parametrize("loss", ["dice", "ce+dice"])
 def test_the_loss_may_be_another(kind, loss):
     module, losses = make(kind, segmentation_loss=loss), Losses()

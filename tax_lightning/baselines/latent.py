@@ -89,7 +89,7 @@ def start(layer: nn.Module, inputs: int) -> None:
 
 
 def noise(*shape: int, like: Tensor, seed: int | None) -> Tensor:
-    """Standard normal noise; with a seed the same every time, and no other draw is disturbed.
+    """Standard normal noise in float32; with a seed the same every time, and no other draw is disturbed.
 
     Args:
         shape: of the result.
@@ -102,5 +102,6 @@ def noise(*shape: int, like: Tensor, seed: int | None) -> Tensor:
         True
     """
     if seed is None:
-        return torch.randn(shape, device=like.device)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(like.device)
+        return torch.randn(shape, device=like.device, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float32).to(like.device)
