@@ -89,7 +89,7 @@ def start(layer: nn.Module, inputs: int) -> None:
 
 
 def noise(*shape: int, like: Tensor, seed: int | None) -> Tensor:
-    """Standard normal noise in float32; with a seed the same every time, and no other draw is disturbed.
+    """Standard normal noise, float32; with a seed the same every time, disturbing no other draw.
 
     Args:
         shape: of the result.
