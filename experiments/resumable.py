@@ -138,7 +138,6 @@ async def fit_and_test(
     run: Run,
     scratch: Path,
     *,
-    module: str = TAX,
     fit_options: Sequence[str] = (),
     test_options: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -147,7 +146,6 @@ async def fit_and_test(
     Args:
         run: What to train.
         scratch: The run's temporary folder.
-        module: Whose command line is that of ``tax``.
         fit_options: As in `fit_arguments`.
         test_options: As in `test_arguments`.
 
@@ -157,9 +155,9 @@ async def fit_and_test(
     Raises:
         RunFailedError: If there is no result.
     """
-    fit = await execute(fit_arguments(run, scratch, fit_options), scratch, module)
+    fit = await execute(fit_arguments(run, scratch, fit_options), scratch)
     arguments = test_arguments(run, scratch, only(scratch, "checkpoints/*.ckpt"), test_options)
-    test = await execute(arguments, scratch, module)
+    test = await execute(arguments, scratch)
     return {
         "metrics": read_metrics(only(scratch, "test/**/metrics.csv")),
         "seconds": {"fit": fit.seconds, "test": test.seconds},

@@ -15,11 +15,12 @@ import torch
 import yaml
 
 from tax_lightning import TAXLightningModule
-from tax_lightning.callbacks import ExplanationLogger
+from tax_lightning.baselines import Consensus
+from tax_lightning.cli import TAXCLI
 from tax_lightning.data import SyntheticDataModule
 
 FOLDER = Path(__file__).parent.parent / "experiments" / "trust"
-MODULES = ("resumable", "runner", "retraining", "plain", "plain_network", "figures")
+MODULES = ("resumable", "runner", "retraining", "plain", "figures")
 
 SCENES = {"size": 64, "train_samples": 2, "val_samples": 2, "test_samples": 2, "batch_size": 2}
 NETWORK = {
@@ -325,32 +326,23 @@ def test_no_results_are_no_table(trust, config, tmp_path, capsys, script):
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
 def test_the_plain_network_is_trained_and_tested_by_the_command_line(trust, config, tmp_path):
-    run = trust.resumable.Run(config, "plain", 0, tmp_path / "out", options=trust.runner.OPTIONS)
-    model = "--model=plain_network.PlainSegmentation"
-    arguments = trust.resumable.fit_arguments(run, tmp_path, trust.runner.FIT_OPTIONS)
-    fit = trust.plain_network.PlainCLI.run([*arguments, model])
+    flags = (trust.plain.PLAIN,)
+    run = trust.resumable.Run(config, "plain", 0, tmp_path / "out", flags, trust.runner.OPTIONS)
+    fit = TAXCLI.run(trust.resumable.fit_arguments(run, tmp_path, trust.runner.FIT_OPTIONS))
     checkpoint = trust.resumable.only(tmp_path, "checkpoints/*.ckpt")
-    assert not any(isinstance(c, ExplanationLogger) for c in fit.trainer.callbacks)
-    assert fit.model.network.segmentation_head[0].out_channels == 4  # one a class
-    assert type(fit.model.network).__name__ == "Unet"
+    assert not list(tmp_path.rglob("*.png"))
+    assert type(fit.model) is Consensus
+    assert fit.model.reference == "given"
+    assert fit.model.loss.segmentation == "ce"
+    assert type(fit.model.network.backbone).__name__ == "Unet"
+    assert fit.model.network.head.out_channels == 4  # one a class
 
-    arguments = trust.resumable.test_arguments(run, tmp_path, checkpoint, [model])
-    test = trust.plain_network.PlainCLI.run(arguments)
+    options = [f"--{flag}={value}" for flag, value in flags]
+    test = TAXCLI.run(trust.resumable.test_arguments(run, tmp_path, checkpoint, options))
     metrics = trust.resumable.read_metrics(trust.resumable.only(tmp_path, "test/**/metrics.csv"))
     assert 0 <= metrics["test/fused_dice/mean"] <= 1
     trained = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert all((test.model.state_dict()[name] == trained[name]).all() for name in trained)
-
-
-def test_the_plain_network_learns_the_reference_and_nothing_else(trust, monkeypatch):
-    module = trust.plain_network.PlainSegmentation(NAMES, ["background", "cell"], **NETWORK)
-    monkeypatch.setattr(module, "log", lambda *_, **__: None)
-    logits = torch.tensor([[0.0, 0.0, 0.0], [0.0, math.log(3), 9.0]]).view(1, 2, 1, 3)
-    monkeypatch.setattr(module, "forward", lambda images: logits)
-    batch = {"image": torch.zeros(1, 3, 1, 3), "reference": torch.tensor([[[0, 1, 255]]])}
-    # The first pixel gives 1/2 to its class, the second 3/4; the third has no reference.
-    loss = float(module.training_step(batch, 0))
-    assert loss == pytest.approx(-(math.log(1 / 2) + math.log(3 / 4)) / 2)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
     python experiments/trust/plain.py --jobs 2 --seeds 0 1 2
 
-TAX and an ordinary network of the same architecture (``plain_network.py``) are trained with the
+TAX and an ordinary network of the same architecture (``Consensus``) are trained with the
 same configuration: data, augmentation, batch size, epochs, optimizer, schedule of the learning
 rate. The ordinary one is trained on the reference alone. Of each, the checkpoint with the best
 fused Dice on the validation images is tested. Each run leaves one file,
@@ -23,12 +23,11 @@ import yaml
 # Python looks for imports beside a script only; what the studies share is one folder up.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from resumable import REPO, TAX, Run, fit_and_test
+from resumable import REPO, Run, fit_and_test
 from runner import FIT_OPTIONS, HERE, OPTIONS, carry_out_tests, make_test_parser, summary
 
 NETWORKS = ("tax", "plain")
-MODULE = "experiments.trust.plain_network"
-PLAIN = ("model", f"{MODULE}.PlainSegmentation")
+PLAIN = ("model", "Consensus")
 DICE = "test/fused_dice/mean"
 OF_TAX = {
     "Who @owner": "test/who_accuracy_owner",
@@ -87,7 +86,6 @@ async def measure(run: Run, scratch: Path) -> dict[str, Any]:
     return await fit_and_test(
         run,
         scratch,
-        module=MODULE if run.name == "plain" else TAX,
         fit_options=FIT_OPTIONS,
         test_options=test_options,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -37,12 +38,14 @@ class LatentHead(nn.Module):
             raise ValueError(f"head_layers={layers}: expected at least 2.")
         self.of_features = nn.Conv2d(channels, channels, 1)
         self.of_latent = nn.Linear(latent_dim, channels, bias=False)
-        hidden = [
-            part
-            for _ in range(layers - 2)
-            for part in (nn.Conv2d(channels, channels, 1), nn.ReLU())
-        ]
-        self.rest = nn.Sequential(nn.ReLU(), *hidden, nn.Conv2d(channels, classes, 1))
+        rest: list[nn.Module] = []
+        for width in (*[channels] * (layers - 2), classes):
+            rest += [nn.ReLU(), nn.Conv2d(channels, width, 1)]
+        self.rest = nn.Sequential(*rest)
+        start(self.of_features, channels + latent_dim)  # with the next one convolution
+        start(self.of_latent, channels + latent_dim)
+        for layer in rest[1::2]:
+            start(layer, channels)
 
     def forward(self, features: Tensor, latents: Tensor) -> Iterator[Tensor]:
         """Log of the probabilities with each of S sets of M vectors.
@@ -63,8 +66,30 @@ class LatentHead(nn.Module):
             yield logits.float().log_softmax(dim=2)
 
 
+def start(layer: nn.Module, inputs: int) -> None:
+    """Draw weights that keep the spread of what passes a ReLU, and set biases to 0.
+
+    Args:
+        layer: a convolution or linear layer.
+        inputs: that each of its outputs sums up.
+
+    Example:
+        >>> layer = nn.Conv2d(64, 64, 3)
+        >>> start(layer, inputs=64 * 3 * 3)
+        >>> bool(abs(layer.weight.std() - (2 / (64 * 9)) ** 0.5) < 1e-3)
+        True
+
+    Source:
+        K. He, X. Zhang, S. Ren, J. Sun, "Delving deep into rectifiers", ICCV 2015.
+    """
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    nn.init.normal_(layer.weight, std=math.sqrt(2 / inputs))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
 def noise(*shape: int, like: Tensor, seed: int | None) -> Tensor:
-    """Standard normal noise; with a seed the same every time, and no other draw is disturbed.
+    """Standard normal noise, float32; with a seed the same every time, disturbing no other draw.
 
     Args:
         shape: of the result.
@@ -77,5 +102,6 @@ def noise(*shape: int, like: Tensor, seed: int | None) -> Tensor:
         True
     """
     if seed is None:
-        return torch.randn(shape, device=like.device)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(like.device)
+        return torch.randn(shape, device=like.device, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float32).to(like.device)

@@ -110,7 +110,7 @@ class Pionono(Baseline):
         annotators = self.annotator_distributions()
         prior = MultivariateNormal(
             torch.zeros_like(annotators.loc),
-            scale_tril=self.prior_sigma * torch.eye(self.mean.shape[1], device=self.mean.device),
+            scale_tril=self.prior_sigma * torch.eye(self.mean.shape[1]).to(annotators.loc),
             validate_args=False,
         )
         return kl_divergence(annotators, prior)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tax_lightning.backbone import DenseNetwork
 from tax_lightning.baselines.baseline import Baseline
-from tax_lightning.baselines.latent import LatentHead, noise
+from tax_lightning.baselines.latent import LatentHead, noise, start
 from tax_lightning.batch import Batch
 from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.multi_annotator import Segmentations
@@ -169,6 +169,9 @@ class GaussianEncoder(nn.Module):
         for before, width in zip((channels, *WIDTHS), WIDTHS, strict=False):
             layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.ReLU()]
             layers += [nn.Conv2d(width, width, 3, padding=1), nn.ReLU()]
+        for layer in layers[::2]:
+            assert isinstance(layer, nn.Conv2d)
+            start(layer, inputs=9 * layer.in_channels)
         self.layers = nn.Sequential(*layers)
         self.parameters_of = nn.Linear(WIDTHS[-1], 2 * latent_dim)
 
