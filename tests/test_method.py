@@ -283,19 +283,26 @@ def test_missing_labels_do_not_change_how_certain_who_is(trained, partly):
     assert abs(part.belief - whole.belief) <= 0.15
 
 
+@pytest.fixture(scope="module")
+def specialists():
+    return train(margins=SPECIALISTS)
+
+
+@pytest.mark.parametrize("left_out", [1, 2, 3])
 @torch.no_grad()
-def test_without_an_annotator_the_result_changes_where_that_one_decided():
-    left_out = 2
+def test_without_an_annotator_the_result_changes_where_that_one_decided(specialists, left_out):
     scenes = next(iter(DataLoader(Scenes(30, seed=1, margins=SPECIALISTS), batch_size=30)))
     with torch.enable_grad():
-        whole = train(margins=SPECIALISTS)
         rest = train(margins=SPECIALISTS, without=left_out)
-    said = whole(scenes["image"])
+    said = specialists(scenes["image"])
     changed = said.probs.argmax(1) != rest(scenes["image"]).probs.argmax(1)
     disputed = disagreement(scenes["masks"], torch.ones(30, 5, dtype=torch.bool))
-    scores = [binary_auroc(w[disputed], changed[disputed].int()) for w in said.who.unbind(1)]
-    assert scores[left_out] >= 0.8
-    assert max(score for n, score in enumerate(scores) if n != left_out) <= 0.7
+    scores = [float(binary_auroc(w[disputed], changed[disputed].int())) for w in said.who.unbind(1)]
+    own = scores.pop(left_out)
+    assert own >= 0.8
+    # Of four others one may lie near by chance, but they do not foretell the change.
+    assert own > max(scores)
+    assert sum(scores) / len(scores) <= 0.6
 
 
 # ---------------------------------------------------------------------- why
