@@ -1,0 +1,227 @@
+"""What each method costs, against a plain network of the same backbone measured in the same run.
+
+    python experiments/benchmark/cost.py
+    python experiments/benchmark/cost.py --methods TAX multi-head --annotators 5 --side 256
+
+Parameters, processor time of a training step and of the segmentation of a batch, and the most
+memory that a process held. Every measurement is a process of its own with one thread. The methods
+take turns, and a ratio is the median of those of the single turns, as machines are noisy. A step is
+forward pass, loss, backward pass and optimizer; that of TAX has all its terms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import segmentation_models_pytorch as smp
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+# Python looks for imports beside a script only; what the studies share is one folder up.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from methods import METHODS, TAX
+from resumable import make_parser, table
+
+from tax_lightning import Schedule, TAXLightningModule, baselines
+
+PLAIN = "plain network"
+CLASSES = ("background", "cell")
+QUANTITIES = ("parameters", "step, s", "segmentation, s", "memory, MiB")
+WARM_UP, STEPS = 1, 3
+
+
+class Plain(L.LightningModule):
+    """A network of segmentation_models_pytorch with cross-entropy on the reference."""
+
+    def __init__(self, encoder: str) -> None:
+        super().__init__()
+        self.network = smp.Unet(encoder, encoder_weights=None, classes=len(CLASSES))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Cross-entropy."""
+        return F.cross_entropy(self.network(batch["image"]), batch["reference"])
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Probabilities."""
+        with torch.no_grad():
+            probs: Tensor = self.network(images).softmax(dim=1)
+        return probs
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """As of all methods by default."""
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
+class StepTimes(Callback):
+    """Processor time of every training step."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:  # noqa: ANN401
+        """Look at the clock."""
+        self._start = time.process_time()
+
+    def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401
+        """Look at it again."""
+        self.seconds.append(time.process_time() - self._start)
+
+
+def make_module(method: str, annotators: int, encoder: str) -> L.LightningModule:
+    """The module of a method, as the command line would build it."""
+    if method == PLAIN:
+        return Plain(encoder)
+    names = [f"annotator {n}" for n in range(annotators)]
+    options: dict[str, Any] = {"encoder": encoder, "reference": "given"}
+    if method == TAX:  # without a schedule all terms have their full weight from the first step on
+        return TAXLightningModule(names, CLASSES, schedule=Schedule(enabled=False), **options)
+    flags = METHODS[method].flags
+    options["reference"] = flags.get("model.init_args.reference", "given")
+    module: L.LightningModule = getattr(baselines, flags["model"])(names, CLASSES, **options)
+    return module
+
+
+def make_batch(annotators: int, images: int, side: int) -> dict[str, Any]:
+    """Noise for images, and discs of different sizes for masks."""
+    generator = torch.Generator().manual_seed(0)
+    place = torch.arange(side) - side / 2
+    distance = (place[:, None].square() + place.square()).sqrt()
+    radii = side * torch.linspace(0.2, 0.4, annotators)
+    masks = (distance < radii[:, None, None]).long().expand(images, -1, -1, -1)
+    return {
+        "image": torch.randn(images, 3, side, side, generator=generator),
+        "masks": masks,
+        "reference": (distance < 0.3 * side).long().expand(images, -1, -1),
+    }
+
+
+def measure_here(method: str, options: argparse.Namespace) -> dict[str, float]:
+    """Measure one method in this process."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    (annotators,) = options.annotators
+    module = make_module(method, annotators, options.encoder)
+    batch = make_batch(annotators, options.batch, options.side)
+    times = StepTimes()
+    trainer = L.Trainer(
+        max_steps=WARM_UP + STEPS,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[times],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = DataLoader([batch] * (WARM_UP + STEPS), batch_size=None)
+    trainer.fit(module, loader)
+    module.eval()
+    segmentation = []
+    for _ in range(WARM_UP + STEPS):
+        start = time.process_time()
+        module.predict(batch["image"])
+        segmentation.append(time.process_time() - start)
+    return {
+        "parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
+        "step, s": statistics.median(times.seconds[WARM_UP:]),
+        "segmentation, s": statistics.median(segmentation[WARM_UP:]),
+        "memory, MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def measure(method: str, annotators: int, options: argparse.Namespace) -> dict[str, float]:
+    """Measure one method in a process of its own."""
+    command = [sys.executable, __file__, "--here", method, "--annotators", str(annotators)]
+    for name in ("encoder", "side", "batch"):
+        command += [f"--{name}", str(getattr(options, name))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def ratios(
+    turns: Sequence[Mapping[str, Mapping[str, float]]], method: str, to: str
+) -> dict[str, float]:
+    """Median over turns of each quantity of a method over that of another.
+
+    Example:
+        >>> turn = {"a": dict.fromkeys(QUANTITIES, 3.0), "b": dict.fromkeys(QUANTITIES, 2.0)}
+        >>> ratios([turn], "a", "b")["step, s"]
+        1.5
+    """
+    return {
+        key: statistics.median(turn[method][key] / turn[to][key] for turn in turns)
+        for key in QUANTITIES
+    }
+
+
+def report(options: argparse.Namespace) -> None:
+    """Measure and print a table for each number of annotators."""
+    methods = [PLAIN, *options.methods]
+    steps: dict[int, dict[str, float]] = {}
+    for annotators in options.annotators:
+        turns = [
+            {method: measure(method, annotators, options) for method in methods}
+            for _ in range(options.turns)
+        ]
+        steps[annotators] = {
+            method: statistics.median(turn[method]["step, s"] for turn in turns)
+            for method in methods
+        }
+        print(f"\n{annotators} annotators\n")
+        rows = [
+            [method, *(f"{ratio:.2f}" for ratio in ratios(turns, method, PLAIN).values())]
+            for method in methods
+        ]
+        print(table("Method, relative to a plain network", rows, list(QUANTITIES)), flush=True)
+        if {TAX, "multi-head"} <= set(methods):
+            against = ratios(turns, TAX, "multi-head")["step, s"]
+            print(f"\nTraining step of TAX over that of multi-head: {against:.2f}", flush=True)
+    if len(steps) > 1:
+        few, many = min(steps), max(steps)
+        rows = [[m, f"{steps[many][m] / steps[few][m]:.2f}"] for m in methods]
+        print("\n" + table("Method", rows, [f"step with {many} over {few} annotators"]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--annotators", type=int, nargs="+", default=[4, 5, 16, 64])
+    parser.add_argument("--encoder", default="resnet34", help="of segmentation_models_pytorch")
+    parser.add_argument("--side", type=int, default=256, help="of an image, in pixels")
+    parser.add_argument("--batch", type=int, default=2, help="images a step")
+    parser.add_argument("--turns", type=int, default=3, help="of which the median is taken")
+    parser.add_argument("--here", choices=[PLAIN, *METHODS], help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> None:
+    """Read the arguments and measure."""
+    options = _parser().parse_args()
+    if options.here is not None:
+        print(json.dumps(measure_here(options.here, options)))
+    else:
+        report(options)
+
+
+if __name__ == "__main__":
+    main()
