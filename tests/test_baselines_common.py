@@ -206,8 +206,11 @@ def test_metrics_are_logged_by_the_names_of_tax(kind):
     expected |= {
         f"fused_{name}/{label}" for name in ("dice", "iou") for label in (*CLASSES[1:], "mean")
     }
+    expected |= {f"dice_soft/{label}" for label in (*CLASSES[1:], "mean")}
+    expected |= {f"dice_max/{name}" for name in ("predictions", "annotators", "mean")}
+    expected |= {"dice_match", "ncc", "ece_reference", "ece_annotators"}
     if kind is not ProbabilisticUNet:
-        expected |= {f"dice/{name}" for name in (*ANNOTATORS, "mean")}
+        expected |= {f"dice/{name}" for name in (*ANNOTATORS, "mean")} | {"consistency_error"}
         expected |= {
             f"relative_area_{side}/{name}" for side in ("predicted", "true") for name in ANNOTATORS
         }

@@ -4,6 +4,7 @@ import itertools
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -32,6 +33,7 @@ def output_of(evidence: Tensor, logits: Tensor, embedding: Tensor | None = None)
         mixing="prob",
         who_scale=torch.ones(()),
     )
+    parts.weigh = partial(TAXNetwork.weigh, parts)
     return TAXNetwork.assign(parts, embedding)
 
 
