@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from tax_lightning.batch import unpacked
 from tax_lightning.data.annotators import Habit, SimulatedAnnotator, rule_names
 from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.data.rules import Miss
@@ -227,7 +228,7 @@ def test_read_finds_a_scene_of_any_split_by_its_name():
     batch = next(iter(data.test_dataloader()))
     sample = data.read("test-0001")
     assert batch["id"] == ["test-0000", "test-0001"]
-    assert torch.equal(sample["image"], batch["image"][1])
+    assert torch.equal(sample["image"], unpacked(batch)["image"][1])
     assert data.plot(sample).size[0] > 64
 
 

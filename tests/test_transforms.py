@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tax_lightning.batch import unpacked
 from tax_lightning.data import IGNORE_INDEX, MultiAnnotatorDataset, RawSample
 from tax_lightning.data.transforms import check_transforms, compose, training_transforms
 
@@ -132,7 +133,7 @@ def test_all_planes_move_as_the_image_does(name, size, channels, dtype, seed):
     reference = sample["reference"]
     unit = colours / np.float32(255) if dtype is np.uint8 else colours
     shown = torch.from_numpy(unit)[reference.long()].permute(2, 0, 1)
-    assert torch.equal(sample["image"], shown)
+    assert torch.equal(unpacked(sample)["image"], shown)
     assert_planes_agree(sample)
 
 
@@ -169,7 +170,7 @@ def test_medical_takes_images_of_every_kind(dtype, channels):
     )
     for _ in range(60):  # the rarest part is drawn by a tenth of them
         sample = data[0]
-        image = sample["image"]
+        image = unpacked(sample)["image"]
         assert tuple(image.shape) in {(channels, 33, 40), (channels, 40, 33)}
         assert image.dtype == torch.float32
         assert image.isfinite().all()
