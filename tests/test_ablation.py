@@ -112,7 +112,7 @@ def test_every_group_has_the_default_and_something_else(ablation, data):
     for title, rows in ablation.variants.groups(data).items():
         labels = [row.label for row in rows if row.name == "default"]
         assert len(labels) == 1, title
-        assert labels[0].endswith("(default)")
+        assert labels[0].endswith("(base)")
         assert len(rows) > 1
 
 
@@ -146,12 +146,12 @@ def test_there_is_a_variant_without_each_loss_term(ablation):
 def test_the_default_row_names_the_default(ablation, group, parameter):
     default = inspect.signature(TAXLightningModule).parameters[parameter].default
     labels = [row.label for row in ablation.variants.groups("synthetic")[group]]
-    assert f"{default} (default)" in labels
+    assert f"{default} (base)" in labels
 
 
 def test_the_default_row_names_the_default_weight_of_pull(ablation):
     labels = [row.label for row in ablation.variants.groups("synthetic")["Weight of pull"]]
-    assert f"{LossWeights().pull} (default)" in labels
+    assert f"{LossWeights().pull} (base)" in labels
 
 
 @pytest.mark.parametrize("data", ["synthetic", "bubil_mini"])
@@ -339,7 +339,7 @@ def test_a_table_of_known_numbers(ablation, results, capsys):
     head, rule, *rows = ([c.strip() for c in line.split("|")[1:-1]] for line in mixing.splitlines())
     assert len(head) == len(rule) == len(rows[0]) == len(rows[1])
     default, logit = (dict(zip(head, row, strict=True)) for row in rows)
-    assert default["Mixing"] == "prob (default)"
+    assert default["Mixing"] == "prob (base)"
     assert default["Annotator Dice"] == "0.700 ± 0.100"
     assert default["Who @owner"] == "1.000 ± 0.000"
     assert default["Fused Dice"] == "-"

@@ -721,7 +721,7 @@ def test_checkpoints_hold_tensors_and_primitives_only(checkpoint):
     assert hparams["annotators"] == list(ANNOTATORS)
     assert hparams["network"] == "given"
     assert hparams["schedule"]["trials"] == [0.6, 0.7]
-    assert hparams["loss_weights"]["pull"] == 0.2
+    assert hparams["loss_weights"]["balance"] == 0.1
     assert stored["schedule_done"] == ["start", "trial 1", "trial 2", "final"]
     assert stored["class_path"].endswith("Recorded")
 

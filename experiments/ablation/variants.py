@@ -97,7 +97,7 @@ def variants(data: str) -> dict[str, Variant]:
 
 
 def _default(label: str) -> Variant:
-    return Variant(DEFAULT, f"{label} (default)", {})
+    return Variant(DEFAULT, f"{label} (base)", {})
 
 
 def _without(*terms: str) -> Variant:
