@@ -97,6 +97,7 @@ def variants(data: str) -> dict[str, Variant]:
 
 
 def _default(label: str) -> Variant:
+    """What all others change one thing of: the configuration, in which all terms take part."""
     return Variant(DEFAULT, f"{label} (base)", {})
 
 
