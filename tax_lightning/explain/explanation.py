@@ -27,6 +27,8 @@ class PrototypeSource:
         alive: whether the prototype takes part in the decisions.
         runners_up: the next nearest pixels, each ``(sample_id, y, x, similarity)`` and each from
             another image.
+        purity: share of the commonest label among the pixel and its runners-up, as the annotator
+            labelled them, in ``[0, 1]``; ``None`` if that is not known.
 
     Example:
         >>> source = PrototypeSource("Ana", 2, "train-0012", 31, 40, 0.97, "cell", True, ())
@@ -43,6 +45,7 @@ class PrototypeSource:
     label: str
     alive: bool
     runners_up: tuple[tuple[str, int, int, float], ...]
+    purity: float | None = None
 
     @property
     def projected(self) -> bool:
@@ -136,17 +139,17 @@ class Explanation:
     @property
     def decision(self) -> Tensor:
         """The class of each pixel in the result, ``[B, H, W]`` int64."""
-        return self.probs.argmax(dim=1)
+        return self.probs.max(dim=1).indices  # argmax would take several times as long
 
     @property
     def annotator_decisions(self) -> Tensor:
         """The class of each pixel as each annotator would say, ``[B, N, H, W]`` int64."""
-        return self.annotator_probs.argmax(dim=2)
+        return self.annotator_probs.max(dim=2).indices
 
     @cached_property
     def leader(self) -> Tensor:
         """Index of the annotator with the largest weight, ``[B, H, W]`` int64."""
-        return self.who.argmax(dim=1)
+        return self.who.max(dim=1).indices
 
     @property
     def leader_kernel(self) -> Tensor:
@@ -174,6 +177,12 @@ class Explanation:
             return torch.ones_like(self.who[:, 0])
         return ((self.who.amax(dim=1) - chance) / (1 - chance)).clamp(0, 1)
 
+    @property
+    def uncertainty(self) -> Tensor:
+        """Entropy of the result over log C, ``[B, H, W]``: 0 sure, 1 every class is as likely."""
+        nats: Tensor = torch.special.entr(self.probs.float()).sum(dim=1)
+        return (nats / math.log(len(self.classes))).clamp(0, 1)
+
     def __len__(self) -> int:
         """Number of images."""
         return len(self.ids)
@@ -189,6 +198,14 @@ class Explanation:
     def crop(self, height: int, width: int) -> Explanation:
         """The top left part of every image, such as an image without its padding."""
         tensors = {name: tensor[..., :height, :width] for name, tensor in self._tensors().items()}
+        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
+
+    def sampled(self, rows: Tensor, columns: Tensor) -> Explanation:
+        """The pixels at these rows and columns, such as to show an image smaller or larger."""
+        tensors = {
+            name: tensor.index_select(-2, rows).index_select(-1, columns)
+            for name, tensor in self._tensors().items()
+        }
         return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
 
     def to(self, device: torch.device | str) -> Explanation:
