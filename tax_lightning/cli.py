@@ -19,6 +19,7 @@ from torch import Tensor
 import tax_lightning.data
 from tax_lightning.addition import AddedAnnotators
 from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
+from tax_lightning.callbacks.configuration import LoggedConfig
 from tax_lightning.checkpoints import read_checkpoint
 from tax_lightning.data import MultiAnnotatorDataModule
 from tax_lightning.inspection import inspect
@@ -75,6 +76,7 @@ class TAXCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             seed_everything_default=0,
+            save_config_callback=LoggedConfig,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "prog": "tax",

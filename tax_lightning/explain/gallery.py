@@ -180,11 +180,13 @@ def _thumbnail(card: PrototypeCard) -> Image.Image:
         return image
     rows, columns = card.patch.image.shape[:2]
     left, top = card.source.x - card.patch.x, card.source.y - card.patch.y
-    corners = np.multiply((left, top, left + columns, top + rows), zoom)
-    box = (corners.round() - (0, 0, 1, 1)).tolist()
+    corners = np.multiply((left, top, left + columns, top + rows), zoom).round()
+    x0, y0, x1, y1 = (corners - (0, 0, 1, 1)).astype(int).tolist()
     draw = ImageDraw.Draw(image)
-    draw.rectangle(box, outline=INK, width=3)
-    draw.rectangle([box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1], outline=PAPER)
+    for inset, fill in enumerate((INK, PAPER, INK)):
+        if x1 - x0 >= 2 * inset and y1 - y0 >= 2 * inset:  # thin images have no room for all
+            box = (x0 + inset, y0 + inset, x1 - inset, y1 - inset)
+            draw.rectangle(box, outline=fill)
     return image
 
 
