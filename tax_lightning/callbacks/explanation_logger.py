@@ -365,7 +365,7 @@ def _content(
     classes = names.classes if names else ()
     return {
         "version": __version__,
-        "epoch": trainer.current_epoch,
+        "epochs": trainer.current_epoch,
         "step": trainer.global_step,
         "annotators": coloured_names(annotators, annotator_palette(len(annotators))),
         "classes": coloured_names(classes, class_palette(len(classes))),
