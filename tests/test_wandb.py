@@ -139,6 +139,7 @@ def test_it_holds_the_prototypes_as_a_table_with_a_row_each(run, logged):
         assert row["image"] == prototype["sample_id"]
         for column in ("y", "x", "label", "alive", "similarity", "use", "purity", "insertion"):
             assert row[column] == pytest.approx(prototype[column]), column
+        assert 0 <= row["insertion"] <= 1
     assert sum(row["use"] for row in rows) == pytest.approx(1)
 
 
