@@ -53,9 +53,9 @@ def test_a_card_says_whose_it_is_where_it_is_from_and_what_was_measured():
         "from train-7 at y 31, x 40",
         "labelled: cell",
         "decides: 12% of the disputed pixels",
-        "nearest pixels of one label: 90%",
+        "nearest pixels with one label: 90%",
         "recognised by its patch alone: 75%",
-        "similarity before the move: 0.97",
+        "similarity when taken: 0.97",
     ):
         assert says(card, text, BODY), text
     for sample_id, _, _, similarity in OTHERS:

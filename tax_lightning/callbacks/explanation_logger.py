@@ -170,7 +170,8 @@ class ExplanationLogger(Callback):
         manifest = self._write("manifest.json", lambda path: write_manifest(path, content))
         # All that is left of a run for people to read: a page of it would be one more of these.
         self.report = [*self.paths, *gallery, *curves, *manifest]
-        self._send(trainer, "the report", send_files, "explanation", self.report)
+        if self.report:
+            self._send(trainer, "the report", send_files, "explanation", self.report)
 
     # ------------------------------------------------------------------ what is shown
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from tax_lightning.callbacks.curves import Curves
@@ -22,6 +23,36 @@ CARD_COLUMNS = (
     *("card", "annotator", "prototype", "image", "y", "x", "label", "similarity"),
     *("use", "purity", "insertion", "alive"),
 )
+
+
+def working(loggers: Sequence[Logger]) -> list[Logger]:
+    """The loggers, each made to begin now; one that cannot is replaced, with a warning.
+
+    A tracker may be out of reach, or its folder not writable: that is no reason not to train.
+
+    Args:
+        loggers: of a trainer that has not started yet.
+
+    Returns:
+        As many loggers; a ``CSVLogger`` in the same folder in place of each that failed.
+    """
+    return [logger if _begins(logger) else _in_a_file(logger) for logger in loggers]
+
+
+def _begins(logger: Logger) -> bool:
+    try:
+        getattr(logger, "experiment", None)
+    except Exception as error:  # a tracker may fail in any way
+        rank_zero_warn(
+            f"{type(logger).__name__} cannot begin: {error!r}. Training goes on, and what it would "
+            f"have got is in files in {logger.save_dir}."
+        )
+        return False
+    return True
+
+
+def _in_a_file(logger: Logger) -> Logger:
+    return CSVLogger(logger.save_dir or ".", name=str(logger.name or "metrics"))
 
 
 def send_picture(

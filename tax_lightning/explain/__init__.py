@@ -6,15 +6,27 @@ from typing import TYPE_CHECKING, Any
 # Names are imported when they are used: data modules need the colours, but not the panels.
 _HOMES = {
     "Explanation": "explanation",
+    "PrototypeCard": "gallery",
     "PrototypeSource": "explanation",
     "annotator_palette": "palette",
+    "render_card": "gallery",
+    "render_gallery": "gallery",
     "render_panel": "panels",
 }
 
-__all__ = ["Explanation", "PrototypeSource", "annotator_palette", "render_panel"]
+__all__ = [
+    "Explanation",
+    "PrototypeCard",
+    "PrototypeSource",
+    "annotator_palette",
+    "render_card",
+    "render_gallery",
+    "render_panel",
+]
 
 if TYPE_CHECKING:
     from tax_lightning.explain.explanation import Explanation, PrototypeSource
+    from tax_lightning.explain.gallery import PrototypeCard, render_card, render_gallery
     from tax_lightning.explain.palette import annotator_palette
     from tax_lightning.explain.panels import render_panel
 

@@ -132,7 +132,7 @@ def card_facts(card: PrototypeCard) -> tuple[str, ...]:
         >>> card_facts(PrototypeCard(source, (0, 114, 178), use=0.125))
         ... # doctest: +NORMALIZE_WHITESPACE
         ('from train-0012 at y 31, x 40', 'labelled: cell', 'decides: 12% of the disputed pixels',
-         'similarity before the move: 0.97')
+         'similarity when taken: 0.97')
     """
     source = card.source
     if not source.projected:
@@ -144,9 +144,9 @@ def card_facts(card: PrototypeCard) -> tuple[str, ...]:
         facts.append("dead: no training pixel is like it, so it decides nothing")
     for value, text in (
         (card.use, "decides: {:.0%} of the disputed pixels"),
-        (source.purity, "nearest pixels of one label: {:.0%}"),
+        (source.purity, "nearest pixels with one label: {:.0%}"),
         (card.insertion, "recognised by its patch alone: {:.0%}"),
-        (source.similarity, "similarity before the move: {:.2f}"),
+        (source.similarity, "similarity when taken: {:.2f}"),
     ):
         if value is not None and not math.isnan(value):
             facts.append(text.format(value))
