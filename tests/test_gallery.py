@@ -112,6 +112,8 @@ def test_the_crop_shows_the_pixel_in_a_ring_and_the_region_in_a_line():
     assert (crop[~inside & ~ring] == pale).all()
     line = crop[inside & ~deep & ~ring]
     assert {tuple(colour) for colour in line} == {INK, PAPER}
+    nothing = crop_of(render_card(full_card(region=np.zeros((46, 46), dtype=bool))))
+    np.testing.assert_array_equal(nothing, plain)
 
 
 @given(
@@ -182,7 +184,9 @@ def test_the_gallery_has_a_row_for_each_annotator():
 
 
 def test_one_card_makes_a_gallery_and_none_does_not():
-    assert says(render_gallery([full_card()]), "Ana · prototype 2", TITLE)
+    picture = render_gallery([full_card()])
+    assert says(picture, "Prototypes of Ana", 21)
+    assert says(picture, "Ana · prototype 2", TITLE)
     with pytest.raises(ValueError, match="no cards, expected at least one prototype"):
         render_gallery([])
 

@@ -25,7 +25,6 @@ SHOWN_RUNNERS_UP = 3
 COLUMNS = 4
 
 _CARD, _CROP, _THUMBNAIL, _RUNNER_UP = 304, 184, 104, 92  # pixels at scale 1
-_TITLE = "Prototypes"
 _TAGLINE = (
     "What the model compares new pixels with: each prototype is one pixel of a training image"
 )
@@ -105,15 +104,15 @@ def render_gallery(cards: Sequence[PrototypeCard]) -> Picture:
         raise ValueError("render_gallery: no cards, expected at least one prototype.")
     sheet = Sheet()
     grouped = itertools.groupby(cards, key=lambda card: card.source.annotator)
-    groups = [[_drawn(sheet, card) for card in group] for _, group in grouped]
-    columns = min(COLUMNS, max(map(len, groups)))
+    rows = {owner: [_drawn(sheet, card) for card in group] for owner, group in grouped}
+    title = f"Prototypes of {next(iter(rows))}" if len(rows) == 1 else "Prototypes"
+    columns = min(COLUMNS, max(map(len, rows.values())))
     width = max(2, columns) * (_CARD + sheet.gap) - sheet.gap
-    rows = [sheet.grid(group, columns) for group in groups]
     return sheet.framed(
         [
-            sheet.heading(_TITLE, _TAGLINE, width),
+            sheet.heading(title, _TAGLINE, width),
             sheet.flow(_SIGNS, width),
-            sheet.stacked(rows, gap=2 * sheet.gap),
+            sheet.stacked([sheet.grid(row, columns) for row in rows.values()], 2 * sheet.gap),
         ]
     )
 

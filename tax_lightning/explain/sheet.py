@@ -165,7 +165,7 @@ class Sheet:
                 (max(1, round(width * zoom)), max(1, round(height * zoom))),
                 Image.Resampling.NEAREST if zoom > 1 else Image.Resampling.BOX,
             )
-            if region is not None:
+            if region is not None and region.any():
                 shown = self._outlined(shown, region)
             left, top = (side - shown.width) // 2, (side - shown.height) // 2
             inside.paste(shown, (left, top))
