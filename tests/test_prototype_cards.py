@@ -106,6 +106,12 @@ def test_what_is_not_projected_or_not_at_hand_is_left_out():
     assert all(card.insertion is None for card in cards)  # the module has no network to ask
 
 
+def test_a_pixel_outside_its_image_is_as_good_as_lost():
+    sources = sources_at({(0, 1): ("a", SIDE, 3), (0, 2): ("a", 3, SIDE), (1, 0): ("a", 3, 3)})
+    cards = cards_of(sources, Data("a"))
+    assert [card.patch is not None for card in cards[:4]] == [False, False, False, True]
+
+
 def test_where_another_weighs_most_at_the_pixel_no_region_is_marked():
     (card,) = [c for c in cards_of(sources_at({(2, 0): ("a", 5, 5)}), Data("a")) if c.patch]
     assert not card.region.any()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import lightning as L
@@ -68,31 +68,20 @@ def prototype_cards(
     crops: dict[tuple[_Place, int], SourcePatch] = {}
     points = _points(cards)
     for sample_id, image in training_images(trainer, pl_module, points):
-        picture, here = picture_of(trainer, image), points[sample_id]
+        picture = picture_of(trainer, image)
+        here = {key: at for key, at in points[sample_id].items() if _is_inside(at, image)}
         side = patch_side(*image.shape[-2:])
         crops |= read_source_patches(lambda _: picture, here, side)  # noqa: B023
         places = [place for place, rank in here if rank == 0]
         if not places:
             continue
         explanation = explained(trainer, pl_module, image, sample_id)
-        wins = {} if shared else _insertion(trainer, pl_module, rows, sample_id, image, images)
-        for place in places:
-            patch, source = crops[place, 0], cards[place].source
-            n, k = place
-            region = region_around(explanation, k, source.y, source.x, None if shared else n)
-            top, left = source.y - patch.y, source.x - patch.x
-            height, width = patch.image.shape[:2]
-            cards[place] = dataclasses.replace(
-                cards[place],
-                insertion=wins.get(place),
-                patch=patch,
-                region=region[top : top + height, left : left + width],
-                image=_small(picture),
-                size=picture.shape[:2],
-            )
+        wins = {} if shared else _insertion(trainer, pl_module, rows, places, image, images)
+        for n, k in places:
+            card = replace(cards[n, k], patch=crops[(n, k), 0], insertion=wins.get((n, k)))
+            cards[n, k] = _with_image(card, explanation, picture, None if shared else n)
     return [
-        dataclasses.replace(card, runners_up=_runners_up(place, card, crops))
-        for place, card in cards.items()
+        replace(card, runners_up=_runners_up(place, card, crops)) for place, card in cards.items()
     ]
 
 
@@ -103,7 +92,7 @@ def _is_shared(rows: _Rows) -> bool:
 
 def _of_everybody(rows: _Rows) -> _Rows:
     """The prototypes of a shared bank, once."""
-    return [[dataclasses.replace(source, annotator=EVERYBODY) for source in rows[0]]]
+    return [[replace(source, annotator=EVERYBODY) for source in rows[0]]]
 
 
 def _use(explanations: Sequence[Explanation], shared: bool) -> dict[_Place, float]:
@@ -130,9 +119,28 @@ def _points(
             continue
         points[source.sample_id][place, 0] = source
         for rank, (sample_id, y, x, _) in enumerate(source.runners_up[:SHOWN_RUNNERS_UP], start=1):
-            moved = dataclasses.replace(source, sample_id=sample_id, y=y, x=x)
+            moved = replace(source, sample_id=sample_id, y=y, x=x)
             points[sample_id][place, rank] = moved
     return points
+
+
+def _with_image(
+    card: PrototypeCard, explanation: Explanation, picture: Picture, annotator: int | None
+) -> PrototypeCard:
+    """The card with the image that its patch is cut from, and the region in the patch."""
+    source, patch = card.source, card.patch
+    assert patch is not None
+    region = region_around(explanation, source.kernel, source.y, source.x, annotator)
+    top, left = source.y - patch.y, source.x - patch.x
+    height, width = patch.image.shape[:2]
+    cut = region[top : top + height, left : left + width]
+    return replace(card, region=cut, image=_small(picture), size=picture.shape[:2])
+
+
+def _is_inside(source: PrototypeSource, image: Tensor) -> bool:
+    """Whether an image has the pixel; one that is cut or scaled at random may not."""
+    height, width = image.shape[-2:]
+    return source.y < height and source.x < width
 
 
 def _runners_up(
@@ -146,11 +154,11 @@ def _insertion(
     trainer: L.Trainer,
     pl_module: Any,  # noqa: ANN401 - any module
     rows: _Rows,
-    sample_id: str,
+    places: Sequence[_Place],
     image: Tensor,
     images: Sequence[Tensor],
 ) -> dict[_Place, float]:
-    """How often the prototypes taken from one image win where their patches are pasted."""
+    """How often some prototypes win where patches of the image that they are from are pasted."""
     network = getattr(pl_module, "network", None)
     alike = [other for other in images if other.shape == images[0].shape][:_PASTED_INTO]
     if not isinstance(network, TAXNetwork) or not alike:
@@ -163,8 +171,8 @@ def _insertion(
         return output
 
     here = [
-        [dataclasses.replace(s, alive=s.alive and s.sample_id == sample_id) for s in row]
-        for row in rows
+        [replace(s, alive=s.alive and (n, k) in places) for k, s in enumerate(row)]
+        for n, row in enumerate(rows)
     ]
     into = torch.stack(alike).to(pl_module.device)
     side = patch_side(*image.shape[-2:])  # what the cards show

@@ -202,6 +202,7 @@ class Explanation:
 
     def sampled(self, rows: Tensor, columns: Tensor) -> Explanation:
         """The pixels at these rows and columns, such as to show an image smaller or larger."""
+        rows, columns = rows.to(self.probs.device), columns.to(self.probs.device)
         tensors = {
             name: tensor.index_select(-2, rows).index_select(-1, columns)
             for name, tensor in self._tensors().items()
