@@ -20,6 +20,8 @@ import tax_lightning.baselines
 import tax_lightning.data
 from tax_lightning.addition import AddedAnnotators
 from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
+from tax_lightning.callbacks.configuration import LoggedConfig
+from tax_lightning.callbacks.trackers import working
 from tax_lightning.checkpoints import read_checkpoint
 from tax_lightning.data import MultiAnnotatorDataModule
 from tax_lightning.inspection import inspect
@@ -76,6 +78,7 @@ class TAXCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             seed_everything_default=0,
+            save_config_callback=LoggedConfig,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "prog": "tax",
@@ -125,13 +128,15 @@ class TAXCLI(LightningCLI):
         """Not Lightning's way, in which the checkpoint beats the user."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:  # noqa: ANN401 - as the parent
-        """The trainer; without a checkpoint callback where checkpoints are switched off."""
+        """The trainer: no checkpoint callback if checkpoints are off, only loggers that work."""
         trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         keys = self._parser(self.subcommand).callback_keys
         callbacks = [self._get(self.config_init, key) for key in keys]
         if trainer_config.get("enable_checkpointing") is False:
             callbacks = [c for c in callbacks if not isinstance(c, ModelCheckpoint)]
-        return self._instantiate_trainer(trainer_config, callbacks)
+        trainer = self._instantiate_trainer(trainer_config, callbacks)
+        trainer.loggers = working(trainer.loggers)
+        return trainer
 
     def predict(self, **kwargs: Any) -> None:  # noqa: ANN401 - as the parent
         """Predict without holding the predictions of all images in memory: the writer has them."""

@@ -248,7 +248,7 @@ class PrototypeMemory(nn.Module):
         ids = self.source_ids[n][k]
         pixels = self.source_pixel[n, k].tolist()
         similarity = self.source_similarity[n, k].tolist()
-        label = int(self.source_label[n, k, 0])
+        labels = self.source_label[n, k, : len(ids)].tolist()
         return PrototypeSource(
             annotator=annotator,
             kernel=k,
@@ -256,13 +256,14 @@ class PrototypeMemory(nn.Module):
             y=pixels[0][0],
             x=pixels[0][1],
             similarity=similarity[0],
-            label=classes[label] if ids and self.kind == "private" else "",
+            label=classes[labels[0]] if ids and self.kind == "private" else "",
             alive=bool(self.alive[n, k]),
             runners_up=tuple(
                 (sample, *pixels[place], similarity[place])
                 for place, sample in enumerate(ids)
                 if place > 0
             ),
+            purity=max(map(labels.count, labels)) / len(labels) if labels else None,
         )
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -1,3 +1,5 @@
+import csv
+import dataclasses
 import json
 import math
 import os
@@ -15,6 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from made_up import make_explanation, make_sources
 from PIL import Image
+from reading import says
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from tax_lightning.callbacks import (
@@ -92,6 +95,7 @@ class Model(L.LightningModule):
 
     def validation_step(self, batch, batch_idx):
         self.log("val/dice", 1.0 - 0.1 * self.current_epoch)
+        self.log("val/dice/Ana", 0.5 - 0.1 * self.current_epoch)
 
     def predict_step(self, batch, batch_idx):
         return self.explain(batch["image"], batch["id"])
@@ -147,36 +151,104 @@ def names(folder):
 def test_pictures_appear_every_few_epochs_and_at_the_end(tmp_path):
     callback = ExplanationLogger(samples=1, every_n_epochs=2)
     make_trainer(tmp_path, [callback], max_epochs=3).fit(Model(), *loaders())
-    assert names(tmp_path) == ["epoch=001-val-0.png", "final-val-0.png"]
+    assert names(tmp_path) == ["epoch=001-val-0.png", "final-val-0.png", "gallery.png"]
     assert callback.paths == [tmp_path / "explanations" / "final-val-0.png"]
     assert callback.folder == tmp_path / "explanations"
+
+
+def test_the_last_epoch_is_drawn_once(tmp_path):
+    for limit in ({"max_epochs": 2}, {"max_epochs": -1, "max_steps": 4}):
+        model, callback = Model(), ExplanationLogger(samples=1, every_n_epochs=1)
+        make_trainer(tmp_path, [callback], **limit).fit(model, *loaders())
+        assert model.explained_ids == ["val-0", "val-0", "train-1"]
+        assert names(tmp_path) == ["epoch=000-val-0.png", "final-val-0.png", "gallery.png"]
+
+
+def test_the_end_of_a_run_is_a_report_in_files(tmp_path):
+    callback = ExplanationLogger(samples=2)
+    make_trainer(tmp_path, [callback], max_epochs=2).fit(Model(), *loaders())
+    folder = tmp_path / "explanations"
+    files = ["final-val-0.png", "final-val-2.png", "gallery.png", "curves.csv", "manifest.json"]
+    assert callback.report == [folder / name for name in files]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["panels"] == [
+        {"id": "val-0", "file": "final-val-0.png"},
+        {"id": "val-2", "file": "final-val-2.png"},
+    ]
+    assert [entry["name"] for entry in manifest["annotators"]] == list(ANNOTATORS)
+    assert len(manifest["prototypes"]) == 9
+    assert manifest["prototypes"][3]["annotator"] == "Ben"
+    assert manifest["prototypes"][3]["use"] == pytest.approx(5 / 16, abs=0.01)
+    assert manifest["prototypes"][3]["insertion"] is None  # not measured with such a model
+    with (folder / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["metric"], row["annotator"], row["epoch"]) for row in rows] == [
+        ("dice", "Ana", "0"),
+        ("dice", "Ana", "1"),
+    ]
+    assert [float(row["value"]) for row in rows] == pytest.approx([0.5, 0.4])
+
+
+def test_many_prototypes_have_a_page_for_each_annotator(tmp_path):
+    model, callback = Model(), ExplanationLogger(samples=1)
+    explain = model.explain
+
+    def with_more_kernels(images, ids):
+        sources = make_sources(ANNOTATORS, "train-1", kernels=9)
+        return dataclasses.replace(explain(images, ids), sources=sources)
+
+    model.explain = with_more_kernels
+    make_trainer(tmp_path, [callback]).fit(model, *loaders())
+    pages = [f"gallery-{name}.png" for name in ANNOTATORS]
+    assert names(tmp_path) == ["final-val-0.png", *pages]
+    assert json.loads((tmp_path / "explanations" / "manifest.json").read_text())["gallery"] == pages
+
+
+def test_before_a_projection_there_is_no_gallery(tmp_path):
+    make_trainer(tmp_path, [ExplanationLogger(samples=1)]).fit(Model(source_id=""), *loaders())
+    assert names(tmp_path) == ["final-val-0.png"]
+
+
+def test_curves_of_a_resumed_run_are_whole(tmp_path):
+    first, second = ExplanationLogger(samples=1), ExplanationLogger(samples=1)
+    checkpoint = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    make_trainer(tmp_path, [first, checkpoint], max_epochs=2).fit(Model(), *loaders())
+    trainer = make_trainer(tmp_path, [second], max_epochs=3)
+    trainer.fit(Model(), *loaders(), ckpt_path=tmp_path / "epoch=1.ckpt", weights_only=True)
+    with (tmp_path / "explanations" / "curves.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+    trainer = make_trainer(tmp_path, [second])
+    trainer.fit(Model(), *loaders())  # another run begins anew
+    with (tmp_path / "explanations" / "curves.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0"]
 
 
 def test_samples_are_spread_over_the_validation_set(tmp_path):
     model = Model()
     make_trainer(tmp_path, [ExplanationLogger(samples=3)]).fit(model, *loaders(validation=9))
-    assert model.explained_ids == ["val-0", "val-4", "val-8"]
+    assert model.explained_ids == ["val-0", "val-4", "val-8", "train-1"]
 
 
 def test_a_set_without_length_shows_its_first_samples(tmp_path):
     model = Model()
     stream = DataLoader(Stream(Images("val", 5)), batch_size=2)
     make_trainer(tmp_path, [ExplanationLogger(samples=3)]).fit(model, loaders()[0], stream)
-    assert model.explained_ids == ["val-0", "val-1", "val-2"]
+    assert model.explained_ids == ["val-0", "val-1", "val-2", "train-1"]
 
 
 def test_more_samples_than_there_are(tmp_path):
     callback = ExplanationLogger(samples=9)
     make_trainer(tmp_path, [callback]).fit(Model(), *loaders(validation=2))
-    assert names(tmp_path) == ["final-val-0.png", "final-val-1.png"]
+    assert names(tmp_path) == ["final-val-0.png", "final-val-1.png", "gallery.png"]
 
 
 def test_padding_is_not_shown(tmp_path):
     callback = ExplanationLogger(samples=1)
     make_trainer(tmp_path, [callback]).fit(Model(), *loaders(padded=True))
     with Image.open(callback.paths[0]) as panel:
-        assert panel.height < 700  # a tile of 12 x 10 pixels is 264 x 220
-        assert panel.width == 5 * 256 + 4 * 16 + 2 * 18
+        shown = np.asarray(panel)
+    assert shown.shape[1] == 3 * 256 + 2 * 16 + 2 * 18
+    assert says(shown, "10 x 12 pixels", 14)
 
 
 def test_neither_sanity_check_nor_dry_run_draws(tmp_path):
@@ -258,7 +330,7 @@ def test_a_failing_tracker_is_reported_once_and_training_goes_on(tmp_path):
     assert len(complaints) == 1
     assert "Deaf did not take the picture 'explanations/val-0'" in complaints[0]
     assert "no route to host" in complaints[0]
-    assert all(path.exists() for path in callback.paths)
+    assert all(path.exists() for path in callback.report)
     assert len(callback.paths) == 2
 
 
@@ -289,10 +361,12 @@ def test_a_folder_that_cannot_be_written_is_reported_once(tmp_path):
         ("explanations/val-2", 2),
         ("explanations/val-0", 4),
         ("explanations/val-2", 4),
+        ("explanations/gallery", 4),
     ]
 
 
 def test_tensorboard_gets_the_very_pixels(tmp_path):
+    layout_pb2 = pytest.importorskip("tensorboard.plugins.custom_scalar.layout_pb2")
     event_accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard"
     )
@@ -305,6 +379,14 @@ def test_tensorboard_gets_the_very_pixels(tmp_path):
     (tmp_path / "stored.png").write_bytes(stored.encoded_image_string)
     with Image.open(tmp_path / "stored.png") as shown, Image.open(callback.paths[0]) as written:
         np.testing.assert_array_equal(np.asarray(shown), np.asarray(written))
+    assert events.Images("explanations/gallery")
+    layout = layout_pb2.Layout()
+    content = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    layout.ParseFromString(content)
+    (category,) = layout.category
+    assert [(chart.title, list(chart.multiline.tag)) for chart in category.chart] == [
+        ("dice", ["^val/dice/Ana$"])
+    ]
 
 
 def test_weights_and_biases_gets_the_very_pixels(tmp_path):
@@ -315,7 +397,7 @@ def test_weights_and_biases_gets_the_very_pixels(tmp_path):
     version = logger.version
     wandb.finish()
     assert callback.folder == tmp_path / "tests" / version / "explanations"
-    (stored,) = tmp_path.rglob("media/images/explanations/*.png")
+    (stored,) = tmp_path.rglob("media/images/explanations/val-0*.png")
     with Image.open(stored) as shown, Image.open(callback.paths[0]) as written:
         np.testing.assert_array_equal(np.asarray(shown), np.asarray(written))
 
@@ -387,7 +469,7 @@ class ImagesModule(L.LightningDataModule):
 def test_patches_come_from_the_data_module(tmp_path):
     datamodule, callback = ImagesModule(), ExplanationLogger(samples=1)
     make_trainer(tmp_path, [callback]).fit(Model("train-3"), datamodule=datamodule)
-    assert set(datamodule.asked) == {"train-3"}
+    assert set(datamodule.asked) == {"train-3", "b"}  # the latter is the runners-up
     with Image.open(callback.paths[0]) as panel:
         shown = (np.asarray(panel) == (9, 99, 199)).all(axis=2).sum()
     assert shown > 256**2 + 3 * 0.9 * 96**2  # the image, and three patches with a mark

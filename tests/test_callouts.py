@@ -63,7 +63,7 @@ def test_captions_name_annotator_prototype_source_and_share():
         "from train-7",
         "at y 4, x 3",
         "labelled: cell",
-        "share 50%",
+        "50% of the decision",
     )
     assert "(image not found)" in callout_caption(explanation, callout, has_patch=False)
 
@@ -72,4 +72,14 @@ def test_caption_before_the_projection():
     sources = make_sources(("Ana", "Ben", "Cleo"), sample_id="")
     explanation = make_explanation(quarters()[0], sources=sources)
     caption = callout_caption(explanation, find_callouts(explanation)[0], has_patch=False)
-    assert caption == ("Ana · prototype 0", "not yet projected", "share 50%")
+    assert caption == ("Ana · prototype 0", "not yet projected", "50% of the decision")
+
+
+def test_in_large_images_spots_are_found_in_a_part_of_the_pixels():
+    leader = torch.zeros(1, 1100, 400).long()
+    leader[:, 900:] = 1
+    callouts = find_callouts(make_explanation(leader))
+    assert [c.annotator for c in callouts] == [0, 1]
+    for callout in callouts:
+        assert leader[0, callout.y, callout.x] == callout.annotator
+    assert 990 < callouts[1].y < 1010

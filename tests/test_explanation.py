@@ -100,3 +100,24 @@ def test_wrong_shapes_are_named():
         dataclasses.replace(explanation, who=explanation.who[:, :2])
     with pytest.raises(ValueError, match="sources names 1 annotators, expected 3"):
         dataclasses.replace(explanation, sources=explanation.sources[:1])
+
+
+def test_uncertainty_is_the_entropy_of_the_result_over_its_maximum():
+    explanation = make_explanation(torch.zeros(1, 1, 3).long())
+    p = torch.tensor([1.0, 0.75, 0.5])  # of 0.75 and 0.25: 0.8113 bits of one
+    explanation = dataclasses.replace(explanation, probs=torch.stack([p, 1 - p]).view(1, 2, 1, 3))
+    expected = torch.tensor([[[0.0, 0.8113, 1.0]]])
+    torch.testing.assert_close(explanation.uncertainty, expected, atol=1e-4, rtol=0)
+    three = make_explanation(torch.zeros(1, 1, 1).long(), classes=["background", "cell", "fibre"])
+    even = dataclasses.replace(three, probs=torch.full((1, 3, 1, 1), 1 / 3))
+    assert even.uncertainty.item() == pytest.approx(1)
+
+
+def test_sampling_takes_the_same_pixels_of_every_map():
+    leader, undecided = quarters()
+    explanation = make_explanation(leader, kernel=leader, undecided=undecided)
+    sampled = explanation.sampled(torch.tensor([0, 7]), torch.tensor([1, 6, 6]))
+    assert sampled.leader.tolist() == [[[0, 1, 1], [2, 0, 0]]]
+    assert torch.equal(sampled.leader_kernel, sampled.leader)
+    assert sampled.undecided.tolist() == [[[False] * 3, [False, True, True]]]
+    assert sampled.annotator_probs.shape == (1, 3, 2, 2, 3)

@@ -4,7 +4,7 @@ import torch
 from made_up import make_explanation, quarters
 from PIL import Image
 
-from tax_lightning.explain.maps import UNDECIDED_INDEX, who_index_map
+from tax_lightning.explain.maps import UNDECIDED_INDEX, region_around, who_index_map
 from tax_lightning.explain.palette import annotator_palette, indexed_png
 
 
@@ -26,3 +26,15 @@ def test_who_index_map_refuses_more_annotators_than_it_can_name():
     explanation = make_explanation(torch.zeros(1, 1, 1).long(), annotators=names)
     with pytest.raises(ValueError, match="255 annotators"):
         who_index_map(explanation)
+
+
+def test_the_region_of_a_prototype_is_connected_and_holds_the_pixel():
+    leader, undecided = quarters()  # 0 in two quarters that touch at a corner only
+    explanation = make_explanation(leader, kernel=1, undecided=undecided)
+    region = region_around(explanation, 1, 2, 3, annotator=0)
+    assert region[:4, :4].all()
+    assert region.sum() == 16
+    assert region_around(explanation, 1, 6, 6, annotator=0)[4:, 4:].all()  # undecided, yet there
+    assert region_around(explanation, 1, 2, 3).all()  # whoever leads has this kernel
+    for kernel, annotator in ((0, 0), (1, 1), (0, None)):
+        assert not region_around(explanation, kernel, 2, 3, annotator).any()

@@ -3,35 +3,28 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from made_up import KERNELS, make_explanation, quarters
+from made_up import make_explanation, quarters
+from reading import places_of, says, written
 
 from tax_lightning.explain.callouts import SourcePatch, find_callouts
+from tax_lightning.explain.legend import scale_entries
 from tax_lightning.explain.maps import who_index_map
-from tax_lightning.explain.palette import annotator_palette, kernel_shade
+from tax_lightning.explain.palette import annotator_palette, kernel_shade, uncertainty_colours
 from tax_lightning.explain.panels import render_panel
+from tax_lightning.explain.tiles import (
+    View,
+    contour_picture,
+    result_picture,
+    uncertainty_picture,
+    who_picture,
+)
 
-TILES = ("image", "annotators", "result", "who", "why")
-MAGENTA = (255, 0, 255)
-
-
-def plain_image(height, width, colour=MAGENTA):
-    return np.full((height, width, 3), colour, dtype=np.uint8)
-
-
-def cut_tiles(panel):
-    """The five tiles of a panel whose image is all magenta, which nothing else in it is."""
-    rows, cols = np.nonzero((panel == MAGENTA).all(axis=2))
-    top, bottom, left, right = rows.min(), rows.max() + 1, cols.min(), cols.max() + 1
-    width = right - left
-    step = (panel.shape[1] - 2 * left - width) // 4
-    return {
-        name: panel[top:bottom, left + i * step : left + i * step + width]
-        for i, name in enumerate(TILES)
-    }
+BODY = 14  # height of the letters in a panel whose tiles are 256 wide
 
 
-def is_grey(picture):
-    return (picture[..., 0] == picture[..., 1]) & (picture[..., 1] == picture[..., 2])
+def noise(height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 255, (height, width, 3)).astype(np.uint8)
 
 
 def count_inks(picture, colour):
@@ -44,120 +37,102 @@ def test_several_images_are_refused():
         with pytest.raises(ValueError, match="of 2 images, expected 1"):
             function(explanation)
     with pytest.raises(ValueError, match="of 2 images, expected 1"):
-        render_panel(explanation, plain_image(4, 4))
+        render_panel(explanation, noise(4, 4))
 
 
-def test_who_tile_shows_the_palette_and_greys_exactly_the_undecided_pixels():
+def test_the_tiles_stand_in_two_rows_of_three():
+    leader, undecided = quarters(32)
+    explanation = make_explanation(leader, undecided=undecided, weight=0.8)
+    image, masks = noise(32, 32), np.stack([leader[0].numpy() == n for n in range(3)]).astype(int)
+    view = View(explanation, image, masks, masks[0])
+    panel = render_panel(explanation, image, masks, masks[0])
+    drawn = (view.image, contour_picture(view), result_picture(view))
+    places = [places_of(tile, panel) for tile in (*drawn, who_picture(view))]
+    ((top, left),), ((_, second),), ((_, third),), ((below, again),) = places
+    assert [(top, second), (top, third)] == [p[0] for p in places[1:3]]
+    assert third - second == second - left == 256 + 16
+    assert again == left
+    assert below > top + 256
+    assert (below, third) in places_of(uncertainty_picture(view), panel)
+
+
+def test_every_name_stands_in_the_legend_beside_its_colour():
     leader, undecided = quarters()
-    explanation = make_explanation(leader, undecided=undecided)
-    who = cut_tiles(render_panel(explanation, plain_image(8, 8)))["who"]
-    assert who.shape == (256, 256, 3)
-    shown = undecided[0].numpy().repeat(32, axis=0).repeat(32, axis=1)
-    np.testing.assert_array_equal(is_grey(who), shown)
-    colours = np.array(annotator_palette(3))[leader[0]].repeat(32, axis=0).repeat(32, axis=1)
-    np.testing.assert_array_equal(who[~shown], colours[~shown])
-    hatched = who[shown]
-    assert len(np.unique(hatched)) == 2  # ground and lines
+    panel = render_panel(make_explanation(leader, undecided=undecided), noise(8, 8))
+    for name, colour in zip(("Ana", "Ben", "Cleo"), annotator_palette(3), strict=True):
+        ((row, column),) = places_of(written(f"{name} 33%", BODY), panel)
+        chip = panel[row - 2 : row + 16, column - 20 : column]
+        assert count_inks(chip, colour) > 0.8 * 14 * 14
+    for text in ("cell", "background"):
+        assert says(panel, text, BODY)
+    assert says(panel, "val-0", 21)
 
 
-def test_who_tile_fades_with_certainty():
-    explanation = make_explanation(quarters()[0], weight=2 / 3)  # certainty 1/2
-    who = cut_tiles(render_panel(explanation, plain_image(8, 8)))["who"]
-    grey = round(0.299 * 255 + 0.114 * 255)
-    expected = (np.array(annotator_palette(1)[0]) + grey) / 2
-    np.testing.assert_allclose(who[10, 10], expected, atol=1)
+def test_of_forty_annotators_eleven_are_named_and_the_others_counted():
+    names = [f"rater {n:02}" for n in range(40)]
+    leader = torch.zeros(1, 40, 40).long()
+    for n in range(40):
+        leader[:, n:] = n
+    leader[:, :11, 20:] = torch.arange(11)[:, None]  # as the first column, so the first lead
+    leader[:, 11:, 20:] = torch.arange(29)[:, None] % 11
+    panel = render_panel(make_explanation(leader, annotators=names), noise(40, 40))
+    size = round(BODY * 280 / 256)
+    assert all(says(panel, name, size) for name in names[:11])
+    assert not any(says(panel, name, size) for name in names[11:])
+    assert says(panel, "29 others 36%", size)
 
 
-def test_why_tile_shows_shades_and_as_many_numbers_as_cards():
+def test_the_scale_bar_begins_and_ends_in_the_colours_of_its_values():
+    panel = render_panel(make_explanation(quarters()[0], weight=0.8), noise(8, 8))
+    _, bar, _ = scale_entries()
+    ((row, column),) = places_of(bar.chip, panel)
+    ends = panel[row, [column, column + bar.chip.shape[1] - 1]]
+    np.testing.assert_array_equal(ends, uncertainty_colours(np.array([[0.0, 1.0]]))[0])
+    ((_, before),) = places_of(written("0 sure", BODY), panel)
+    ((_, after),) = places_of(written("1 even odds", BODY), panel)
+    assert before < column < column + bar.chip.shape[1] <= after
+
+
+def test_callouts_have_numbers_in_the_picture_and_cards_below():
     leader, undecided = quarters(64)
     explanation = make_explanation(leader, leader, undecided)
-    patches = {(n, n): SourcePatch(plain_image(9, 9, (1, 2, 3)), 4, 4) for n in range(3)}
-    panel = render_panel(explanation, plain_image(64, 64), patches=patches)
-    why = cut_tiles(panel)["why"]
+    patches = {
+        (n, n): SourcePatch(np.full((9, 9, 3), (1, 2, n), dtype=np.uint8), 4, 4) for n in range(3)
+    }
+    image = noise(64, 64)
+    panel = render_panel(explanation, image, patches=patches)
+    ((top, left),) = places_of(who_picture(View(explanation, image, None, None)), panel)
+    why = panel[top : top + 256, left + 272 : left + 272 + 256]
     for n, (y, x) in enumerate([(20, 20), (20, 230), (230, 20)]):
-        assert tuple(why[y, x]) == kernel_shade(annotator_palette(3)[n], n, KERNELS)
-    assert is_grey(why[140:, 140:]).all()
+        assert tuple(why[y, x]) == kernel_shade(annotator_palette(3)[n], n, 3)
     for callout in find_callouts(explanation):
-        disc = why[int(4 * callout.y) - 6 : int(4 * callout.y) + 10, int(4 * callout.x) - 6 :][
-            :, :16
-        ]
-        assert is_grey(disc).mean() > 0.9  # a white number on a dark disc covers the colour
-    cards = panel[360:]
-    patch_pixels = count_inks(cards, (1, 2, 3))
-    assert 3 * 0.9 * 96**2 < patch_pixels < 3 * 96**2  # three patches, each with a mark on it
-
-
-def test_seams_run_between_prototypes_and_nowhere_else():
-    leader, undecided = quarters(64)
-    kernel = torch.zeros_like(leader)
-    kernel[:, :32, 16:] = 1  # a seam within the first quarter, and one towards the second
-    why = cut_tiles(render_panel(make_explanation(leader, kernel, undecided), plain_image(64, 64)))[
-        "why"
-    ]
-    black = (why == 0).all(axis=2)
-    assert black[:128, 64].all()
-    assert black[:128, 128].all()
-    assert black[128, :128].all()
-    assert not black[128:, 128:].any()
-    assert not black[140:, 100:].any()
-
-
-def test_thin_regions_keep_their_pixels_visible():
-    leader = torch.zeros(1, 64, 64).long()
-    leader[:, 30:32] = 1
-    undecided = leader == 0
-    why = cut_tiles(render_panel(make_explanation(leader, 0, undecided), plain_image(64, 64)))[
-        "why"
-    ]
-    assert (~is_grey(why)).sum() > 0.8 * 2 * 64 * 16
+        y, x = 4 * callout.y + 2, 4 * callout.x + 2
+        disc = why[y - 6 : y + 6, x - 6 : x + 6]
+        grey = (disc[..., 0] == disc[..., 1]) & (disc[..., 1] == disc[..., 2])
+        assert grey.all()  # a white number on a dark disc covers the colour
+        n = callout.annotator
+        assert 0.9 * 96**2 < count_inks(panel[top + 256 :], (1, 2, n)) < 96**2  # less its mark
+        assert says(panel, f"{explanation.annotators[n]} · prototype {n}", BODY)
+    assert says(panel, "labelled: cell", BODY)
+    assert says(panel, "50% of the decision", BODY)
 
 
 def test_a_missing_patch_leaves_its_frame_empty():
-    explanation = make_explanation(quarters()[0])
-    panel = render_panel(explanation, plain_image(8, 8))
-    assert count_inks(panel[360:], (238, 238, 238)) >= 3 * 96**2
+    panel = render_panel(make_explanation(quarters()[0]), noise(8, 8))
+    assert len(places_of(np.full((96, 96, 3), 238, dtype=np.uint8), panel)) == 3
+    assert says(panel, "(image not found)", BODY)
 
 
-def test_coinciding_contours_show_all_their_colours():
-    masks = np.zeros((3, 64, 64), dtype=np.int64)
-    masks[:2, 16:48, 16:48] = 1
+def test_what_is_shown_of_the_image_is_said():
     explanation = make_explanation(quarters(64)[0])
-    tile = cut_tiles(render_panel(explanation, plain_image(64, 64), masks))["annotators"]
-    first, second, third = (count_inks(tile, colour) for colour in annotator_palette(3))
-    assert first > 300
-    assert second > 300
-    assert third == 0
-
-
-def test_contours_without_masks_are_the_predicted_ones():
-    explanation = make_explanation(quarters(64)[0])  # Ben says class 1 everywhere
-    annotator_probs = explanation.annotator_probs.clone()
-    annotator_probs[:, 1, 1, :10] = 0
-    annotator_probs[:, 1, 0, :10] = 1
-    explanation = dataclasses.replace(explanation, annotator_probs=annotator_probs)
-    tile = cut_tiles(render_panel(explanation, plain_image(64, 64)))["annotators"]
-    assert count_inks(tile, annotator_palette(2)[1]) > 200
-    assert count_inks(tile, annotator_palette(1)[0]) == 0
-
-
-def test_reference_is_drawn_only_where_given():
-    leader, undecided = quarters(64)
-    explanation = make_explanation(leader * 2 % 2, undecided=undecided)  # background everywhere
-    reference = np.zeros((64, 64), dtype=np.int64)
-    reference[10:30, 10:30] = 1
-    reference[:5] = 255
-    for given_reference, found in ((None, False), (reference, True)):
-        panel = render_panel(explanation, plain_image(64, 64), None, given_reference)
-        result = cut_tiles(panel)["result"]
-        assert (count_inks(result, (255, 255, 255)) > 200) is found
-
-
-def test_absent_and_empty_masks_are_drawn_without_contour():
-    masks = np.zeros((3, 8, 8), dtype=np.int64)
-    masks[0] = 255
-    panel = render_panel(make_explanation(quarters()[0]), plain_image(8, 8), masks)
-    tile = cut_tiles(panel)["annotators"]
-    assert is_grey(tile).all()
+    assert says(render_panel(explanation, noise(64, 64)), "64 x 64 pixels", BODY)
+    channels = np.zeros((64, 64, 4), dtype=np.uint8)
+    assert says(render_panel(explanation, channels), "channel 1 of 4", BODY)
+    deep = np.full((64, 64), 300, dtype=np.uint16)
+    deep[:, 32:] = 40_000
+    panel = render_panel(explanation, deep)
+    assert says(panel, "black 300, white 40000", BODY)
+    assert places_of(np.repeat([[[0] * 3, [255] * 3]], 256, axis=0).astype(np.uint8), panel)
 
 
 @pytest.mark.parametrize(
@@ -167,17 +142,21 @@ def test_absent_and_empty_masks_are_drawn_without_contour():
 def test_tiles_are_legible_at_any_size(size, shown):
     leader = torch.zeros(1, *size).long()
     leader[:, size[0] // 2 :] = 1
-    tiles = cut_tiles(render_panel(make_explanation(leader), plain_image(*size)))
-    height, width = tiles["who"].shape[:2]
+    explanation, image = make_explanation(leader), noise(*size)
+    view = View(explanation, image, None, None)
+    height, width = view.size
     assert max(height, width) == shown
     assert height / width == pytest.approx(size[0] / size[1], rel=0.01)
+    panel = render_panel(explanation, image)
+    assert places_of(who_picture(view), panel)
+    assert says(panel, "Ana 50%", round(BODY * max(1, width / 256)))
 
 
 @pytest.mark.parametrize("size", [(1, 1000), (1000, 1), (1, 1), (3, 700)])
 def test_extreme_sizes(size):
-    panel = render_panel(make_explanation(torch.zeros(1, *size).long()), plain_image(*size))
+    panel = render_panel(make_explanation(torch.zeros(1, *size).long()), noise(*size))
     assert panel.dtype == np.uint8
-    assert panel.shape[0] > 150
+    assert says(panel, "Ana 100%", round(BODY * max(1, min(2, size[1] / 256))))
 
 
 @pytest.mark.parametrize("n", [1, 2, 12, 40])
@@ -189,33 +168,31 @@ def test_any_number_of_annotators_and_classes(n, classes):
         leader, annotators=names, classes=[f"class {c}" for c in range(classes)]
     )
     masks = explanation.annotator_decisions[0].numpy()
-    panel = render_panel(explanation, plain_image(20, 20), masks, masks[0])
-    assert panel.shape[1] < 1600
+    panel = render_panel(explanation, noise(20, 20), masks, masks[0])
+    assert panel.shape[1] == 3 * 260 + 2 * 16 + 2 * 18
 
 
 def test_nobody_decides():
     leader, _ = quarters()
     explanation = make_explanation(leader, undecided=torch.ones_like(leader).bool())
-    tiles = cut_tiles(render_panel(explanation, plain_image(8, 8)))
-    assert is_grey(tiles["who"]).all()
-    assert is_grey(tiles["why"]).all()
+    panel = render_panel(explanation, noise(8, 8))
+    nobody = "All annotators would say the same everywhere: nobody in particular decides."
+    assert says(panel, nobody, 18)
+    assert not says(panel, "prototype 0", BODY)
 
 
 def test_half_precision():
     explanation = make_explanation(quarters()[0], weight=0.8)
-    tensors = {
-        name: getattr(explanation, name).bfloat16() for name in ("probs", "who", "why_share")
-    }
-    assert render_panel(dataclasses.replace(explanation, **tensors), plain_image(8, 8)).any()
+    half = {name: getattr(explanation, name).bfloat16() for name in ("probs", "who", "why_share")}
+    panel = render_panel(dataclasses.replace(explanation, **half), noise(8, 8))
+    assert says(panel, "Ana 50%", BODY)
 
 
 def test_wrong_sizes_are_named():
     explanation = make_explanation(quarters()[0])
-    with pytest.raises(ValueError, match=r"image is uint8 \(8, 9, 3\), expected uint8 \(8, 8, 3\)"):
-        render_panel(explanation, plain_image(8, 9))
-    with pytest.raises(ValueError, match=r"image is float64"):
-        render_panel(explanation, np.zeros((8, 8, 3)))
+    with pytest.raises(ValueError, match=r"image has shape \(8, 9, 3\), expected \(8, 8\) or"):
+        render_panel(explanation, noise(8, 9))
     with pytest.raises(ValueError, match=r"masks has shape \(2, 8, 8\), expected \(3, 8, 8\)"):
-        render_panel(explanation, plain_image(8, 8), np.zeros((2, 8, 8), dtype=int))
+        render_panel(explanation, noise(8, 8), np.zeros((2, 8, 8), dtype=int))
     with pytest.raises(ValueError, match=r"reference has shape \(4, 8\), expected \(8, 8\)"):
-        render_panel(explanation, plain_image(8, 8), None, np.zeros((4, 8), dtype=int))
+        render_panel(explanation, noise(8, 8), None, np.zeros((4, 8), dtype=int))

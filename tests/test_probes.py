@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from tax_lightning.explain import PrototypeSource
 from tax_lightning.metrics.probes import (
     patch_insertion,
+    prototype_insertion,
     prototype_integrity,
     source_integrity,
     stability,
@@ -103,6 +104,22 @@ BRIGHT = [
     [source(0, 0, 0, ""), source(0, 0, 1, "")],
     [source(20, 20), source(20, 20, 1, alive=False)],
 ]
+
+
+def test_insertion_of_each_prototype_adds_up_to_that_of_all():
+    images = {"a": torch.zeros(1, 40, 40), "b": torch.zeros(1, 40, 40)}
+    images["a"][:, 10:30, 10:30] = 1
+    sources = [
+        [source(5, 5), source(0, 0, 1, "")],
+        [source(20, 20), source(5, 5, 1, "b", alive=False)],
+    ]
+    dark = torch.zeros(3, 1, 40, 40)
+    arguments = (bright_if_all_around_is(3), sources, images.__getitem__, dark)
+    assert prototype_insertion(*arguments, size=8) == {(0, 0): 1.0, (1, 0): 1.0}
+    small = prototype_insertion(*arguments, size=4)  # the model sees the dark around it
+    assert small == {(0, 0): 1.0, (1, 0): 0.0}
+    assert patch_insertion(*arguments, sizes=(4,))["insertion_4"] == sum(small.values()) / 2
+    assert prototype_insertion(*arguments, size=41) == {}  # fits no image
 
 
 def test_a_small_patch_may_not_carry_the_reason():

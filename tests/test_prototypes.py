@@ -480,6 +480,18 @@ def test_runners_up_are_the_next_pixels_of_other_images():
     assert similarities == pytest.approx([0.9 - 0.05 * i for i in range(1, 10)])
 
 
+@pytest.mark.parametrize(
+    ("labels", "purity"), [([1, 1, 0, 1], 0.75), ([0], 1.0), ([1, 0], 0.5), ([0] * 10, 1.0)]
+)
+def test_purity_is_the_share_of_the_commonest_label(labels, purity):
+    memory = PrototypeMemory(1, 2, 2)
+    pixels = [pixel(0.9 - 0.01 * i, f"image {i}", label=label) for i, label in enumerate(labels)]
+    memory.project(search_of([pixels, []]), final=True)
+    first, without = memory.sources(["Ana"], CLASSES)[0]
+    assert first.purity == purity
+    assert without.purity is None
+
+
 def test_a_new_projection_forgets_the_sources_of_the_one_before():
     memory = PrototypeMemory(1, 2, 2)
     many = [pixel(0.9 - 0.1 * i, f"{i}") for i in range(4)]

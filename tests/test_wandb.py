@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 
 from tax_lightning.__main__ import main
+from tax_lightning.explain.maps import UNDECIDED_INDEX
 
 wandb = pytest.importorskip("wandb")
+
+ANNOTATORS = ("Ana", "Ben", "Chloe", "Dara", "Emil")
 
 REPO = Path(__file__).parent.parent
 
@@ -48,36 +51,143 @@ def records(file: Path, patience: float = 30):
     return found
 
 
-def test_an_offline_run_holds_scalars_by_name_and_the_panels(tmp_path):
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The file of an offline run of two epochs, with overlays."""
+    folder = tmp_path_factory.mktemp("run")
     main(
         [
             "fit",
             *("--config", str(REPO / "experiments" / "quickstart.yaml")),
             *("--config", str(REPO / "tests" / "tiny.yaml")),
-            f"--trainer.default_root_dir={tmp_path}",
-            f"--trainer.logger.init_args.save_dir={tmp_path}",
+            f"--trainer.default_root_dir={folder}",
+            f"--trainer.logger.init_args.save_dir={folder}",
+            "--explanations.overlays=true",
         ]
     )
     wandb.finish()
-    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    values, pictures = {}, {}
-    for record in records(file):
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    return file
+
+
+@pytest.fixture(scope="module")
+def logged(run):
+    """Every key of the run with its values in their order."""
+    found = {}
+    for record in records(run):
         for item in record.history.item:
-            key = item.key or "/".join(item.nested_key)
-            values[key] = json.loads(item.value_json)
-            if key.endswith("/filenames"):
-                pictures.setdefault(key.removesuffix("/filenames"), []).extend(values[key])
+            found.setdefault(item.key or "/".join(item.nested_key), []).append(
+                json.loads(item.value_json)
+            )
+    return found
 
+
+def media(logged, key):
+    """The values of a key that holds pictures or tables, each as a dictionary."""
+    parts = {k.removeprefix(f"{key}/"): v for k, v in logged.items() if k.startswith(f"{key}/")}
+    return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
+
+
+def written(run, name):
+    """A file of the explanations' folder, which is beside that of the run."""
+    (path,) = run.parents[2].rglob(f"explanations/{name}")
+    return path
+
+
+def test_an_offline_run_holds_scalars_by_name(logged):
     for key in ("train/loss", "train/loss_who", "val/dice/Ana", "val/fused_iou/cell", "val/ged2"):
-        assert isinstance(values[key], float | int), key
-    assert 0 <= values["val/who_accuracy_owner"] <= 1
+        assert isinstance(logged[key][-1], float | int), key
+    assert 0 <= logged["val/who_accuracy_owner"][-1] <= 1
 
-    # Two samples, each after both epochs.
-    assert {key: len(files) for key, files in pictures.items()} == {
-        "explanations/val-0000": 2,
-        "explanations/val-0003": 2,
-    }
-    for key, files in pictures.items():
-        logged = Image.open(file.parent / "files" / files[-1])
-        (drawn,) = tmp_path.rglob(f"final-{key.split('/')[1]}.png")
-        assert np.array_equal(np.asarray(logged), np.asarray(Image.open(drawn)))
+
+def test_it_holds_the_panels_of_both_epochs_as_they_are_in_files(run, logged):
+    pictures = {key for key in logged if key.startswith("explanations/val-")}
+    assert {key.split("/")[1] for key in pictures} == {"val-0000", "val-0003"}
+    for sample in ("val-0000", "val-0003"):
+        shown = media(logged, f"explanations/{sample}")
+        assert len(shown) == 2
+        image = Image.open(run.parent / "files" / shown[-1]["filenames"][0])
+        drawn = Image.open(written(run, f"final-{sample}.png"))
+        assert np.array_equal(np.asarray(image), np.asarray(drawn))
+
+
+def artifacts(run, kind):
+    """The artifacts of a type: the local file of every entry by its name."""
+    found = [r.artifact for r in records(run) if r.HasField("artifact") and r.artifact.type == kind]
+    return [{e.path: Path(e.local_path) for e in a.manifest.contents} for a in found]
+
+
+def test_it_holds_the_prototypes_as_a_picture(run, logged):
+    (gallery,) = media(logged, "explanations/gallery")
+    image = Image.open(run.parent / "files" / gallery["filenames"][0])
+    assert np.array_equal(np.asarray(image), np.asarray(Image.open(written(run, "gallery.png"))))
+
+
+def test_it_holds_the_prototypes_as_a_table_with_a_row_each(run, logged):
+    assert "explanations/prototypes/path" in logged
+    name = "explanations/prototypes.table.json"
+    (files,) = (files for files in artifacts(run, "run_table") if name in files)
+    table = json.loads(files[name].read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert [(row["annotator"], row["prototype"]) for row in rows] == [
+        (annotator, kernel) for annotator in ANNOTATORS for kernel in (0, 1)
+    ]
+    named = json.loads(written(run, "manifest.json").read_text())["prototypes"]
+    for row, prototype in zip(rows, named, strict=True):
+        card = Image.open(files[row["card"]["path"]])
+        assert card.size == (row["card"]["width"], row["card"]["height"])
+        assert row["image"] == prototype["sample_id"]
+        for column in ("y", "x", "label", "alive", "similarity", "use", "purity", "insertion"):
+            assert row[column] == pytest.approx(prototype[column]), column
+        assert 0 <= row["insertion"] <= 1
+    assert sum(row["use"] for row in rows) == pytest.approx(1)
+
+
+def test_it_holds_each_metrics_curves_of_all_annotators_in_one_chart(run, logged):
+    shown = media(logged, "curves/dice_table")
+    assert len(shown) == 2
+    table = json.loads((run.parent / "files" / shown[-1]["path"]).read_text())
+    lines = {}
+    for row in table["data"]:
+        point = dict(zip(table["columns"], row, strict=True))
+        lines.setdefault(point["lineKey"], []).append((point["step"], point["lineVal"]))
+    assert tuple(lines) == ANNOTATORS
+    for name, line in lines.items():
+        assert [epoch for epoch, _ in line] == [0, 1]
+        assert [value for _, value in line] == pytest.approx(logged[f"val/dice/{name}"][:2])
+
+
+def test_it_holds_the_end_of_the_run_as_an_artifact(run):
+    (files,) = artifacts(run, "explanation")
+    panels = {f"final-val-{number}.png" for number in ("0000", "0003")}
+    assert set(files) == {*panels, "gallery.png", "curves.csv", "manifest.json"}
+    for name, file in files.items():
+        assert file.read_bytes() == written(run, name).read_bytes()
+    manifest = json.loads(files["manifest.json"].read_text())
+    assert {panel["file"] for panel in manifest["panels"]} == panels
+    assert manifest["gallery"] == ["gallery.png"]
+    assert [annotator["name"] for annotator in manifest["annotators"]] == list(ANNOTATORS)
+    assert (manifest["epochs"], manifest["step"]) == (2, 4)
+
+
+def test_it_holds_maps_to_switch_on_and_off_over_the_images(run, logged):
+    first, last = media(logged, "overlays/val-0000")
+    (masks,) = last["all_masks"]
+    assert set(masks) == {"result", "reference", "who decides", *ANNOTATORS}
+    assert first["all_masks"][0]["Ana"]["sha256"] == masks["Ana"]["sha256"]
+    who = np.asarray(Image.open(run.parent / "files" / masks["who decides"]["path"]))
+    assert who.shape == (64, 64)
+    assert set(np.unique(who)) <= {0, 1, 2, 3, 4, UNDECIDED_INDEX}
+
+
+def test_it_holds_the_whole_configuration_and_the_state_of_the_source(run):
+    config = {}
+    for record in records(run):
+        for change in record.config.update:
+            config[change.key or "/".join(change.nested_key)] = json.loads(change.value_json)
+    assert config["data"]["init_args"]["train_samples"] == 8
+    assert config["trainer"]["max_epochs"] == 2
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 2e-3
+    assert config["explanations"]["samples"] == 2
+    assert config["seed_everything"] == 0
+    assert config["kernels"] == 2  # of the model's own hyper-parameters

@@ -1,27 +1,58 @@
-"""Pictures of explanations while a model is trained, for loggers and as files."""
+"""Explanations while a model is trained, as pictures and tables, for loggers and as files."""
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
+from numpy.typing import NDArray
 from PIL import Image
 
+from tax_lightning import __version__
 from tax_lightning.batch import Batch
+from tax_lightning.callbacks.curves import Curves
+from tax_lightning.callbacks.manifest import coloured_names, write_manifest
+from tax_lightning.callbacks.prototype_cards import prototype_cards
 from tax_lightning.callbacks.run import file_name, is_dry_run, is_explained, run_folder
-from tax_lightning.callbacks.samples import picture_maker, stretched, validation_samples
+from tax_lightning.callbacks.samples import explained, picture_of, validation_samples
 from tax_lightning.callbacks.source_patches import callout_patches
-from tax_lightning.explain.callouts import SourcePatch
+from tax_lightning.callbacks.trackers import (
+    send_cards,
+    send_curves,
+    send_files,
+    send_overlays,
+    send_picture,
+)
 from tax_lightning.explain.explanation import Explanation
-from tax_lightning.explain.palette import Picture
+from tax_lightning.explain.gallery import PrototypeCard, render_gallery
+from tax_lightning.explain.maps import UNDECIDED_INDEX, who_index_map
+from tax_lightning.explain.palette import Picture, annotator_palette, class_palette
 from tax_lightning.explain.panels import render_panel
+
+_CARDS_A_PAGE = 24
+
+
+class _Seen(NamedTuple):
+    """A validation sample without its padding, and what the model says of it."""
+
+    picture: Picture
+    labels: dict[str, NDArray[Any]]  # "masks" [N, H, W] and "reference" [H, W], where there are any
+    image: torch.Tensor  # [ch, H, W], normalised
+    explanation: Explanation
+
+    @property
+    def id(self) -> str:
+        """Name of the sample."""
+        return self.explanation.ids[0]
 
 
 class ExplanationLogger(Callback):
@@ -29,19 +60,28 @@ class ExplanationLogger(Callback):
 
     Every ``every_n_epochs`` epochs, and once more at the end, each image's panel (see
     :func:`tax_lightning.explain.panels.render_panel`) goes to every logger that takes pictures, and
-    into a folder as PNG. The training patches in a panel are read again from the data each time; no
-    checkpoint holds image data. Only the process of rank zero draws, and it waits for no other. A
-    logger or folder that fails is reported once; training goes on. A module that does not explain
-    itself has no pictures, which is said once.
+    into a folder as PNG; each metric's curves of all annotators go to W&B and TensorBoard as one
+    chart. At the end the prototypes follow (see
+    :func:`tax_lightning.explain.gallery.render_gallery`): ``gallery.png``, or a page for each
+    annotator where there are many, in W&B also a table with a row a prototype. The files of the
+    end, with ``curves.csv`` and ``manifest.json``, which names them, are one artifact there.
+
+    The training images in the pictures are read again from the data each time; no checkpoint holds
+    image data. Only the process of rank zero draws, and it waits for no other. A logger or folder
+    that fails is reported once; training goes on. A module that does not explain itself has no
+    pictures, which is said once.
 
     Args:
         samples: how many validation images to show, spread evenly over the set.
         every_n_epochs: epochs between two pictures of the same image.
         output_dir: where the folder ``explanations`` is made; by default in the run's log folder.
+        overlays: whether W&B also gets the images with maps that can be switched on and off there:
+            the result, the reference, who decides, and every annotator's labels.
 
     Attributes:
         folder: the folder of pictures, once there is one.
-        paths: the files written at the end of training.
+        paths: the panels written at the end of training.
+        report: all files written at the end of training.
 
     Raises:
         ValueError: if a number is below 1.
@@ -52,7 +92,11 @@ class ExplanationLogger(Callback):
     """
 
     def __init__(
-        self, samples: int = 4, every_n_epochs: int = 5, output_dir: str | None = None
+        self,
+        samples: int = 8,
+        every_n_epochs: int = 5,
+        output_dir: str | None = None,
+        overlays: bool = False,
     ) -> None:
         for name, value in (("samples", samples), ("every_n_epochs", every_n_epochs)):
             if value < 1:
@@ -63,78 +107,179 @@ class ExplanationLogger(Callback):
         self.samples = samples
         self.every_n_epochs = every_n_epochs
         self.output_dir = output_dir
+        self.overlays = overlays
+        self._complaints: set[str] = set()
+        self._forget()
+
+    def _forget(self) -> None:
         self.folder: Path | None = None
         self.paths: list[Path] = []
-        self._drawn_step = -1
-        self._finished = False
-        self._complaints: set[str] = set()
+        self.report: list[Path] = []
+        self._curves = Curves()
+        self._drawn_step, self._finished = -1, False
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget the pictures of an earlier run."""
-        self.folder, self.paths, self._drawn_step, self._finished = None, [], -1, False
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Forget what belongs to an earlier run."""
+        if stage == "fit":
+            self._forget()
+
+    @property
+    def state_key(self) -> str:
+        """Under which a checkpoint holds the curves so far."""
+        return self._generate_state_key(output_dir=self.output_dir)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curves so far, so that those of a resumed run are whole."""
+        return {"curves": self._curves.by_metric}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the curves of the run that is resumed."""
+        self._curves.by_metric = state_dict["curves"]
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note what was measured of each annotator."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            annotators = getattr(pl_module, "annotators", ())
+            self._curves.add(trainer.current_epoch, trainer.callback_metrics, annotators)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw after every so many epochs."""
-        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._draw(trainer, pl_module, f"epoch={trainer.current_epoch:03d}")
+        """Draw after every so many epochs; after the last, the end of training is about to draw."""
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if due and self._draws(trainer, pl_module) and not _is_last_epoch(trainer):
+            seen = self._look(trainer, pl_module)
+            self._show_panels(trainer, pl_module, seen, f"epoch={trainer.current_epoch:03d}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the model as trained, unless its prototypes are still to be projected."""
+        """Show the model as trained, unless its prototypes are still to be projected."""
         if is_explained(pl_module):
             self._finish(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw a model that projected its prototypes only as training ended."""
+        """Show a model that projected its prototypes only as training ended."""
         if not self._finished:
             self._finish(trainer, pl_module)
 
     def _finish(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.paths = self._draw(trainer, pl_module, "final")
         self._finished = True
+        if not self._draws(trainer, pl_module):
+            return
+        seen = self._look(trainer, pl_module)
+        self.paths = self._show_panels(trainer, pl_module, seen, "final")
+        cards, gallery = self._show_prototypes(trainer, pl_module, seen)
+        curves = self._write("curves.csv", self._curves.write)
+        content = _content(trainer, seen, cards, self.paths, gallery)
+        manifest = self._write("manifest.json", lambda path: write_manifest(path, content))
+        # All that is left of a run for people to read: a page of it would be one more of these.
+        self.report = [*self.paths, *gallery, *curves, *manifest]
+        if self.report:
+            self._send(trainer, "the report", send_files, "explanation", self.report)
 
-    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> list[Path]:
-        """Draw every sample and hand the pictures on; returns the files written."""
+    # ------------------------------------------------------------------ what is shown
+
+    def _draws(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+        """Whether this process has anything to draw."""
         if not trainer.is_global_zero or is_dry_run(trainer):
-            return []
+            return False
         if not hasattr(pl_module, "explain"):
             name = type(pl_module).__name__
             self._complain(name, f"ExplanationLogger: {name} explains nothing, so no pictures.")
-            return []
-        # Reading samples may draw random numbers: training goes on as if nobody had looked.
-        with isolate_rng(), torch.no_grad(), _evaluating(pl_module):
-            samples = list(validation_samples(trainer, pl_module, self.samples))
-            explanations = [_explain(trainer, pl_module, sample) for sample in samples]
-            patches = callout_patches(trainer, pl_module, explanations)
-        if not samples:
-            self._complain("samples", "ExplanationLogger: no validation images, so no pictures.")
+            return False
+        return True
+
+    def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> list[_Seen]:
+        """The samples, explained by the model as it is."""
         self.folder = Path(self.output_dir or run_folder(trainer)) / "explanations"
+        with _undisturbed(pl_module):
+            samples = validation_samples(trainer, pl_module, self.samples)
+            seen = [_seen(trainer, pl_module, sample) for sample in samples]
+        if not seen:
+            self._complain("samples", "ExplanationLogger: no validation images, so no pictures.")
+        return seen
+
+    def _show_panels(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, seen: Sequence[_Seen], stage: str
+    ) -> list[Path]:
+        """Hand the panels on; returns the files written."""
+        with _undisturbed(pl_module):
+            patches = callout_patches(trainer, pl_module, [one.explanation for one in seen])
         new_to_loggers = trainer.global_step != self._drawn_step
         self._drawn_step = trainer.global_step
         paths = []
-        for sample, explanation in zip(samples, explanations, strict=True):
-            panel = _panel(trainer, sample, explanation, patches)
+        for one in seen:
+            panel = render_panel(one.explanation, one.picture, patches=patches, **one.labels)
+            written = self._write_picture(f"{stage}-{file_name(one.id)}.png", panel)
+            paths += written
             if new_to_loggers:
-                self._log(trainer, f"explanations/{explanation.ids[0]}", panel)
-            path = self.folder / f"{stage}-{file_name(explanation.ids[0])}.png"
-            paths += self._write(path, panel)
+                self._send_picture(trainer, f"explanations/{one.id}", panel, written)
+                self._send_overlays(trainer, one)
+        if new_to_loggers and self._curves.by_metric:
+            self._send(trainer, "the curves", send_curves, self._curves)
         return paths
 
-    def _log(self, trainer: L.Trainer, key: str, panel: Picture) -> None:
+    def _show_prototypes(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, seen: Sequence[_Seen]
+    ) -> tuple[list[PrototypeCard], list[Path]]:
+        """Hand the prototypes on; returns their cards and the files written."""
+        explanations = [one.explanation for one in seen]
+        with _undisturbed(pl_module):
+            cards = prototype_cards(trainer, pl_module, explanations, [one.image for one in seen])
+        paths = []
+        for name, page in _pages(cards).items():
+            gallery = render_gallery(page)
+            written = self._write_picture(f"{file_name(name)}.png", gallery)
+            paths += written
+            self._send_picture(trainer, f"explanations/{name}", gallery, written)
+        if cards:
+            key = "explanations/prototypes"
+            self._send(trainer, f"the table {key!r}", send_cards, key, cards)
+        return cards, paths
+
+    # ------------------------------------------------------------------ where it goes
+
+    def _send_picture(
+        self, trainer: L.Trainer, key: str, picture: Picture, written: Sequence[Path]
+    ) -> None:
+        file = written[0] if written else None
+        self._send(trainer, f"the picture {key!r}", send_picture, key, picture, file=file)
+
+    def _send_overlays(self, trainer: L.Trainer, one: _Seen) -> None:
+        if self.overlays:
+            key = f"overlays/{one.id}"
+            what = f"the picture {key!r}"
+            self._send(trainer, what, send_overlays, key, one.picture, _overlays(one))
+
+    def _send(
+        self,
+        trainer: L.Trainer,
+        what: str,
+        send: Callable[..., None],
+        *content: Any,  # noqa: ANN401 - whatever is sent
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        """Hand something to every logger, and go on where one does not take it."""
         for logger in trainer.loggers:
             try:
-                send_picture(logger, key, panel, trainer.global_step)
+                send(logger, *content, trainer.global_step, **options)
             except Exception as error:  # a tracker may fail in any way
                 name = type(logger).__name__
                 self._complain(
                     name,
-                    f"{name} did not take the picture {key!r}: {error!r}. Training goes on; the "
-                    f"pictures are files in {self.folder}.",
+                    f"{name} did not take {what}: {error!r}. Training goes on; the pictures are "
+                    f"files in {self.folder}.",
                 )
 
-    def _write(self, path: Path, panel: Picture) -> list[Path]:
+    def _write_picture(self, name: str, picture: Picture) -> list[Path]:
+        image = Image.fromarray(picture)
+        # Twice as fast as with the usual level, for files that are a tenth larger.
+        return self._write(name, lambda path: image.save(path, compress_level=3))
+
+    def _write(self, name: str, write: Callable[[Path], None]) -> list[Path]:
+        """Write a file; returns its path if that worked."""
+        assert self.folder is not None  # since somebody looked
+        path = self.folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(panel).save(path)
+            write(path)
         except OSError as error:
             self._complain(
                 "folder",
@@ -151,58 +296,91 @@ class ExplanationLogger(Callback):
             rank_zero_warn(message)
 
 
-def send_picture(logger: Logger, key: str, picture: Picture, step: int) -> None:
-    """Hand a picture to a logger, if it is of a kind that takes pictures.
-
-    Args:
-        logger: one that has Lightning's ``log_image`` (Weights & Biases), or TensorBoard's.
-        key: name of the picture.
-        picture: ``[H, W, 3]`` uint8; never rescaled.
-        step: the training step that it belongs to.
-    """
-    log_image = getattr(logger, "log_image", None)
-    if callable(log_image):
-        log_image(key=key, images=[picture], step=step)
-    elif isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_image(key, picture, step, dataformats="HWC")
+def _is_last_epoch(trainer: L.Trainer) -> bool:
+    """Whether the run has reached its end."""
+    steps = trainer.max_steps
+    return trainer.current_epoch + 1 == trainer.max_epochs or 0 < steps <= trainer.global_step
 
 
 @contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; afterwards every part is in the mode in which it was."""
+def _undisturbed(module: torch.nn.Module) -> Iterator[None]:
+    """A look at the model that leaves no trace: training goes on as if nobody had looked.
+
+    Reading samples may draw random numbers; every part returns to the mode in which it was.
+    """
     modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
+    with isolate_rng(), torch.no_grad():
+        module.eval()
+        try:
+            yield
+        finally:
+            for part, training in modes.items():
+                part.training = training
 
 
-def _explain(trainer: L.Trainer, pl_module: Any, sample: Batch) -> Explanation:  # noqa: ANN401
-    """The explanation of one sample, in the precision of the run and without padding."""
-    precision = trainer.precision_plugin
-    with precision.forward_context():
-        images = precision.convert_input(sample["image"].to(pl_module.device))
-        explanation: Explanation = pl_module.explain(images, sample["id"])
-    explanation = explanation.to("cpu")
-    return explanation.crop(*map(int, sample["size"][0])) if "size" in sample else explanation
-
-
-def _panel(
-    trainer: L.Trainer,
-    sample: Batch,
-    explanation: Explanation,
-    patches: Mapping[tuple[int, int], SourcePatch],
-) -> Picture:
-    """The panel of one sample, without its padding."""
-    height, width = explanation.probs.shape[-2:]
-    maker = picture_maker(trainer)
+def _seen(trainer: L.Trainer, pl_module: L.LightningModule, sample: Batch) -> _Seen:
+    """One sample, explained with its padding and shown without."""
     image = sample["image"][0]
-    picture = maker.to_picture(image) if maker is not None else stretched(image)
-    labels = {
-        key: np.asarray(sample[key][0])[..., :height, :width]
-        for key in ("masks", "reference")
-        if key in sample
+    height, width = sample["size"][0].tolist() if "size" in sample else image.shape[-2:]
+    explanation = explained(trainer, pl_module, image, sample["id"][0])
+    return _Seen(
+        picture=picture_of(trainer, image)[:height, :width],
+        labels={
+            key: np.asarray(sample[key][0])[..., :height, :width]
+            for key in ("masks", "reference")
+            if key in sample
+        },
+        image=image[..., :height, :width],
+        explanation=explanation.crop(height, width),
+    )
+
+
+def _pages(cards: Sequence[PrototypeCard]) -> dict[str, list[PrototypeCard]]:
+    """The cards by the names of the pages that they go on."""
+    if len(cards) <= _CARDS_A_PAGE:
+        return {"gallery": list(cards)} if cards else {}
+    owners = itertools.groupby(cards, key=lambda card: card.source.annotator)
+    return {f"gallery-{name}": list(page) for name, page in owners}
+
+
+def _overlays(one: _Seen) -> dict[str, tuple[NDArray[Any], dict[int, str]]]:
+    """The maps of one sample by name, with what their values stand for."""
+    explanation = one.explanation
+    classes = dict(enumerate(explanation.classes))
+    maps = {"result": (explanation.decision[0].numpy(), classes)}
+    if len(explanation.annotators) <= UNDECIDED_INDEX:
+        whose = {**dict(enumerate(explanation.annotators)), UNDECIDED_INDEX: "undecided"}
+        maps["who decides"] = (who_index_map(explanation), whose)
+    if "reference" in one.labels:
+        maps["reference"] = (one.labels["reference"], classes)
+    if "masks" in one.labels:
+        drawn = zip(explanation.annotators, one.labels["masks"], strict=True)
+        maps |= {name: (mask, classes) for name, mask in drawn}
+    return maps
+
+
+def _content(
+    trainer: L.Trainer,
+    seen: Sequence[_Seen],
+    cards: Sequence[PrototypeCard],
+    panels: Sequence[Path],
+    gallery: Sequence[Path],
+) -> dict[str, Any]:
+    """What the manifest says of the end of a run."""
+    names = seen[0].explanation if seen else None
+    annotators = names.annotators if names else ()
+    classes = names.classes if names else ()
+    return {
+        "version": __version__,
+        "epochs": trainer.current_epoch,
+        "step": trainer.global_step,
+        "annotators": coloured_names(annotators, annotator_palette(len(annotators))),
+        "classes": coloured_names(classes, class_palette(len(classes))),
+        "panels": [
+            {"id": one.id, "file": path.name} for one, path in zip(seen, panels, strict=False)
+        ],
+        "gallery": [path.name for path in gallery],
+        "prototypes": [
+            {**asdict(card.source), "use": card.use, "insertion": card.insertion} for card in cards
+        ],
     }
-    return render_panel(explanation, picture[:height, :width], patches=patches, **labels)

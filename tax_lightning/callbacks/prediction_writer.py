@@ -3,8 +3,6 @@
 import dataclasses
 import itertools
 import json
-import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tax_lightning.callbacks.manifest import coloured_names, write_manifest
 from tax_lightning.callbacks.run import file_name
 from tax_lightning.explain.explanation import Explanation
 from tax_lightning.explain.maps import UNDECIDED_INDEX, who_index_map
@@ -122,11 +121,8 @@ class PredictionWriter(BasePredictionWriter):
         parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
         images = list(itertools.chain.from_iterable(part.pop("images") for part in parts))
         names: dict[str, Any] = next((part for part in parts if part), {})
-        unfinished = self.manifest.with_suffix(".json.tmp")
         content = {**names, "images": sorted(images, key=lambda image: str(image["id"]))}
-        text = json.dumps(content, ensure_ascii=False, indent=2)
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, self.manifest)
+        write_manifest(self.manifest, content)
         for file in files:
             file.unlink()
 
@@ -178,8 +174,8 @@ def _names(prediction: Prediction) -> dict[str, Any]:
     """The part of the manifest that is the same for all images."""
     annotators, classes = prediction.annotators, prediction.classes
     names = {
-        "annotators": _coloured(annotators, annotator_palette(len(annotators))),
-        "classes": _coloured(classes, class_palette(len(classes))),
+        "annotators": coloured_names(annotators, annotator_palette(len(annotators))),
+        "classes": coloured_names(classes, class_palette(len(classes))),
     }
     values = {"fused": "index in classes", "annotators": "index in classes"}
     if not isinstance(prediction, Explanation):
@@ -192,24 +188,8 @@ def _names(prediction: Prediction) -> dict[str, Any]:
             "who": f"index in annotators; {UNDECIDED_INDEX}: all would say the same",
             "maps": "arrays who, why, why_share [annotator, row, column]; undecided [row, column]",
         },
-        "prototypes": [_plain(dataclasses.asdict(prototype)) for prototype in prototypes],
+        "prototypes": [dataclasses.asdict(prototype) for prototype in prototypes],
     }
-
-
-def _coloured(names: Sequence[str], colours: Sequence[Colour]) -> list[dict[str, Any]]:
-    return [
-        {"index": index, "name": name, "colour": "#{:02x}{:02x}{:02x}".format(*colour)}
-        for index, (name, colour) in enumerate(zip(names, colours, strict=True))
-    ]
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - anything that JSON can hold
-    """The value with null for numbers that JSON has not (a similarity that was never measured)."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _maps(explanation: Explanation) -> dict[str, NDArray[Any]]:

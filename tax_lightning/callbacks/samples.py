@@ -1,7 +1,8 @@
-"""The samples of a running trainer, one at a time, and their images as pictures."""
+"""The samples of a running trainer, one at a time: read, explained, and as pictures."""
 
 import itertools
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import lightning as L
@@ -11,6 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from tax_lightning.batch import Batch, unpacked
+from tax_lightning.explain.explanation import Explanation
+from tax_lightning.explain.painting import as_picture
 from tax_lightning.explain.palette import Picture
 
 
@@ -64,17 +67,54 @@ def length_by_index(loader: Any) -> int:  # noqa: ANN401 - any iterable may serv
     return len(loader.dataset) if by_index else 0
 
 
-def picture_maker(trainer: L.Trainer) -> Any:  # noqa: ANN401 - any data module with to_picture
-    """The data module, if it can undo its normalisation."""
-    datamodule = getattr(trainer, "datamodule", None)
-    return datamodule if hasattr(datamodule, "to_picture") else None
+def picture_of(trainer: L.Trainer, image: Tensor) -> Picture:
+    """An image ``[ch, H, W]`` as a person would see it.
+
+    The data module undoes its normalisation if it can; else the image is stretched from dark to
+    light.
+    """
+    datamodule: Any = getattr(trainer, "datamodule", None)
+    if hasattr(datamodule, "to_picture"):
+        picture: Picture = datamodule.to_picture(image)
+        return picture
+    return as_picture(image.detach().cpu().float().numpy().transpose(1, 2, 0))
 
 
-def stretched(image: Tensor) -> Picture:
-    """An image of unknown scaling [ch, H, W] as RGB: its least value black, its largest white."""
-    values = image.detach().cpu().float().numpy().transpose(1, 2, 0)
-    if values.shape[2] != 3:
-        values = values[..., :1].repeat(3, axis=2)
-    low, high = values.min(), values.max()
-    shown: Picture = ((values - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)
-    return shown
+def training_images(
+    trainer: L.Trainer, pl_module: L.LightningModule, ids: Iterable[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """Some of the training images, each once with its id, so that only one is held in memory.
+
+    They are read by the data module if it can, as its evaluation transform leaves them; else in one
+    pass over the training samples. Those that cannot be found are left out: the model may have been
+    trained on other data.
+    """
+    wanted = set(ids)
+    datamodule: Any = getattr(trainer, "datamodule", None)
+    if hasattr(datamodule, "read"):
+        for sample_id in sorted(wanted):
+            with suppress(LookupError, OSError, ValueError):
+                yield sample_id, datamodule.read(sample_id)["image"]
+        return
+    for loader in flat_loaders(trainer.train_dataloader):
+        for sample in single_samples(loader, pl_module, range(length_by_index(loader))):
+            if not wanted:
+                return
+            (sample_id,) = sample["id"]
+            if sample_id in wanted:
+                wanted.remove(sample_id)
+                yield sample_id, sample["image"][0]
+
+
+def explained(
+    trainer: L.Trainer,
+    pl_module: Any,  # noqa: ANN401 - any module that explains
+    image: Tensor,
+    sample_id: str,
+) -> Explanation:
+    """The explanation of one image ``[ch, H, W]`` on the CPU, in the precision of the run."""
+    precision = trainer.precision_plugin
+    with precision.forward_context():
+        images = precision.convert_input(image.unsqueeze(0).to(pl_module.device))
+        explanation: Explanation = pl_module.explain(images, [sample_id])
+    return explanation.to("cpu")

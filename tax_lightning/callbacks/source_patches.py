@@ -1,26 +1,24 @@
 """The training patches behind prototypes, cut anew from the training images at every call."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import lightning as L
 
-from tax_lightning.callbacks.samples import (
-    flat_loaders,
-    length_by_index,
-    picture_maker,
-    single_samples,
-    stretched,
-)
+from tax_lightning.callbacks.samples import picture_of, training_images
 from tax_lightning.explain.callouts import SourcePatch, find_callouts
 from tax_lightning.explain.explanation import Explanation, PrototypeSource
 from tax_lightning.explain.palette import Picture
 
+Key = TypeVar("Key", bound=Hashable)
+
 
 def read_source_patches(
     read: Callable[[str], Picture],
-    sources: Mapping[tuple[int, int], PrototypeSource],
+    sources: Mapping[Key, PrototypeSource],
     size: int = 48,
-) -> dict[tuple[int, int], SourcePatch]:
+) -> dict[Key, SourcePatch]:
     """Cut the training patches behind prototypes from their images.
 
     Args:
@@ -57,31 +55,24 @@ def read_source_patches(
     return patches
 
 
+def patch_side(height: int, width: int) -> int:
+    """Side of the patches of an image: 48 pixels, of large images a quarter of the short side."""
+    return max(48, min(height, width) // 4)
+
+
 def callout_patches(
     trainer: L.Trainer, pl_module: L.LightningModule, explanations: Sequence[Explanation]
 ) -> dict[tuple[int, int], SourcePatch]:
     """The training patches that the explanations' panels will show."""
-    sources = {
-        (callout.annotator, callout.kernel): explanation.sources[callout.annotator][callout.kernel]
-        for explanation in explanations
-        for callout in find_callouts(explanation)
-    }
-    ids = {source.sample_id for source in sources.values() if source.projected}
-    return read_source_patches(_training_pictures(trainer, pl_module, ids), sources)
-
-
-def _training_pictures(
-    trainer: L.Trainer, pl_module: L.LightningModule, ids: set[str]
-) -> Callable[[str], Picture]:
-    """A way to the pictures of training images: the data module's, or one pass over the loader."""
-    datamodule = picture_maker(trainer)
-    if datamodule is not None and hasattr(datamodule, "read"):
-        return lambda sample_id: datamodule.to_picture(datamodule.read(sample_id)["image"])
-    found: dict[str, Picture] = {}
-    for loader in flat_loaders(trainer.train_dataloader):
-        for sample in single_samples(loader, pl_module, range(length_by_index(loader))):
-            if ids <= found.keys():
-                break
-            if sample["id"][0] in ids:
-                found[sample["id"][0]] = stretched(sample["image"][0])
-    return found.__getitem__
+    by_image: dict[str, dict[tuple[int, int], PrototypeSource]] = defaultdict(dict)
+    for explanation in explanations:
+        for callout in find_callouts(explanation):
+            source = explanation.sources[callout.annotator][callout.kernel]
+            if source.projected:
+                by_image[source.sample_id][callout.annotator, callout.kernel] = source
+    patches: dict[tuple[int, int], SourcePatch] = {}
+    for sample_id, image in training_images(trainer, pl_module, by_image):
+        picture = picture_of(trainer, image)
+        side = patch_side(*image.shape[-2:])
+        patches |= read_source_patches(lambda _: picture, by_image[sample_id], side)  # noqa: B023
+    return patches

@@ -7,15 +7,28 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "Explanation": "explanation",
     "Prediction": "prediction",
+    "PrototypeCard": "gallery",
     "PrototypeSource": "explanation",
     "annotator_palette": "palette",
+    "render_card": "gallery",
+    "render_gallery": "gallery",
     "render_panel": "panels",
 }
 
-__all__ = ["Explanation", "Prediction", "PrototypeSource", "annotator_palette", "render_panel"]
+__all__ = [
+    "Explanation",
+    "Prediction",
+    "PrototypeCard",
+    "PrototypeSource",
+    "annotator_palette",
+    "render_card",
+    "render_gallery",
+    "render_panel",
+]
 
 if TYPE_CHECKING:
     from tax_lightning.explain.explanation import Explanation, PrototypeSource
+    from tax_lightning.explain.gallery import PrototypeCard, render_card, render_gallery
     from tax_lightning.explain.palette import annotator_palette
     from tax_lightning.explain.panels import render_panel
     from tax_lightning.explain.prediction import Prediction

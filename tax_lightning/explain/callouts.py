@@ -13,6 +13,8 @@ from tax_lightning.explain.lettering import shorten
 from tax_lightning.explain.maps import as_array, check_single
 from tax_lightning.explain.palette import Picture
 
+_LOOKED_AT = 512  # pixels a side, at most: a spot need not be found to the pixel
+
 
 @dataclass(frozen=True)
 class SourcePatch:
@@ -53,6 +55,9 @@ class CallOut:
 def find_callouts(explanation: Explanation, limit: int = 5) -> tuple[CallOut, ...]:
     """The prototypes that decide most pixels of an image, each with the spot to point at.
 
+    Of an image of more than 512 pixels a side, every second, third, ... row and column is looked
+    at.
+
     Args:
         explanation: the explanation of one image.
         limit: the most call-outs to return.
@@ -65,18 +70,27 @@ def find_callouts(explanation: Explanation, limit: int = 5) -> tuple[CallOut, ..
         ValueError: if the explanation is of several images.
     """
     check_single(explanation)
-    leader, kernel = as_array(explanation.leader[0]), as_array(explanation.leader_kernel[0])
-    share, decided = as_array(explanation.leader_share[0]), ~as_array(explanation.undecided[0])
+    step = -(-max(explanation.probs.shape[-2:]) // _LOOKED_AT)
+    leader, kernel, share, undecided = (
+        as_array(tensor[0, ::step, ::step])
+        for tensor in (
+            explanation.leader,
+            explanation.leader_kernel,
+            explanation.leader_share,
+            explanation.undecided,
+        )
+    )
     kernels = int(kernel.max()) + 1
-    prototype = leader * kernels + kernel
-    found, pixels = np.unique(prototype[decided], return_counts=True)
-    largest = found[np.argsort(-pixels, kind="stable")][:limit]
+    prototype = np.where(undecided, -1, leader * kernels + kernel)
+    pixels = np.bincount(prototype[prototype >= 0])
+    largest = np.argsort(-pixels, kind="stable")[:limit]
     callouts = []
-    for number, index in enumerate(largest, start=1):
-        region = _largest_component(decided & (prototype == index))
+    for number, index in enumerate(largest[pixels[largest] > 0], start=1):
+        region = _largest_component(prototype == index)
         y, x = _innermost(region)
         n, k = divmod(int(index), kernels)
-        callouts.append(CallOut(number, n, k, y, x, float(share[region].mean())))
+        decided = float(share[region].mean())
+        callouts.append(CallOut(number, n, k, step * y, step * x, decided))
     return tuple(callouts)
 
 
@@ -106,7 +120,7 @@ def callout_caption(
     return (
         f"{name} · prototype {callout.kernel}",
         *origin,
-        f"share {callout.share:.0%}",
+        f"{callout.share:.0%} of the decision",
     )
 
 

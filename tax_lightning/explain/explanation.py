@@ -28,6 +28,8 @@ class PrototypeSource:
         alive: whether the prototype takes part in the decisions.
         runners_up: the next nearest pixels, each ``(sample_id, y, x, similarity)`` and each from
             another image.
+        purity: share of the commonest label among the pixel and its runners-up, as the annotator
+            labelled them, in ``[0, 1]``; ``None`` if that is not known.
 
     Example:
         >>> source = PrototypeSource("Ana", 2, "train-0012", 31, 40, 0.97, "cell", True, ())
@@ -44,6 +46,7 @@ class PrototypeSource:
     label: str
     alive: bool
     runners_up: tuple[tuple[str, int, int, float], ...]
+    purity: float | None = None
 
     @property
     def projected(self) -> bool:
@@ -121,7 +124,7 @@ class Explanation(Prediction):
     @cached_property
     def leader(self) -> Tensor:
         """Index of the annotator with the largest weight, ``[B, H, W]`` int64."""
-        return self.who.argmax(dim=1)
+        return self.who.max(dim=1).indices
 
     @property
     def leader_kernel(self) -> Tensor:
@@ -148,6 +151,12 @@ class Explanation(Prediction):
         if chance == 1:
             return torch.ones_like(self.who[:, 0])
         return ((self.who.amax(dim=1) - chance) / (1 - chance)).clamp(0, 1)
+
+    @property
+    def uncertainty(self) -> Tensor:
+        """Entropy of the result over log C, ``[B, H, W]``: 0 sure, 1 every class is as likely."""
+        nats: Tensor = torch.special.entr(self.probs.float()).sum(dim=1)
+        return (nats / math.log(len(self.classes))).clamp(0, 1)
 
     def _of_leader(self, values: Tensor) -> Tensor:
         """From [B, N, H, W], the values of each pixel's leader, [B, H, W]."""

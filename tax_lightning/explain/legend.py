@@ -5,16 +5,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tax_lightning.data.labels import IGNORE_INDEX
+from tax_lightning.explain.cast import Cast
 from tax_lightning.explain.explanation import Explanation
 from tax_lightning.explain.lettering import shorten
-from tax_lightning.explain.maps import as_array
-from tax_lightning.explain.painting import blend, dashed, hatching, rgb
-from tax_lightning.explain.palette import Colour, Picture, annotator_palette, class_palette
+from tax_lightning.explain.painting import blend, dashed, hatching, rgb, shown_range
+from tax_lightning.explain.palette import (
+    Colour,
+    Picture,
+    annotator_palette,
+    class_palette,
+    uncertainty_colours,
+)
 
 _CHIP = 14
 
@@ -27,36 +34,53 @@ class LegendEntry:
     chip: Picture | None = None
 
 
-def legend_entries(explanation: Explanation) -> tuple[LegendEntry, ...]:
-    """The legend at the foot of a panel: every annotator with colour and part.
+def legend_entries(cast: Cast) -> tuple[LegendEntry, ...]:
+    """The legend of a panel: every annotator that it names, with colour and part.
 
     Args:
-        explanation: the explanation of one image.
+        cast: who is named.
 
     Returns:
-        A title, then one entry an annotator with the share of the decided pixels of which the
-        annotator has the largest weight.
+        A title, then one entry a name with its share of the decided pixels.
     """
-    colours = annotator_palette(len(explanation.annotators))
-    decided = ~as_array(explanation.undecided[0])
-    leads = as_array(explanation.leader[0])[decided]
-    entries = []
-    for n, (name, colour) in enumerate(zip(explanation.annotators, colours, strict=True)):
-        part = f" {(leads == n).mean():.0%}" if decided.any() else ""
-        entries.append(LegendEntry(shorten(name) + part, _solid_chip(colour)))
-    title = "Annotators, with the share of the decided pixels that each decides:"
-    return LegendEntry(title if decided.any() else "Annotators:"), *entries
+    decided = not np.isnan(cast.parts).any()
+    title = "Annotators, with their share of what is not hatched:" if decided else "Annotators:"
+    entries = (
+        LegendEntry(shorten(name) + (f" {part:.0%}" if decided else ""), _solid_chip(colour))
+        for name, colour, part in zip(cast.names, cast.colours, cast.parts, strict=True)
+    )
+    return LegendEntry(title), *entries
+
+
+def image_notes(image: NDArray[Any]) -> list[LegendEntry]:
+    """The image's size, and what of it is shown where that is not everything."""
+    height, width = image.shape[:2]
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    texts = [f"{width} x {height} pixels"]
+    if channels not in (1, 3):
+        texts.append(f"channel 1 of {channels}")
+    if image.dtype != np.uint8:
+        texts.append("black {:.5g}, white {:.5g}".format(*shown_range(image)))
+    return [LegendEntry(text) for text in texts]
+
+
+def scale_entries() -> tuple[LegendEntry, ...]:
+    """The scale bar of the uncertainty, its ends named."""
+    bar = uncertainty_colours(np.linspace(0, 1, 6 * _CHIP)[None].repeat(_CHIP, axis=0))
+    return (
+        LegendEntry("0 sure"),
+        LegendEntry("1 even odds", bar),
+        LegendEntry("entropy of the classes' probabilities, over its maximum"),
+    )
 
 
 def mask_notes(explanation: Explanation, masks: NDArray[np.integer] | None) -> list[LegendEntry]:
     """Which annotators have no contour, and why; a predicted contour needs no such note."""
     if masks is None:
         return [LegendEntry("as the model expects each to draw")]
-    absent = [bool((mask == IGNORE_INDEX).all()) for mask in masks]
-    empty = [
-        not gone and not ((mask > 0) & (mask != IGNORE_INDEX)).any()
-        for mask, gone in zip(masks, absent, strict=True)
-    ]
+    pixels = masks.reshape(len(masks), -1)
+    absent = (pixels == IGNORE_INDEX).all(axis=1)
+    empty = ~absent & ((pixels == 0) | (pixels == IGNORE_INDEX)).all(axis=1)
     notes = []
     for title, chosen in (("did not label: ", absent), ("drew nothing: ", empty)):
         names = list(itertools.compress(explanation.annotators, chosen))
@@ -72,11 +96,12 @@ def class_entries(
 ) -> list[LegendEntry]:
     """The classes that occur in the result or the reference, and the reference's line."""
     maps = [decision] if reference is None else [decision, reference]
-    present = np.unique(np.concatenate([labels.ravel() for labels in maps]))
+    found = sum(np.bincount(labels.ravel(), minlength=IGNORE_INDEX + 1) for labels in maps)
+    present = np.flatnonzero(found)
     colours = class_palette(len(classes))
     entries = [
         LegendEntry(shorten(classes[index]), _solid_chip(colours[index]))
-        for index in present.astype(int)
+        for index in present.tolist()
         if index != IGNORE_INDEX
     ]
     if reference is not None:

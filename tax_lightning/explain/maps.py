@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from tax_lightning.explain.explanation import Explanation
@@ -36,6 +37,35 @@ def who_index_map(explanation: Explanation) -> NDArray[np.uint8]:
     leader = as_array(explanation.leader[0]).astype(np.uint8)
     leader[as_array(explanation.undecided[0])] = UNDECIDED_INDEX
     return leader
+
+
+def region_around(
+    explanation: Explanation, kernel: int, y: int, x: int, annotator: int | None = None
+) -> NDArray[np.bool_]:
+    """The connected pixels around one of them at which a prototype weighs most.
+
+    Args:
+        explanation: the explanation of one image.
+        kernel: index of the prototype within its annotator.
+        y: row of the pixel.
+        x: column of the pixel.
+        annotator: index of the prototype's annotator; ``None`` for a prototype that all share.
+
+    Returns:
+        ``[H, W]``; nothing where another prototype weighs most at the pixel itself. Undecided
+        pixels count too, as prototypes weigh there though nothing hangs on them.
+
+    Raises:
+        ValueError: if there are several images.
+    """
+    check_single(explanation)
+    weighs = explanation.leader_kernel[0] == kernel
+    if annotator is not None:
+        weighs &= explanation.leader[0] == annotator
+    inside = as_array(weighs)
+    parts, _ = ndimage.label(inside)
+    region: NDArray[np.bool_] = (parts == parts[y, x]) & inside[y, x]
+    return region
 
 
 def as_array(tensor: Tensor) -> NDArray[Any]:

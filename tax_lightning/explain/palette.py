@@ -46,6 +46,15 @@ _CLASS_COLOURS: tuple[Colour, ...] = (
     (120, 60, 200),  # violet
     (250, 140, 60),  # apricot
 )
+# From sure to unsure, each darker than the one before, so that they differ without hues too.
+_UNCERTAINTY_COLOURS: tuple[Colour, ...] = (
+    (247, 246, 240),
+    (254, 217, 130),
+    (244, 122, 60),
+    (178, 30, 85),
+    (70, 10, 90),
+    (16, 4, 40),
+)
 
 
 def annotator_palette(n: int) -> tuple[Colour, ...]:
@@ -104,6 +113,26 @@ def kernel_shade(colour: Colour, kernel: int, kernels: int) -> Colour:
     towards, most = (255, 0.25) if position > 0 else (0, 0.45)
     mixed = [round(c + (towards - c) * most * abs(position)) for c in colour]
     return mixed[0], mixed[1], mixed[2]
+
+
+def uncertainty_colours(values: NDArray[np.floating]) -> Picture:
+    """The colours of uncertainties: light where it is 0, ever darker up to 1.
+
+    Args:
+        values: ``[H, W]`` in ``[0, 1]``.
+
+    Returns:
+        ``[H, W, 3]`` uint8.
+
+    Example:
+        >>> uncertainty_colours(np.array([[0.0, 1.0]])).tolist()
+        [[[247, 246, 240], [16, 4, 40]]]
+    """
+    steps, anchors = np.linspace(0, 1, 256), np.array(_UNCERTAINTY_COLOURS)
+    at = np.linspace(0, 1, len(anchors))
+    table = np.stack([np.interp(steps, at, tones) for tones in anchors.T], axis=1)
+    table = table.round().astype(np.uint8)
+    return table[(values * 255).round().clip(0, 255).astype(np.uint8)]
 
 
 def indexed_png(array: NDArray[np.uint8], palette: Mapping[int, Colour]) -> Image.Image:

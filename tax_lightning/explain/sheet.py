@@ -1,4 +1,4 @@
-"""The sheet that a panel is laid out on: its sizes, and blocks of text and pictures in rows."""
+"""The sheet that pictures are laid out on: its sizes, and blocks of text and pictures in rows."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from tax_lightning.explain.callouts import CallOut, SourcePatch, callout_caption
-from tax_lightning.explain.explanation import Explanation
+from tax_lightning.explain.callouts import SourcePatch
 from tax_lightning.explain.legend import LegendEntry
 from tax_lightning.explain.lettering import shorten, text_width, wrapped, write
-from tax_lightning.explain.palette import INK, PAPER, Picture, annotator_palette, kernel_shade
+from tax_lightning.explain.painting import blend, outlines_of
+from tax_lightning.explain.palette import INK, PAPER, Colour, Picture
+from tax_lightning.explain.tiles import SMALLEST_TILE
 
-SMALLEST_TILE = 256
-"""The least side of a tile in pixels; text and lines are sized for it."""
-
-_NO_PICTURE, _FAINT_INK = (238, 238, 238), (105, 105, 105)
-_TAGLINE = "which annotator's way of labelling decides each pixel, and the training pixel behind it"
+FAINT_INK: Colour = (105, 105, 105)
+NO_PICTURE: Colour = (238, 238, 238)
+"""The ground of a frame whose picture is not at hand."""
 
 
 class Sheet:
     """Draws text and blocks of pictures at one scale, so that every sheet has the same look."""
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: float = 1.0) -> None:
         def scaled(pixels: int) -> int:
             return round(scale * pixels)
 
@@ -43,39 +43,56 @@ class Sheet:
         paper.paste(inside, (self.margin, self.margin))
         return np.asarray(paper)
 
-    def side_by_side(self, blocks: Sequence[Image.Image]) -> Image.Image:
+    def side_by_side(self, blocks: Sequence[Image.Image], gap: int | None = None) -> Image.Image:
         """Blocks in a row, their tops aligned."""
-        width = sum(block.width for block in blocks) + self.gap * (len(blocks) - 1)
+        gap = self.gap if gap is None else gap
+        width = sum(block.width for block in blocks) + gap * (len(blocks) - 1)
         row = Image.new("RGB", (width, max(block.height for block in blocks)), PAPER)
         left = 0
         for block in blocks:
             row.paste(block, (left, 0))
-            left += block.width + self.gap
+            left += block.width + gap
         return row
 
-    def stacked(self, blocks: Sequence[Image.Image]) -> Image.Image:
+    def stacked(self, blocks: Sequence[Image.Image], gap: int | None = None) -> Image.Image:
         """Blocks below each other, their left edges aligned."""
-        height = sum(block.height for block in blocks) + self.nearby * (len(blocks) - 1)
+        gap = self.nearby if gap is None else gap
+        height = sum(block.height for block in blocks) + gap * (len(blocks) - 1)
         column = Image.new("RGB", (max(block.width for block in blocks), height), PAPER)
         top = 0
         for block in blocks:
             column.paste(block, (0, top))
-            top += block.height + self.nearby
+            top += block.height + gap
         return column
 
-    def heading(self, sample_id: str, width: int) -> Image.Image:
-        """The image's name, and in one sentence what the sheet shows."""
-        name = shorten(sample_id, 40)
-        block = self.line(name, self.head, width)
-        left = round(text_width(name, self.head)) + self.gap
-        place = (left, self.head - self.body + 2)
-        write(ImageDraw.Draw(block), place, _TAGLINE, self.body, _FAINT_INK)
-        return block
+    def grid(self, blocks: Sequence[Image.Image], columns: int) -> Image.Image:
+        """Blocks in rows of so many."""
+        starts = range(0, len(blocks), columns)
+        rows = [self.side_by_side(blocks[start : start + columns]) for start in starts]
+        return self.stacked(rows, self.gap)
+
+    def heading(self, title: str, tagline: str, width: int) -> Image.Image:
+        """What the sheet is of, and in one sentence what it shows."""
+        name = self.line(shorten(title, 40), self.head, width)
+        return self.stacked([name, self.text([tagline], width, fill=FAINT_INK)], gap=0)
 
     def line(self, text: str, size: int, width: int) -> Image.Image:
         """One line of text."""
         block = Image.new("RGB", (width, round(1.4 * size)), PAPER)
         write(ImageDraw.Draw(block), (0, 2), text, size, INK)
+        return block
+
+    def text(
+        self, texts: Iterable[str], width: int, indent: int = 0, fill: Colour = INK
+    ) -> Image.Image:
+        """Texts below each other, each in as many lines as the width needs, the first indented."""
+        lines: list[str] = []
+        for text in texts:
+            lines += wrapped(text, self.body, width - (0 if lines else indent))
+        block = Image.new("RGB", (width, max(1, len(lines)) * self.step), PAPER)
+        for row, line in enumerate(lines):
+            place = (0 if row else indent, 1 + row * self.step)
+            write(ImageDraw.Draw(block), place, line, self.body, fill)
         return block
 
     def tile(self, title: str, picture: Picture, notes: Sequence[LegendEntry]) -> Image.Image:
@@ -108,10 +125,11 @@ class Sheet:
         chip = Image.new("RGB", (0, 0))
         if entry.chip is not None:
             chip = Image.fromarray(entry.chip)
-            chip = chip.resize((chip.width * self.body // chip.height, self.body))
+            size = (chip.width * self.body // chip.height, self.body)
+            chip = chip.resize(size, Image.Resampling.NEAREST)  # its colours stay what they are
         indent = chip.width + self.nearby - self.frame if chip.width else 0
         lines = wrapped(entry.text, self.body, width - indent)
-        length = max(math.ceil(text_width(line, self.body)) for line in lines)
+        length = 1 + max(math.ceil(text_width(line, self.body)) for line in lines)
         item = Image.new("RGB", (indent + length, len(lines) * self.step), PAPER)
         item.paste(chip, (0, 2))
         for row, line in enumerate(lines):
@@ -119,46 +137,53 @@ class Sheet:
             write(ImageDraw.Draw(item), place, line, self.body, INK)
         return item
 
-    def card(
-        self, explanation: Explanation, callout: CallOut, patch: SourcePatch | None
-    ) -> Image.Image:
-        """A call-out's training patch, number and caption."""
-        colour = annotator_palette(len(explanation.annotators))[callout.annotator]
-        edge = kernel_shade(colour, callout.kernel, explanation.kernels)
-        side = self.patch + 2 * self.frame
-        box = Image.new("RGB", (side, side), edge)
-        if patch is None:
-            box.paste(_NO_PICTURE, (self.frame, self.frame, side - self.frame, side - self.frame))
-        else:
-            box.paste(self._marked_patch(patch), (self.frame, self.frame))
-        left, indent = side + self.nearby, self.disc + self.frame
-        name, *rest = callout_caption(explanation, callout, patch is not None)
-        lines = wrapped(name, self.body, self.cell - left - indent)
-        for text in rest:
-            lines += wrapped(text, self.body, self.cell - left)
-        card = Image.new("RGB", (self.cell, max(side, len(lines) * self.step)), PAPER)
-        card.paste(box, (0, 0))
-        disc = self.number(callout.number)
-        card.paste(disc, (left, 0), disc)
-        for row, line in enumerate(lines):
-            place = (left + (0 if row else indent), 1 + row * self.step)
-            write(ImageDraw.Draw(card), place, line, self.body, INK)
-        return card
-
     def number(self, number: int) -> Image.Image:
         """A call-out's number on a disc, with alpha outside it."""
         return _number_disc(number, self.disc)
 
-    def _marked_patch(self, patch: SourcePatch) -> Image.Image:
-        """The patch enlarged to a fixed box, a ring and four ticks round its pixel."""
-        height, width = patch.image.shape[:2]
-        zoom = self.patch / max(height, width)
-        shown = (max(1, round(width * zoom)), max(1, round(height * zoom)))
-        box = Image.new("RGB", (self.patch, self.patch), _NO_PICTURE)
-        corner = ((self.patch - shown[0]) // 2, (self.patch - shown[1]) // 2)
-        box.paste(Image.fromarray(patch.image).resize(shown, Image.Resampling.NEAREST), corner)
-        x, y = corner[0] + (patch.x + 0.5) * zoom, corner[1] + (patch.y + 0.5) * zoom
-        draw = ImageDraw.Draw(box)
+    def source(
+        self,
+        patch: SourcePatch | None,
+        edge: Colour,
+        side: int,
+        region: NDArray[np.bool_] | None = None,
+    ) -> Image.Image:
+        """A training patch enlarged to a framed box: its pixel marked, a region of it outlined.
+
+        Args:
+            patch: the patch; without one the box stays empty.
+            edge: colour of the frame.
+            side: of the box in pixels, without the frame.
+            region: ``[h, w]``, pixels of the patch to outline.
+        """
+        box = Image.new("RGB", (side + 2 * self.frame, side + 2 * self.frame), edge)
+        inside = Image.new("RGB", (side, side), NO_PICTURE)
+        if patch is not None:
+            height, width = patch.image.shape[:2]
+            zoom = side / max(height, width)
+            shown = Image.fromarray(patch.image).resize(
+                (max(1, round(width * zoom)), max(1, round(height * zoom))),
+                Image.Resampling.NEAREST if zoom > 1 else Image.Resampling.BOX,
+            )
+            if region is not None and region.any():
+                shown = self._outlined(shown, region)
+            left, top = (side - shown.width) // 2, (side - shown.height) // 2
+            inside.paste(shown, (left, top))
+            self._mark(inside, left + (patch.x + 0.5) * zoom, top + (patch.y + 0.5) * zoom)
+        box.paste(inside, (self.frame, self.frame))
+        return box
+
+    def _outlined(self, picture: Image.Image, region: NDArray[np.bool_]) -> Image.Image:
+        """The picture paler outside a region, whose edge is a light line beside a dark one."""
+        inside = np.asarray(Image.fromarray(region).resize(picture.size, Image.Resampling.NEAREST))
+        pixels = blend(np.asarray(picture), PAPER, 0.4 * ~inside[..., None])
+        for fill, thickness in ((INK, self.frame), (PAPER, self.frame // 2)):
+            pixels[outlines_of(inside.astype(np.uint8), thickness)] = fill
+        return Image.fromarray(pixels)
+
+    def _mark(self, picture: Image.Image, x: float, y: float) -> None:
+        """A ring and four ticks round a pixel."""
+        draw = ImageDraw.Draw(picture)
         inner, ring, outer = (0.1 * k * self.disc for k in (2.4, 4, 6))
         for fill, thickness in ((INK, self.frame), (PAPER, self.frame // 2)):
             # light on dark shows on any image
@@ -166,7 +191,6 @@ class Sheet:
             for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
                 ends = [(x + r * dx, y + r * dy) for r in (inner, outer)]
                 draw.line(ends, fill=fill, width=thickness)
-        return box
 
 
 @functools.lru_cache

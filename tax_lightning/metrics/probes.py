@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -152,31 +152,53 @@ def patch_insertion(
         >>> patch_insertion(model, [[dark, bright]], lambda id: image, others, sizes=(2,))
         {'insertion_2': 1.0, 'insertion_2_random': 0.0}
     """
-    check_inputs(("images", images, "BDHW"))
-    if min(sizes, default=1) < 1:
-        raise ValueError(f"`sizes` is {list(sizes)}, expected at least 1 each; pass pixels.")
-    generator = torch.Generator().manual_seed(seed)
     wins: dict[str, list[Tensor]] = defaultdict(list)
-    for sample_id, places in _by_image(sources).items():
-        image = read(sample_id).to(images)
-        check_inputs(("images", images, "BDHW"), (f"read({sample_id!r})", image, "Dhw"))
-        for (n, k), source in places.items():
-            _check_inside(source, image)
-            for size in sizes:
-                if size > min(*image.shape[-2:], *images.shape[-2:]):
-                    continue
-                own, other = _corner(image, size, source), _random_corner(image, size, generator)
-                targets = [_random_corner(images, size, generator) for _ in images]
-                inside = source.y - own[0], source.x - own[1]
-                for key, corner in (
-                    (f"insertion_{size}", own),
-                    (f"insertion_{size}_random", other),
-                ):
-                    patch = _cut(image, corner, size)
-                    pasted = _paste(images, patch, targets)
-                    wins[key].append(_wins(output_of(pasted), n, k, targets, inside))
+    for _, key, won in _insertions(output_of, sources, read, images, sizes, seed, control=True):
+        wins[key].append(won)
     keys = [f"insertion_{size}{kind}" for size in sizes for kind in ("", "_random")]
     return {key: _mean(wins[key]) for key in keys}
+
+
+@torch.no_grad()
+def prototype_insertion(
+    output_of: OutputOf,
+    sources: Sequence[Sequence[PrototypeSource]],
+    read: Callable[[str], Tensor],
+    images: Tensor,
+    size: int = 48,
+    seed: int = 0,
+) -> dict[tuple[int, int], float]:
+    """In how many images each prototype wins where its source patch is pasted.
+
+    See :func:`patch_insertion`, whose control it goes without: one pass of ``images`` a prototype.
+
+    Args:
+        output_of: The model, images ``[B, ch, H, W]`` to its output.
+        sources: Provenance of each prototype ``[N][K]``, such as ``explanation.sources``.
+        read: Gives an image ``[ch, H, W]`` by its id, after the evaluation transform.
+        images: The images that patches are pasted into ``[B, ch, H, W]``.
+        size: Side of the patches in pixels.
+        seed: Makes the places reproducible.
+
+    Returns:
+        Share of the images in [0, 1] by annotator index and kernel. Prototypes that are dead, have
+        never been projected or whose patch does not fit are left out.
+
+    Raises:
+        ValueError: If the size is below 1, shapes do not fit, or a source lies outside its image.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> def model(images):  # kernel 0 for dark pixels, kernel 1 for bright ones
+        ...     within = torch.cat([1 - images, images], dim=1).unsqueeze(1)
+        ...     return SimpleNamespace(log_who=torch.zeros_like(images), log_within=within.log())
+        >>> places = (PrototypeSource("Ana", k, "a", 0, k, 1.0, "cell", True, ()) for k in (0, 1))
+        >>> image = torch.tensor([[[0.0, 0.4], [0.0, 0.0]]])
+        >>> prototype_insertion(model, [[*places]], lambda id: image, torch.ones(1, 1, 4, 4), 2)
+        {(0, 0): 1.0, (0, 1): 0.0}
+    """
+    found = _insertions(output_of, sources, read, images, [size], seed, control=False)
+    return {place: _mean([won]) for place, _, won in found}
 
 
 @torch.no_grad()
@@ -286,6 +308,39 @@ def _by_image(
             if source.alive and source.projected:
                 found[source.sample_id][n, k] = source
     return found
+
+
+def _insertions(
+    output_of: OutputOf,
+    sources: Sequence[Sequence[PrototypeSource]],
+    read: Callable[[str], Tensor],
+    images: Tensor,
+    sizes: Sequence[int],
+    seed: int,
+    control: bool,
+) -> Iterator[tuple[tuple[int, int], str, Tensor]]:
+    """Annotator and kernel, what was pasted, and in which images (n, k) won there, bool ``[B]``."""
+    check_inputs(("images", images, "BDHW"))
+    if min(sizes, default=1) < 1:
+        raise ValueError(f"`sizes` is {list(sizes)}, expected at least 1 each; pass pixels.")
+    generator = torch.Generator().manual_seed(seed)
+    for sample_id, places in _by_image(sources).items():
+        image = read(sample_id).to(images)
+        check_inputs(("images", images, "BDHW"), (f"read({sample_id!r})", image, "Dhw"))
+        for (n, k), source in places.items():
+            _check_inside(source, image)
+            for size in sizes:
+                if size > min(*image.shape[-2:], *images.shape[-2:]):
+                    continue
+                own, other = _corner(image, size, source), _random_corner(image, size, generator)
+                targets = [_random_corner(images, size, generator) for _ in images]
+                inside = source.y - own[0], source.x - own[1]
+                cut_at = {f"insertion_{size}": own}
+                if control:
+                    cut_at[f"insertion_{size}_random"] = other
+                for key, corner in cut_at.items():
+                    pasted = _paste(images, _cut(image, corner, size), targets)
+                    yield (n, k), key, _wins(output_of(pasted), n, k, targets, inside)
 
 
 def _corner(image: Tensor, size: int, source: PrototypeSource) -> tuple[int, int]:

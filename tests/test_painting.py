@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+from skimage.segmentation import find_boundaries
+
+from tax_lightning.data.labels import IGNORE_INDEX
+from tax_lightning.explain.painting import as_picture, outlines_of, shown_range, taking_turns
+
+
+def test_eight_bit_images_stay_as_they_are():
+    colours = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    np.testing.assert_array_equal(as_picture(colours), colours)
+    for grey in (colours[..., 0], colours[..., :1], colours[..., [0, 2]], colours[..., [0] * 5]):
+        np.testing.assert_array_equal(as_picture(grey), colours[..., :1].repeat(3, axis=2))
+
+
+def test_deep_images_are_stretched_between_values_that_they_hold():
+    image = np.linspace(1000, 3000, 100 * 100).astype(np.uint16).reshape(100, 100)
+    image[0, 0] = 65535  # a hot pixel does not make all others dark
+    assert shown_range(image)[0] == pytest.approx(1002, abs=2)
+    assert shown_range(image)[1] == pytest.approx(2998, abs=2)
+    shown = as_picture(image)
+    assert shown[0, 0].tolist() == [255] * 3
+    assert shown[-1, -1].tolist() == [255] * 3
+    assert shown[0, 1].tolist() == [0] * 3
+    assert int(shown[50, 0, 0]) == pytest.approx(127, abs=2)
+
+
+@pytest.mark.parametrize("kind", [bool, np.int16, np.uint16, np.float16, np.float32, np.float64])
+def test_any_kind_of_number_is_shown(kind):
+    shown = as_picture(np.array([[0, 1], [1, 0]], dtype=kind))
+    assert shown.tolist() == [[[0] * 3, [255] * 3], [[255] * 3, [0] * 3]]
+
+
+def test_what_is_no_number_is_black_and_an_even_image_has_no_range():
+    image = np.array([[0.5, np.nan, np.inf, 1.5]])
+    assert shown_range(image) == (0.5, 1.5)
+    assert as_picture(image)[0, :, 0].tolist() == [0, 0, 255, 255]
+    assert shown_range(np.full((3, 3), np.nan)) == (0, 1)
+    assert not as_picture(np.full((3, 3), 7.0)).any()
+
+
+@pytest.mark.parametrize("shape", [(3,), (0, 3), (1, 2, 3, 3)])
+def test_what_is_no_image_is_refused(shape):
+    with pytest.raises(ValueError, match=r"image has shape \(.*\), expected \[H, W\]"):
+        as_picture(np.zeros(shape, dtype=np.uint8))
+
+
+@given(seed=st.integers(0, 10_000), height=st.integers(1, 9), width=st.integers(1, 9))
+def test_outlines_of_many_maps_are_those_of_each(seed, height, width):
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([0, 1, 2, IGNORE_INDEX], (4, height, width))
+    thickness = int(rng.integers(1, 5))
+    found = outlines_of(labels, thickness)
+    for one, outline in zip(labels, found, strict=True):
+        known = np.where(one == IGNORE_INDEX, 0, one)
+        edge = find_boundaries(known, mode="inner", background=0)
+        expected = ndimage.maximum_filter(edge, size=2 * thickness - 1) & (known > 0)
+        np.testing.assert_array_equal(outline, expected)
+
+
+def test_lines_that_coincide_take_turns_of_six_pixels():
+    outlines = np.zeros((3, 1, 18), dtype=bool)
+    outlines[0] = outlines[2] = True
+    outlines[0, :, 12:] = False
+    line, whose = taking_turns(outlines)
+    assert line.all()
+    assert whose[0].tolist() == [0] * 6 + [2] * 6 + [2] * 6
+    outlines[:, :, 3] = False
+    assert taking_turns(outlines)[0][0].tolist() == [x != 3 for x in range(18)]
