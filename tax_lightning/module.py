@@ -14,6 +14,7 @@ from torchmetrics import MetricCollection
 from tax_lightning import checkpoints, evaluation, inference
 from tax_lightning.batch import Batch, complete_batch, with_class_ids
 from tax_lightning.consensus import Reference, check_reference, reference_labels
+from tax_lightning.data.preparation import Preparation
 from tax_lightning.explain.explanation import Explanation
 from tax_lightning.kernels import BankKind
 from tax_lightning.losses import LossWeights, SegmentationLoss, TAXLoss, WhoTarget
@@ -105,6 +106,7 @@ class TAXLightningModule(L.LightningModule):
     monitor = "val/fused_dice/mean"
     mode = "max"
     kept = 0  # annotators, from the first, that training leaves as they are
+    preparation: Preparation | None = None  # of its training images, where that is known
 
     def __init__(
         self,
@@ -484,15 +486,22 @@ class TAXLightningModule(L.LightningModule):
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the class and the names, and how far the schedule has come."""
+        """Note the class, the names, how images are prepared, and how far the schedule is."""
         checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["names"] = {"annotators": self.annotators, "classes": self.classes}
         checkpoint["schedule_done"] = list(self.schedule_done)
+        prepared = getattr(getattr(self._trainer, "datamodule", None), "preparation", None)
+        if isinstance(prepared, Preparation):
+            self.preparation = prepared
+        if self.preparation is not None:
+            checkpoint["preparation"] = self.preparation.to_primitives()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other annotators or classes; take up its schedule."""
+        """Refuse a checkpoint of other annotators or classes; take up what else it notes."""
         checkpoints.check_same_names(checkpoint, annotators=self.annotators, classes=self.classes)
         self.schedule_done = list(checkpoint.get("schedule_done", []))
+        if "preparation" in checkpoint:
+            self.preparation = Preparation.from_primitives(checkpoint["preparation"])
 
 
 def _names(argument: str, names: Sequence[str], least: int) -> tuple[str, ...]:

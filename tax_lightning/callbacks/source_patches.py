@@ -1,6 +1,7 @@
 """The training patches behind prototypes, cut anew from the training images at every call."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import lightning as L
 
@@ -15,12 +16,14 @@ from tax_lightning.explain.callouts import SourcePatch, find_callouts
 from tax_lightning.explain.explanation import Explanation, PrototypeSource
 from tax_lightning.explain.palette import Picture
 
+Key = TypeVar("Key", bound=Hashable)
+
 
 def read_source_patches(
     read: Callable[[str], Picture],
-    sources: Mapping[tuple[int, int], PrototypeSource],
+    sources: Mapping[Key, PrototypeSource],
     size: int = 48,
-) -> dict[tuple[int, int], SourcePatch]:
+) -> dict[Key, SourcePatch]:
     """Cut the training patches behind prototypes from their images.
 
     Args:
