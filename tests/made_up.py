@@ -1,5 +1,6 @@
 """Explanations with known answers, made by hand instead of by a model."""
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -7,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from tax_lightning.explain import Explanation, PrototypeSource
 from tax_lightning.mixing import mix
@@ -100,9 +101,8 @@ class MadeUpModel:
         rng = np.random.default_rng(zlib.crc32(ids[0].encode()))
 
         def fields(*shape: int) -> Tensor:
-            coarse = rng.normal(size=(*shape, 6, 6))
-            zoom = (*(1 for _ in shape), size[0] / 6, size[1] / 6)
-            return torch.from_numpy(ndimage.zoom(coarse, zoom, order=2)).float()
+            coarse = torch.from_numpy(rng.normal(size=(1, math.prod(shape), 8, 8))).float()
+            return interpolate(coarse, size, mode="bicubic").view(*shape, *size)
 
         log_annotators = (6 * fields(c) + 2 * fields(n, c)).log_softmax(dim=1)
         log_who = (4 * fields(n)).log_softmax(dim=0)
