@@ -139,6 +139,7 @@ def test_tally_of_known_quarters():
     leader, undecided = quarters()  # 0, 1, 2 and an undecided quarter; Ben draws cell everywhere
     tally = Tally.of(make_explanation(leader, undecided=undecided))
     assert tally.undecided == 0.25
+    assert tally.largest_weight == 1
     assert tally.usage == pytest.approx([1 / 3, 1 / 3, 1 / 3])
     assert tally.kernel_usage[:, 0] == pytest.approx([1 / 3, 1 / 3, 1 / 3])
     assert tally.relative_area.tolist() == [0, 4, 0]  # the result is a cell in Ben's quarter
@@ -165,6 +166,7 @@ def test_tally_names_the_class_that_is_drawn_most_differently():
     counts = {
         "pixels": 100,
         "decided": 10,
+        "weight": 8.0,
         "led": np.array([[10]]),
         "agreed": np.array([10]),
         "result": np.array([80, 10, 10]),
@@ -414,6 +416,18 @@ def test_missing_examples_are_noted(tmp_path, projected, read, said):
     report(tmp_path, model=MadeUpModel(projected=projected), read=read)
     assert said in open_page(tmp_path)
     assert said in (tmp_path / "report.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("weight", "noted"), [(0.4, True), (0.9, False)])
+def test_a_who_that_is_nearly_even_is_noted(tmp_path, weight, noted):
+    class Even(MadeUpModel):
+        def explain(self, images, ids):
+            leader, _ = quarters(16)
+            return make_explanation(leader, weight=weight, ids=ids)
+
+    report(tmp_path, {"a": (16, 16)}, Even())
+    said = "Read next to nothing into who decides: where the annotators differ, the largest weight"
+    assert (f"{said} is {weight:.0%} on average, an even share 33%" in open_page(tmp_path)) == noted
 
 
 def test_notes_of_the_caller_stand_on_the_page(tmp_path):

@@ -233,12 +233,29 @@ def test_the_reading_is_in_words_with_its_example(page, written):
     leader, label = arrays["leader"][y, x], CLASSES[arrays["result"][y, x]]
     kernel = arrays["why"][leader, y, x]
     weight = arrays["who"][:, y, x].astype(float) ** 2
-    per_cent = math.floor(100 * weight[leader] / weight.sum() + 0.5)
-    assert f"{PEOPLE[leader]} decides, with a weight of {per_cent}%. The result: {label}." in words
+    assert f"{PEOPLE[leader]} {largest_say(weight)} The result: {label}." in words
     assert f"prototype {kernel} of {PEOPLE[leader]}: training image train-7" in words
     assert page.run("return document.querySelector('#spot .crop img').naturalWidth") == 64
-    wait_for(page, "document.getElementById('said').textContent.includes('decides with a weight')")
-    assert PEOPLE[leader] in page.run("return document.getElementById('said').textContent")
+    said = f"{PEOPLE[leader]} {largest_say(weight)} Result: {label}. Because of prototype {kernel}"
+    wait_for(page, f"document.getElementById('said').textContent.includes({json.dumps(said)})")
+
+
+def largest_say(weights):
+    """In words, as on the page: who has less than half does not decide."""
+    largest = weights.max() / weights.sum()
+    per_cent = math.floor(100 * largest + 0.5)
+    if largest >= 0.5:
+        return f"decides, with a weight of {per_cent}%."
+    return f"has the largest say, {per_cent}%; an even share is 25%."
+
+
+def test_who_has_less_than_half_is_not_said_to_decide(page):
+    said = page.run("return [0.5, 0.4999, 0.1].map((weight) => says({weight}, 4))")
+    assert said == [
+        "decides, with a weight of 50%.",
+        "has the largest say, 50%; an even share is 25%.",
+        "has the largest say, 10%; an even share is 25%.",
+    ]
 
 
 def test_where_all_agree_nobody_is_said_to_decide(page, written):

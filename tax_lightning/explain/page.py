@@ -128,7 +128,7 @@ def thumbnail(number: int, name: str, picture: Picture, tally: Tally) -> str:
     return (
         f'<a href="#picture={number}"><img src="{data_uri(np.asarray(small))}" alt="" '
         f'loading="lazy"><b>{escape(name)}</b><span class="shares" aria-hidden="true">{bars}'
-        f"</span><small>all agree on {tally.undecided:.0%}</small></a>\n"
+        f"</span><small>all agree on {tally.undecided:.0%} of it</small></a>\n"
     )
 
 
@@ -174,7 +174,8 @@ def _annotator_row(
     cells = {
         "words": escape(tally.words(n, classes)),
         "usage": f'<span class="track" aria-hidden="true"><span class="bar" style="width:'
-        f'{width:.1f}%;background:{colour}"></span></span>{_share(tally.usage[n])}',
+        f'{width:.1f}%;background:{colour}"></span></span>'
+        f'<span class="value">{_share(tally.usage[n])}</span>',
         "found": _share(tally.found[n]),
         "beyond": _share(tally.beyond[n]),
     }
@@ -282,7 +283,7 @@ def _card(
     colour = kernel_shade(annotator_palette(len(annotators))[n], k, kernels)
     chip = "" if shared else _chip(colour)
     share = (
-        "decides nothing here" if not usage > 0 else f"decides {usage:.1%} of the decided pixels"
+        f"decides {usage:.1%} of the decided pixels" if usage >= 5e-4 else "decides next to nothing"
     )
     origin = source_words(example.source, owner) or "not yet moved onto a training pixel"
     runners = "".join(

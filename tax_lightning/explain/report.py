@@ -29,6 +29,7 @@ from tax_lightning.explain.tally import Tally
 LOGARITHM_UNIT = 1000
 """What a logarithm is multiplied by, so that whole numbers tell the probabilities apart."""
 _MOST_VOICES = 5
+_CLEAR = 0.2  # certainty of who, on average over decided pixels, from which on it says something
 
 
 class Images(Protocol):
@@ -193,7 +194,13 @@ class _Report:
         }
 
     def notes(self) -> Iterator[str]:
-        """What is missing of the examples, if anything."""
+        """What must not be overlooked: who that says little, examples that are missing."""
+        even = 1 / len(self.annotators)
+        if self.tally.largest_weight < even + _CLEAR * (1 - even):
+            yield (
+                "Read next to nothing into who decides: where the annotators differ, the largest "
+                f"weight is {self.tally.largest_weight:.0%} on average, an even share {even:.0%}."
+            )
         living = [example for example in self.cards.values() if example.source.alive]
         taken = [example for example in living if example.source.projected]
         missing = sum(example.patch is None for example in taken)
@@ -290,6 +297,7 @@ class _Report:
                 for n, name in enumerate(self.annotators)
             ],
             "undecided": tally.undecided,
+            "largest_weight": tally.largest_weight,
             "images": self.images,
             "prototypes": [
                 {
@@ -340,6 +348,7 @@ def _write_page(
         f"{f', segmented by {source}' if source else ''}. For every spot: which of "
         f"{len(report.annotators)} annotators decides there, and which training example is the "
         "reason.",
+        "decided": _decided(report.tally, len(report.annotators)),
         "footer": f"tax-lightning {__version__}. One file, which needs no network.",
     }
     parts = {
@@ -358,6 +367,16 @@ def _write_page(
         shutil.copyfileobj(blocks, file)
         file.write(after)
     return path
+
+
+def _decided(tally: Tally, annotators: int) -> str:
+    if not tally.decided:
+        return "They would say the same everywhere: nobody in particular decides."
+    return (
+        f"All would say the same on {tally.undecided:.0%} of the pixels. On the others, whoever "
+        f"decides has a weight of {tally.largest_weight:.0%} on average; an even share is "
+        f"{1 / annotators:.0%}."
+    )
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ class Tally:
     Args:
         pixels: all.
         decided: those where not all annotators would say the same.
+        weight: sum over the decided pixels of the largest weight, that of who decides there.
         led: ``[N, K]``, decided pixels by the annotator with the largest weight and the kernel.
         drawn: ``[N, C]``, pixels by class as each annotator would draw.
         agreed: ``[N]``, foreground of the result to which each annotator gives the same class.
@@ -45,6 +46,7 @@ class Tally:
 
     pixels: int
     decided: int
+    weight: float
     led: Counts
     drawn: Counts
     agreed: Counts
@@ -63,6 +65,7 @@ class Tally:
         return cls(
             pixels=decided.numel(),
             decided=int(decided.sum()),
+            weight=float(explanation.who.amax(dim=1)[decided].sum()),
             led=np.bincount(as_array(led), minlength=n * k).reshape(n, k),
             drawn=np.stack(by_class),
             agreed=as_array(agreed.sum(dim=(0, 2, 3))),
@@ -77,6 +80,11 @@ class Tally:
     def undecided(self) -> float:
         """Share of the pixels where all annotators would say the same, in ``[0, 1]``."""
         return 1 - self.decided / self.pixels
+
+    @property
+    def largest_weight(self) -> float:
+        """Mean of the largest weight over the decided pixels; NaN if there are none."""
+        return self.weight / (self.decided or np.nan)
 
     @property
     def usage(self) -> NDArray[np.float64]:

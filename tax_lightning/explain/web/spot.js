@@ -72,11 +72,16 @@ function verdict(reading, first) {
     return node;
   }
   node.append(chip(report.annotators[reading.leader].colour));
-  node.append(made("b", {}, nameOf(reading.leader)));
-  node.append(` decides, with a weight of ${perCent(first.weight)}. `);
+  node.append(made("b", {}, nameOf(reading.leader)), ` ${says(first, reading.voices.length)} `);
   node.append("The result: ", chip(report.classes[reading.result].colour));
   node.append(made("b", {}, className(reading.result)), ".");
   return node;
+}
+
+// Who has less than half of the weight does not decide alone, and is not said to.
+function says({ weight }, count) {
+  if (weight >= 0.5) return `decides, with a weight of ${perCent(weight)}.`;
+  return `has the largest say, ${perCent(weight)}; an even share is ${perCent(1 / count)}.`;
 }
 
 // The prototype behind the decision: its crop, and where it comes from.
@@ -147,7 +152,7 @@ function spoken(reading, place, example) {
   const origin = example.origin ? `, ${example.origin}` : "";
   const next = others.slice(0, 2).map((v) => `${nameOf(v.annotator)} ${perCent(v.weight)}`);
   return (
-    `At ${place}, ${nameOf(reading.leader)} decides with a weight of ${perCent(first.weight)}. ` +
+    `At ${place}, ${nameOf(reading.leader)} ${says(first, reading.voices.length)} ` +
     `Result: ${className(reading.result)}. Because of prototype ${reading.kernel}${origin}. ` +
     (next.length ? `Next: ${next.join(", ")}.` : "")
   );
