@@ -1,4 +1,4 @@
-"""From a model's explanation in tensors to pictures that a person can read."""
+"""From a model's explanation in tensors to pictures and pages that a person can read."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -9,14 +9,16 @@ _HOMES = {
     "PrototypeSource": "explanation",
     "annotator_palette": "palette",
     "render_panel": "panels",
+    "write_report": "report",
 }
 
-__all__ = ["Explanation", "PrototypeSource", "annotator_palette", "render_panel"]
+__all__ = ["Explanation", "PrototypeSource", "annotator_palette", "render_panel", "write_report"]
 
 if TYPE_CHECKING:
     from tax_lightning.explain.explanation import Explanation, PrototypeSource
     from tax_lightning.explain.palette import annotator_palette
     from tax_lightning.explain.panels import render_panel
+    from tax_lightning.explain.report import write_report
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
