@@ -10,7 +10,7 @@ from tax_lightning import __version__
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; see `tax_lightning.cli.TAXCLI` and `tax_lightning.cli.inspect_data`.
+    """Run the command line; see `tax_lightning.cli`.
 
     Args:
         args: arguments after the command's name; ``None`` takes those of the process.
@@ -27,11 +27,12 @@ def main(args: Sequence[str] | None = None) -> None:
     if arguments == ["--version"]:  # answered before the import of torch, which takes seconds
         print(f"tax-lightning {__version__}")
         return
-    from tax_lightning.cli import TAXCLI, inspect_data
+    from tax_lightning.cli import TAXCLI, explain_images, inspect_data
 
+    alone = {"inspect": inspect_data, "explain": explain_images}
     try:
-        if arguments[:1] == ["inspect"]:
-            inspect_data(arguments[1:])
+        if arguments and arguments[0] in alone:
+            alone[arguments[0]](arguments[1:])
         else:
             TAXCLI.run(arguments)
     except Exception as error:

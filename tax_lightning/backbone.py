@@ -69,6 +69,11 @@ class DenseNetwork(nn.Module):
 
         Images whose sides are no multiple of the encoder's stride are padded and the features cut.
         """
+        if not images.is_floating_point():
+            raise ValueError(
+                f"images are {images.dtype}, expected normalised floats [B, ch, H, W]; of a batch "
+                "of bytes from one of our loaders, tax_lightning.batch.unpacked makes them."
+            )
         height, width = images.shape[-2:]
         bottom, right = -height % self.size_multiple, -width % self.size_multiple
         padded = (

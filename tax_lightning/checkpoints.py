@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
@@ -67,6 +68,30 @@ def read_checkpoint(
             f"{argument}={path}: this is no checkpoint of tax-lightning ({error}). {cure}"
         ) from error
     return checkpoint
+
+
+def load_model(path: str, argument: str) -> Any:  # noqa: ANN401 - of the class that it names
+    """The model in a checkpoint, of the class that the checkpoint names.
+
+    Args:
+        path: of the file.
+        argument: that gave the path, for the messages.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is something else, its class is not to be found, or it was trained with
+            one's own network, which a checkpoint cannot hold.
+    """
+    name = str(read_checkpoint(path, argument)["class_path"])
+    place, _, kind = name.rpartition(".")
+    try:
+        model = getattr(import_module(place), kind)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{argument}={path}: its model is of the class {name}, which cannot be imported "
+            f"({error}). Run from where your script is, or install it."
+        ) from error
+    return model.load_from_checkpoint(path, map_location="cpu", weights_only=True)
 
 
 def given_network(network: nn.Module | str | None) -> nn.Module | None:

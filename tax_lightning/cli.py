@@ -1,4 +1,4 @@
-"""The command line: fit, validate, test, predict and inspect from YAML files and flags."""
+"""The command line: fit, validate, test, predict, inspect and explain, by YAML files and flags."""
 
 import sys
 import tempfile
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -22,8 +23,10 @@ from tax_lightning.addition import AddedAnnotators
 from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
 from tax_lightning.callbacks.configuration import LoggedConfig
 from tax_lightning.callbacks.trackers import working
-from tax_lightning.checkpoints import read_checkpoint
+from tax_lightning.checkpoints import load_model, read_checkpoint
 from tax_lightning.data import MultiAnnotatorDataModule
+from tax_lightning.explain.images import images_for
+from tax_lightning.explain.report import write_report
 from tax_lightning.inspection import inspect
 from tax_lightning.module import TAXLightningModule
 
@@ -31,6 +34,7 @@ __all__ = [
     "TAXCLI",
     "AddedAnnotators",
     "TAXLightningModule",
+    "explain_images",
     "inspect_data",
     "metric_table",
 ]
@@ -82,7 +86,8 @@ class TAXCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "prog": "tax",
-                "epilog": "Before training: `tax inspect --config FILE` looks at the data alone.",
+                "epilog": "Before training: `tax inspect --config FILE` looks at the data alone. "
+                "After it: `tax explain --ckpt_path FILE --images DIR` reports on any images.",
                 # In place of hundreds of lines above every message.
                 **{name: {"usage": f"tax {name} --config FILE ..."} for name in cls.subcommands()},
             },
@@ -199,6 +204,65 @@ def inspect_data(args: Sequence[str]) -> None:
     folder = Path(config.output or Path("runs", "inspect", name))
     print(inspect(data, folder, name, _show_progress, config.threads))
     print(f"\npage  {folder / 'index.html'}")
+
+
+def explain_images(args: Sequence[str]) -> None:
+    """Carry out ``tax explain``: a report on images, which need no masks.
+
+    Args:
+        args: arguments after ``explain``. Of the ``--config`` files only the part ``data`` is read,
+            so that those of ``tax fit`` serve.
+
+    Raises:
+        ValueError: If an argument, the checkpoint or an image is at fault.
+    """
+    parser = ArgumentParser(
+        prog="tax explain",
+        usage="tax explain --ckpt_path FILE --images PATH ... [--config FILE ...] [--output DIR]",
+        description="Who decides where in images, and why: a page to look at, and numbers.",
+    )
+    parser.add_argument("--ckpt_path", type=str, required=True, help="Checkpoint of `tax fit`.")
+    parser.add_argument(
+        "--images",
+        type=str,
+        nargs="+",
+        help="Images, and folders of images. None: those that `tax predict` takes by --config.",
+    )
+    parser.add_argument("--config", action="config", help="As for `tax fit`; only data is read.")
+    parser.add_argument("--output", type=str, default="runs/explain", help="Folder of the report.")
+    parser.add_argument("--title", type=str | None, help="Heading of the page.")
+    parser.add_argument("--max_side", type=int, default=1024, help="Pixels of an image as shown.")
+    parser.add_argument("--overwrite", type=bool, default=False, help="Replace an older report.")
+    parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; None: as there is.")
+    parser.add_subclass_arguments(MultiAnnotatorDataModule, "data", required=False)
+    arguments, _ = _only_data(args)
+    config = parser.parse_args(arguments)
+    data = parser.instantiate(config).data
+    model = load_model(config.ckpt_path, "--ckpt_path").eval()
+    prepared = images_for(model, config.images, data)
+    for note in prepared.notes:
+        print(f"note  {note}", file=sys.stderr)
+    page = write_report(
+        model.to(_device(config.device)),
+        prepared.images,
+        prepared.to_picture,
+        config.output,
+        read=prepared.read,
+        source=Path(config.ckpt_path).name,
+        notes=prepared.notes,
+        max_side=config.max_side,
+        overwrite=config.overwrite,
+        progress=_show_progress,
+        **({} if config.title is None else {"title": config.title}),
+    )
+    print(f"page  {page}")
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: {error}. Expected cpu, cuda or the like.") from error
 
 
 def _only_data(args: Sequence[str]) -> tuple[list[str], list[Path]]:

@@ -13,6 +13,7 @@ from torchmetrics import Metric, MetricCollection
 from tax_lightning import checkpoints, evaluation, inference
 from tax_lightning.batch import Batch, complete_batch, unpacked
 from tax_lightning.consensus import Reference, check_reference, reference_labels
+from tax_lightning.data.preparation import Preparation
 from tax_lightning.losses import SegmentationTerms
 from tax_lightning.metrics import segmentation_metrics, set_metrics
 from tax_lightning.mixing import mix
@@ -87,6 +88,7 @@ class MultiAnnotatorModule(L.LightningModule):
 
     monitor = "val/fused_dice/mean"
     mode = "max"
+    preparation: Preparation | None = None  # of its training images, where that is known
     refers_to_output = False  # whether the reference is taken from what the network says
     loss: SegmentationTerms
 
@@ -276,13 +278,20 @@ class MultiAnnotatorModule(L.LightningModule):
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the class and the names."""
+        """Note the class, the names, and how images are prepared."""
         checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["names"] = {"annotators": self.annotators, "classes": self.classes}
+        prepared = getattr(getattr(self._trainer, "datamodule", None), "preparation", None)
+        if isinstance(prepared, Preparation):
+            self.preparation = prepared
+        if self.preparation is not None:
+            checkpoint["preparation"] = self.preparation.to_primitives()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other annotators or classes."""
+        """Refuse a checkpoint of other annotators or classes; take up how images are prepared."""
         checkpoints.check_same_names(checkpoint, annotators=self.annotators, classes=self.classes)
+        if "preparation" in checkpoint:
+            self.preparation = Preparation.from_primitives(checkpoint["preparation"])
 
 
 def _names(argument: str, names: Sequence[str], least: int) -> tuple[str, ...]:

@@ -1,11 +1,18 @@
 """Explanations with known answers, made by hand instead of by a model."""
 
-from collections.abc import Sequence
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from tax_lightning.explain import Explanation, PrototypeSource
+from tax_lightning.mixing import mix
 
 KERNELS = 3
 
@@ -68,3 +75,68 @@ def quarters(size: int = 8) -> tuple[Tensor, Tensor]:
     undecided = torch.zeros(1, size, size, dtype=torch.bool)
     undecided[:, half:, half:] = True
     return leader, undecided
+
+
+class MadeUpModel:
+    """Explains every image by smooth random fields, which the image's name and size decide."""
+
+    device = "cpu"
+
+    def __init__(
+        self,
+        annotators: Sequence[str] = ("Ana", "Ben", "Cleo", "Dan"),
+        classes: Sequence[str] = ("background", "cell", "fibre"),
+        mixing: str = "prob",
+        bank: str = "private",
+        kernels: int = KERNELS,
+        projected: bool = True,
+    ) -> None:
+        self.annotators, self.classes = tuple(annotators), tuple(classes)
+        self.network = SimpleNamespace(mixing=mixing, memory=SimpleNamespace(kind=bank))
+        self.kernels, self.projected = kernels, projected
+
+    def explain(self, images: Tensor, ids: Sequence[str]) -> Explanation:
+        n, c, k = len(self.annotators), len(self.classes), self.kernels
+        size = tuple(images.shape[-2:])
+        rng = np.random.default_rng(zlib.crc32(ids[0].encode()))
+
+        def fields(*shape: int) -> Tensor:
+            coarse = torch.from_numpy(rng.normal(size=(1, math.prod(shape), 8, 8))).float()
+            return interpolate(coarse, size, mode="bicubic").view(*shape, *size)
+
+        log_annotators = (6 * fields(c) + 2 * fields(n, c)).log_softmax(dim=1)
+        log_who = (4 * fields(n)).log_softmax(dim=0)
+        log_probs = mix(log_who, log_annotators, self.network.mixing)
+        said = log_annotators.argmax(dim=1)
+        return Explanation(
+            ids=tuple(ids),
+            annotators=self.annotators,
+            classes=self.classes,
+            probs=log_probs.exp().unsqueeze(0),
+            annotator_probs=log_annotators.exp().unsqueeze(0),
+            who=log_who.exp().unsqueeze(0),
+            why=fields(n, k).argmax(dim=1).unsqueeze(0),
+            why_share=0.7 * log_who.exp().unsqueeze(0),
+            undecided=(said == said[:1]).all(dim=0).unsqueeze(0),
+            sources=make_sources(self.annotators, "train-7" if self.projected else "", k),
+        )
+
+
+class MadeUpImages:
+    """Grey images in [0, 1] of these sizes by name, as a data set gives them."""
+
+    def __init__(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+        self.sizes = list(sizes.items())
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        name, (height, width) = self.sizes[index]
+        shade = torch.linspace(0, 1, width).expand(1, height, width)
+        return {"image": shade.clone(), "id": name}
+
+
+def grey_picture(image: Tensor) -> NDArray[np.uint8]:
+    """An image in [0, 1] as an RGB picture."""
+    return (255 * image.expand(3, -1, -1)).round().byte().permute(1, 2, 0).numpy()

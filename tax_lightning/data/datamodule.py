@@ -33,12 +33,14 @@ from torch.utils.data import DataLoader
 
 from tax_lightning.batch import Batch, unpacked
 from tax_lightning.data.dataset import (
-    IMAGENET,
     FewerLabels,
     MultiAnnotatorDataset,
     Source,
     collate_samples,
+    to_picture,
 )
+from tax_lightning.data.files import Decoder
+from tax_lightning.data.preparation import Preparation, plain_decoder, usual_normalisation
 from tax_lightning.data.samples import check_names
 from tax_lightning.data.splits import SPLITS
 from tax_lightning.data.transforms import (
@@ -129,7 +131,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         self.channels = channels
         self.batch_size = batch_size
         self.num_workers = num_workers
-        usual = IMAGENET if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
+        usual = usual_normalisation(channels)
         self.mean = _per_channel("mean", mean or usual[0], channels)
         self.std = _per_channel("std", std or usual[1], channels)
         if min(self.std) <= 0:
@@ -139,6 +141,23 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         check_transforms([*self.train_transforms, *self.eval_transforms])
         self.predict_split = predict_split
         self._sources: dict[str, Source] = {}
+
+    @property
+    def decoder(self) -> Decoder:
+        """How image files become pixels."""
+        return plain_decoder(self.channels)
+
+    @property
+    def preparation(self) -> Preparation:
+        """How image files become what a model sees, for its checkpoint to note."""
+        return Preparation(
+            channels=self.channels,
+            mean=self.mean,
+            std=self.std,
+            decoder=type(self.decoder).__name__,
+            max_value=getattr(self.decoder, "max_value", None),
+            transforms=tuple(type(transform).__name__ for transform in self.eval_transforms),
+        )
 
     @abstractmethod
     def _source(self, split: str) -> Source:
@@ -237,11 +256,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         Returns:
             uint8 RGB picture ``[H, W, 3]``.
         """
-        shown = image.detach().cpu().float().numpy().transpose(1, 2, 0)
-        shown = shown * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)
-        if shown.shape[2] != 3:
-            shown = shown[..., :1].repeat(3, axis=2)
-        return (shown.clip(0, 1) * 255).round().astype(np.uint8)
+        return to_picture(image, self.mean, self.std)
 
     def plot(self, sample: Mapping[str, Any]) -> Image.Image:
         """The image with the outlines of all annotators, and their names in the same colours.

@@ -14,10 +14,11 @@ from torch.utils.data import Dataset
 
 from tax_lightning.batch import unpacked
 from tax_lightning.data.labels import IGNORE_INDEX
+from tax_lightning.data.preparation import IMAGENET
 from tax_lightning.data.samples import RawSample
 from tax_lightning.data.transforms import Transform, check_transforms, compose
+from tax_lightning.explain.palette import Picture
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _INSIDE = 254  # marks pixels of the picture: no class id, and no value anybody fills borders with
 _PLANES = {"reference": "mask", "owner": "mask", "deviation": "masks", "inside": "mask"}
 
@@ -159,6 +160,29 @@ def _check_sizes(id: str, planes: Mapping[str, npt.NDArray[Any]]) -> None:
                 f"Sample {id}: its {name} have the shape {plane.shape}, expected the height and "
                 f"width of the image, {size}. Hand out planes of one size."
             )
+
+
+def to_picture(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Picture:
+    """Undo the normalisation, for showing.
+
+    Args:
+        image: Normalised image ``[ch, H, W]``; of other than 3 channels the first is shown.
+        mean: Mean of each channel of the image in [0, 1].
+        std: Standard deviation of each channel.
+
+    Returns:
+        uint8 RGB picture ``[H, W, 3]``.
+
+    Example:
+        >>> to_picture(torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 3), [0.5], [0.5])[0, :, 0]
+        array([  0, 128, 255], dtype=uint8)
+    """
+    shown = image.detach().cpu().float().numpy().transpose(1, 2, 0)
+    shown = shown * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
+    if shown.shape[2] != 3:
+        shown = shown[..., :1].repeat(3, axis=2)
+    picture: Picture = (shown.clip(0, 1) * 255).round().astype(np.uint8)
+    return picture
 
 
 class FewerLabels:

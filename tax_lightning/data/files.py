@@ -6,7 +6,7 @@ import os
 import struct
 import unicodedata
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,7 +161,7 @@ def cut(pixels: npt.NDArray[Any], window: Window | None) -> npt.NDArray[Any]:
     return pixels[top : top + height, left : left + width]
 
 
-def find_images(folder: Path) -> dict[str, Path]:
+def find_images(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
     """Image files of a folder by name without extension, sorted by name.
 
     Hidden files and files of other kinds are passed over. Names are compared in Unicode's composed
@@ -169,13 +169,14 @@ def find_images(folder: Path) -> dict[str, Path]:
 
     Args:
         folder: The folder; sub-folders are not searched.
+        suffixes: Endings of image files, in small letters.
 
     Raises:
         ValueError: If two files differ only in their extension.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
+        if path.name.startswith(".") or path.suffix.lower() not in suffixes:
             continue
         name = unicodedata.normalize("NFC", path.stem)
         if name in found:
@@ -233,7 +234,7 @@ def read_image(
         pixels = pixels.reshape(*pixels.shape[:2], channels)
     if not deep and max_value is None:
         return pixels
-    return _scale_to_unit(pixels, max_value or (1.0 if image.mode == "F" else MAX_GREY), path)
+    return scale_to_unit(pixels, max_value or (1.0 if image.mode == "F" else MAX_GREY), path)
 
 
 def _converted(image: Image.Image, mode: str, path: Path) -> npt.NDArray[np.uint8]:
@@ -246,7 +247,17 @@ def _converted(image: Image.Image, mode: str, path: Path) -> npt.NDArray[np.uint
         ) from error
 
 
-def _scale_to_unit(pixels: npt.NDArray[Any], white: float, path: Path) -> npt.NDArray[np.float32]:
+def scale_to_unit(pixels: npt.NDArray[Any], white: float, path: Path) -> npt.NDArray[np.float32]:
+    """Grey values as shares of white, in [0, 1].
+
+    Args:
+        pixels: Grey values.
+        white: The value that means white.
+        path: The file that they are from, for the message.
+
+    Raises:
+        ValueError: If a value lies outside of 0..white.
+    """
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= white):  # also false for NaN
         cure = "rescale the image"

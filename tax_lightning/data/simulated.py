@@ -26,6 +26,7 @@ from tax_lightning.data.annotators import (
 from tax_lightning.data.cache import CachedTable
 from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 from tax_lightning.data.dataset import Source
+from tax_lightning.data.files import Decoder
 from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.data.rules import ByteArray, Miss, OverSegment, PermuteClasses, UnderSegment
 from tax_lightning.data.samples import RawSample, SampleTable
@@ -216,6 +217,11 @@ class SimulatedAnnotatorsDataModule(MultiAnnotatorDataModule):
     def rules(self) -> tuple[str, ...]:
         """Names of the deviation ids: ``"agrees"``, then the annotators' rules."""
         return rule_names(self.panel)
+
+    @property
+    def decoder(self) -> Decoder:
+        """How the files of the data set become pixels."""
+        return self.data.decoder
 
     def prepare_data(self) -> None:
         """Let the data set prepare itself."""

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tax_lightning.data.cache import CachedTable
 from tax_lightning.data.datamodule import STAGE_SPLITS, MultiAnnotatorDataModule
 from tax_lightning.data.dataset import Source
-from tax_lightning.data.files import find_images
+from tax_lightning.data.files import Decoder, find_images
 from tax_lightning.data.samples import Sample, SampleTable, check_patches
 
 
@@ -88,6 +88,11 @@ class TableDataModule(MultiAnnotatorDataModule):
         self._unlabelled = (
             None if predict_images is None else _unlabelled(Path(predict_images), table)
         )
+
+    @property
+    def decoder(self) -> Decoder:
+        """How the files of the table become pixels."""
+        return self.table.decoder
 
     def _source(self, split: str) -> SampleTable | CachedTable:
         table = self.table.select(split)

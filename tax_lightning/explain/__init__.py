@@ -1,4 +1,4 @@
-"""From a model's explanation in tensors to pictures that a person can read."""
+"""From a model's explanation in tensors to pictures and pages that a person can read."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ _HOMES = {
     "render_card": "gallery",
     "render_gallery": "gallery",
     "render_panel": "panels",
+    "write_report": "report",
 }
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "render_card",
     "render_gallery",
     "render_panel",
+    "write_report",
 ]
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from tax_lightning.explain.palette import annotator_palette
     from tax_lightning.explain.panels import render_panel
     from tax_lightning.explain.prediction import Prediction
+    from tax_lightning.explain.report import write_report
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object

@@ -1,0 +1,443 @@
+"""The report of explained images: its files, its numbers, its page."""
+
+import base64
+import hashlib
+import json
+import re
+import tracemalloc
+import zlib
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from made_up import (
+    MadeUpImages,
+    MadeUpModel,
+    grey_picture,
+    make_explanation,
+    make_sources,
+    quarters,
+)
+
+from tax_lightning.explain.compact import LEVELS, CompactMaps, compact
+from tax_lightning.explain.examples import read_examples
+from tax_lightning.explain.page import data_uri, gallery
+from tax_lightning.explain.report import write_report
+from tax_lightning.explain.tally import Tally
+
+ODD = "Bär <b>\"1\" & '2'</script>"
+TRAINING = np.full((100, 120, 3), 90, np.uint8)
+
+
+def report(folder, sizes=None, model=None, **options):
+    """The page of a made-up model on made-up images."""
+    images = MadeUpImages(sizes or {ODD: (24, 32), "plain": (40, 16)})
+    return write_report(model or MadeUpModel(), images, grey_picture, folder, **options)
+
+
+def stored_maps(page, number, entry, planes):
+    """The maps as the page holds them, decoded as its script does."""
+    text = re.search(rf'id="maps-{number}">([^<]*)<', page)[1]
+    values = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
+    height, width = entry["shown"]
+    maps, start = {}, 0
+    for plane in planes:
+        end = start + plane["count"] * height * width
+        array = values[start:end].reshape(plane["count"], height, width)
+        if plane["differences"]:
+            array = array.cumsum(axis=1, dtype=np.uint8).cumsum(axis=2, dtype=np.uint8)
+        maps[plane["name"]], start = array, end
+    assert start == values.size
+    return maps
+
+
+def script_data(page):
+    """What the page's script knows."""
+    text = re.search(r'<script type="application/json" id="report">(.*?)</script>', page, re.S)[1]
+    return json.loads(text)
+
+
+class Outline(HTMLParser):
+    """The elements of a page, each of which must be closed."""
+
+    VOID = ("meta", "link", "img", "br", "input", "circle", "rect")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.words = [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+    def of(self, tag):
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+# ---------------------------------------------------------------------------------- compact maps
+
+
+def test_maps_are_the_explanation_in_whole_per_cents():
+    model = MadeUpModel()
+    explanation = model.explain(torch.zeros(1, 1, 20, 30), ["a"])
+    maps = compact(explanation, 1024)
+    assert np.array_equal(maps.result, explanation.decision[0])
+    assert np.array_equal(maps.leader, explanation.leader[0])
+    assert np.array_equal(maps.undecided, explanation.undecided[0])
+    assert np.array_equal(maps.why, explanation.why[0])
+    roots = maps.who / LEVELS
+    assert np.abs(roots - explanation.who[0].sqrt().numpy()).max() <= 0.5 / LEVELS + 1e-6
+    own = explanation.annotator_probs[0, :, 1:].numpy()
+    assert np.abs(maps.annotator_foreground / LEVELS - own).max() <= 0.5 / LEVELS + 1e-6
+    fused = explanation.probs[0, 1:].numpy()
+    assert np.abs(maps.foreground / LEVELS - fused).max() <= 0.5 / LEVELS + 1e-6
+    share = explanation.leader_share[0].numpy()
+    assert np.abs(maps.leader_share / LEVELS - share).max() <= 0.5 / LEVELS + 1e-6
+
+
+def test_of_a_large_image_evenly_spread_pixels_are_kept():
+    explanation = MadeUpModel().explain(torch.zeros(1, 1, 40, 100), ["a"])
+    maps = compact(explanation, 50)
+    assert maps.size == (20, 50)
+    assert maps.rows[:3].tolist() == [1, 3, 5]
+    assert maps.columns[-1] == 99
+    picked = explanation.leader[0][np.ix_(maps.rows, maps.columns)]
+    assert np.array_equal(maps.leader, picked)
+
+
+def test_more_kernels_than_a_byte_holds_are_refused():
+    leader, _ = quarters()
+    explanation = make_explanation(leader, sources=make_sources(("Ana", "Ben", "Cleo"), "a", 300))
+    with pytest.raises(ValueError, match="300 kernels, but a page tells at most 254 apart"):
+        compact(explanation, 1024)
+
+
+def test_maps_of_several_images_are_refused():
+    leader, _ = quarters()
+    with pytest.raises(ValueError, match="expected 1"):
+        compact(make_explanation(leader.expand(2, -1, -1)), 1024)
+
+
+# ----------------------------------------------------------------------------------------- tally
+
+
+def test_tally_of_known_quarters():
+    leader, undecided = quarters()  # 0, 1, 2 and an undecided quarter; Ben draws cell everywhere
+    tally = Tally.of(make_explanation(leader, undecided=undecided))
+    assert tally.undecided == 0.25
+    assert tally.largest_weight == 1
+    assert tally.usage == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    assert tally.kernel_usage[:, 0] == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    assert tally.relative_area.tolist() == [0, 4, 0]  # the result is a cell in Ben's quarter
+    assert tally.found.tolist() == [0, 1, 0]
+    assert tally.beyond[1] == 0.75
+    assert np.isnan(tally.beyond[0])
+    assert tally.words(1, ("background", "cell")) == "outlines 300% larger than the result"
+    assert tally.words(0, ("background", "cell")) == "outlines 100% smaller than the result"
+
+
+def test_tallies_add_up():
+    leader, undecided = quarters()
+    one = Tally.of(make_explanation(leader, undecided=undecided))
+    both = Tally.of(
+        make_explanation(torch.cat([leader, leader]), undecided=undecided.repeat(2, 1, 1))
+    )
+    total = one + one
+    assert total.pixels == both.pixels
+    assert np.array_equal(total.led, both.led)
+    assert np.array_equal(total.drawn, both.drawn)
+
+
+def test_tally_names_the_class_that_is_drawn_most_differently():
+    counts = {
+        "pixels": 100,
+        "decided": 10,
+        "weight": 8.0,
+        "led": np.array([[10]]),
+        "agreed": np.array([10]),
+        "result": np.array([80, 10, 10]),
+    }
+    classes = ("background", "cell", "fibre")
+    words = Tally(drawn=np.array([[80, 10, 10]]), **counts).words(0, classes)
+    assert words == "outlines as large as the result (+0.0%)"
+    words = Tally(drawn=np.array([[60, 11, 29]]), **counts).words(0, classes)
+    assert words == "outlines 100% larger than the result; fibre: 2.9 times as much"
+    words = Tally(drawn=np.array([[83, 11, 6]]), **counts).words(0, classes)
+    assert words == "outlines 15% smaller than the result; fibre: 60% of the result's area"
+
+
+def test_tally_where_nothing_is_decided_or_drawn():
+    leader = torch.zeros(1, 4, 4, dtype=torch.int64)
+    tally = Tally.of(make_explanation(leader, undecided=torch.ones(1, 4, 4, dtype=torch.bool)))
+    assert tally.undecided == 1
+    assert np.isnan(tally.usage).all()
+    assert tally.words(0, ("background", "cell")) == "the result marks nothing"
+
+
+# -------------------------------------------------------------------------------------- examples
+
+
+def test_every_training_image_is_read_once():
+    sources = make_sources(("Ana", "Ben"), "train-7")  # with a runner-up in the image b
+    asked = []
+
+    def read(name):
+        asked.append(name)
+        return TRAINING
+
+    examples = read_examples(sources, read)
+    assert asked == ["b", "train-7"]
+    example = examples[1, 2]
+    assert (example.patch.y, example.patch.x) == (4, 3)
+    assert example.scene.size == (100, 120)
+    ((runner_up, patch),) = example.runners_up
+    assert (runner_up.sample_id, runner_up.y, patch.y) == ("b", 1, 1)
+
+
+def test_examples_whose_image_is_missing_are_named_only():
+    def read(name):
+        raise KeyError(name)
+
+    example = read_examples(make_sources(("Ana",)), read)[0, 0]
+    assert example.patch is None
+    assert example.scene is None
+    card = gallery({(0, 0): example}, ["Ana"], {(0, 0): 0.5}, shared=False)
+    assert "The training image is not at hand" in card
+    assert "Training image train-7, row 2, column 3, which Ana labelled cell" in card
+    assert "<img" not in card
+
+
+# ----------------------------------------------------------------------------------------- files
+
+
+def test_the_page_and_the_npz_hold_the_same_values(tmp_path):
+    page = report(tmp_path).read_text(encoding="utf-8")
+    known = script_data(page)
+    listed = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert [image["id"] for image in listed["images"]] == [ODD, "plain"]
+    for number, (entry, image) in enumerate(zip(known["images"], listed["images"], strict=True)):
+        stored = stored_maps(page, number, entry, known["planes"])
+        with np.load(tmp_path / image["files"]["maps"]) as arrays:
+            assert set(arrays) == {"rows", "columns", *stored}
+            assert {plane["differences"] for plane in known["planes"]} == {True, False}
+            for name, planes in stored.items():
+                assert np.array_equal(planes, arrays[name].reshape(planes.shape))
+            assert arrays["who"].shape == (4, *image["shown"])
+            assert arrays["annotator_foreground"].shape == (4, 2, *image["shown"])
+        assert (tmp_path / image["files"]["panel"]).is_file()
+
+
+def test_the_numbers_add_up(tmp_path):
+    report(tmp_path)
+    listed = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert sum(annotator["decides"] for annotator in listed["annotators"]) == pytest.approx(1)
+    assert sum(prototype["decides"] for prototype in listed["prototypes"]) == pytest.approx(1)
+    for image in listed["images"]:
+        with np.load(tmp_path / image["files"]["maps"]) as arrays:
+            decided = arrays["undecided"] == 0
+            leads = np.bincount(arrays["leader"][decided], minlength=4) / decided.sum()
+            assert list(image["decides"].values()) == pytest.approx(leads)
+            assert image["undecided"] == pytest.approx(1 - decided.mean())
+
+
+def test_of_larger_images_fewer_pixels_are_shown(tmp_path):
+    page = report(tmp_path, {"large": (96, 64)}, max_side=48).read_text(encoding="utf-8")
+    (image,) = script_data(page)["images"]
+    assert image["size"] == [96, 64]
+    assert image["shown"] == [48, 32]
+
+
+def test_a_folder_that_holds_a_report_is_refused(tmp_path):
+    report(tmp_path, {"image-0815": (16, 16)})
+    with pytest.raises(FileExistsError, match=r"holds a report already.*--overwrite"):
+        report(tmp_path, {"second": (16, 16)})
+    page = report(tmp_path, {"second": (16, 16)}, overwrite=True)
+    assert "image-0815" not in page.read_text(encoding="utf-8")
+    assert (tmp_path / "maps" / "image-0815.npz").is_file()
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(NotADirectoryError, match="taken is a file, expected a folder"):
+        report(tmp_path / "taken")
+
+
+def test_images_of_one_name_are_refused(tmp_path):
+    images = MadeUpImages({"a": (16, 16)})
+    images.sizes *= 2
+    with pytest.raises(ValueError, match="two images have the id 'a'"):
+        write_report(MadeUpModel(), images, grey_picture, tmp_path)
+
+
+def test_no_images_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no images to explain"):
+        write_report(MadeUpModel(), MadeUpImages({}), grey_picture, tmp_path)
+
+
+def test_a_size_too_small_to_see_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="--max_side=4: expected"):
+        report(tmp_path, max_side=4)
+
+
+def test_a_report_that_fails_halfway_leaves_no_page(tmp_path):
+    class Failing(MadeUpImages):
+        def __getitem__(self, index):
+            if index:
+                raise ValueError("the second image is broken")
+            return super().__getitem__(index)
+
+    with pytest.raises(ValueError, match="the second image is broken"):
+        write_report(MadeUpModel(), Failing({"a": (16, 16), "b": (16, 16)}), grey_picture, tmp_path)
+    left = [path.name for path in tmp_path.iterdir() if path.is_file()]
+    assert left == []
+
+
+def test_memory_does_not_grow_with_the_images(tmp_path):
+    def peak(count):
+        tracemalloc.start()
+        report(tmp_path / str(count), {f"image {i}": (64, 64) for i in range(count)})
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(1)  # what is loaded once
+    one, many = peak(2), peak(12)
+    maps = sum(array.nbytes for array in compact_maps((64, 64)).arrays().values())
+    assert many - one < 10 * maps / 4  # a thumbnail and a line an image, but not its maps
+
+
+def compact_maps(size) -> CompactMaps:
+    return compact(MadeUpModel().explain(torch.zeros(1, 1, *size), ["a"]), 1024)
+
+
+def test_twenty_images_of_ten_annotators_fit_in_25_megabytes():
+    model = MadeUpModel([f"Annotator {i}" for i in range(10)], ("background", "cell"), kernels=4)
+    maps = compact(model.explain(torch.zeros(1, 1, 512, 512), ["a"]), 1024).text()
+    photograph, all_else = 512 * 512 // 2, 2e6
+    assert 20 * (len(maps) + photograph) + all_else < 25e6
+
+
+# ------------------------------------------------------------------------------------------ page
+
+
+def test_the_page_stands_alone(tmp_path):
+    text = report(tmp_path, read=lambda name: TRAINING).read_text(encoding="utf-8")
+    page = Outline(text)
+    code = re.search(r"<script>(.*?)</script>", text, re.S)[1]
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    policy = next(m["content"] for m in page.of("meta") if "http-equiv" in m)
+    assert policy == (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'"
+    )
+    assert all(image["src"].startswith("data:image/") for image in page.of("img") if "src" in image)
+    assert not re.search(r"https?:|url\(|@import|import\(|fetch\(|//[a-z]", without_data(text))
+
+
+def without_data(text):
+    return re.sub(r'base64,[^"<]*|id="maps-\d+">[^<]*', "", text)
+
+
+def test_names_are_text_wherever_they_stand(tmp_path):
+    people = ("<i>Ana</i>", "Ben & Söhne", '"C"')
+    model = MadeUpModel(people, ("back<b>ground", "zelle"))
+    text = report(tmp_path, model=model, title="<u>title</u>").read_text(encoding="utf-8")
+    page = Outline(text)
+    assert not {"i", "u"} & {tag for tag, _ in page.elements}
+    assert any(ODD in words for words in page.words)
+    for name in people:
+        assert name in page.words
+    assert [annotator["name"] for annotator in script_data(text)["annotators"]] == list(people)
+    assert script_data(text)["images"][0]["id"] == ODD
+
+
+def test_links_lead_somewhere_and_ids_are_unique(tmp_path):
+    page = Outline(report(tmp_path, read=lambda name: TRAINING).read_text(encoding="utf-8"))
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    links = [link["href"] for link in page.of("a")]
+    assert "#picture=1" in links
+    assert {link[1:] for link in links if not link.startswith("#picture=")} <= set(ids)
+    cards = [
+        p["card"] for a in script_data(open_page(tmp_path))["annotators"] for p in a["prototypes"]
+    ]
+    assert set(cards) <= set(ids)
+
+
+def open_page(folder):
+    return (folder / "index.html").read_text(encoding="utf-8")
+
+
+def test_many_annotators_are_summed_up(tmp_path):
+    people = [f"Annotator {i}" for i in range(40)]
+    text = report(tmp_path, {"a": (24, 24)}, MadeUpModel(people)).read_text(encoding="utf-8")
+    summary = re.search(r"<summary>(28 others, who decide \d+% together)</summary>", text)
+    assert summary
+    assert len(re.findall(r'name="counts"', text)) == 40
+
+
+def test_shared_prototypes_have_one_card_each(tmp_path):
+    report(tmp_path, model=MadeUpModel(bank="shared"))
+    text = open_page(tmp_path)
+    assert text.count('class="card"') == 3
+    assert "all annotators, prototype 0" in text
+    listed = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert [prototype["annotator"] for prototype in listed["prototypes"]] == [None] * 3
+    assert sum(prototype["decides"] for prototype in listed["prototypes"]) == pytest.approx(1)
+
+
+def nowhere(name):
+    raise LookupError(name)
+
+
+@pytest.mark.parametrize(
+    ("projected", "read", "said"),
+    [
+        (False, None, "are no training pixels yet"),
+        (True, None, "The training images are not at hand"),
+        (True, nowhere, "The training images of 12 of 12 prototypes are not in the data"),
+    ],
+)
+def test_missing_examples_are_noted(tmp_path, projected, read, said):
+    report(tmp_path, model=MadeUpModel(projected=projected), read=read)
+    assert said in open_page(tmp_path)
+    assert said in (tmp_path / "report.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("weight", "noted"), [(0.4, True), (0.9, False)])
+def test_a_who_that_is_nearly_even_is_noted(tmp_path, weight, noted):
+    class Even(MadeUpModel):
+        def explain(self, images, ids):
+            leader, _ = quarters(16)
+            return make_explanation(leader, weight=weight, ids=ids)
+
+    report(tmp_path, {"a": (16, 16)}, Even())
+    said = "Read next to nothing into who decides: where the annotators differ, the largest weight"
+    assert (f"{said} is {weight:.0%} on average, an even share 33%" in open_page(tmp_path)) == noted
+
+
+def test_notes_of_the_caller_stand_on_the_page(tmp_path):
+    report(tmp_path, read=lambda name: TRAINING, notes=["Mind the <gap>."])
+    page = Outline(open_page(tmp_path))
+    assert "Mind the <gap>." in page.words
+    assert "not at hand" not in open_page(tmp_path)
+
+
+def test_pictures_are_stored_in_the_smaller_form():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert data_uri(noise).startswith("data:image/jpeg")
+    assert data_uri(TRAINING).startswith("data:image/png")

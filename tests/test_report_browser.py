@@ -1,0 +1,551 @@
+"""The report in a browser: what a person points at, switches and presses, against the numbers."""
+
+import base64
+import json
+import math
+import re
+
+import browser as web
+import numpy as np
+import pytest
+from made_up import MadeUpImages, MadeUpModel, grey_picture
+
+from tax_lightning.explain.palette import annotator_palette, class_palette, kernel_shade
+from tax_lightning.explain.report import logarithms, write_report
+
+PEOPLE = ("Ana", "Ben <b>", "Çelik", "Dan")
+CLASSES = ("background", "cell", "fibre")
+ODD = "Bär <b>\"1\" & '2'</script>"
+TRAINING = np.tile(np.arange(120, dtype=np.uint8)[:, None, None], (1, 130, 3))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A browser for all tests of this file."""
+    if web.programs() is None:
+        pytest.skip("needs Chromium and chromedriver, which are not installed")
+    with web.started(tmp_path_factory.mktemp("profile")) as started:
+        started.size(1280, 900)
+        yield started
+
+
+@pytest.fixture(scope="module", params=["prob", "logit"])
+def written(request, tmp_path_factory):
+    """A report of three images of different sizes, and how its model mixes."""
+    folder = tmp_path_factory.mktemp(request.param)
+    sizes = {ODD: (40, 56), "tall": (64, 24), "large": (200, 300)}
+    write_report(
+        MadeUpModel(PEOPLE, CLASSES, mixing=request.param),
+        MadeUpImages(sizes),
+        grey_picture,
+        folder,
+        read=lambda name: TRAINING,
+        max_side=100,
+    )
+    return folder, request.param
+
+
+@pytest.fixture
+def page(browser, written):
+    """The page, just opened."""
+    open_page(browser, written[0] / "index.html")
+    return browser
+
+
+def open_page(browser, path, anchor=""):
+    browser.open(path, anchor)
+    wait_for(browser, "document.getElementById('spot').childElementCount")
+
+
+def wait_for(browser, condition):
+    """Until an expression holds."""
+    browser.run(
+        f"return new Promise((done) => {{ const look = () => {condition} ? done(true) : "
+        "setTimeout(look, 20); look(); })"
+    )
+
+
+def choose(browser, number):
+    browser.run(f"location.hash = 'picture={number}'")
+    wait_for(browser, f"document.getElementById('image').value === '{number}'")
+
+
+def listing(folder):
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def arrays_of(folder, number):
+    with np.load(folder / listing(folder)["images"][number]["files"]["maps"]) as arrays:
+        return dict(arrays)
+
+
+def spot(browser):
+    """What is told of the spot, as data."""
+    return browser.run("return {...document.getElementById('spot').dataset}")
+
+
+def point_at(browser, arrays, y, x, press=False):
+    """Point at a pixel of the maps."""
+    width, height = browser.run(
+        "const b = document.getElementById('stage').getBoundingClientRect();"
+        "return [b.width, b.height]"
+    )
+    rows, columns = arrays["result"].shape
+    browser.point("#stage", (x + 0.5) * width / columns, (y + 0.5) * height / rows, press)
+
+
+# ----------------------------------------------------- the same in Python, from the NPZ's arrays
+
+
+def own_shares(arrays):
+    """Per cents ``[N, C, h, w]`` of what each annotator would say."""
+    foreground = arrays["annotator_foreground"].astype(np.int64)
+    background = (100 - foreground.sum(axis=1, keepdims=True)).clip(0)
+    return np.concatenate([background, foreground], axis=1)
+
+
+def panel_view(arrays, panel, mixing):
+    """Result, leader, undecided, certainty and entropy if only the panel counted."""
+    weights = arrays["who"][panel].astype(np.int64) ** 2
+    weights = np.where(weights.sum(axis=0) == 0, 1, weights)
+    shares = own_shares(arrays)[panel]
+    values = shares if mixing == "prob" else np.array(logarithms())[shares]
+    mixed = (weights[:, None] * values).sum(axis=0)
+    said = shares.argmax(axis=1)
+    view = {
+        "result": mixed.argmax(axis=0),
+        "leader": np.array(panel)[weights.argmax(axis=0)],
+        "undecided": (said == said[:1]).all(axis=0),
+    }
+    if mixing == "prob":
+        probs = mixed / mixed.sum(axis=0)
+    else:
+        powers = np.exp((mixed - mixed.max(axis=0)) / (1000 * weights.sum(axis=0)))
+        probs = powers / powers.sum(axis=0)
+    if len(panel) == len(PEOPLE):
+        view = {name: arrays[name] for name in view}
+        foreground = arrays["foreground"].astype(float)
+        probs = np.concatenate([(100 - foreground.sum(axis=0, keepdims=True)).clip(0), foreground])
+        probs /= probs.sum(axis=0)
+    logs = np.log(probs, out=np.zeros_like(probs), where=probs > 0)
+    view["entropy"] = -(probs * logs).sum(axis=0) / math.log(len(CLASSES))
+    most = weights.max(axis=0) / weights.sum(axis=0)
+    chance = 1 / len(panel)
+    view["certainty"] = np.ones_like(most) if len(panel) == 1 else (most - chance) / (1 - chance)
+    return view
+
+
+def expected_colours(arrays, view, layer, ramp):
+    """The canvas of colours, RGBA ``[h, w, 4]`` as floats."""
+    colours = np.array(annotator_palette(len(PEOPLE)))
+    leader = view["leader"].astype(int)
+    kernel = np.take_along_axis(arrays["why"], leader[None], axis=0)[0]
+    opaque = np.full((*leader.shape, 1), 255.0)
+    if layer == "image":
+        return np.zeros((*leader.shape, 4))
+    if layer == "result":
+        result = view["result"].astype(int)
+        shown = np.concatenate([np.array(class_palette(3))[result], 0 * opaque + 140], axis=2)
+        return np.where(result[..., None] > 0, shown, 0)
+    if layer == "who":
+        return np.concatenate([colours[leader], 255 * view["certainty"][..., None]], axis=2)
+    if layer == "why":
+        shades = np.array([[kernel_shade(tuple(c), k, 3) for k in range(3)] for c in colours])
+        return np.concatenate([shades[leader, kernel], opaque], axis=2)
+    index = (255 * view[layer]).round().astype(int)
+    return np.concatenate([np.array(ramp)[index], opaque], axis=2)
+
+
+def canvas(browser, name):
+    """The pixels of a canvas, RGBA ``[height, width, 4]``."""
+    height, width, pixels = browser.run(
+        "const c = document.getElementById(arguments[0]);"
+        "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "let text = ''; for (const v of d) text += String.fromCharCode(v);"
+        "return [c.height, c.width, btoa(text)]",
+        name,
+    )
+    return np.frombuffer(base64.b64decode(pixels), np.uint8).reshape(height, width, 4)
+
+
+def assert_same_colours(drawn, expected, tolerance=2.0):
+    """Colours as seen: a canvas rounds the colour of what is hardly there."""
+    assert np.abs(drawn[..., 3] - expected[..., 3]).max() <= 1
+    seen, meant = (
+        pixels[..., :3] * (pixels[..., 3:] / 255.0)
+        for pixels in (drawn.astype(float), expected.astype(float))
+    )
+    assert np.abs(seen - meant).max() <= tolerance
+
+
+def ramp_of(folder):
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    data = re.search(r'<script type="application/json" id="report">(.*?)</script>', text, re.S)[1]
+    return json.loads(data)["ramp"]
+
+
+def set_panel(browser, panel):
+    browser.run("document.getElementById('people').open = true")
+    for n in range(len(PEOPLE)):
+        box = f"input[name=counts][value='{n}']"
+        if browser.run("return document.querySelector(arguments[0]).checked", box) != (n in panel):
+            browser.click(box)
+
+
+# ---------------------------------------------------------------------------------------- tests
+
+
+def test_hovering_tells_what_the_npz_says(page, written):
+    folder, _ = written
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        choose(page, number)
+        arrays = arrays_of(folder, number)
+        height, width = arrays["result"].shape
+        page.run("shown.held = false")
+        for y, x in zip(rng.integers(0, height, 4), rng.integers(0, width, 4), strict=True):
+            point_at(page, arrays, y, x)
+            told = spot(page)
+            leader = arrays["leader"][y, x]
+            weights = arrays["who"][:, y, x].astype(float) ** 2
+            weights /= weights.sum()
+            assert int(told["y"]) == arrays["rows"][y]
+            assert int(told["x"]) == arrays["columns"][x]
+            assert told["result"] == CLASSES[arrays["result"][y, x]]
+            assert told["undecided"] == str(bool(arrays["undecided"][y, x])).lower()
+            assert told["leader"] == PEOPLE[leader]
+            assert float(told["weight"]) == pytest.approx(weights[leader], abs=1e-4)
+            assert int(told["kernel"]) == arrays["why"][leader, y, x]
+            assert int(told["share"]) == arrays["leader_share"][y, x]
+            said = own_shares(arrays)[:, :, y, x].argmax(axis=1)
+            voices = {name: (float(w), label) for name, w, label in json.loads(told["voices"])}
+            for n, name in enumerate(PEOPLE):
+                assert voices[name] == (pytest.approx(weights[n], abs=1e-4), CLASSES[said[n]])
+
+
+def test_the_reading_is_in_words_with_its_example(page, written):
+    arrays = arrays_of(written[0], 0)
+    decided = np.argwhere(arrays["undecided"] == 0)
+    y, x = decided[len(decided) // 2]
+    page.run("shown.held = false")
+    point_at(page, arrays, y, x, press=True)
+    words = page.run("return document.getElementById('spot').innerText")
+    leader, label = arrays["leader"][y, x], CLASSES[arrays["result"][y, x]]
+    kernel = arrays["why"][leader, y, x]
+    weight = arrays["who"][:, y, x].astype(float) ** 2
+    assert f"{PEOPLE[leader]} {largest_say(weight)} The result: {label}." in words
+    assert f"prototype {kernel} of {PEOPLE[leader]}: training image train-7" in words
+    assert page.run("return document.querySelector('#spot .crop img').naturalWidth") == 64
+    said = f"{PEOPLE[leader]} {largest_say(weight)} Result: {label}. Because of prototype {kernel}"
+    wait_for(page, f"document.getElementById('said').textContent.includes({json.dumps(said)})")
+
+
+def largest_say(weights):
+    """In words, as on the page: who has less than half does not decide."""
+    largest = weights.max() / weights.sum()
+    per_cent = math.floor(100 * largest + 0.5)
+    if largest >= 0.5:
+        return f"decides, with a weight of {per_cent}%."
+    return f"has the largest say, {per_cent}%; an even share is 25%."
+
+
+def test_who_has_less_than_half_is_not_said_to_decide(page):
+    said = page.run("return [0.5, 0.4999, 0.1].map((weight) => says({weight}, 4))")
+    assert said == [
+        "decides, with a weight of 50%.",
+        "has the largest say, 50%; an even share is 25%.",
+        "has the largest say, 10%; an even share is 25%.",
+    ]
+
+
+def test_where_all_agree_nobody_is_said_to_decide(page, written):
+    arrays = arrays_of(written[0], 0)
+    y, x = np.argwhere(arrays["undecided"] == 1)[0]
+    page.run("shown.held = false")
+    point_at(page, arrays, y, x)
+    words = page.run("return document.querySelector('#spot .verdict').innerText")
+    assert words == f"Nobody in particular: all would say {CLASSES[arrays['result'][y, x]]}."
+
+
+@pytest.mark.parametrize("panel", [[0, 1, 2, 3], [0, 2, 3], [1]])
+@pytest.mark.parametrize("layer", ["image", "result", "who", "why", "entropy", "certainty"])
+def test_layers_show_what_python_computes(page, written, layer, panel):
+    folder, mixing = written
+    arrays = arrays_of(folder, 0)
+    view = panel_view(arrays, panel, mixing)
+    set_panel(page, panel)
+    page.click(f"input[value={layer}]")
+    page.run(
+        "document.getElementById('with-undecided').checked && "
+        "document.getElementById('with-undecided').click()"
+    )
+    expected = expected_colours(arrays, view, layer, ramp_of(folder))
+    step = 8 if layer in ("entropy", "certainty") else 2  # of a value that lies between two colours
+    assert_same_colours(canvas(page, "colours"), expected, step)
+
+
+@pytest.mark.parametrize("panel", [[0, 1, 2, 3], [1, 2], [3]])
+def test_the_result_of_a_panel_is_that_of_python(page, written, panel):
+    folder, mixing = written
+    for number in range(3):
+        choose(page, number)
+        set_panel(page, panel)
+        arrays = arrays_of(folder, number)
+        view = panel_view(arrays, panel, mixing)
+        for name in ("result", "leader", "undecided"):
+            drawn = page.run(f"return [...shown.seen.{name}]")
+            assert np.array_equal(drawn, np.asarray(view[name]).ravel().astype(int))
+        changed = (view["result"] != arrays["result"]).mean()
+        words = page.run("return document.getElementById('panel').textContent")
+        if len(panel) == 4:
+            assert words == "Everybody counts."
+        else:
+            assert "Only " + ", ".join(PEOPLE[n] for n in panel) in words
+            per_cent = math.floor(100 * changed + 0.5)
+            assert ("< 1%" if changed > 0 and per_cent == 0 else f"{per_cent}%") in words
+    assert page.run("return shown.panel.size") == len(panel)
+
+
+def test_a_panel_changes_the_picture(page, written):
+    before = canvas(page, "colours")
+    set_panel(page, [1, 2])
+    assert not np.array_equal(before, canvas(page, "colours"))
+    page.click("#all-count")
+    assert np.array_equal(before, canvas(page, "colours"))
+
+
+def test_somebody_always_counts(page):
+    set_panel(page, [2])
+    page.click("input[name=counts][value='2']")
+    assert page.run("return document.querySelector(\"input[name=counts][value='2']\").checked")
+
+
+def test_undecided_pixels_are_washed_and_hatched(page, written):
+    undecided = arrays_of(written[0], 0)["undecided"] == 1
+    washed = canvas(page, "colours")
+    assert {tuple(p) for p in washed[undecided]} == {tuple(washed[undecided][0])}
+    lines = canvas(page, "lines")
+    zoom = lines.shape[0] // undecided.shape[0]
+    page.click("#with-result")
+    hatched = canvas(page, "lines")[..., 3] > 0
+    enlarged = undecided.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    assert hatched[enlarged].mean() > 0.1
+    assert not hatched[~enlarged].any()
+    page.click("#with-undecided")
+    assert not canvas(page, "lines").any()
+
+
+def outline(labels, zoom, line):
+    """The inner edge of labelled regions on an enlarged map, so many pixels wide."""
+    labels = labels.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    edge = np.zeros(labels.shape, bool)
+    for axis in (0, 1):
+        for shift in (-line, line):
+            moved = np.roll(labels, shift, axis=axis)
+            border = [slice(None)] * 2
+            border[axis] = slice(0, shift) if shift > 0 else slice(shift, None)
+            moved[tuple(border)] = labels[tuple(border)]  # nothing comes round the border
+            edge |= moved != labels
+    return edge & (labels > 0)
+
+
+@pytest.mark.parametrize("annotator", [0, 3])
+def test_outlines_are_where_the_annotator_would_draw(page, written, annotator):
+    arrays = arrays_of(written[0], 0)
+    page.click("input[value=image]")
+    page.click("#with-result")
+    page.run("document.getElementById('people').open = true")
+    page.click("#no-outlines")
+    assert not canvas(page, "lines").any()
+    page.click(f"input[name=outline][value='{annotator}']")
+    drawn = canvas(page, "lines")
+    zoom, line = page.run("const {zoom, line} = lineSizes(shown.maps); return [zoom, line]")
+    expected = outline(own_shares(arrays)[annotator].argmax(axis=0), zoom, line)
+    assert expected.any()
+    assert np.array_equal(drawn[..., 3] > 0, expected)
+    assert {tuple(p[:3]) for p in drawn[expected]} == {annotator_palette(4)[annotator]}
+
+
+def test_outlines_of_all_take_turns(page):
+    page.click("input[value=image]")
+    page.click("#with-result")
+    page.click("#with-outlines")
+    drawn = canvas(page, "lines")
+    colours = {tuple(p[:3]) for p in drawn[drawn[..., 3] > 0]}
+    assert colours == set(annotator_palette(4))
+
+
+def test_the_result_is_outlined_in_dashes(page, written):
+    arrays = arrays_of(written[0], 0)
+    page.click("input[value=image]")
+    drawn = canvas(page, "lines")
+    zoom, line = page.run("const {zoom, line} = lineSizes(shown.maps); return [zoom, line]")
+    expected = outline(arrays["result"], zoom, math.ceil(2 * line / 3))
+    assert np.array_equal(drawn[..., 3] > 0, expected)
+    assert {tuple(p[:3]) for p in drawn[expected]} == {(0, 0, 0), (255, 255, 255)}
+
+
+def test_the_legend_names_who_decides_how_much(page, written):
+    arrays = arrays_of(written[0], 0)
+    decided = arrays["undecided"] == 0
+    shares = np.bincount(arrays["leader"][decided], minlength=4) / decided.sum()
+    words = page.run("return document.getElementById('legend').innerText")
+    for name, share in zip(PEOPLE, shares, strict=True):
+        if share > 0.005:
+            assert f"{name} {math.floor(100 * share + 0.5)}%" in words
+    page.click("input[value=result]")
+    words = page.run("return document.getElementById('legend').innerText")
+    assert words.split() == [CLASSES[label] for label in np.unique(arrays["result"])]
+
+
+def test_uncertainty_has_a_scale(page):
+    for layer, low, high in (
+        ("entropy", "Sure of the class 0", "1 unsure"),
+        ("certainty", "Unclear who decides 0", "1 clear"),
+    ):
+        page.click(f"input[value={layer}]")
+        words = page.run("return document.getElementById('legend').innerText")
+        assert low in words
+        assert high in words
+        scale = "return getComputedStyle(document.querySelector('.scale')).backgroundImage"
+        assert page.run(scale).startswith("linear-gradient(to right, rgb(0, 0, 4)")
+
+
+def test_a_spot_is_held_until_it_is_let_go(page, written):
+    arrays = arrays_of(written[0], 0)
+    point_at(page, arrays, 10, 20, press=True)
+    point_at(page, arrays, 30, 5)
+    assert (spot(page)["y"], spot(page)["x"]) == ("10", "20")
+    page.press("Escape")
+    point_at(page, arrays, 31, 5)
+    assert (spot(page)["y"], spot(page)["x"]) == ("31", "5")
+
+
+def test_arrow_keys_move_the_spot(page, written):
+    arrays = arrays_of(written[0], 0)
+    point_at(page, arrays, 10, 20, press=True)
+    page.press("Right", "Down", "Down")
+    assert (spot(page)["y"], spot(page)["x"]) == ("12", "21")
+    page.press("Shift+Left", "Up")
+    assert (spot(page)["y"], spot(page)["x"]) == ("11", "11")
+    page.press("Shift+Left", "Shift+Left")  # not beyond the edge
+    assert spot(page)["x"] == "0"
+
+
+def test_all_can_be_reached_by_the_keyboard_and_is_seen_to_be(page):
+    page.run("document.activeElement.blur(); scrollTo(0, 0)")
+    reached, unseen = [], []
+    for _ in range(40):
+        page.press("Tab")
+        name, outlines = page.run(
+            "const e = document.activeElement;"
+            "const around = [e, e.closest('label')].filter(Boolean);"
+            "return [e.id || e.className, around.map((n) => getComputedStyle(n).outlineStyle)]"
+        )
+        reached.append(name)
+        unseen += [name] if set(outlines) == {"none"} else []
+        if name == "larger":
+            break
+    order = [reached.index(name) for name in ("skip", "image", "next", "stage", "strength")]
+    assert order == sorted(order)
+    assert reached[-1] == "larger"
+    assert unseen == []
+
+
+def test_all_that_is_operated_has_a_name(page):
+    nameless = page.run(
+        "return [...document.querySelectorAll('button, input, select, a, [role=img], [tabindex]')]"
+        ".filter((e) => !(e.innerText || '').trim() && !e.getAttribute('aria-label') && "
+        "!(e.labels && e.labels.length) && !e.closest('details:not([open])') && "
+        "e.tagName !== 'A').map((e) => e.outerHTML.slice(0, 80))"
+    )
+    assert nameless == []
+
+
+def test_links_to_folded_prototypes_unfold_them(browser, tmp_path):
+    people = [f"Annotator {i}" for i in range(40)]
+    write_report(
+        MadeUpModel(people, ("background", "cell")),
+        MadeUpImages({"a": (40, 40)}),
+        grey_picture,
+        tmp_path,
+    )
+    open_page(browser, tmp_path / "index.html")
+    folded = browser.run("return document.querySelector('#prototypes details .card').id")
+    browser.run(f"location.hash = '{folded}'")
+    wait_for(browser, f"document.getElementById('{folded}').closest('details').open")
+    others = browser.run("return document.querySelector('#spot .voices').innerText")
+    assert "35 others" in others
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_phone_and_a_desk(browser, written, width, scheme):
+    browser.size(width, 844)
+    browser.prefers(scheme)
+    open_page(browser, written[0] / "index.html")
+    browser.run("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    needed, outside, paper = browser.run(
+        "const root = document.documentElement;"
+        "const named = [...document.querySelectorAll('h1, h2, h3, p, img, td, label, button, li')]"
+        ".filter((e) => !e.closest('.switches') && e.getClientRects().length);"
+        "return [root.scrollWidth, named.filter((e) => e.getBoundingClientRect().right > "
+        "root.clientWidth + 1).length, getComputedStyle(document.body).backgroundColor]"
+    )
+    browser.size(1280, 900)
+    browser.prefers("light")
+    assert needed <= width
+    assert outside == 0
+    assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(22, 24, 27)")
+
+
+def test_nothing_is_asked_for_and_nothing_is_complained_about(browser, written):
+    browser.requests(), browser.console()
+    path = written[0] / "index.html"
+    open_page(browser, path)
+    for number in (1, 2, 0):
+        choose(browser, number)
+    assert {url for url in browser.requests() if not url.startswith(("data:", "about:"))} == {
+        path.as_uri()
+    }
+    assert browser.console() == []
+
+
+def test_a_request_and_a_complaint_would_be_noticed(browser, written, tmp_path):
+    text = (written[0] / "index.html").read_text(encoding="utf-8")
+    spoilt = tmp_path / "spoilt.html"
+    spoilt.write_text(text.replace('src="data:image/', 'src="http://localhost:9/', 1), "utf-8")
+    browser.console()
+    open_page(browser, spoilt)
+    assert any("Content Security Policy" in words for words in browser.console())
+
+
+def test_other_scripts_than_the_page_s_own_do_not_run(browser, written, tmp_path):
+    text = (written[0] / "index.html").read_text(encoding="utf-8")
+    spoilt = tmp_path / "spoilt.html"
+    spoilt.write_text(text.replace("<main>", "<main><script>window.ran = 1</script>"), "utf-8")
+    open_page(browser, spoilt)
+    assert browser.run("return window.ran") is None
+
+
+def test_an_address_leads_to_a_picture(browser, written):
+    open_page(browser, written[0] / "index.html", "#picture=2")
+    wait_for(browser, "document.getElementById('image').value === '2'")
+    assert browser.run("return document.getElementById('next').disabled")
+    browser.click("#previous")
+    wait_for(browser, "document.getElementById('image').value === '1'")
+
+
+def test_numbered_spots_lead_to_their_pixels(page, written):
+    spots = listing(written[0])["images"][0]["spots"]
+    page.click("#spots button:last-child")
+    assert [int(spot(page)["y"]), int(spot(page)["x"])] == spots[-1]["at"]
+    assert int(spot(page)["kernel"]) == spots[-1]["kernel"]
+
+
+def test_zoom_enlarges_the_picture_and_keeps_the_spot(page, written):
+    width = "return document.getElementById('stage').getBoundingClientRect().width"
+    before, told = page.run(width), spot(page)
+    page.click("#larger")
+    assert page.run(width) == pytest.approx(2 * before, rel=0.01)
+    assert spot(page) == told
