@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
 import yaml
@@ -484,3 +485,25 @@ def test_files_without_figures_are_named(trust, tmp_path, capsys, content, messa
     said = capsys.readouterr().err
     assert message in said
     assert "metrics.csv" in said
+
+
+def test_an_outcome_is_what_the_module_says_of_the_test_scenes(trust, tmp_path):
+    data = SyntheticDataModule(size=64, train_samples=1, val_samples=1, test_samples=3)
+    module = TAXLightningModule(
+        data.annotators,
+        data.classes,
+        network=None,
+        encoder="tu-test_resnet.r160_in1k",
+        backbone_options={"encoder_depth": 3, "decoder_channels": [8, 8, 8]},
+        kernels=1,
+    )
+    trainer = L.Trainer(max_steps=0, accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    said, dice = trust.retraining.outcome(tmp_path / "model.ckpt", data)
+    images = torch.stack([data.read(f"test-{i:04}")["image"] for i in range(3)])
+    explanation = module.explain(images)
+    assert torch.equal(said["prediction"].long(), explanation.decision)
+    torch.testing.assert_close(said["who"], explanation.who)
+    assert said["disputed"].any()
+    assert 0 <= dice <= 1

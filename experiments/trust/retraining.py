@@ -45,6 +45,7 @@ from resumable import (
 from runner import FIT_OPTIONS, HERE, OPTIONS, carry_out_tests, listed, make_test_parser, summary
 
 from tax_lightning import TAXLightningModule
+from tax_lightning.batch import unpacked
 from tax_lightning.data import SyntheticDataModule
 from tax_lightning.metrics import FusedOverlap, disagreement
 
@@ -138,7 +139,7 @@ def outcome(checkpoint: Path, data: SyntheticDataModule) -> tuple[dict[str, Tens
     ).eval()
     overlap = FusedOverlap(data.classes)
     parts: dict[str, list[Tensor]] = {"prediction": [], "who": [], "disputed": []}
-    for batch in data.test_dataloader():
+    for batch in map(unpacked, data.test_dataloader()):
         explanation = module.explain(batch["image"])
         prediction = explanation.probs.argmax(dim=1)
         overlap.update(prediction=prediction, reference=batch["reference"])
