@@ -122,7 +122,7 @@ def figure_parts(results: Results, data: str) -> tuple[list[Row], list[Panel]]:
     Returns:
         Rows of variants and headings, and a panel for each metric that has a value.
     """
-    rows = [Row(DEFAULT, DEFAULT)]
+    rows = [Row("base", DEFAULT)]
     for title, members in groups(data).items():
         rows.append(Row(title))
         rows += [Row(row.label, row.name) for row in members if row.name != DEFAULT]
