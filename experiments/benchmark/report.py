@@ -166,7 +166,7 @@ def explanation(results: Results, seeds: Sequence[int]) -> str:
         for name in results
         if METHODS[name].says_who
     ]
-    return table("Method", rows, list(columns)) if rows else ""
+    return table("Method", rows, list(columns)) if rows and columns else ""
 
 
 def tidy(everything: Mapping[str, Results]) -> Iterator[tuple[str, str, int, str, float]]:
@@ -178,14 +178,15 @@ def tidy(everything: Mapping[str, Results]) -> Iterator[tuple[str, str, int, str
                     yield data, method, seed, metric, value
 
 
-def figure_of(everything: Mapping[str, Results], key: str, hint: str) -> Any:  # noqa: ANN401
-    """A dot plot: a row a method, a panel a data set."""
+def draw_figure(path: Path, everything: Mapping[str, Results], key: str, hint: str) -> None:
+    """A dot plot: a row a method, a panel a data set; none where nothing was measured."""
     panels = []
     for data, results in everything.items():
         points = {name: found for name in results if (found := values(results, name, key))}
         if points:
             panels.append(Panel(data, hint, points))
-    return draw([Row(name, name) for name in METHODS], panels, baseline=TAX)
+    if panels:
+        draw([Row(name, name) for name in METHODS], panels, baseline=TAX).save(path)
 
 
 def text_of(everything: Mapping[str, Results], seeds: Sequence[int]) -> str:
@@ -245,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ("annotator_dice", "test/dice/mean", "higher is better"),
             ("ged2", "test/ged2", "lower is better"),
         ):
-            figure_of(everything, key, hint).save(options.figures / f"{name}.png")
+            draw_figure(options.figures / f"{name}.png", everything, key, hint)
     return 0
 
 
