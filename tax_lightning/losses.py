@@ -68,15 +68,14 @@ class LossWeights:
         balance: even use of the kernels within an annotator.
         cluster: prototypes as the centres of clusters of pixels.
         pull: prototypes close to pixels.
-        spread: prototypes apart from each other; 1.0 is a usual weight. Off, as
-            ``experiments/ablation`` finds no use of it beside ``pull``.
+        spread: prototypes apart from each other.
 
     Raises:
         ValueError: if a weight is negative.
 
     Example:
-        >>> LossWeights(spread=1.0).spread
-        1.0
+        >>> LossWeights(spread=0.0).spread
+        0.0
     """
 
     annotator: float = 1.0
@@ -85,7 +84,7 @@ class LossWeights:
     balance: float = 0.1
     cluster: float = 0.1
     pull: float = 0.2
-    spread: float = 0.0
+    spread: float = 1.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
