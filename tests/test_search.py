@@ -151,3 +151,17 @@ def test_the_draw_of_pixels_depends_on_the_images_alone(monkeypatch):
     for mine, other in zip(first, second, strict=True):
         assert len(mine) > 0
         torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize("bank", ["private", "shared"])
+def test_who_and_why_alone_lead_to_the_same_sources_as_the_whole_output(bank):
+    states = []
+    for refers in (False, True):
+        module = make_module(reference="given", bank=bank)
+        module.refers_to_output = refers  # then the network says all, as for added annotators
+        module.project(batches(list(range(8)), 4))
+        states.append((module.network.memory, module.network.who_scale))
+    (memory, scale), (other, other_scale) = states
+    assert torch.equal(memory.vectors, other.vectors)
+    assert memory.sources(("Ana", "Ben"), CLASSES) == other.sources(("Ana", "Ben"), CLASSES)
+    assert torch.equal(scale, other_scale)
