@@ -32,6 +32,7 @@ ANNOTATORS = ("Ana", "Ben", "Cleo", "Dan", "Eve")
 CLASSES = ("background", "cell")
 SIZE = 32
 STEPS = 160
+LONGER = 240  # until who leads also where two trainings are compared
 COLOURS = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1]]).float()
 # Pixels by which annotator n misses the outline of type t, at (n - t) modulo 5; far inside: missed.
 MARGINS = (0.0, 2.5, -2.0, -99.0, 3.5)
@@ -285,7 +286,7 @@ def test_missing_labels_do_not_change_how_certain_who_is(trained, partly):
 
 @pytest.fixture(scope="module")
 def specialists():
-    return train(margins=SPECIALISTS)
+    return train(margins=SPECIALISTS, steps=LONGER)
 
 
 @pytest.mark.parametrize("left_out", [1, 2, 3])
@@ -293,16 +294,13 @@ def specialists():
 def test_without_an_annotator_the_result_changes_where_that_one_decided(specialists, left_out):
     scenes = next(iter(DataLoader(Scenes(30, seed=1, margins=SPECIALISTS), batch_size=30)))
     with torch.enable_grad():
-        rest = train(margins=SPECIALISTS, without=left_out)
+        rest = train(margins=SPECIALISTS, without=left_out, steps=LONGER)
     said = specialists(scenes["image"])
     changed = said.probs.argmax(1) != rest(scenes["image"]).probs.argmax(1)
     disputed = disagreement(scenes["masks"], torch.ones(30, 5, dtype=torch.bool))
     scores = [float(binary_auroc(w[disputed], changed[disputed].int())) for w in said.who.unbind(1)]
-    own = scores.pop(left_out)
-    assert own >= 0.8
-    # Of four others one may lie near by chance, but they do not foretell the change.
-    assert own > max(scores)
-    assert sum(scores) / len(scores) <= 0.6
+    assert scores.pop(left_out) >= 0.8
+    assert max(scores) <= 0.7
 
 
 # ---------------------------------------------------------------------- why
