@@ -203,9 +203,9 @@ def test_every_training_image_is_read_once():
     assert asked == ["b", "train-7"]
     example = examples[1, 2]
     assert (example.patch.y, example.patch.x) == (4, 3)
-    assert example.scene.size == (100, 120)
-    ((runner_up, patch),) = example.runners_up
-    assert (runner_up.sample_id, runner_up.y, patch.y) == ("b", 1, 1)
+    assert example.size == (100, 120)
+    (patch,) = example.runners_up
+    assert (example.source.runners_up[0][:2], patch.y) == (("b", 1), 1)
 
 
 def test_examples_whose_image_is_missing_are_named_only():
@@ -214,7 +214,7 @@ def test_examples_whose_image_is_missing_are_named_only():
 
     example = read_examples(make_sources(("Ana",)), read)[0, 0]
     assert example.patch is None
-    assert example.scene is None
+    assert example.image is None
     card = gallery({(0, 0): example}, ["Ana"], {(0, 0): 0.5}, shared=False)
     assert "The training image is not at hand" in card
     assert "Training image train-7, row 2, column 3, which Ana labelled cell" in card

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from tax_lightning.explain.callouts import SourcePatch
-from tax_lightning.explain.examples import Example, Scene
 from tax_lightning.explain.explanation import PrototypeSource
+from tax_lightning.explain.gallery import PrototypeCard
 from tax_lightning.explain.palette import Colour, Picture, annotator_palette, kernel_shade
 from tax_lightning.explain.tally import Tally
 
@@ -237,7 +237,7 @@ def card_id(annotator: int, kernel: int, shared: bool) -> str:
 
 
 def gallery(
-    examples: Mapping[tuple[int, int], Example],
+    examples: Mapping[tuple[int, int], PrototypeCard],
     annotators: Sequence[str],
     usage: Mapping[tuple[int, int], float],
     shared: bool,
@@ -272,7 +272,7 @@ def gallery(
 
 def _card(
     key: tuple[int, int],
-    example: Example,
+    example: PrototypeCard,
     annotators: Sequence[str],
     usage: float,
     shared: bool,
@@ -287,8 +287,10 @@ def _card(
     )
     origin = source_words(example.source, owner) or "not yet moved onto a training pixel"
     runners = "".join(
-        f"<li>{crop(patch, f'Row {place.y}, column {place.x} of {place.sample_id}')}</li>"
-        for place, patch in example.runners_up
+        f"<li>{crop(patch, f'Row {y}, column {x} of {sample_id}')}</li>"
+        for (sample_id, y, x, _), patch in zip(
+            example.source.runners_up, example.runners_up, strict=False
+        )
         if patch is not None
     )
     if runners:
@@ -312,14 +314,11 @@ def source_words(source: PrototypeSource, owner: str) -> str:
     return f"training image {source.sample_id}, row {source.y}, column {source.x}{labelled}"
 
 
-def _sights(example: Example) -> str:
-    source = example.source
-    if example.patch is None or example.scene is None:
+def _sights(example: PrototypeCard) -> str:
+    if example.patch is None:
         return '<span class="missing">The training image is not at hand</span>'
     side = f"{example.patch.image.shape[1]} by {example.patch.image.shape[0]} pixels"
-    return crop(example.patch, f"Training example, {side}, its pixel ringed") + _scene(
-        example.scene, example.patch, source
-    )
+    return crop(example.patch, f"Training example, {side}, its pixel ringed") + _scene(example)
 
 
 def crop(patch: SourcePatch, words: str) -> str:
@@ -338,16 +337,18 @@ def crop(patch: SourcePatch, words: str) -> str:
     )
 
 
-def _scene(scene: Scene, patch: SourcePatch, source: PrototypeSource) -> str:
+def _scene(example: PrototypeCard) -> str:
     """The whole image with the crop's box."""
-    height, width = scene.size
+    source, patch = example.source, example.patch
+    assert patch is not None and example.image is not None and example.size is not None  # noqa: PT018
+    height, width = example.size
     box = (
         f'x="{source.x - patch.x}" y="{source.y - patch.y}" width="{patch.image.shape[1]}" '
         f'height="{patch.image.shape[0]}" fill="none" vector-effect="non-scaling-stroke"'
     )
     return (
         '<span class="scene" role="img" aria-label="The whole training image, with a box round the '
-        f'crop"><img src="{data_uri(scene.picture)}" alt="">'
+        f'crop"><img src="{data_uri(example.image)}" alt="">'
         f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">'
         f'<rect {box} stroke="#000" stroke-width="4"/><rect {box} stroke="#fff" stroke-width="2"/>'
         "</svg></span>"

@@ -21,8 +21,9 @@ from tax_lightning.callbacks.run import file_name
 from tax_lightning.explain import page
 from tax_lightning.explain.callouts import find_callouts
 from tax_lightning.explain.compact import LEVELS, SMOOTH, CompactMaps, compact
-from tax_lightning.explain.examples import Example, read_examples
+from tax_lightning.explain.examples import read_examples
 from tax_lightning.explain.explanation import Explanation
+from tax_lightning.explain.gallery import PrototypeCard
 from tax_lightning.explain.palette import Picture, annotator_palette, class_palette, kernel_shade
 from tax_lightning.explain.panels import render_panel
 from tax_lightning.explain.tally import Tally
@@ -142,7 +143,7 @@ class _Report:
         self.shared: bool = model.network.memory.kind == "shared"
         self.images: list[dict[str, Any]] = []
         self.thumbnails: list[str] = []
-        self.examples: dict[tuple[int, int], Example] = {}
+        self.examples: dict[tuple[int, int], PrototypeCard] = {}
 
     def add(self, sample: Mapping[str, Any], blocks: IO[str]) -> None:
         """Explain one image; write its files, and its part of the page."""
@@ -231,7 +232,7 @@ class _Report:
         return {(n, k): float(share) for (n, k), share in np.ndenumerate(by_kernel)}
 
     @property
-    def cards(self) -> dict[tuple[int, int], Example]:
+    def cards(self) -> dict[tuple[int, int], PrototypeCard]:
         """The prototypes that have a card; those that all share have one each."""
         return {(n, k): e for (n, k), e in self.examples.items() if n == 0 or not self.shared}
 
@@ -312,7 +313,7 @@ class _Report:
         }
 
 
-def _place(example: Example) -> dict[str, Any]:
+def _place(example: PrototypeCard) -> dict[str, Any]:
     source = example.source
     return {
         "kernel": source.kernel,
