@@ -405,6 +405,35 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+# ---------------------------------------------------------------------- results
+
+Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
+"""What is stored of each run, by its name and seed, of one configuration."""
+
+
+def read_results(folder: Path, names: Iterable[str], seeds: Sequence[int]) -> Results:
+    """The results there are.
+
+    Args:
+        folder: Of the results of a configuration.
+        names: Of what was trained, in the order in which they are returned.
+        seeds: The seeds that were asked for; others are left out.
+    """
+    results: dict[str, dict[int, Any]] = {}
+    for name in names:
+        for seed in seeds:
+            path = folder / name / f"seed{seed}.json"
+            if path.exists():
+                results.setdefault(name, {})[seed] = json.loads(path.read_text())
+    return results
+
+
+def values(results: Results, name: str, key: str) -> list[float]:
+    """The values of a metric over the seeds of a name; empty where it was not measured."""
+    runs = results.get(name, {}).values()
+    return [run["metrics"][key] for run in runs if key in run["metrics"]]
+
+
 # ---------------------------------------------------------------------- tables
 
 

@@ -366,7 +366,9 @@ def test_no_results_are_no_tables(ablation, tmp_path, capsys):
 
 
 def test_the_figure_has_a_panel_for_each_metric_that_was_measured(ablation, results, tmp_path):
-    found = ablation.table.read_results(results, "synthetic", [0, 1, 2])
+    found = ablation.table.read_results(
+        results / "synthetic", ablation.variants.variants("synthetic"), [0, 1, 2]
+    )
     rows, panels = ablation.table.figure_parts(found, "synthetic")
     assert [panel.title for panel in panels] == ["Annotator Dice", "Who @owner"]
     assert panels[0].points == {"default": [0.6, 0.7, 0.8], "mixing=logit": [0.5, 0.9]}

@@ -6,17 +6,15 @@ python experiments/ablation/table.py --data synthetic --figure synthetic.png > s
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 # Python looks for imports beside a script only; what the studies share is one folder up.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from dots import Panel, Row, draw
-from resumable import add_seeds, cell, make_parser, table
+from resumable import Results, add_seeds, cell, make_parser, read_results, table, values
 from variants import DATA, DEFAULT, Variant, groups, variants
 
 HERE = Path(__file__).resolve().parent
@@ -50,35 +48,6 @@ COLUMNS: dict[str, dict[str, str]] = {
 }
 LOWER_IS_BETTER = ("Who ECE", "Who Brier")
 NOT_DRAWN = ("Label-only ceiling",)  # it is the data's, the same for every variant
-
-Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
-"""What is stored of each run, by variant and seed."""
-
-
-def read_results(folder: Path, data: str, seeds: Sequence[int]) -> Results:
-    """Read the results of the study.
-
-    Args:
-        folder: The ``--out`` of ``study.py``.
-        data: Name of the data set.
-        seeds: The seeds that were asked for; others are left out.
-
-    Returns:
-        The results there are.
-    """
-    results: dict[str, dict[int, Any]] = {}
-    for name in variants(data):
-        for seed in seeds:
-            path = folder / data / name / f"seed{seed}.json"
-            if path.exists():
-                results.setdefault(name, {})[seed] = json.loads(path.read_text())
-    return results
-
-
-def values(results: Results, name: str, key: str) -> list[float]:
-    """The values of a metric over the seeds of a variant; empty where it was not measured."""
-    runs = results.get(name, {})
-    return [runs[seed]["metrics"][key] for seed in runs if key in runs[seed]["metrics"]]
 
 
 def tables(results: Results, data: str, seeds: Sequence[int]) -> str:
@@ -155,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     seeds = list(dict.fromkeys(options.seeds))
-    results = read_results(options.results, options.data, seeds)
+    results = read_results(options.results / options.data, variants(options.data), seeds)
     if not results:
         where = options.results / options.data
         print(f"no results of the seeds {seeds} in {where}: run study.py first", file=sys.stderr)

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from scipy.stats import wilcoxon
 
@@ -26,7 +24,17 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from compare import FOLDERS
 from dots import Panel, Row, draw
 from methods import METHODS, TAX
-from resumable import MISSING, add_seeds, cell, make_parser, table, whole_file
+from resumable import (
+    MISSING,
+    Results,
+    add_seeds,
+    cell,
+    make_parser,
+    read_results,
+    table,
+    values,
+    whole_file,
+)
 
 HERE = Path(__file__).resolve().parent
 SIGNIFICANT = 0.05
@@ -60,32 +68,6 @@ EXPLANATION = {
     "Purity": "test/purity/class",
     "AMI": "test/purity_ami/class",
 }
-
-Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
-"""What is stored of each run, by method and seed, of one data set."""
-
-
-def read_results(folder: Path, data: str, seeds: Sequence[int]) -> Results:
-    """The results there are.
-
-    Args:
-        folder: The ``--out`` of ``compare.py``.
-        data: Name of the data set.
-        seeds: The seeds that were asked for; others are left out.
-    """
-    results: dict[str, dict[int, Any]] = {}
-    for name in METHODS:
-        for seed in seeds:
-            path = folder / data / name / f"seed{seed}.json"
-            if path.exists():
-                results.setdefault(name, {})[seed] = json.loads(path.read_text())
-    return results
-
-
-def values(results: Results, method: str, key: str) -> list[float]:
-    """The values of a metric over the seeds of a method; empty where it was not measured."""
-    runs = results.get(method, {}).values()
-    return [run["metrics"][key] for run in runs if key in run["metrics"]]
 
 
 def image_scores(results: Results, method: str, score: str) -> dict[str, float]:
@@ -233,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     seeds = list(dict.fromkeys(options.seeds))
-    found = {data: read_results(options.results, data, seeds) for data in FOLDERS}
+    found = {data: read_results(options.results / data, METHODS, seeds) for data in FOLDERS}
     everything = {data: results for data, results in found.items() if results}
     if not everything:
         print(f"no results in {options.results}: run compare.py first", file=sys.stderr)
