@@ -68,6 +68,9 @@ class DenseNetwork(nn.Module):
         """Dense features ``[B, D, H, W]`` at the resolution of the images ``[B, ch, H, W]``.
 
         Images whose sides are no multiple of the encoder's stride are padded and the features cut.
+
+        Raises:
+            ValueError: if the images are not floats.
         """
         if not images.is_floating_point():
             raise ValueError(

@@ -85,7 +85,13 @@ class TAXOutput(NamedTuple):
 
 
 class TAXWeights(NamedTuple):
-    """What the network says of who and why alone; see :class:`TAXOutput`."""
+    """What the network says of who and why alone, before anything is labelled.
+
+    Attributes:
+        log_who: log w_n, ``[B, N, H, W]``.
+        log_within: log g_nk, ``[B, N, K, H, W]``; -inf for dead prototypes.
+        embedding: unit-length z, ``[B, D, H, W]``.
+    """
 
     log_who: Tensor
     log_within: Tensor
@@ -221,7 +227,7 @@ class TAXNetwork(DenseNetwork):
         return TAXOutput(log_probs, log_annotator, log_who, log_within, log_kernel, embedding)
 
     def weigh(self, features: Tensor) -> TAXWeights:
-        """The part of :meth:`assign` that says who and why, before anything is labelled."""
+        """The part of :meth:`assign` that says who and why, of features ``[B, D, H, W]``."""
         embedding = self.projection(features)
         # In float32 also where the convolutions run in bf16, so that the shares add up.
         with torch.autocast(features.device.type, enabled=False):

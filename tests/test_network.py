@@ -527,3 +527,9 @@ def test_a_copy_of_the_weights_is_the_same_network():
     assert not torch.allclose(first(images).probs, second(images).probs)
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(images).probs, second(images).probs)
+
+
+def test_bytes_are_refused_with_the_way_to_make_floats_of_them():
+    network = TAXNetwork(2, 2, backbone=nn.Conv2d(3, 4, 1))
+    with pytest.raises(ValueError, match=r"images are torch.uint8, expected normalised floats"):
+        network(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
