@@ -26,6 +26,7 @@ TAKEN_OVER = (
     "kernel_size",
     "embedding_channels",
     "temperature",
+    "explanation_gradient",
     "bank",
     "mixing",
     "prototype_update",

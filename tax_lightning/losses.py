@@ -352,7 +352,8 @@ def _balance(within: Tensor, weight: Tensor, kind: BankKind, total: Total) -> Te
     Shared kernels are to be used evenly by all annotators together, not by each.
     """
     kernels = within.shape[1:3]
-    used = (within * weight[:, None, None]).sum(dim=(0, 3, 4)).flatten()
+    # As a product of matrices, without a copy of all the values in between.
+    used = (within.flatten(3).flatten(1, 2) @ weight.flatten(1).unsqueeze(2)).sum(dim=(0, 2))
     use = _mean(list(used), weight.sum(), total).view(kernels)
     if kind == "shared":
         use = use.mean(dim=0, keepdim=True)

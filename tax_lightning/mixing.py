@@ -9,10 +9,11 @@ result (weights w_n):
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Mixing = Literal["prob", "logit"]
 
@@ -41,7 +42,7 @@ def mix(log_weights: Tensor, log_probs: Tensor, mixing: Mixing) -> Tensor:
         tensor([0.7188, 0.2812])
     """
     if mixing == "prob":
-        return (log_weights.unsqueeze(-3) + log_probs).logsumexp(dim=-4)
+        return logsumexp(log_weights.unsqueeze(-3) + log_probs, dim=-4)
     # Logarithms of probabilities are the logits up to a number that is the same for all classes.
     return (log_weights.exp().unsqueeze(-3) * log_probs).sum(dim=-4).log_softmax(dim=-3)
 
@@ -63,3 +64,37 @@ def among(log_weights: Tensor, chosen: Tensor) -> Tensor:
     """
     left: Tensor = log_weights.masked_fill(~chosen, -torch.inf).log_softmax(dim=-3)
     return left
+
+
+def logsumexp(values: Tensor, dim: int) -> Tensor:
+    """``torch.logsumexp`` with a backward pass of one operation, for there are N K C values a pixel.
+
+    Args:
+        values: any shape; along ``dim`` at least one is greater than -inf.
+        dim: the dimension to sum over; it is left out of the result.
+
+    Example:
+        >>> logsumexp(torch.tensor([[0.25, 0.75], [0.5, 0.0]]).log(), dim=1).exp()
+        tensor([1.0000, 0.5000])
+    """
+    summed: Tensor = _LogSumExp.apply(values, dim)  # type: ignore[no-untyped-call]
+    return summed
+
+
+class _LogSumExp(torch.autograd.Function):
+    """Keeps the exponentials of the forward pass, where PyTorch's own computes them again."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, dim: int) -> Tensor:  # noqa: ANN401
+        largest = values.amax(dim, keepdim=True)
+        parts = (values - largest).exp_()
+        total = parts.sum(dim, keepdim=True)
+        ctx.save_for_backward(parts, total)
+        ctx.dim = dim
+        return total.log().add_(largest).squeeze(dim)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        parts, total = ctx.saved_tensors
+        return parts * (gradient.unsqueeze(ctx.dim) / total), None

@@ -60,6 +60,8 @@ class TAXLightningModule(MultiAnnotatorModule):
         kernel_size: side of a kernel in pixels, odd.
         embedding_channels: length of the embedding that prototypes are compared with.
         temperature: of the assignment.
+        explanation_gradient: share, in [0, 1], of the gradient of who and why that reaches the
+            features, see :class:`~tax_lightning.network.TAXNetwork`.
         bank: ``"private"`` kernels and prototypes for each annotator, or a bank ``"shared"`` by
             all.
         mixing: ``"prob"`` or ``"logit"``, see :mod:`tax_lightning.mixing`.
@@ -117,6 +119,7 @@ class TAXLightningModule(MultiAnnotatorModule):
         kernel_size: int = 3,
         embedding_channels: int = 32,
         temperature: float = 0.1,
+        explanation_gradient: float = 0.3,
         bank: BankKind = "private",
         mixing: Mixing = "prob",
         prototype_update: PrototypeUpdate = "gradient",
@@ -145,6 +148,7 @@ class TAXLightningModule(MultiAnnotatorModule):
             "kernel_size": kernel_size,
             "embedding_channels": embedding_channels,
             "temperature": temperature,
+            "explanation_gradient": explanation_gradient,
             "bank": bank,
             "mixing": mixing,
         }

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from tax_lightning.backbone import DenseNetwork
 from tax_lightning.kernels import BankKind, KernelBank
-from tax_lightning.mixing import Mixing, mix
+from tax_lightning.mixing import Mixing, logsumexp, mix
 from tax_lightning.prototypes import PrototypeMemory
 
 BAND_VALUES = 2**24  # of float32, 64 MB: in a band, at inference
@@ -118,6 +118,9 @@ class TAXNetwork(DenseNetwork):
         kernel_size: side of a kernel in pixels, odd.
         embedding_channels: length of the embedding that prototypes are compared with.
         temperature: tau of the assignment.
+        explanation_gradient: share, in [0, 1], of the gradient of who and why that reaches the
+            features. With all of it the features serve who at the cost of what each annotator would
+            draw; with none who is learnt late.
         bank: ``"private"``: each annotator has K kernels and prototypes; ``"shared"``: all have
             the same K, the types of annotation, and differ in when they use which.
         mixing: ``"prob"`` mixes what the kernels and annotators say, so that the shares add up to
@@ -125,7 +128,8 @@ class TAXNetwork(DenseNetwork):
 
     Raises:
         ValueError: if the architecture, encoder, bank or mixing is unknown, there are fewer than 2
-            classes, or the backbone does not give features of four dimensions.
+            classes, the share of the gradient is none, or the backbone does not give features of
+            four dimensions.
 
     Shape:
         - images: ``[B, ch, H, W]``, any height and width
@@ -160,6 +164,7 @@ class TAXNetwork(DenseNetwork):
         kernel_size: int = 3,
         embedding_channels: int = 32,
         temperature: float = 0.1,
+        explanation_gradient: float = 0.3,
         bank: BankKind = "private",
         mixing: Mixing = "prob",
     ) -> None:
@@ -172,6 +177,10 @@ class TAXNetwork(DenseNetwork):
         if classes < 2:
             raise ValueError(
                 f"classes={classes}: expected at least 2, the background and one object class."
+            )
+        if not 0 <= explanation_gradient <= 1:
+            raise ValueError(
+                f"explanation_gradient={explanation_gradient}: expected a share in [0, 1]."
             )
         super().__init__(
             architecture=architecture,
@@ -186,6 +195,7 @@ class TAXNetwork(DenseNetwork):
         self.memory = PrototypeMemory(annotators, kernels, embedding_channels, temperature, bank)
         # Fitted after the final projection, see `tax_lightning.search.fit_who_scale`.
         self.register_buffer("who_scale", torch.ones(()))
+        self.explanation_gradient = explanation_gradient
         self.mixing: Mixing = mixing
         self.classes = classes
         self.frozen = False
@@ -228,12 +238,14 @@ class TAXNetwork(DenseNetwork):
 
     def weigh(self, features: Tensor) -> TAXWeights:
         """The part of :meth:`assign` that says who and why, of features ``[B, D, H, W]``."""
-        embedding = self.projection(features)
+        # The same values, of which a share of the gradient goes back.
+        seen = torch.lerp(features.detach(), features, self.explanation_gradient)
+        embedding = self.projection(seen)
         # In float32 also where the convolutions run in bf16, so that the shares add up.
         with torch.autocast(features.device.type, enabled=False):
             embedding = F.normalize(embedding.float(), dim=1)
             evidence = self.memory(embedding)
-            annotator_evidence = evidence.logsumexp(dim=2)
+            annotator_evidence = logsumexp(evidence, dim=2)
             log_who = (annotator_evidence * self.who_scale).log_softmax(dim=1)
             log_within = evidence - annotator_evidence.unsqueeze(2)
         return TAXWeights(log_who, log_within, embedding)

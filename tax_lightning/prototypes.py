@@ -132,7 +132,8 @@ class PrototypeMemory(nn.Module):
         prior = self.prior if self.kind == "private" else self.prior / self.temperature
         bias = prior.view(self.annotators, -1).expand_as(self.living)
         bias = bias.masked_fill(~self.living, float("-inf"))
-        return self.similarity(embedding) / self.temperature + bias[None, :, :, None, None]
+        # Divided before the product: there are fewer channels than prototypes.
+        return self.similarity(embedding / self.temperature) + bias[None, :, :, None, None]
 
     @torch.no_grad()
     def start(self, pixels: Sequence[Tensor], seed: int = 0, keep: int = 0) -> None:
