@@ -353,7 +353,8 @@ def _balance(within: Tensor, weight: Tensor, kind: BankKind, total: Total) -> Te
     """
     kernels = within.shape[1:3]
     # As a product of matrices, without a copy of all the values in between.
-    used = (within.flatten(3).flatten(1, 2) @ weight.flatten(1).unsqueeze(2)).sum(dim=(0, 2))
+    columns = weight.flatten(1).unsqueeze(2).to(within.dtype)
+    used = (within.flatten(3).flatten(1, 2) @ columns).sum(dim=(0, 2))
     use = _mean(list(used), weight.sum(), total).view(kernels)
     if kind == "shared":
         use = use.mean(dim=0, keepdim=True)

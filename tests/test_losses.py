@@ -31,6 +31,7 @@ def output_of(evidence: Tensor, logits: Tensor, embedding: Tensor | None = None)
         bank=lambda features: logits,
         memory=lambda unit_embedding: evidence,
         mixing="prob",
+        explanation_gradient=1.0,
         who_scale=torch.ones(()),
     )
     parts.weigh = partial(TAXNetwork.weigh, parts)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tax_lightning.mixing import among, mix
+from tax_lightning.mixing import among, logsumexp, mix
 
 INF = float("inf")
 MIXINGS = pytest.mark.parametrize("mixing", ["prob", "logit"])
@@ -171,3 +171,24 @@ def test_mixing_among_some_is_mixing_these_alone(mixing):
     alone = mix(log_weights[:, chosen].log_softmax(dim=1), log_probs[:, chosen], mixing)
     some = mix(among(log_weights, chosen.view(3, 1, 1)), log_probs, mixing)
     torch.testing.assert_close(some, alone)
+
+
+# ---------------------------------------------------------------------- logsumexp
+
+
+@given(numbers(2, 3, 4), st.sampled_from([0, 1, 2, -1, -2, -3]))
+def test_logsumexp_and_its_gradient_are_those_of_torch(values, dim):
+    values.requires_grad_()
+    ours, theirs = logsumexp(values, dim), values.logsumexp(dim)
+    torch.testing.assert_close(ours, theirs)
+    weight = torch.arange(ours.numel(), dtype=ours.dtype).view_as(ours)
+    (gradient,) = torch.autograd.grad((ours * weight).sum(), values)
+    torch.testing.assert_close(gradient, *torch.autograd.grad((theirs * weight).sum(), values))
+
+
+def test_logsumexp_of_those_left_out_and_of_large_numbers():
+    values = torch.tensor([[-INF, 1e4, 1e4], [-INF, -1e4, -INF]], requires_grad=True)
+    summed = logsumexp(values, dim=1)
+    torch.testing.assert_close(summed, torch.tensor([1e4 + np.log(2).item(), -1e4]))
+    summed.sum().backward()
+    torch.testing.assert_close(values.grad, torch.tensor([[0, 0.5, 0.5], [0, 1, 0]]))

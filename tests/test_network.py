@@ -301,11 +301,30 @@ def test_without_priors_a_shared_bank_knows_no_difference_between_annotators():
     [
         ({"bank": "public"}, "bank='public': expected one of private, shared."),
         ({"mixing": "sum"}, "mixing='sum': expected one of prob, logit."),
+        ({"explanation_gradient": 1.5}, r"explanation_gradient=1.5: expected a share in \[0, 1\]."),
     ],
 )
 def test_unknown_kinds_name_the_argument(options, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         make_network(**options)
+
+
+def test_a_share_of_the_gradient_of_who_reaches_the_features():
+    def gradients(share: float) -> tuple[Tensor, Tensor, Tensor]:
+        torch.manual_seed(0)
+        network = make_network(explanation_gradient=share)
+        features = torch.randn(1, network.channels, 5, 5, requires_grad=True)
+        output = network.assign(features)
+        output.log_who[:, 0].sum().backward()
+        return output.log_who, features.grad, network.projection.weight.grad
+
+    whole, third, none = (gradients(share) for share in (1.0, 1 / 3, 0.0))
+    torch.testing.assert_close(third[1], whole[1] / 3)
+    assert whole[1].abs().max() > 0
+    assert (none[1] == 0).all()
+    for other in (third, none):  # what is said, and what the projection learns, are the same
+        assert torch.equal(other[0], whole[0])
+        assert torch.equal(other[2], whole[2])
 
 
 # ---------------------------------------------------------------------- bands
