@@ -42,7 +42,7 @@ class Schedule:
     start: float = 0.1
     full: float = 0.3
     trials: tuple[float, ...] = (0.6, 0.7)
-    final: float = 0.85
+    final: float = 0.9
 
     def __post_init__(self) -> None:
         shares = (0.0, self.start, self.full, *self.trials, self.final, 1.0)

@@ -171,9 +171,9 @@ def test_the_loss_falls(trained):
 
 
 def test_events_come_when_the_schedule_says(trained):
-    # At the first step that reaches 10 %, 60 %, 70 % and 85 % of 40.
+    # At the first step that reaches 10 %, 60 %, 70 % and 90 % of 40.
     assert [kind for _, kind in trained.events] == ["start", "trial", "trial", "final"]
-    for (step, _), planned in zip(trained.events, (4, 24, 28, 34), strict=True):
+    for (step, _), planned in zip(trained.events, (4, 24, 28, 36), strict=True):
         assert planned - 1 <= step <= planned
     assert trained.schedule_done == ["start", "trial 1", "trial 2", "final"]
 
@@ -533,7 +533,7 @@ def test_a_run_that_stops_early_projects_and_says_so():
 
     module = make_module()
     trainer = make_trainer(callbacks=[Stop()])
-    with pytest.warns(UserWarning, match="^training stopped .* before the final projection at 85%"):
+    with pytest.warns(UserWarning, match="^training stopped .* before the final projection at 90%"):
         trainer.fit(module, make_loader())
     assert trainer.global_step == 10
     assert module.explained

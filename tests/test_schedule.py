@@ -70,7 +70,7 @@ def test_switched_off_all_terms_count_and_nothing_is_due():
         {"start": 0.4, "full": 0.3},
         {"trials": (0.7, 0.6)},
         {"trials": (0.2,)},
-        {"trials": (0.9,)},
+        {"trials": (0.95,)},
         {"final": 1.1},
         {"start": -0.1},
     ],

@@ -160,7 +160,7 @@ def test_it_holds_each_metrics_curves_of_all_annotators_in_one_chart(run, logged
 def test_it_holds_the_end_of_the_run_as_an_artifact(run):
     (files,) = artifacts(run, "explanation")
     panels = {f"final-val-{number}.png" for number in ("0000", "0003")}
-    assert set(files) == {*panels, "gallery.png", "curves.csv", "manifest.json"}
+    assert set(files) == {*panels, "report.html", "gallery.png", "curves.csv", "manifest.json"}
     for name, file in files.items():
         assert file.read_bytes() == written(run, name).read_bytes()
     manifest = json.loads(files["manifest.json"].read_text())

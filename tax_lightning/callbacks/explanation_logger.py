@@ -37,6 +37,7 @@ from tax_lightning.explain.gallery import PrototypeCard, render_gallery
 from tax_lightning.explain.maps import UNDECIDED_INDEX, who_index_map
 from tax_lightning.explain.palette import Picture, annotator_palette, class_palette
 from tax_lightning.explain.panels import render_panel
+from tax_lightning.network import TAXNetwork
 
 _CARDS_A_PAGE = 24
 
@@ -169,8 +170,8 @@ class ExplanationLogger(Callback):
         curves = self._write("curves.csv", self._curves.write)
         content = _content(trainer, seen, cards, self.paths, gallery)
         manifest = self._write("manifest.json", lambda path: write_manifest(path, content))
-        # All that is left of a run for people to read: a page of it would be one more of these.
-        self.report = [*self.paths, *gallery, *curves, *manifest]
+        page = self._write_page(pl_module, seen, cards)
+        self.report = [*page, *self.paths, *gallery, *curves, *manifest]
         if self.report:
             self._send(trainer, "the report", send_files, "explanation", self.report)
 
@@ -233,6 +234,22 @@ class ExplanationLogger(Callback):
             key = "explanations/prototypes"
             self._send(trainer, f"the table {key!r}", send_cards, key, cards)
         return cards, paths
+
+    def _write_page(
+        self, pl_module: L.LightningModule, seen: Sequence[_Seen], cards: Sequence[PrototypeCard]
+    ) -> list[Path]:
+        """The samples as one page to look into, if the model is of our kind; returns its path."""
+        network = getattr(pl_module, "network", None)
+        if not seen or not isinstance(network, TAXNetwork):
+            return []
+        # Here, since it takes names of files from this package.
+        from tax_lightning.explain.report import write_page
+
+        explained = [(one.explanation, one.picture) for one in seen]
+        source = "the model at the end of its training"
+        return self._write(
+            "report.html", lambda path: write_page(explained, cards, network, path, source)
+        )
 
     # ------------------------------------------------------------------ where it goes
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -28,8 +29,13 @@ from tax_lightning.explain.palette import Picture, annotator_palette, class_pale
 from tax_lightning.explain.panels import render_panel
 from tax_lightning.explain.tally import Tally
 
+if TYPE_CHECKING:
+    from tax_lightning.network import TAXNetwork
+
 LOGARITHM_UNIT = 1000
 """What a logarithm is multiplied by, so that whole numbers tell the probabilities apart."""
+_TITLE = "Who decided, and why"
+_MAX_SIDE = 1024  # pixels
 _MOST_VOICES = 5
 _CLEAR = 0.2  # certainty of who, on average over decided pixels, from which on it says something
 
@@ -60,10 +66,10 @@ def write_report(
     to_picture: Callable[[Tensor], Picture],
     output: str | Path,
     read: Callable[[str], Picture] | None = None,
-    title: str = "Who decided, and why",
+    title: str = _TITLE,
     source: str = "",
     notes: Sequence[str] = (),
-    max_side: int = 1024,
+    max_side: int = _MAX_SIDE,
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
@@ -113,12 +119,16 @@ def write_report(
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "report.json").unlink(missing_ok=True)
     with _part_file(folder / "images.part") as blocks:
-        report = _Report(model, folder, to_picture, read, max_side)
+        report = _Report(model.network, max_side)
         for number in range(len(images)):
-            report.add(images[number], blocks)
+            explanation, picture = _looked_at(model, images[number], to_picture)
+            if not report.examples:
+                report.examples = read_examples(explanation.sources, read)
+            maps = report.add(explanation, picture, blocks)
+            report.images[-1]["files"] = _write_files(folder, report, explanation, picture, maps)
             progress(number + 1, len(images))
-        notes = [*notes, *report.notes()]
-        path = _write_page(report, blocks, title, source, notes)
+        notes = [*notes, *report.notes(read is not None)]
+        path = _write_page(report, blocks, folder / "index.html", title, source, notes)
     numbers = folder / "report.json"
     with _part_file(numbers.with_suffix(".json.part"), numbers) as file:
         content = _plain(report.as_json(source, notes))
@@ -126,63 +136,93 @@ def write_report(
     return path
 
 
+def write_page(
+    explained: Sequence[tuple[Explanation, Picture]],
+    cards: Sequence[PrototypeCard],
+    network: TAXNetwork,
+    path: Path,
+    source: str,
+) -> None:
+    """The page of `write_report` alone, of images that have been explained already.
+
+    Args:
+        explained: explanations of one image each, on the CPU, and the images as pictures
+            ``[H, W, 3]`` uint8; at least one.
+        cards: of all prototypes in the order of annotators and kernels; of a bank that all share,
+            once.
+        network: that said so.
+        path: of the page; no other file is written.
+        source: as in `write_report`.
+
+    Raises:
+        OSError: if the page cannot be written.
+        ValueError: if two images have the same id.
+    """
+    with _part_file(path.with_suffix(".part")) as blocks:
+        report = _Report(network, _MAX_SIDE)
+        places = np.ndindex(len(explained[0][0].annotators), explained[0][0].kernels)
+        report.examples = dict(zip(places, itertools.cycle(cards), strict=False)) if cards else {}
+        for explanation, picture in explained:
+            report.add(explanation, picture, blocks)
+        _write_page(report, blocks, path, _TITLE, source, [*report.notes(at_hand=True)])
+
+
+def _looked_at(
+    model: Model, sample: Mapping[str, Any], to_picture: Callable[[Tensor], Picture]
+) -> tuple[Explanation, Picture]:
+    pixels = unpacked(dict(sample))["image"]
+    explanation = model.explain(pixels[None].to(model.device), [str(sample["id"])])
+    return explanation.to("cpu"), to_picture(pixels)
+
+
+def _write_files(
+    folder: Path, report: _Report, explanation: Explanation, picture: Picture, maps: CompactMaps
+) -> dict[str, str]:
+    """Write the files of one image; returns their places in the folder by kind."""
+    name = file_name(explanation.ids[0])
+    files = {"panel": f"panels/{name}.png", "maps": f"maps/{name}.npz"}
+    patches = {key: e.patch for key, e in report.examples.items() if e.patch is not None}
+    panel = render_panel(explanation, picture, patches=patches)
+    Image.fromarray(panel).save(folder / files["panel"])
+    np.savez_compressed(folder / files["maps"], allow_pickle=False, **maps.arrays())
+    return files
+
+
 class _Report:
     """What is known after the images so far."""
 
-    def __init__(
-        self,
-        model: Model,
-        folder: Path,
-        to_picture: Callable[[Tensor], Picture],
-        read: Callable[[str], Picture] | None,
-        max_side: int,
-    ) -> None:
-        self.model, self.folder, self.to_picture = model, folder, to_picture
-        self.read, self.max_side = read, max_side
-        self.mixing: str = model.network.mixing
-        self.shared: bool = model.network.memory.kind == "shared"
+    def __init__(self, network: TAXNetwork, max_side: int) -> None:
+        self.max_side = max_side
+        self.mixing: str = network.mixing
+        self.shared: bool = network.memory.kind == "shared"
         self.images: list[dict[str, Any]] = []
         self.thumbnails: list[str] = []
         self.examples: dict[tuple[int, int], PrototypeCard] = {}
 
-    def add(self, sample: Mapping[str, Any], blocks: IO[str]) -> None:
-        """Explain one image; write its files, and its part of the page."""
-        name = str(sample["id"])
+    def add(self, explanation: Explanation, picture: Picture, blocks: IO[str]) -> CompactMaps:
+        """Take up one image; write its part of the page, and return what that holds."""
+        (name,) = explanation.ids
         if name in (image["id"] for image in self.images):
             raise ValueError(
                 f"two images have the id {name!r}, by which the report tells them apart. Give "
                 "every image its own id."
             )
-        pixels = unpacked(dict(sample))["image"]
-        image = pixels[None].to(self.model.device)
-        explanation = self.model.explain(image, [name]).to("cpu")
         tally = Tally.of(explanation)
         if not self.images:
             self.annotators, self.classes = explanation.annotators, explanation.classes
             self.kernels = explanation.kernels
-            self.examples = read_examples(explanation.sources, self.read)
             self.tally = tally
         else:
             self.tally = self.tally + tally
-        picture = self.to_picture(pixels)
         maps = compact(explanation, self.max_side)
-        self._write_files(explanation, picture, maps)
         number = len(self.images)
         shown = page.shrunk(picture, maps.size)
         blocks.write(page.image_block(number, page.data_uri(shown), maps.text()))
         self.thumbnails.append(page.thumbnail(number, name, shown, tally))
         self.images.append(self._entry(explanation, maps, tally))
-
-    def _write_files(self, explanation: Explanation, picture: Picture, maps: CompactMaps) -> None:
-        name = file_name(explanation.ids[0])
-        patches = {key: e.patch for key, e in self.examples.items() if e.patch is not None}
-        panel = render_panel(explanation, picture, patches=patches)
-        Image.fromarray(panel).save(self.folder / "panels" / f"{name}.png")
-        path = self.folder / "maps" / f"{name}.npz"
-        np.savez_compressed(path, allow_pickle=False, **maps.arrays())
+        return maps
 
     def _entry(self, explanation: Explanation, maps: CompactMaps, tally: Tally) -> dict[str, Any]:
-        name = file_name(explanation.ids[0])
         return {
             "id": explanation.ids[0],
             "size": list(explanation.probs.shape[-2:]),
@@ -193,11 +233,14 @@ class _Report:
                 {"at": [spot.y, spot.x], "annotator": spot.annotator, "kernel": spot.kernel}
                 for spot in find_callouts(explanation)
             ],
-            "files": {"panel": f"panels/{name}.png", "maps": f"maps/{name}.npz"},
         }
 
-    def notes(self) -> Iterator[str]:
-        """What must not be overlooked: who that says little, examples that are missing."""
+    def notes(self, at_hand: bool) -> Iterator[str]:
+        """What must not be overlooked: who that says little, examples that are missing.
+
+        Args:
+            at_hand: whether there are training images to show.
+        """
         even = 1 / len(self.annotators)
         if self.tally.largest_weight < even + _CLEAR * (1 - even):
             yield (
@@ -212,7 +255,7 @@ class _Report:
                 "The prototypes of this model are no training pixels yet, so that no example can "
                 "be named. Train to the end, or take the checkpoint that `tax fit` names there."
             )
-        elif self.read is None:
+        elif not at_hand:
             yield (
                 "The training images are not at hand: examples are named but not shown. Give the "
                 "configuration of the training with --config to see them."
@@ -341,7 +384,7 @@ def logarithms() -> list[int]:
 
 
 def _write_page(
-    report: _Report, blocks: IO[str], title: str, source: str, notes: Sequence[str]
+    report: _Report, blocks: IO[str], path: Path, title: str, source: str, notes: Sequence[str]
 ) -> Path:
     """The page, the images' data in its middle copied from the file that they are in."""
     names = [image["id"] for image in report.images]
@@ -363,7 +406,6 @@ def _write_page(
         "gallery": page.gallery(report.cards, report.annotators, report.usage, report.shared),
     }
     before, after = page.page(words, parts, report.for_page())
-    path = report.folder / "index.html"
     with _part_file(path.with_suffix(".html.part"), path) as file:
         file.write(before)
         blocks.seek(0)
