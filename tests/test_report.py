@@ -20,7 +20,7 @@ from made_up import (
     quarters,
 )
 
-from tax_lightning.explain.compact import LEVELS, CompactMaps, compact
+from tax_lightning.explain.compact import CompactMaps, compact
 from tax_lightning.explain.examples import read_examples
 from tax_lightning.explain.page import data_uri, gallery
 from tax_lightning.explain.report import write_report
@@ -91,22 +91,23 @@ class Outline(HTMLParser):
 # ---------------------------------------------------------------------------------- compact maps
 
 
-def test_maps_are_the_explanation_in_whole_per_cents():
+@pytest.mark.parametrize("levels", [100, 25])
+def test_maps_are_the_explanation_in_so_many_levels(levels):
     model = MadeUpModel()
     explanation = model.explain(torch.zeros(1, 1, 20, 30), ["a"])
-    maps = compact(explanation, 1024)
+    maps = compact(explanation, 1024, levels)
     assert np.array_equal(maps.result, explanation.decision[0])
     assert np.array_equal(maps.leader, explanation.leader[0])
     assert np.array_equal(maps.undecided, explanation.undecided[0])
     assert np.array_equal(maps.why, explanation.why[0])
-    roots = maps.who / LEVELS
-    assert np.abs(roots - explanation.who[0].sqrt().numpy()).max() <= 0.5 / LEVELS + 1e-6
+    roots = maps.who / levels
+    assert np.abs(roots - explanation.who[0].sqrt().numpy()).max() <= 0.5 / levels + 1e-6
     own = explanation.annotator_probs[0, :, 1:].numpy()
-    assert np.abs(maps.annotator_foreground / LEVELS - own).max() <= 0.5 / LEVELS + 1e-6
+    assert np.abs(maps.annotator_foreground / levels - own).max() <= 0.5 / levels + 1e-6
     fused = explanation.probs[0, 1:].numpy()
-    assert np.abs(maps.foreground / LEVELS - fused).max() <= 0.5 / LEVELS + 1e-6
+    assert np.abs(maps.foreground / levels - fused).max() <= 0.5 / levels + 1e-6
     share = explanation.leader_share[0].numpy()
-    assert np.abs(maps.leader_share / LEVELS - share).max() <= 0.5 / LEVELS + 1e-6
+    assert np.abs(maps.leader_share / levels - share).max() <= 0.5 / levels + 1e-6
 
 
 def test_of_a_large_image_evenly_spread_pixels_are_kept():
@@ -232,7 +233,7 @@ def test_the_page_and_the_npz_hold_the_same_values(tmp_path):
     for number, (entry, image) in enumerate(zip(known["images"], listed["images"], strict=True)):
         stored = stored_maps(page, number, entry, known["planes"])
         with np.load(tmp_path / image["files"]["maps"]) as arrays:
-            assert set(arrays) == {"rows", "columns", *stored}
+            assert set(arrays) == {"rows", "columns", "levels", *stored}
             assert {plane["differences"] for plane in known["planes"]} == {True, False}
             for name, planes in stored.items():
                 assert np.array_equal(planes, arrays[name].reshape(planes.shape))

@@ -29,20 +29,24 @@ def browser(tmp_path_factory):
         yield started
 
 
-@pytest.fixture(scope="module", params=["prob", "logit"])
+@pytest.fixture(scope="module", params=["prob", "logit", "coarse prob", "coarse logit"])
 def written(request, tmp_path_factory):
     """A report of three images of different sizes, and how its model mixes."""
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = tmp_path_factory.mktemp(request.param.replace(" ", "-"))
+    coarse, mixing = "coarse" in request.param, request.param.split()[-1]
     sizes = {ODD: (40, 56), "tall": (64, 24), "large": (200, 300)}
-    write_report(
-        MadeUpModel(PEOPLE, CLASSES, mixing=request.param),
-        MadeUpImages(sizes),
-        grey_picture,
-        folder,
-        read=lambda name: TRAINING,
-        max_side=100,
-    )
-    return folder, request.param
+    with pytest.MonkeyPatch.context() as patch:
+        if coarse:  # as where there is much to show
+            patch.setattr("tax_lightning.explain.compact.MOST_FINE_VALUES", 0)
+        write_report(
+            MadeUpModel(PEOPLE, CLASSES, mixing=mixing),
+            MadeUpImages(sizes),
+            grey_picture,
+            folder,
+            read=lambda name: TRAINING,
+            max_side=100,
+        )
+    return folder, mixing
 
 
 @pytest.fixture
@@ -98,9 +102,9 @@ def point_at(browser, arrays, y, x, press=False):
 
 
 def own_shares(arrays):
-    """Per cents ``[N, C, h, w]`` of what each annotator would say."""
+    """Shares ``[N, C, h, w]`` of what each annotator would say."""
     foreground = arrays["annotator_foreground"].astype(np.int64)
-    background = (100 - foreground.sum(axis=1, keepdims=True)).clip(0)
+    background = (arrays["levels"] - foreground.sum(axis=1, keepdims=True)).clip(0)
     return np.concatenate([background, foreground], axis=1)
 
 
@@ -109,7 +113,7 @@ def panel_view(arrays, panel, mixing):
     weights = arrays["who"][panel].astype(np.int64) ** 2
     weights = np.where(weights.sum(axis=0) == 0, 1, weights)
     shares = own_shares(arrays)[panel]
-    values = shares if mixing == "prob" else np.array(logarithms())[shares]
+    values = shares if mixing == "prob" else np.array(logarithms(int(arrays["levels"])))[shares]
     mixed = (weights[:, None] * values).sum(axis=0)
     said = shares.argmax(axis=1)
     view = {
@@ -125,7 +129,8 @@ def panel_view(arrays, panel, mixing):
     if len(panel) == len(PEOPLE):
         view = {name: arrays[name] for name in view}
         foreground = arrays["foreground"].astype(float)
-        probs = np.concatenate([(100 - foreground.sum(axis=0, keepdims=True)).clip(0), foreground])
+        background = (arrays["levels"] - foreground.sum(axis=0, keepdims=True)).clip(0)
+        probs = np.concatenate([background, foreground])
         probs /= probs.sum(axis=0)
     logs = np.log(probs, out=np.zeros_like(probs), where=probs > 0)
     view["entropy"] = -(probs * logs).sum(axis=0) / math.log(len(CLASSES))

@@ -15,8 +15,11 @@ from tax_lightning.explain.maps import UNDECIDED_INDEX, as_array, check_single
 
 Bytes = NDArray[np.uint8]
 
-LEVELS = 100
-"""The largest value of a share in bytes: whole per cents, which noise does not fill with digits."""
+FINE, COARSE = 100, 25
+"""The largest value of a share in bytes: whole per cents, or steps of four in large reports."""
+
+MOST_FINE_VALUES = 50_000_000
+"""Of all images together; noisy maps of so many make a page of about 15 MB."""
 
 SMOOTH = ("leader_share", "foreground", "who", "annotator_foreground")
 """Maps that change little from pixel to pixel: stored as differences they are much smaller."""
@@ -29,15 +32,17 @@ class CompactMaps:
     Args:
         rows: int32 ``[h]``, the row of the image that each row of the maps shows.
         columns: int32 ``[w]``, the same for columns.
+        levels: the largest value of a share, 100 where shares are per cents.
         result: ``[h, w]``, class id of the result.
         undecided: ``[h, w]``, 1 where all annotators would say the same.
         leader: ``[h, w]``, position of the annotator with the largest weight.
-        leader_share: ``[h, w]``, per cent of the decision that are the leader's first kernel's.
-        foreground: ``[C - 1, h, w]``, probability of each class but the background in the result,
-            in per cent. The background has the rest.
-        who: ``[N, h, w]``, 100 times the square root of the weight of each annotator. Roots keep
-            small weights apart, which count where the annotators with large ones are left out. The
-            weights are ``who**2 / (who**2).sum(axis=0)``.
+        leader_share: ``[h, w]``, share of the decision that is the leader's first kernel's; as all
+            shares from 0 to ``levels``.
+        foreground: ``[C - 1, h, w]``, probability of each class but the background in the result.
+            The background has the rest.
+        who: ``[N, h, w]``, square root of the weight of each annotator. Roots keep small weights
+            apart, which count where the annotators with large ones are left out. The weights are
+            ``who**2 / (who**2).sum(axis=0)``.
         annotator_foreground: ``[N, C - 1, h, w]``, as ``foreground``, of each annotator's own
             segmentation.
         why: ``[N, h, w]``, each annotator's kernel with the largest share in the decision.
@@ -45,6 +50,7 @@ class CompactMaps:
 
     rows: NDArray[np.int32]
     columns: NDArray[np.int32]
+    levels: int
     result: Bytes
     undecided: Bytes
     leader: Bytes
@@ -62,11 +68,11 @@ class CompactMaps:
     @classmethod
     def planes(cls) -> tuple[str, ...]:
         """The names of the maps, in their order."""
-        return tuple(f.name for f in fields(cls) if f.name not in ("rows", "columns"))
+        return tuple(f.name for f in fields(cls) if f.name not in ("rows", "columns", "levels"))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays by name, as an NPZ file holds them."""
-        return asdict(self)
+        return {**asdict(self), "levels": np.array(self.levels)}
 
     def text(self) -> str:
         """The maps as one line of text: deflated bytes in base 64.
@@ -83,13 +89,27 @@ class CompactMaps:
         return base64.b64encode(deflated).decode()
 
 
-def compact(explanation: Explanation, most: int) -> CompactMaps:
+def levels_for(values: int) -> int:
+    """How fine the shares of a report may be.
+
+    Args:
+        values: number of pixels, annotators and classes, and images of their size, multiplied.
+
+    Example:
+        >>> levels_for(3 * 512 * 512 * 10 * 2), levels_for(20 * 512 * 512 * 10 * 2)
+        (100, 25)
+    """
+    return FINE if values <= MOST_FINE_VALUES else COARSE
+
+
+def compact(explanation: Explanation, most: int, levels: int = FINE) -> CompactMaps:
     """Maps of an explanation in bytes.
 
     Args:
         explanation: the explanation of one image.
         most: of the longer side, in pixels. Of a larger image, evenly spread rows and columns are
             kept, so that each value is what the model says of one pixel.
+        levels: the largest value of a share.
 
     Raises:
         ValueError: if there are several images, or more annotators, classes or kernels than a byte
@@ -129,11 +149,12 @@ def compact(explanation: Explanation, most: int) -> CompactMaps:
         return values[window].astype(np.uint8)
 
     def shares(values: NDArray[np.floating]) -> Bytes:
-        return (LEVELS * values[window]).round().clip(0, LEVELS).astype(np.uint8)
+        return (levels * values[window]).round().clip(0, levels).astype(np.uint8)
 
     return CompactMaps(
         rows=rows,
         columns=columns,
+        levels=levels,
         result=indices(as_array(explanation.decision[0])),
         undecided=indices(as_array(explanation.undecided[0])),
         leader=indices(as_array(explanation.leader[0])),

@@ -21,7 +21,7 @@ from tax_lightning.batch import unpacked
 from tax_lightning.callbacks.run import file_name
 from tax_lightning.explain import page
 from tax_lightning.explain.callouts import find_callouts
-from tax_lightning.explain.compact import LEVELS, SMOOTH, CompactMaps, compact
+from tax_lightning.explain.compact import FINE, SMOOTH, CompactMaps, compact, levels_for
 from tax_lightning.explain.examples import read_examples
 from tax_lightning.explain.explanation import Explanation
 from tax_lightning.explain.gallery import PrototypeCard
@@ -119,7 +119,7 @@ def write_report(
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "report.json").unlink(missing_ok=True)
     with _part_file(folder / "images.part") as blocks:
-        report = _Report(model.network, max_side)
+        report = _Report(model.network, len(images), max_side)
         for number in range(len(images)):
             explanation, picture = _looked_at(model, images[number], to_picture)
             if not report.examples:
@@ -159,7 +159,7 @@ def write_page(
         ValueError: if two images have the same id.
     """
     with _part_file(path.with_suffix(".part")) as blocks:
-        report = _Report(network, _MAX_SIDE)
+        report = _Report(network, len(explained), _MAX_SIDE)
         places = np.ndindex(len(explained[0][0].annotators), explained[0][0].kernels)
         report.examples = dict(zip(places, itertools.cycle(cards), strict=False)) if cards else {}
         for explanation, picture in explained:
@@ -191,8 +191,8 @@ def _write_files(
 class _Report:
     """What is known after the images so far."""
 
-    def __init__(self, network: TAXNetwork, max_side: int) -> None:
-        self.max_side = max_side
+    def __init__(self, network: TAXNetwork, expected: int, max_side: int) -> None:
+        self.expected, self.max_side = expected, max_side
         self.mixing: str = network.mixing
         self.shared: bool = network.memory.kind == "shared"
         self.images: list[dict[str, Any]] = []
@@ -212,15 +212,22 @@ class _Report:
             self.annotators, self.classes = explanation.annotators, explanation.classes
             self.kernels = explanation.kernels
             self.tally = tally
+            self.levels = self._levels(explanation)
         else:
             self.tally = self.tally + tally
-        maps = compact(explanation, self.max_side)
+        maps = compact(explanation, self.max_side, self.levels)
         number = len(self.images)
         shown = page.shrunk(picture, maps.size)
         blocks.write(page.image_block(number, page.data_uri(shown), maps.text()))
         self.thumbnails.append(page.thumbnail(number, name, shown, tally))
         self.images.append(self._entry(explanation, maps, tally))
         return maps
+
+    def _levels(self, explanation: Explanation) -> int:
+        """The same for all images, so that the page can compare them; taken to be of one size."""
+        pixels = math.prod(min(side, self.max_side) for side in explanation.probs.shape[-2:])
+        of_pixel = len(self.annotators) * len(self.classes)
+        return levels_for(self.expected * pixels * of_pixel)
 
     def _entry(self, explanation: Explanation, maps: CompactMaps, tally: Tally) -> dict[str, Any]:
         return {
@@ -293,7 +300,8 @@ class _Report:
                 {"name": name, "count": counts.get(name, 1), "differences": name in SMOOTH}
                 for name in CompactMaps.planes()
             ],
-            "logarithms": logarithms() if self.mixing == "logit" else None,
+            "levels": self.levels,
+            "logarithms": logarithms(self.levels) if self.mixing == "logit" else None,
             "logarithm_unit": LOGARITHM_UNIT,
             "ramp": page.ramp(),
             "most_named": page.MOST_NAMED,
@@ -373,14 +381,14 @@ def _place(example: PrototypeCard) -> dict[str, Any]:
     }
 
 
-def logarithms() -> list[int]:
-    """Logarithms of 0 to 100 per cent, times `LOGARITHM_UNIT`, of 0 as of half a per cent.
+def logarithms(levels: int = FINE) -> list[int]:
+    """Logarithms of the shares 0 to ``levels``, times `LOGARITHM_UNIT`, of 0 as of half a level.
 
     Example:
         >>> logarithms()[100], logarithms()[50], logarithms()[0]
         (0, -693, -5298)
     """
-    return [round(LOGARITHM_UNIT * math.log(max(p, 0.5) / LEVELS)) for p in range(LEVELS + 1)]
+    return [round(LOGARITHM_UNIT * math.log(max(p, 0.5) / levels)) for p in range(levels + 1)]
 
 
 def _write_page(

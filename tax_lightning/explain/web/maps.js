@@ -2,10 +2,9 @@
 
 // The maps of one image: read from the page, and what follows from them.
 //
-// A share is a whole number of per cent; a weight is the square of its number in `who`. Results are
-// compared by sums of whole numbers, so that they come out the same wherever they are computed.
-
-const LEVELS = 100;
+// A share is a whole number out of report.levels; a weight is the square of its number in `who`.
+// Results are compared by sums of whole numbers, so that they come out the same wherever they are
+// computed.
 
 // The maps of the image of this number, by name. Each is a list of planes, a byte a pixel.
 async function readMaps(number, report) {
@@ -41,10 +40,10 @@ function largest(values) {
   return best;
 }
 
-// Per cents of the classes at a pixel, into `into`; the background, which has no plane, gets the
+// Shares of the classes at a pixel, into `into`; the background, which has no plane, gets the
 // rest. `first` is the place of the first class's plane.
 function sharesAt(planes, first, pixel, into) {
-  into[0] = LEVELS;
+  into[0] = report.levels;
   for (let c = 1; c < into.length; c++) {
     into[c] = planes[first + c - 1][pixel];
     into[0] -= into[c];

@@ -100,7 +100,7 @@ function because(reading, example) {
   caption.append(lead, made("b", {}, `prototype ${reading.kernel}`), ` of ${nameOf(reading.leader)}`);
   caption.append(example.origin ? `: ${example.origin}.` : ".");
   if (reading.share !== null) {
-    caption.append(` It makes up ${perCent(reading.share / LEVELS)} of the decision.`);
+    caption.append(` It makes up ${perCent(reading.share / report.levels)} of the decision.`);
   }
   if (card) {
     const link = made("a", { href: `#${example.card}` }, "See the whole image");
