@@ -196,3 +196,12 @@ def test_wrong_sizes_are_named():
         render_panel(explanation, noise(8, 8), np.zeros((2, 8, 8), dtype=int))
     with pytest.raises(ValueError, match=r"reference has shape \(4, 8\), expected \(8, 8\)"):
         render_panel(explanation, noise(8, 8), None, np.zeros((4, 8), dtype=int))
+
+
+def test_a_panel_says_where_who_says_next_to_nothing():
+    leader, undecided = quarters()
+    words = "Read next to nothing into who decides: where the annotators differ, the largest"
+    for weight, warned in ((0.4, True), (0.9, False)):
+        explanation = make_explanation(leader, undecided=undecided, weight=weight)
+        panel = render_panel(explanation, noise(*leader.shape[-2:]))
+        assert says(panel, words, BODY) == warned

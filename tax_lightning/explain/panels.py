@@ -27,6 +27,7 @@ from tax_lightning.explain.legend import (
 from tax_lightning.explain.maps import check_single
 from tax_lightning.explain.palette import INK, PAPER, Picture, kernel_shade
 from tax_lightning.explain.sheet import Sheet
+from tax_lightning.explain.tally import Tally, caveat
 from tax_lightning.explain.tiles import (
     View,
     contour_picture,
@@ -110,10 +111,16 @@ def render_panel(
             tiles,
             sheet.flow(legend_entries(view.cast), tiles.width),
             sheet.flow(sign_entries(), tiles.width),
+            *(sheet.flow([LegendEntry(words)], tiles.width) for words in _caveats(explanation)),
             sheet.line(_CARDS_TITLE if cards else _NOBODY, sheet.title, tiles.width),
             *([sheet.grid(cards, _COLUMNS)] if cards else []),
         ]
     )
+
+
+def _caveats(explanation: Explanation) -> list[str]:
+    words = caveat(Tally.of(explanation).largest_weight, len(explanation.annotators))
+    return [] if words is None else [words]
 
 
 def _card(

@@ -27,7 +27,7 @@ from tax_lightning.explain.explanation import Explanation
 from tax_lightning.explain.gallery import PrototypeCard
 from tax_lightning.explain.palette import Picture, annotator_palette, class_palette, kernel_shade
 from tax_lightning.explain.panels import render_panel
-from tax_lightning.explain.tally import Tally
+from tax_lightning.explain.tally import Tally, caveat
 
 if TYPE_CHECKING:
     from tax_lightning.network import TAXNetwork
@@ -37,7 +37,6 @@ LOGARITHM_UNIT = 1000
 _TITLE = "Who decided, and why"
 _MAX_SIDE = 1024  # pixels
 _MOST_VOICES = 5
-_CLEAR = 0.2  # certainty of who, on average over decided pixels, from which on it says something
 
 
 class Images(Protocol):
@@ -248,12 +247,9 @@ class _Report:
         Args:
             at_hand: whether there are training images to show.
         """
-        even = 1 / len(self.annotators)
-        if self.tally.largest_weight < even + _CLEAR * (1 - even):
-            yield (
-                "Read next to nothing into who decides: where the annotators differ, the largest "
-                f"weight is {self.tally.largest_weight:.0%} on average, an even share {even:.0%}."
-            )
+        warning = caveat(self.tally.largest_weight, len(self.annotators))
+        if warning is not None:
+            yield warning
         living = [example for example in self.cards.values() if example.source.alive]
         taken = [example for example in living if example.source.projected]
         missing = sum(example.patch is None for example in taken)

@@ -12,6 +12,7 @@ from tax_lightning.explain.maps import as_array
 
 _ALIKE = 0.025  # relative difference of two areas that are called the same
 _UNLIKE = 0.25  # and of those of a class that is worth a word of its own
+_CLEAR = 0.2  # certainty of who, on average over decided pixels, from which on it says something
 
 Counts = NDArray[np.int64]
 
@@ -144,3 +145,25 @@ def _compared(area: float) -> str:
 
 def _times(ratio: float) -> str:
     return f"{ratio:.1f} times as much" if ratio >= 2 else f"{ratio:.0%} of the result's area"
+
+
+def caveat(largest_weight: float, annotators: int) -> str | None:
+    """What must not be overlooked where who says little; None where it says something.
+
+    Args:
+        largest_weight: mean of the largest weight over the decided pixels, or NaN.
+        annotators: how many share it.
+
+    Example:
+        >>> caveat(0.9, 2), caveat(float("nan"), 2)
+        (None, None)
+        >>> caveat(0.13, 10)  # doctest: +ELLIPSIS
+        'Read next to nothing into who decides: where the annotators differ, ...'
+    """
+    even = 1 / annotators
+    if not largest_weight < even + _CLEAR * (1 - even):
+        return None
+    return (
+        "Read next to nothing into who decides: where the annotators differ, the largest weight is "
+        f"{largest_weight:.0%} on average, an even share {even:.0%}."
+    )
