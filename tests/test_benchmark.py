@@ -61,6 +61,7 @@ def test_the_grid_is_every_method_on_every_data_set_with_every_seed(bench, tmp_p
         (["--data", "cells"], "--data 'cells': expected some of synthetic"),
         (["--data", "bubil_mini"], "--bubil_mini None: expected the folder of bubil_mini"),
         (["--data", "simulated"], "expected the folder of bubil_mini, for simulated"),
+        (["--configs", "nowhere"], "--configs nowhere: expected a folder with synthetic.yaml"),
     ],
 )
 def test_what_is_not_there_is_refused_before_anything_runs(bench, arguments, message, capsys):
@@ -69,9 +70,22 @@ def test_what_is_not_there_is_refused_before_anything_runs(bench, arguments, mes
     assert message in capsys.readouterr().err
 
 
+def test_the_larger_grid_has_a_place_of_its_own(bench):
+    small, large = (
+        bench.compare.make_runs(options(bench, "--data", "synthetic", "--configs", str(folder)))[0]
+        for folder in (FOLDER, FOLDER / "large")
+    )
+    assert small.result.is_relative_to(FOLDER / "results")
+    assert large.result.is_relative_to(FOLDER / "large" / "results")
+    configs = [yaml.safe_load(run.config.read_text()) for run in (small, large)]
+    few, many = (config["trainer"]["max_epochs"] for config in configs)
+    assert many == 4 * few
+
+
+@pytest.mark.parametrize("folder", [FOLDER, FOLDER / "large"], ids=["small", "large"])
 @pytest.mark.parametrize("data", ["synthetic", "simulated", "bubil_mini", "lidc_mini"])
-def test_selection_is_on_validation_and_the_same_for_all(data):
-    config = yaml.safe_load((FOLDER / f"{data}.yaml").read_text())
+def test_selection_is_on_validation_and_the_same_for_all(data, folder):
+    config = yaml.safe_load((folder / f"{data}.yaml").read_text())
     assert config["checkpoint"] == {"monitor": "val/ged2", "mode": "min"}
     assert config["model"]["init_args"]["encoder_weights"] is None
     scheduler = config["model"]["init_args"]["lr_scheduler"]["init_args"]

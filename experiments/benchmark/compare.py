@@ -12,6 +12,9 @@ All methods have the same images, masks, backbone, augmentation, optimizer, numb
 for choosing a checkpoint (the smallest GED^2 on the validation images), all of which stand in the
 configuration of the data set. The test images are read once, after training. Where a configuration
 names a reference, it is for those methods that learn from one, and for measuring.
+
+``--configs experiments/benchmark/large`` takes the configurations of that folder: larger networks
+and images, longer training, for a GPU. Their results lie in the folder ``results`` beside them.
 """
 
 from __future__ import annotations
@@ -70,7 +73,7 @@ def make_runs(options: argparse.Namespace) -> list[Run]:
     """The grid, a whole one with one seed first, then more.
 
     Raises:
-        ValueError: If a method or data set is unknown, or its folder is not there.
+        ValueError: If a method or data set is unknown, or its folder or configuration is not there.
     """
     for kind, asked, known in (
         ("methods", options.methods, METHODS),
@@ -79,13 +82,16 @@ def make_runs(options: argparse.Namespace) -> list[Run]:
         for name in asked:
             if name not in known:
                 raise ValueError(f"--{kind} {name!r}: expected some of {', '.join(known)}.")
+    for name in options.data:
+        if not (options.configs / f"{name}.yaml").is_file():
+            raise ValueError(f"--configs {options.configs}: expected a folder with {name}.yaml.")
     folders = {name: _folder_option(name, options) for name in options.data}
     return [
         Run(
-            HERE / f"{data}.yaml",
+            (options.configs / f"{data}.yaml").resolve(),
             method,
             seed,
-            options.out.resolve(),
+            (options.out or options.configs / "results").resolve(),
             tuple(METHODS[method].flags.items()),
             folders[data],
         )
@@ -119,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", nargs="+", metavar="NAME", default=list(METHODS))
     add_seeds(parser)
     add_jobs(parser)
-    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of results")
+    parser.add_argument("--configs", type=Path, default=HERE, help="folder of configurations")
+    parser.add_argument("--out", type=Path, help="folder of results; default: CONFIGS/results")
     return parser
 
 
