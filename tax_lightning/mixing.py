@@ -42,7 +42,7 @@ def mix(log_weights: Tensor, log_probs: Tensor, mixing: Mixing) -> Tensor:
         tensor([0.7188, 0.2812])
     """
     if mixing == "prob":
-        return logsumexp(log_weights.unsqueeze(-3) + log_probs, dim=-4)
+        return logsumexp(log_weights.unsqueeze(-3), dim=-4, added=log_probs)
     # Logarithms of probabilities are the logits up to a number that is the same for all classes.
     return (log_weights.exp().unsqueeze(-3) * log_probs).sum(dim=-4).log_softmax(dim=-3)
 
@@ -66,35 +66,42 @@ def among(log_weights: Tensor, chosen: Tensor) -> Tensor:
     return left
 
 
-def logsumexp(values: Tensor, dim: int) -> Tensor:
+def logsumexp(values: Tensor, dim: int, added: Tensor | None = None) -> Tensor:
     """``torch.logsumexp`` with a cheaper backward pass: there are N K C values a pixel.
 
     Args:
         values: any shape; along ``dim`` at least one is greater than -inf.
         dim: the dimension to sum over; it is left out of the result.
+        added: to the values first; broadcast.
 
     Example:
         >>> logsumexp(torch.tensor([[0.25, 0.75], [0.5, 0.0]]).log(), dim=1).exp()
         tensor([1.0000, 0.5000])
     """
-    summed: Tensor = _LogSumExp.apply(values, dim)
+    summed: Tensor = _LogSumExp.apply(values, added, dim)
     return summed
 
 
 class _LogSumExp(torch.autograd.Function):
-    """Keeps the exponentials of the forward pass, where PyTorch's own computes them again."""
+    """Keeps the exponentials of the forward pass, where PyTorch's own computes them again.
+
+    In place where the values are a sum of two that nobody else sees.
+    """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, dim: int) -> Tensor:  # noqa: ANN401
-        largest = values.amax(dim, keepdim=True)
-        parts = (values - largest).exp_()
+    def forward(ctx: Any, values: Tensor, added: Tensor | None, dim: int) -> Tensor:  # noqa: ANN401
+        whole = values if added is None else values + added
+        largest = whole.amax(dim, keepdim=True)
+        parts = (whole - largest if added is None else whole.sub_(largest)).exp_()
         total = parts.sum(dim, keepdim=True)
         ctx.save_for_backward(parts, total)
-        ctx.dim = dim
+        ctx.dim, ctx.shapes = dim, (values.shape, None if added is None else added.shape)
         return total.log().add_(largest).squeeze(dim)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:  # noqa: ANN401
         parts, total = ctx.saved_tensors
-        return parts * (gradient.unsqueeze(ctx.dim) / total), None
+        share = parts * (gradient.unsqueeze(ctx.dim) / total)
+        first, second = ctx.shapes
+        return share.sum_to_size(first), None if second is None else share.sum_to_size(second), None
