@@ -37,8 +37,9 @@ def assign_pixels(
     """
     height, width = weight.shape[-2:]
     pixels = torch.randperm(height * width, device=weight.device)[:MAX_PIXELS]
-    log_within = output.log_within.flatten(3)[..., pixels]
     embedding = output.embedding.flatten(2)[..., pixels]
+    # Computed again for the few: of all pixels the gradient would have to be filled with zeros.
+    log_within = memory(embedding.unsqueeze(3)).squeeze(4).log_softmax(dim=2)
     cosine = memory.similarity(embedding.unsqueeze(3)).squeeze(4)
     cosine = cosine.expand_as(log_within)  # shared prototypes have one row for all
     weight = weight.flatten(2)[..., pixels]
