@@ -213,6 +213,15 @@ def test_every_kind_of_method_can_be_measured(bench, method):
     assert all(value > 0 for value in found.values())
 
 
+def test_costs_are_drawn_by_number_of_annotators(bench):
+    turn = {
+        method: {quantity: float(cost) for quantity in bench.cost.QUANTITIES}
+        for cost, method in enumerate(("plain network", "TAX", "multi-head"), start=1)
+    }
+    picture = bench.cost.figure({4: [turn, turn], 16: [turn]}, list(turn))
+    assert picture.height == 2 * (48 + 28 + 20 * 2 * (1 + 2))
+
+
 def test_examples_in_the_docstrings(bench):
     for name in ("report", "cost"):
         assert doctest.testmod(getattr(bench, name)).failed == 0

@@ -26,7 +26,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import lightning as L
 import segmentation_models_pytorch as smp
@@ -39,13 +39,16 @@ from torch.utils.data import DataLoader
 # Python looks for imports beside a script only; what the studies share is one folder up.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from dots import Panel, Row, draw
 from methods import METHODS, TAX
+from PIL import Image
 from resumable import make_parser, table
 
 from tax_lightning import Schedule, TAXLightningModule, baselines
 
 PLAIN = "plain network"
 CLASSES = ("background", "cell")
+Turn: TypeAlias = Mapping[str, Mapping[str, float]]  # method -> quantity -> value
 QUANTITIES = ("parameters", "step, s", "segmentation, s", "memory, MiB")
 WARM_UP, STEPS = 2, 3
 # Variables of glibc, in bytes: nothing is given back, and what is asked for comes in large parts.
@@ -170,9 +173,7 @@ def measure(method: str, annotators: int, options: argparse.Namespace) -> dict[s
     return found
 
 
-def ratios(
-    turns: Sequence[Mapping[str, Mapping[str, float]]], method: str, to: str
-) -> dict[str, float]:
+def ratios(turns: Sequence[Turn], method: str, to: str) -> dict[str, float]:
     """Median over turns of each quantity of a method over that of another.
 
     Example:
@@ -189,16 +190,12 @@ def ratios(
 def report(options: argparse.Namespace) -> None:
     """Measure and print a table for each number of annotators."""
     methods = [PLAIN, *options.methods]
-    steps: dict[int, dict[str, float]] = {}
+    all_turns: dict[int, list[Turn]] = {}
     for annotators in options.annotators:
-        turns = [
+        turns = all_turns[annotators] = [
             {method: measure(method, annotators, options) for method in methods}
             for _ in range(options.turns)
         ]
-        steps[annotators] = {
-            method: statistics.median(turn[method]["step, s"] for turn in turns)
-            for method in methods
-        }
         print(f"\n{annotators} annotators\n")
         rows = [
             [method, *(f"{ratio:.2f}" for ratio in ratios(turns, method, PLAIN).values())]
@@ -208,10 +205,38 @@ def report(options: argparse.Namespace) -> None:
         if {TAX, "multi-head"} <= set(methods):
             against = ratios(turns, TAX, "multi-head")["step, s"]
             print(f"\nTraining step of TAX over that of multi-head: {against:.2f}", flush=True)
-    if len(steps) > 1:
-        few, many = min(steps), max(steps)
+    if len(all_turns) > 1:
+        few, many = min(all_turns), max(all_turns)
+        steps = {
+            n: {m: statistics.median(turn[m]["step, s"] for turn in turns) for m in methods}
+            for n, turns in all_turns.items()
+        }
         rows = [[m, f"{steps[many][m] / steps[few][m]:.2f}"] for m in methods]
         print("\n" + table("Method", rows, [f"step with {many} over {few} annotators"]))
+    if options.figure is not None:
+        figure(all_turns, methods).save(options.figure)
+
+
+def figure(all_turns: Mapping[int, Sequence[Turn]], methods: Sequence[str]) -> Image.Image:
+    """What each method costs by number of annotators; a ring a turn, a bar at the mean."""
+    panels = [
+        Panel(
+            quantity.partition(",")[0],
+            "over a plain network",
+            {
+                f"{method} {annotators}": [
+                    turn[method][quantity] / turn[PLAIN][quantity] for turn in turns
+                ]
+                for annotators, turns in all_turns.items()
+                for method in methods
+            },
+        )
+        for quantity in QUANTITIES
+    ]
+    rows = []
+    for method in methods[1:]:
+        rows += [Row(method), *(Row(f"{n} annotators", f"{method} {n}") for n in all_turns)]
+    return draw(rows, panels, f"{PLAIN} {min(all_turns)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -223,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=2, help="images a step")
     parser.add_argument("--turns", type=int, default=3, help="of which the median is taken")
     parser.add_argument("--allocator", choices=["keeping", "system"], default="keeping")
+    parser.add_argument("--figure", type=Path, help="picture to write")
     parser.add_argument("--here", choices=[PLAIN, *METHODS], help=argparse.SUPPRESS)
     return parser
 
