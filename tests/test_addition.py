@@ -72,7 +72,7 @@ def make_base(folder: Path, **options) -> tuple[TAXLightningModule, Path]:
         ["Ana", "Ben"], CLASSES, network=make_backbone(), optimizer=fast, **SMALL | options
     )
     path = folder / "base.ckpt"
-    train(module, squares([0, 2]), 40).save_checkpoint(path)
+    train(module, squares([0, 2]), 80).save_checkpoint(path)
     return module, path
 
 
