@@ -20,6 +20,7 @@ from PIL import Image
 from reading import says
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from tax_lightning import TAXLightningModule
 from tax_lightning.callbacks import (
     ExplainedCheckpoint,
     ExplanationLogger,
@@ -320,6 +321,32 @@ class Deaf(Logger):
 
     def log_image(self, key, images, step):
         raise ConnectionError("no route to host")
+
+
+class SameName(Images):
+    """All images have one name, which a page cannot tell apart."""
+
+    def __getitem__(self, i):
+        sample = super().__getitem__(i)
+        return {"image": sample["image"], "masks": sample["masks"], "id": "scan"}
+
+
+def test_what_a_page_cannot_show_does_not_cost_the_run(tmp_path):
+    module = TAXLightningModule(
+        ANNOTATORS,
+        ("background", "cell"),
+        network=torch.nn.Conv2d(1, 4, 1),
+        in_channels=1,
+        kernels=1,
+    )
+    callback = ExplanationLogger(samples=2)
+    trainer = make_trainer(tmp_path, [callback], max_epochs=2)
+    images = DataLoader(SameName("train", 4), batch_size=2)
+    with pytest.warns(UserWarning, match="no page of the samples: two images have the id 'scan'"):
+        trainer.fit(module, images, images)
+    assert trainer.state.finished
+    assert "report.html" not in {path.name for path in callback.report}
+    assert json.loads((tmp_path / "explanations" / "manifest.json").read_text())["page"] is None
 
 
 def test_a_failing_tracker_is_reported_once_and_training_goes_on(tmp_path):

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tax_lightning.assignment import balanced_assignment
+from tax_lightning.assignment import assign_pixels, balanced_assignment
 from tax_lightning.consensus import agreement, relevance
 from tax_lightning.losses import LossWeights, TAXLoss
 from tax_lightning.mixing import mix
 from tax_lightning.network import TAXNetwork, TAXOutput
+from tax_lightning.processes import alone
 from tax_lightning.prototypes import PrototypeMemory
 
 LN2 = math.log(2)
@@ -875,3 +876,18 @@ def test_in_evaluation_processes_do_not_wait_for_each_other():
     assert all(term.isfinite() for term in terms.values())
     with pytest.raises(AssertionError, match="a collective"):
         all_terms(loss.train(), output, memory, masks, present, reference)
+
+
+@pytest.mark.parametrize("bank", ["private", "shared"])
+def test_sampled_pixels_have_the_kernels_that_the_network_said(bank):
+    network = TAXNetwork(
+        3, 2, backbone=torch.nn.Conv2d(3, 4, 1), kernels=2, embedding_channels=4, bank=bank
+    )
+    network.memory.alive[0, 1] = bank == "shared"
+    output = network(torch.randn(2, 3, 5, 6))
+    torch.manual_seed(7)
+    found = assign_pixels(output, network.memory, torch.ones(2, 3, 5, 6), alone)
+    torch.manual_seed(7)
+    pixels = torch.randperm(30)
+    said = output.log_within.flatten(3)[..., pixels]
+    torch.testing.assert_close(found.log_within, said.masked_fill(said.isinf(), 0.0))

@@ -23,7 +23,7 @@ from made_up import (
 from tax_lightning.explain.compact import CompactMaps, compact
 from tax_lightning.explain.examples import read_examples
 from tax_lightning.explain.page import data_uri, gallery
-from tax_lightning.explain.report import write_report
+from tax_lightning.explain.report import write_page, write_report
 from tax_lightning.explain.tally import Tally
 
 ODD = "Bär <b>\"1\" & '2'</script>"
@@ -220,6 +220,38 @@ def test_examples_whose_image_is_missing_are_named_only():
     assert "The training image is not at hand" in card
     assert "Training image train-7, row 2, column 3, which Ana labelled cell" in card
     assert "<img" not in card
+
+
+# ------------------------------------------------------------------ a page of what was explained
+
+
+@pytest.mark.parametrize("bank", ["private", "shared"])
+@pytest.mark.parametrize("projected", [True, False])
+def test_a_page_alone_knows_every_prototype(tmp_path, bank, projected):
+    model = MadeUpModel(bank=bank, projected=projected)
+    explained = [
+        (model.explain(torch.zeros(1, 1, 16, 16), [name]), TRAINING[:16, :16]) for name in "ab"
+    ]
+    examples = read_examples(explained[0][0].sources, lambda name: TRAINING)
+    cards = [e for (n, _), e in examples.items() if n == 0 or bank == "private"]
+    write_page(
+        explained, cards if projected else [], model.network, tmp_path / "report.html", "a model"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    known = script_data(page)
+    assert [image["id"] for image in known["images"]] == ["a", "b"]
+    for annotator in known["annotators"]:
+        assert len(annotator["prototypes"]) == model.kernels
+    assert ("are no training pixels yet" in page) != projected
+
+
+def test_two_explanations_of_one_name_are_refused_and_leave_nothing(tmp_path):
+    model = MadeUpModel()
+    explained = [(model.explain(torch.zeros(1, 1, 16, 16), ["a"]), TRAINING[:16, :16])] * 2
+    with pytest.raises(ValueError, match="two images have the id 'a'"):
+        write_page(explained, [], model.network, tmp_path / "report.html", "a model")
+    assert list(tmp_path.iterdir()) == []
 
 
 # ----------------------------------------------------------------------------------------- files

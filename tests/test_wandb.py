@@ -166,6 +166,7 @@ def test_it_holds_the_end_of_the_run_as_an_artifact(run):
     manifest = json.loads(files["manifest.json"].read_text())
     assert {panel["file"] for panel in manifest["panels"]} == panels
     assert manifest["gallery"] == ["gallery.png"]
+    assert manifest["page"] == "report.html"
     assert [annotator["name"] for annotator in manifest["annotators"]] == list(ANNOTATORS)
     assert (manifest["epochs"], manifest["step"]) == (2, 4)
 

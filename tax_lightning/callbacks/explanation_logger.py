@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +16,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from numpy.typing import NDArray
 from PIL import Image
 
-from tax_lightning import __version__
 from tax_lightning.batch import Batch
 from tax_lightning.callbacks.curves import Curves
-from tax_lightning.callbacks.manifest import coloured_names, write_manifest
+from tax_lightning.callbacks.manifest import run_content, write_manifest
 from tax_lightning.callbacks.prototype_cards import prototype_cards
 from tax_lightning.callbacks.run import file_name, is_dry_run, is_explained, run_folder
 from tax_lightning.callbacks.samples import explained, picture_of, validation_samples
@@ -35,7 +33,7 @@ from tax_lightning.callbacks.trackers import (
 from tax_lightning.explain.explanation import Explanation
 from tax_lightning.explain.gallery import PrototypeCard, render_gallery
 from tax_lightning.explain.maps import UNDECIDED_INDEX, who_index_map
-from tax_lightning.explain.palette import Picture, annotator_palette, class_palette
+from tax_lightning.explain.palette import Picture
 from tax_lightning.explain.panels import render_panel
 from tax_lightning.network import TAXNetwork
 
@@ -168,9 +166,11 @@ class ExplanationLogger(Callback):
         self.paths = self._show_panels(trainer, pl_module, seen, "final")
         cards, gallery = self._show_prototypes(trainer, pl_module, seen)
         curves = self._write("curves.csv", self._curves.write)
-        content = _content(trainer, seen, cards, self.paths, gallery)
-        manifest = self._write("manifest.json", lambda path: write_manifest(path, content))
         page = self._write_page(pl_module, seen, cards)
+        content = run_content(
+            trainer, [one.explanation for one in seen], cards, self.paths, gallery, page
+        )
+        manifest = self._write("manifest.json", lambda path: write_manifest(path, content))
         self.report = [*page, *self.paths, *gallery, *curves, *manifest]
         if self.report:
             self._send(trainer, "the report", send_files, "explanation", self.report)
@@ -247,9 +247,13 @@ class ExplanationLogger(Callback):
 
         explained = [(one.explanation, one.picture) for one in seen]
         source = "the model at the end of its training"
-        return self._write(
-            "report.html", lambda path: write_page(explained, cards, network, path, source)
-        )
+        try:
+            return self._write(
+                "report.html", lambda path: write_page(explained, cards, network, path, source)
+            )
+        except ValueError as error:  # what a page cannot show is no reason to lose a run
+            self._complain("page", f"ExplanationLogger: no page of the samples: {error}")
+            return []
 
     # ------------------------------------------------------------------ where it goes
 
@@ -374,30 +378,3 @@ def _overlays(one: _Seen) -> dict[str, tuple[NDArray[Any], dict[int, str]]]:
         drawn = zip(explanation.annotators, one.labels["masks"], strict=True)
         maps |= {name: (mask, classes) for name, mask in drawn}
     return maps
-
-
-def _content(
-    trainer: L.Trainer,
-    seen: Sequence[_Seen],
-    cards: Sequence[PrototypeCard],
-    panels: Sequence[Path],
-    gallery: Sequence[Path],
-) -> dict[str, Any]:
-    """What the manifest says of the end of a run."""
-    names = seen[0].explanation if seen else None
-    annotators = names.annotators if names else ()
-    classes = names.classes if names else ()
-    return {
-        "version": __version__,
-        "epochs": trainer.current_epoch,
-        "step": trainer.global_step,
-        "annotators": coloured_names(annotators, annotator_palette(len(annotators))),
-        "classes": coloured_names(classes, class_palette(len(classes))),
-        "panels": [
-            {"id": one.id, "file": path.name} for one, path in zip(seen, panels, strict=False)
-        ],
-        "gallery": [path.name for path in gallery],
-        "prototypes": [
-            {**asdict(card.source), "use": card.use, "insertion": card.insertion} for card in cards
-        ],
-    }

@@ -148,19 +148,23 @@ def write_page(
         explained: explanations of one image each, on the CPU, and the images as pictures
             ``[H, W, 3]`` uint8; at least one.
         cards: of all prototypes in the order of annotators and kernels; of a bank that all share,
-            once.
+            once; none while nothing has been projected.
         network: that said so.
         path: of the page; no other file is written.
         source: as in `write_report`.
 
     Raises:
         OSError: if the page cannot be written.
-        ValueError: if two images have the same id.
+        ValueError: if two images have the same id, or there are more annotators, classes or kernels
+            than a page tells apart.
     """
     with _part_file(path.with_suffix(".part")) as blocks:
         report = _Report(network, len(explained), _MAX_SIDE)
-        places = np.ndindex(len(explained[0][0].annotators), explained[0][0].kernels)
-        report.examples = dict(zip(places, itertools.cycle(cards), strict=False)) if cards else {}
+        first, _ = explained[0]
+        places = np.ndindex(len(first.annotators), first.kernels)
+        # Of a shared bank, each card is that of a kernel of everybody.
+        of_all = dict(zip(places, itertools.cycle(cards), strict=False)) if cards else None
+        report.examples = of_all or read_examples(first.sources, None)
         for explanation, picture in explained:
             report.add(explanation, picture, blocks)
         _write_page(report, blocks, path, _TITLE, source, [*report.notes(at_hand=True)])
