@@ -26,6 +26,7 @@ TAKEN_OVER = (
     "kernel_size",
     "embedding_channels",
     "temperature",
+    "context",
     "explanation_gradient",
     "bank",
     "mixing",

@@ -25,10 +25,13 @@ class DenseNetwork(nn.Module):
         backbone_options: further arguments for the smp architecture, such as
             ``{"encoder_depth": 3, "decoder_channels": [64, 32, 16]}``.
         backbone: a module that gives dense features ``[B, D, h, w]`` for images ``[B, ch, H, W]``,
-            instead of the arguments above. Of an smp model the segmentation head is removed.
+            instead of the arguments above, or a pair of these and of coarser ones that have seen
+            more of the image. Of an smp model the segmentation head is removed.
 
     Attributes:
         channels: number of features D.
+        context_channels: number of features that have seen more of the image, of an smp model the
+            encoder's deepest; 0 of a backbone that gives none.
 
     Raises:
         ValueError: if the architecture or encoder is unknown, or the backbone does not give
@@ -62,12 +65,26 @@ class DenseNetwork(nn.Module):
         if isinstance(backbone, smp.base.SegmentationModel):
             backbone.segmentation_head = nn.Identity()
         self.backbone = backbone
-        self.channels = self._dry_run(in_channels)
+        self.channels, self.context_channels = self._dry_run(in_channels)
 
     def features(self, images: Tensor) -> Tensor:
         """Dense features ``[B, D, H, W]`` at the resolution of the images ``[B, ch, H, W]``.
 
         Images whose sides are no multiple of the encoder's stride are padded and the features cut.
+
+        Raises:
+            ValueError: if the images are not floats.
+        """
+        features, _ = self.features_and_context(images)
+        return features
+
+    def features_and_context(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Dense features, as :meth:`features`, and coarse ones that have seen more of the image.
+
+        :meth:`at_pixels` brings the coarse ones, or what is made of them, to the images' pixels.
+
+        Returns:
+            ``[B, D, H, W]`` and ``[B, context_channels, h, w]``, ``None`` where there are none.
 
         Raises:
             ValueError: if the images are not floats.
@@ -78,17 +95,41 @@ class DenseNetwork(nn.Module):
                 "of bytes from one of our loaders, tax_lightning.batch.unpacked makes them."
             )
         height, width = images.shape[-2:]
-        bottom, right = -height % self.size_multiple, -width % self.size_multiple
+        bottom, right = (-side % self.size_multiple for side in (height, width))
         padded = (
             F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
         )
-        features: Tensor = self.backbone(padded)
-        if features.shape[-2:] != padded.shape[-2:]:
-            features = F.interpolate(features, padded.shape[-2:], mode="bilinear")
-        return features[..., :height, :width]
+        features, context = self._run_backbone(padded)
+        return self.at_pixels(features, height, width), context
+
+    def at_pixels(self, coarse: Tensor, height: int, width: int) -> Tensor:
+        """Maps ``[B, D, h, w]`` of padded images, brought to the pixels ``[B, D, H, W]`` of these.
+
+        Args:
+            coarse: of any resolution.
+            height: of the images, before they were padded.
+            width: the same.
+        """
+        padded = self._padded(height, width)
+        if coarse.shape[-2:] != padded:
+            coarse = F.interpolate(coarse, padded, mode="bilinear")
+        return coarse[..., :height, :width]
+
+    def _padded(self, height: int, width: int) -> tuple[int, int]:
+        """The size that images are padded to."""
+        return height + -height % self.size_multiple, width + -width % self.size_multiple
+
+    def _run_backbone(self, images: Tensor) -> tuple[Any, Any]:
+        """What the backbone gives for padded images: features, and context or ``None``."""
+        model: Any = self.backbone
+        if _is_encoder_decoder(model):
+            levels = model.encoder(images)
+            return model.decoder(levels), levels[-1]
+        given = model(images)
+        return given if isinstance(given, tuple) and len(given) == 2 else (given, None)
 
     @torch.enable_grad()
-    def _dry_run(self, in_channels: int) -> int:
+    def _dry_run(self, in_channels: int) -> tuple[int, int]:
         """Read the backbone's channels off one image, and hold still what has no part in them.
 
         A shortened encoder (``encoder_depth=3``) keeps the parameters of its deeper layers. No
@@ -98,21 +139,31 @@ class DenseNetwork(nn.Module):
         self.backbone.eval()
         probe = next(self.backbone.parameters(), torch.zeros(1))
         side = 128 * math.ceil(self.size_multiple / 128)
-        features = self.backbone(torch.zeros(1, in_channels, side, side, device=probe.device))
-        if not isinstance(features, Tensor) or features.ndim != 4:
-            found = getattr(features, "shape", type(features).__name__)
-            raise ValueError(
-                f"backbone gives {found} for images [1, {in_channels}, {side}, {side}]: expected "
-                "dense features [B, D, h, w]. Take its head off, or wrap it so that it returns the "
-                "feature map."
-            )
+        images = torch.zeros(1, in_channels, side, side, device=probe.device)
+        features, context = self._run_backbone(images)
+        maps = [features] if context is None else [features, context]
+        for given in maps:
+            if not isinstance(given, Tensor) or given.ndim != 4:
+                found = getattr(given, "shape", type(given).__name__)
+                raise ValueError(
+                    f"backbone gives {found} for images [1, {in_channels}, {side}, {side}]: "
+                    "expected dense features [B, D, h, w], or a pair of these and of coarser ones. "
+                    "Take its head off, or wrap it so that it returns the feature map."
+                )
         trained = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
-        if features.requires_grad:
-            gradients = torch.autograd.grad(features.sum(), trained, allow_unused=True)
+        learnt = [given.sum() for given in maps if given.requires_grad]
+        if learnt:
+            gradients = torch.autograd.grad(learnt, trained, allow_unused=True)
             for parameter, gradient in zip(trained, gradients, strict=True):
                 parameter.requires_grad_(gradient is not None)
         self.backbone.train(was_training)
-        return features.shape[1]
+        return features.shape[1], 0 if context is None else context.shape[1]
+
+
+def _is_encoder_decoder(backbone: nn.Module) -> bool:
+    """Whether it is one of smp whose decoder takes the list of what the encoder's levels give."""
+    plain = smp.base.SegmentationModel
+    return isinstance(backbone, plain) and type(backbone).forward is plain.forward
 
 
 def _build_backbone(

@@ -58,7 +58,7 @@ def segment(network: TAXNetwork, images: Tensor, chosen: list[int] | None = None
         chosen: places on the N axis; everybody counts by default.
     """
     with evaluating(network):
-        bands = network.bands(network.features(images))
+        bands = network.bands(network.see(images))
         return torch.cat([_probs(band, network, chosen) for band in bands], dim=2)
 
 
@@ -87,7 +87,7 @@ def explain(
         classes: names in the order of the C axis.
     """
     with evaluating(network):
-        bands = network.bands(network.features(images))
+        bands = network.bands(network.see(images))
         parts = [_explained(band, network) for band in bands]
     maps = {name: torch.cat([part[name] for part in parts], dim=-2) for name in parts[0]}
     return Explanation(

@@ -60,8 +60,9 @@ class TAXLightningModule(MultiAnnotatorModule):
         kernel_size: side of a kernel in pixels, odd.
         embedding_channels: length of the embedding that prototypes are compared with.
         temperature: of the assignment.
+        context: whether who and why are read off the encoder's deepest features too.
         explanation_gradient: share, in [0, 1], of the gradient of who and why that reaches the
-            features, see :class:`~tax_lightning.network.TAXNetwork`.
+            last features, see :class:`~tax_lightning.network.TAXNetwork`.
         bank: ``"private"`` kernels and prototypes for each annotator, or a bank ``"shared"`` by
             all.
         mixing: ``"prob"`` or ``"logit"``, see :mod:`tax_lightning.mixing`.
@@ -119,6 +120,7 @@ class TAXLightningModule(MultiAnnotatorModule):
         kernel_size: int = 3,
         embedding_channels: int = 32,
         temperature: float = 0.1,
+        context: bool = True,
         explanation_gradient: float = 0.3,
         bank: BankKind = "private",
         mixing: Mixing = "prob",
@@ -148,6 +150,7 @@ class TAXLightningModule(MultiAnnotatorModule):
             "kernel_size": kernel_size,
             "embedding_channels": embedding_channels,
             "temperature": temperature,
+            "context": context,
             "explanation_gradient": explanation_gradient,
             "bank": bank,
             "mixing": mixing,

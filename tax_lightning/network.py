@@ -1,8 +1,10 @@
 """The TAX network: dense features -> kernel bank and prototype memory -> who, why and the result.
 
 A plain ``nn.Module`` without any training logic. All arithmetic of the method stands in
-:meth:`TAXNetwork.assign`; with N annotators, K kernels each, features f and embedding z
+:meth:`TAXNetwork.see` and :meth:`TAXNetwork.assign`; with N annotators, K kernels each, features f
+of a pixel and the encoder's deepest features c there, which have seen more of the image,
 
+    z    = A f + B c + b, at unit length            embedding
     e_nk = cos(z, P_nk) / tau + prior_n             evidence for kernel (n, k)
     a_nk = softmax of e over all (n, k)             assignment
     w_n  = sum_k a_nk                               WHO: weight of annotator n at this pixel;
@@ -84,6 +86,22 @@ class TAXOutput(NamedTuple):
         return self.log_kernel_probs.exp()
 
 
+class Seen(NamedTuple):
+    """What the network sees in a batch of images.
+
+    Attributes:
+        features: f, what the kernels are applied to, ``[B, D, H, W]``.
+        embedding: z, what prototypes are compared with, of unit length, ``[B, E, H, W]``.
+    """
+
+    features: Tensor
+    embedding: Tensor
+
+    def rows(self, first: int, last: int) -> Seen:
+        """Those of the rows ``[first, last)`` of the images."""
+        return Seen(self.features[:, :, first:last], self.embedding[:, :, first:last])
+
+
 class TAXWeights(NamedTuple):
     """What the network says of who and why alone, before anything is labelled.
 
@@ -118,9 +136,12 @@ class TAXNetwork(DenseNetwork):
         kernel_size: side of a kernel in pixels, odd.
         embedding_channels: length of the embedding that prototypes are compared with.
         temperature: tau of the assignment.
+        context: whether the embedding is made of the encoder's deepest features too, where the
+            backbone gives them. What somebody is good at often lies in what an object is, or how
+            large, which the last features need not tell.
         explanation_gradient: share, in [0, 1], of the gradient of who and why that reaches the
-            features. With all of it the features serve who at the cost of what each annotator would
-            draw; with none who is learnt late.
+            last features. With all of it they serve who at the cost of what each annotator would
+            draw; with none who is learnt late. The context has its gradient whole.
         bank: ``"private"``: each annotator has K kernels and prototypes; ``"shared"``: all have
             the same K, the types of annotation, and differ in when they use which.
         mixing: ``"prob"`` mixes what the kernels and annotators say, so that the shares add up to
@@ -164,6 +185,7 @@ class TAXNetwork(DenseNetwork):
         kernel_size: int = 3,
         embedding_channels: int = 32,
         temperature: float = 0.1,
+        context: bool = True,
         explanation_gradient: float = 0.3,
         bank: BankKind = "private",
         mixing: Mixing = "prob",
@@ -191,6 +213,11 @@ class TAXNetwork(DenseNetwork):
             backbone=backbone,
         )
         self.projection = nn.Conv2d(self.channels, embedding_channels, kernel_size=1)
+        self.context = (
+            nn.Conv2d(self.context_channels, embedding_channels, kernel_size=1, bias=False)
+            if context and self.context_channels
+            else None
+        )
         self.bank = KernelBank(annotators, kernels, classes, self.channels, kernel_size, bank)
         self.memory = PrototypeMemory(annotators, kernels, embedding_channels, temperature, bank)
         # Fitted after the final projection, see `tax_lightning.search.fit_who_scale`.
@@ -218,32 +245,44 @@ class TAXNetwork(DenseNetwork):
 
     def forward(self, images: Tensor) -> TAXOutput:
         """Segment a batch of images and say who and why."""
-        features = self.features(images)
-        return self.assign(features)
+        return self.assign(self.see(images))
 
-    def features(self, images: Tensor) -> Tensor:
+    def features_and_context(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """As of :class:`~tax_lightning.backbone.DenseNetwork`; frozen ones learn nothing."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return super().features(images)
+            return super().features_and_context(images)
 
-    def assign(self, features: Tensor) -> TAXOutput:
-        """The arithmetic of the method: features ``[B, D, H, W]`` to who, why and the result."""
-        log_who, log_within, embedding = self.weigh(features)
-        logits = self.bank(features)
+    def see(self, images: Tensor) -> Seen:
+        """What kernels and prototypes are compared with, of images ``[B, ch, H, W]``."""
+        return self.seen(*self.features_and_context(images))
+
+    def seen(self, features: Tensor, context: Tensor | None = None) -> Seen:
+        """The features ``[B, D, H, W]`` and their embedding, with the context ``[B, Dc, h, w]``."""
+        # The same values, of which a share of the gradient goes back.
+        local = torch.lerp(features.detach(), features, self.explanation_gradient)
+        embedding = self.projection(local)
+        if self.context is not None and context is not None:
+            # Few channels are made of many before they are enlarged.
+            wide = self.at_pixels(self.context(context), *features.shape[-2:])
+            embedding = embedding + wide
+        # In float32 also where the convolutions run in bf16.
         with torch.autocast(features.device.type, enabled=False):
+            return Seen(features, F.normalize(embedding.float(), dim=1))
+
+    def assign(self, seen: Seen) -> TAXOutput:
+        """The arithmetic of the method: what is seen to who, why and the result."""
+        log_who, log_within, embedding = self.weigh(seen.embedding)
+        logits = self.bank(seen.features)
+        with torch.autocast(embedding.device.type, enabled=False):
             log_kernel = logits.float().log_softmax(dim=3)
             log_annotator = mix(log_within, log_kernel, self.mixing)
             log_probs = mix(log_who, log_annotator, self.mixing)
         return TAXOutput(log_probs, log_annotator, log_who, log_within, log_kernel, embedding)
 
-    def weigh(self, features: Tensor) -> TAXWeights:
-        """The part of :meth:`assign` that says who and why, of features ``[B, D, H, W]``."""
-        # The same values, of which a share of the gradient goes back.
-        seen = torch.lerp(features.detach(), features, self.explanation_gradient)
-        embedding = self.projection(seen)
+    def weigh(self, embedding: Tensor) -> TAXWeights:
+        """The part of :meth:`assign` that says who and why, of an embedding ``[B, E, H, W]``."""
         # In float32 also where the convolutions run in bf16, so that the shares add up.
-        with torch.autocast(features.device.type, enabled=False):
-            embedding = F.normalize(embedding.float(), dim=1)
+        with torch.autocast(embedding.device.type, enabled=False):
             evidence = self.memory(embedding)
             annotator_evidence = logsumexp(evidence, dim=2)
             log_who = (annotator_evidence * self.who_scale).log_softmax(dim=1)
@@ -266,20 +305,20 @@ class TAXNetwork(DenseNetwork):
             weighted = weighted + output.log_kernel_probs.gather(3, chosen).squeeze(3)
         return weighted.flatten(1, 2).softmax(dim=1).view_as(weighted)
 
-    def bands(self, features: Tensor, most_values: int = BAND_VALUES) -> Iterator[TAXOutput]:
+    def bands(self, seen: Seen, most_values: int = BAND_VALUES) -> Iterator[TAXOutput]:
         """:meth:`assign` by horizontal bands, so that memory does not grow with N, K and C.
 
         At every pixel the assignment holds N * K * C values, of which a user keeps a few. A kernel
         sees beyond the edge of its band: the features overlap, and each output is cut.
 
         Args:
-            features: ``[B, D, H, W]``.
+            seen: of whole images.
             most_values: of ``log_kernel_probs`` in one band; a band has at least one row.
 
         Yields:
             :class:`TAXOutput` of the bands from top to bottom; their heights add up to H.
         """
-        batch, _, height, width = features.shape
+        batch, _, height, width = seen.features.shape
         # The first cohort's number, so that bands, and with them the last bits of what these
         # annotators would draw, stay what they were when others are added.
         at_a_pixel = self.memory.priors.sizes[0] * self.bank.kernels * self.classes
@@ -288,7 +327,7 @@ class TAXNetwork(DenseNetwork):
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
             first, last = max(0, top - reach), min(height, bottom + reach)
-            output = self.assign(features[:, :, first:last])
+            output = self.assign(seen.rows(first, last))
             yield TAXOutput(*(part[..., top - first : bottom - first, :] for part in output))
 
     def freeze(self, frozen: bool = True, *, prototypes: bool = True) -> None:
@@ -308,6 +347,7 @@ class TAXNetwork(DenseNetwork):
     def frozen_parameters(self) -> list[nn.Parameter]:
         """The parameters that :meth:`freeze` holds fixed; empty while nothing is frozen."""
         parts: list[nn.Module] = [self.backbone, self.projection] if self.frozen else []
+        parts += [self.context] if self.frozen and self.context is not None else []
         parts += [self.memory] if self.fixed_prototypes else []
         parameters = [parameter for part in parts for parameter in part.parameters()]
         return [parameter for parameter in parameters if parameter.requires_grad]

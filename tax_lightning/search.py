@@ -193,7 +193,7 @@ def visit_weights(
     for batch in loader:
         ready, images = _on_device(module, batch)
         with evaluating(network):
-            weights = network.weigh(network.features(images))
+            weights = network.weigh(network.see(images).embedding)
         yield ready, weights, module.reference_labels(ready, None)
 
 

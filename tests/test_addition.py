@@ -268,10 +268,10 @@ def test_owners_are_placed_among_all_annotators(tmp_path):
 @torch.no_grad()
 def test_also_in_bands_the_others_stay_bit_for_bit(run):
     base, module, _ = run
-    features = base.network.eval().features(images()[:, :, :, :31])
+    seen = base.network.eval().see(images()[:, :, :, :31])
     for n in range(2):
         before, after = (
             torch.cat([band.log_annotator_probs[:, n] for band in bands], dim=2)
-            for bands in (m.network.eval().bands(features, 2000) for m in (base, module))
+            for bands in (m.network.eval().bands(seen, 2000) for m in (base, module))
         )
         assert torch.equal(before, after)

@@ -16,7 +16,7 @@ from tax_lightning.assignment import assign_pixels, balanced_assignment
 from tax_lightning.consensus import agreement, relevance
 from tax_lightning.losses import LossWeights, TAXLoss
 from tax_lightning.mixing import mix
-from tax_lightning.network import TAXNetwork, TAXOutput
+from tax_lightning.network import Seen, TAXNetwork, TAXOutput
 from tax_lightning.processes import alone
 from tax_lightning.prototypes import PrototypeMemory
 
@@ -28,15 +28,13 @@ def output_of(evidence: Tensor, logits: Tensor, embedding: Tensor | None = None)
     if embedding is None:
         embedding = torch.ones(len(evidence), 2, *evidence.shape[-2:])
     parts = SimpleNamespace(
-        projection=lambda features: features,
         bank=lambda features: logits,
         memory=lambda unit_embedding: evidence,
         mixing="prob",
-        explanation_gradient=1.0,
         who_scale=torch.ones(()),
     )
     parts.weigh = partial(TAXNetwork.weigh, parts)
-    return TAXNetwork.assign(parts, embedding)
+    return TAXNetwork.assign(parts, Seen(embedding, F.normalize(embedding, dim=1)))
 
 
 def row_output(who: list[float], second_class: list[list[float]]) -> TAXOutput:

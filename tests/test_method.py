@@ -447,9 +447,10 @@ def mixed_first(network: TAXNetwork, features: Tensor, weights: Tensor) -> Tenso
 def test_bands_are_the_whole(height, width, rows, kernel_size, mixing, bank):
     network = make_network(kernel_size, mixing=mixing, bank=bank)
     features = torch.randn(2, 6, height, width)
-    whole = network.assign(features)
+    seen = network.seen(features)
+    whole = network.assign(seen)
     # 3 annotators, 3 kernels and 4 classes at each pixel of 2 images
-    bands = list(network.bands(features, most_values=rows * 2 * width * 3 * 3 * 4))
+    bands = list(network.bands(seen, most_values=rows * 2 * width * 3 * 3 * 4))
     assert [len(band.log_who[0, 0]) for band in bands[:-1]] == [rows] * (
         math.ceil(height / rows) - 1
     )
@@ -464,8 +465,9 @@ def test_bands_are_the_whole(height, width, rows, kernel_size, mixing, bank):
 def test_a_band_that_sees_nothing_beyond_its_edge_is_not_the_whole():
     network = make_network(kernel_size=3)
     features = torch.randn(1, 6, 8, 8)
-    upper = network.assign(features[:, :, :4])
-    whole = network.assign(features)
+    seen = network.seen(features)
+    upper = network.assign(seen.rows(0, 4))
+    whole = network.assign(seen)
     apart = (upper.probs - whole.probs[:, :, :4]).abs().amax(dim=(0, 1, 3))
     assert apart[:3].max() <= 1e-6
     assert apart[3] > 1e-3

@@ -314,7 +314,7 @@ def test_a_share_of_the_gradient_of_who_reaches_the_features():
         torch.manual_seed(0)
         network = make_network(explanation_gradient=share)
         features = torch.randn(1, network.channels, 5, 5, requires_grad=True)
-        output = network.assign(features)
+        output = network.assign(network.seen(features))
         output.log_who[:, 0].sum().backward()
         return output.log_who, features.grad, network.projection.weight.grad
 
@@ -325,6 +325,65 @@ def test_a_share_of_the_gradient_of_who_reaches_the_features():
     for other in (third, none):  # what is said, and what the projection learns, are the same
         assert torch.equal(other[0], whole[0])
         assert torch.equal(other[2], whole[2])
+
+
+# ---------------------------------------------------------------------- context
+
+
+class Halves(nn.Module):
+    """The image for features; a value for its left and one for its right half for context."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images, F.adaptive_avg_pool2d(images[:, :1], (1, 2))
+
+
+@torch.no_grad()
+def test_the_context_is_added_to_the_embedding_and_to_nothing_else():
+    network = TAXNetwork(2, 2, backbone=Halves(), in_channels=2, kernels=2, embedding_channels=2)
+    assert (network.channels, network.context_channels) == (2, 1)
+    network.projection.weight.copy_(torch.eye(2)[..., None, None])
+    network.projection.bias.zero_()
+    network.context.weight.copy_(torch.tensor([0.0, 2.0]).view(2, 1, 1, 1))
+    image = torch.tensor([[3.0, 0.0]]).T.view(1, 2, 1, 1).repeat(1, 1, 4, 8)
+    image[..., 4:] = torch.tensor([-1.0, 0.0]).view(2, 1, 1)
+    features, embedding = network.see(image)
+    assert torch.equal(features, image)
+    # Left (3, 0) + 2 * 3 (0, 1), right (-1, 0) - 2 (0, 1); interpolated between.
+    close(embedding[0, :, 0, 0], [3 / math.sqrt(45), 6 / math.sqrt(45)])
+    close(embedding[0, :, 0, -1], [-1 / math.sqrt(5), -2 / math.sqrt(5)])
+    assert 0 < embedding[0, 1, 0, 4] < embedding[0, 1, 0, 3]  # 3 and -1 meet at 1
+
+
+@torch.no_grad()
+def test_without_context_only_the_features_of_the_pixel_count():
+    network = TAXNetwork(2, 2, backbone=Halves(), in_channels=2, kernels=2, context=False).eval()
+    image = torch.randn(1, 2, 4, 8)
+    other = torch.cat([image[..., :1], torch.randn(1, 2, 4, 7)], dim=-1)
+    first, second = (network.see(x).embedding[..., 0] for x in (image, other))
+    assert torch.equal(first, second)
+    assert network.context is None
+
+
+@torch.no_grad()
+def test_the_context_of_an_smp_model_is_what_its_encoder_gives_last():
+    network = TAXNetwork(2, 2, encoder=TINY, kernels=2).eval()
+    images = torch.randn(2, 3, 40, 64)
+    features, context = network.features_and_context(images)
+    padded = F.pad(images, (0, 0, 0, 24), mode="replicate")
+    assert torch.equal(context, network.backbone.encoder(padded)[-1])
+    assert network.context_channels == context.shape[1]
+    torch.testing.assert_close(features, network.backbone(padded)[:, :, :40])
+
+
+def test_an_embedding_without_gradient_of_the_features_still_teaches_the_context():
+    def reached(**options) -> bool:
+        network = TAXNetwork(2, 2, encoder=TINY, kernels=2, explanation_gradient=0, **options)
+        network(torch.randn(2, 3, 64, 64)).log_who[:, 0].sum().backward()
+        gradients = [parameter.grad for parameter in network.backbone.encoder.parameters()]
+        return any(gradient is not None and gradient.any() for gradient in gradients)
+
+    assert reached()
+    assert not reached(context=False)
 
 
 # ---------------------------------------------------------------------- bands
@@ -338,9 +397,9 @@ def test_bands_say_what_the_whole_says(kernel_size, options, most_values, height
     # At a pixel 3 * 2 * 2 values, so that four rows of six pixels of two images hold 576.
     network = make_network(kernel_size=kernel_size, **options).eval()
     torch.nn.init.normal_(network.bank.weight)
-    features = network.features(torch.randn(2, 3, 11, 6))
-    whole = network.assign(features)
-    bands = list(network.bands(features, most_values))
+    seen = network.see(torch.randn(2, 3, 11, 6))
+    whole = network.assign(seen)
+    bands = list(network.bands(seen, most_values))
     assert [band.log_probs.shape[-2] for band in bands] == heights
     for name, expected, *parts in zip(whole._fields, whole, *bands, strict=True):
         found = torch.cat(parts, dim=-2)
@@ -350,9 +409,9 @@ def test_bands_say_what_the_whole_says(kernel_size, options, most_values, height
 @torch.no_grad()
 def test_a_small_image_is_one_band():
     network = make_network().eval()
-    features = network.features(torch.randn(1, 3, 9, 9))
-    (band,) = network.bands(features)
-    assert torch.equal(band.log_probs, network.assign(features).log_probs)
+    seen = network.see(torch.randn(1, 3, 9, 9))
+    (band,) = network.bands(seen)
+    assert torch.equal(band.log_probs, network.assign(seen).log_probs)
 
 
 # ---------------------------------------------------------------------- images and backbones
@@ -426,8 +485,8 @@ def test_a_model_of_ones_own_keeps_its_weights_and_mode():
 
 
 class Several(nn.Module):
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return images, images
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return images, images, images
 
 
 class Pooled(nn.Module):

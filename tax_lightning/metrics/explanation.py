@@ -277,7 +277,7 @@ def exchanged(who: Tensor) -> Tensor:
 
 def _weights(network: TAXNetwork, images: Tensor) -> TAXWeights:
     """Who and why of images, without what the kernels would label: a third of the time."""
-    return network.weigh(network.features(images))
+    return network.weigh(network.see(images).embedding)
 
 
 def _weights_as_one(network: TAXNetwork, images: Tensor) -> TAXWeights:
