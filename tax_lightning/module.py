@@ -25,6 +25,7 @@ from tax_lightning.search import (
     fit_who_scale,
     projection_loader,
     starting_pixels,
+    validation_loader,
     warn_of_dead_prototypes,
 )
 
@@ -359,9 +360,11 @@ class TAXLightningModule(MultiAnnotatorModule):
         if kind == "start":
             self.network.memory.start(starting_pixels(self, loader), keep=self.kept)
         else:
-            self.project(loader, final=kind == "final")
+            self.project(loader, kind == "final", validation_loader(self.trainer))
 
-    def project(self, loader: Iterable[Batch], final: bool = True) -> None:
+    def project(
+        self, loader: Iterable[Batch], final: bool = True, validation: Iterable[Batch] = ()
+    ) -> None:
         """Move every prototype onto its nearest training pixel and note where that is.
 
         Pixels qualify where the annotator labelled, agrees with the reference around, and the
@@ -374,17 +377,25 @@ class TAXLightningModule(MultiAnnotatorModule):
             final: see :meth:`tax_lightning.prototypes.PrototypeMemory.project`. The certainty of
                 who is then calibrated (:func:`tax_lightning.search.fit_who_scale`), and everything
                 but the kernels is frozen.
+            validation: batches of images that were not trained on, by which who is calibrated; by
+                the training images where none of them tells who is right.
         """
         self.network.memory.project(find_sources(self, loader), final=final, keep=self.kept)
         if final:
-            self._calibrate(loader)
+            self._calibrate([validation, loader])
             self.network.freeze()
             warn_of_dead_prototypes(self.annotators, self.network.memory.living)
 
-    def _calibrate(self, loader: Iterable[Batch]) -> None:
-        if self.kept == 0:  # to those whose annotators stay as they are belongs a scale already
-            self.network.who_scale.fill_(1.0)
-            self.network.who_scale.fill_(fit_who_scale(self, loader))
+    def _calibrate(self, loaders: Iterable[Iterable[Batch]]) -> None:
+        """By the first of the loaders whose images tell who is right."""
+        if self.kept > 0:  # to annotators who stay as they are belongs a scale already
+            return
+        self.network.who_scale.fill_(1.0)
+        for loader in loaders if self.reference != "none" else ():
+            scale = fit_who_scale(self, loader)
+            if scale is not None:
+                self.network.who_scale.fill_(scale)
+                return
 
     # ------------------------------------------------------------------ checkpoints
 

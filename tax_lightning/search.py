@@ -1,10 +1,11 @@
-"""The passes over the training images in which prototypes are started and find their sources."""
+"""The passes over images in which prototypes start and find their sources, and w is calibrated."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
@@ -101,30 +102,30 @@ def _number_of_images(module: TAXLightningModule, loader: Iterable[Batch]) -> in
 
 
 @torch.no_grad()
-def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float:
+def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float | None:
     """The scale of the evidence with which w is as certain as it is right.
 
     Where annotators disagree and exactly one of them says what the reference says, there is no
-    doubt who is right. On these pixels of the training images the mean of the largest w should be
-    the share in which it names the right one; of the scales that come that near, the one that
-    changes w least is taken. (The scale of largest likelihood, as in Guo, Pleiss, Sun, Weinberger,
+    doubt who is right. On these pixels the mean of the largest w should be the share in which it
+    names the right one; of the scales that come that near, the one that changes w least is taken.
+    (The scale of largest likelihood, as in Guo, Pleiss, Sun, Weinberger,
     "On calibration of modern neural networks", 2017, has no bound where all are named rightly, and
     would take w for certain also where several annotators are right.) Who leads never changes.
 
     Args:
-        module: whose w; its present scale is 1.
-        loader: batches of training images, not augmented; of this process.
+        module: whose w; its present scale is 1, and it has a reference.
+        loader: batches of images, not augmented; of this process. Of images it was trained on, a
+            model is more certain than it is right of others.
 
     Returns:
-        The scale, one of ``SCALES``; 1 where no pixel tells, as with a majority of three or more
-        annotators for a reference.
+        The scale, one of ``SCALES``; ``None`` where no pixel tells, as with a majority of three or
+        more annotators for a reference.
     """
     scales = SCALES.to(module.device)
     # The sum of the largest w at each scale, then the pixels named rightly, then all pixels.
     sums = torch.zeros(len(scales) + 2, dtype=torch.float64)
     for batch, weights, reference in visit_weights(module, loader):
-        if reference is None:
-            return 1.0
+        assert reference is not None
         agree = module.loss.agreement(batch["masks"], batch["present"], reference)
         right = (batch["masks"] == reference.unsqueeze(1)) & (batch["masks"] != IGNORE_INDEX)
         log_who, right = _undoubted(weights.log_who, batch["masks"], right, agree)
@@ -135,7 +136,7 @@ def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float:
         sums[-1] += len(right)
     sums = torch.stack(from_all_processes(module, sums)).sum(dim=0)
     if sums[-1] == 0:
-        return 1.0
+        return None
     gap = ((sums[:-2] - sums[-2]) / sums[-1]).abs()
     near = gap <= gap.min().clamp_min(NEAR)
     return float(SCALES[torch.where(near, SCALES.log().abs(), torch.inf).argmin()])
@@ -224,6 +225,21 @@ def projection_loader(trainer: L.Trainer) -> Iterable[Batch]:
         collate_fn=whole.collate_fn,
         worker_init_fn=whole.worker_init_fn,
     )
+
+
+def validation_loader(trainer: L.Trainer) -> Iterable[Batch]:
+    """This process's part of the images that the trainer validates with; none without validation.
+
+    Of several sets of them the first. A trainer that has neither validated nor checked that it can
+    has not loaded them yet.
+    """
+    loaders: Any = trainer.val_dataloaders
+    if not loaders or not trainer.num_val_batches:
+        return []
+    several = loaders.values() if isinstance(loaders, dict) else loaders
+    first = next(iter(several)) if isinstance(loaders, dict | list | tuple) else loaders
+    most = trainer.num_val_batches[0]
+    return islice(first, None if most == float("inf") else int(most))
 
 
 def warn_of_dead_prototypes(annotators: Sequence[str], living: Tensor) -> None:

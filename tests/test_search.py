@@ -1,8 +1,10 @@
 """Passes over the training images: calibration, and the draw of pixels."""
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from tax_lightning.losses import TAXLoss
 from tax_lightning.module import TAXLightningModule
@@ -49,7 +51,7 @@ class Stub:
         return batch["reference"]
 
 
-def scale_of(certainty: float, hits: int, misses: int, masks=None) -> float:
+def scale_of(certainty: float, hits: int, misses: int, masks=None) -> float | None:
     """The scale for a who that names Ana with this certainty, and is right in so many cases."""
     pixels = hits + misses
     who = torch.tensor([certainty, 1 - certainty]).view(1, 2, 1, 1).expand(1, 2, 1, pixels)
@@ -84,12 +86,12 @@ def test_a_who_that_is_always_right_is_not_taken_for_certain():
 
 def test_pixels_that_leave_a_doubt_do_not_count():
     everyone_right = torch.ones(1, 2, 1, 4).long()
-    assert scale_of(0.9, 2, 2, masks=everyone_right) == 1.0
+    assert scale_of(0.9, 2, 2, masks=everyone_right) is None
     alone = everyone_right.clone()
     alone[:, 1] = 255  # who is right needs someone who is not
-    assert scale_of(0.9, 2, 2, masks=alone) == 1.0
+    assert scale_of(0.9, 2, 2, masks=alone) is None
     nobody_right = torch.zeros(1, 2, 1, 4).long()
-    assert scale_of(0.9, 2, 2, masks=nobody_right) == 1.0
+    assert scale_of(0.9, 2, 2, masks=nobody_right) is None
 
 
 def make_module(**options) -> TAXLightningModule:
@@ -105,6 +107,13 @@ def make_module(**options) -> TAXLightningModule:
         schedule=Schedule(enabled=False),
         **options,
     )
+
+
+class Listed(DataLoader):
+    """A loader of batches that are there already."""
+
+    def __init__(self, ready: list[dict]) -> None:
+        super().__init__(ready, batch_size=None)
 
 
 def batches(order: list[int], size: int) -> list[dict]:
@@ -136,6 +145,53 @@ def test_a_hand_made_projection_calibrates_and_the_result_follows():
         plain = module(images).who
     torch.testing.assert_close((scale * plain.log()).softmax(dim=1), calibrated)
     assert torch.equal(plain.argmax(dim=1), calibrated.argmax(dim=1))
+
+
+def test_who_is_calibrated_by_images_that_were_not_trained_on():
+    def scale_after(**loaders) -> float:
+        module = make_module(reference="given")
+        module.project(batches([0, 1, 2, 3, 4, 5, 6, 7], 4), **loaders)
+        return module.network.who_scale.item()
+
+    others = batches([0, 1, 2, 3, 4, 5, 6, 7], 4)
+    for batch in others:  # of these, another annotator is the one who is right
+        batch["reference"] = batch["masks"][:, 1]
+    by_others, by_training = scale_after(validation=others), scale_after()
+    assert by_others != by_training
+    module = make_module(reference="given")
+    module.project(batches([0, 1, 2, 3, 4, 5, 6, 7], 4))
+    module.network.who_scale.fill_(1.0)
+    assert by_others == pytest.approx(fit_who_scale(module, others))
+    for batch in others:
+        batch["masks"][:, 0] = batch["masks"][:, 1]  # nobody is right alone: nothing is told
+    assert scale_after(validation=others) == by_training
+
+
+def test_a_run_calibrates_by_its_validation_images(monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        "tax_lightning.module.fit_who_scale",
+        lambda module, loader: read.append([id for batch in loader for id in batch["id"]]),
+    )
+    module = make_module(reference="given")
+    module.schedule = Schedule()
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=10,
+        limit_val_batches=1,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(
+        module, Listed(batches([4, 5, 6, 7, 0, 1, 2, 3], 4)), Listed(batches([*range(8)], 4))
+    )
+    assert read == [
+        [f"image {i}" for i in (0, 1, 2, 3)],  # as many as it validates with
+        [f"image {i}" for i in (4, 5, 6, 7, 0, 1, 2, 3)],  # as those tell nothing
+    ]
 
 
 def test_the_draw_of_pixels_depends_on_the_images_alone(monkeypatch):
