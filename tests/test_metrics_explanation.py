@@ -29,6 +29,7 @@ WHO = {
     "who_accuracy_owner",
     "who_ceiling_owner",
     "who_chance_owner",
+    "who_needed_owner",
     "who_agreement_lift",
     "who_ece_d1",
     "who_ece_owner",

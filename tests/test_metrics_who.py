@@ -6,12 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from tax_lightning.metrics import (
     OwnerAccuracy,
     WhoAccuracy,
     disagreement,
     owner_accuracy,
+    removal_effects,
     who_accuracy,
 )
 
@@ -85,6 +87,36 @@ def test_owner_accuracy_by_hand():
     assert result["who_accuracy_owner"] == pytest.approx(2 / 4)  # right at the 1st and 4th
     assert result["who_ceiling_owner"] == pytest.approx((1 + 1 + 1 / 2 + 0) / 4)
     assert result["who_chance_owner"] == pytest.approx(1 / 3)
+    # Against the owner: both others, both others, one of two, one of two.
+    assert result["who_needed_owner"] == pytest.approx((1 + 1 + 1 / 2 + 1 / 2) / 4)
+
+
+def test_the_owner_is_needed_where_the_others_outvote_him():
+    def needed(*labels: int) -> float:
+        masks = torch.tensor(labels).view(1, -1, 1, 1)
+        everyone, none = masks != 255, torch.zeros(1, 1, 1).long()
+        result = owner_accuracy(masks.float(), masks, everyone.view(1, -1), none + 1, none)
+        return float(result["who_needed_owner"])
+
+    assert needed(1, 0, 0, 1, 1) == 1 / 2  # two to two
+    assert needed(1, 0, 0, 1, 2) == 1.0  # two of one kind to one
+    assert needed(1, 0, 2, 1, 1) == 0.0
+    assert needed(1, 0, 2, 255, 1) == 1 / 2
+    assert needed(1, 0, 255, 255, 255) == 1.0
+
+
+def test_a_wrong_who_can_be_more_necessary_than_the_owner():
+    # Ada, the owner, and Ben are right; Cem alone says something else.
+    masks = rows((1,) * 4, (1,) * 4, (0,) * 4)
+    drawn = F.one_hot(masks, 2).movedim(-1, 2).float().clamp(0.01, 0.99).log()
+    reference, owner = row(1, 1, 1, 1), row(0, 0, 0, 0)
+    necessity = {}
+    for name, shares in (("Ada", (0.9, 0.06, 0.04)), ("Cem", (0.04, 0.06, 0.9))):
+        who = torch.tensor(shares).view(1, 3, 1, 1).expand(1, 3, 1, 4)
+        necessity[name] = removal_effects(who.log(), drawn, masks, EVERYONE)["who_necessity"]
+    needed = owner_accuracy(masks.float(), masks, EVERYONE, reference, owner)["who_needed_owner"]
+    assert needed == 1 / 2  # Ben and Cem, by lot
+    assert necessity == {"Ada": 0, "Cem": 1}
 
 
 def test_pixels_without_an_owner_do_not_count():

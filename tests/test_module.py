@@ -15,7 +15,7 @@ from tax_lightning.consensus import agreement, majority
 from tax_lightning.losses import LossWeights
 from tax_lightning.mixing import mix
 from tax_lightning.module import TAXLightningModule
-from tax_lightning.network import TAXNetwork
+from tax_lightning.network import Seen, TAXNetwork
 from tax_lightning.schedule import Schedule
 
 ANNOTATORS = ("Ana", "Ben", "Dr. C")
@@ -360,6 +360,7 @@ def expected_keys(split: str) -> set[str]:
     keys |= {f"fused_{kind}/{name}" for kind in ("dice", "iou") for name in ("cell", "mean")}
     keys |= {"who_accuracy_d1", "who_chance_d1"}
     keys |= {"who_accuracy_owner", "who_ceiling_owner", "who_chance_owner"}
+    keys |= {"who_needed_owner"}
     return {f"{split}/{key}" for key in keys}
 
 
@@ -1100,9 +1101,9 @@ def test_what_is_said_by_bands_is_what_is_said_at_once(kinds, monkeypatch):
     bands: list[int] = []
     assign = module.network.assign
 
-    def counted(features: Tensor):
-        bands.append(features.shape[-2])
-        return assign(features)
+    def counted(seen: Seen):
+        bands.append(seen.features.shape[-2])
+        return assign(seen)
 
     monkeypatch.setattr(module.network, "assign", counted)
     # Three annotators, two kernels and two classes: five rows of two images hold 960 values.

@@ -29,6 +29,7 @@ NO_CONTROL = {
         "who_chance_d1",
         "who_chance_owner",
         "who_ceiling_owner",
+        "who_needed_owner",
         "who_entropy_disputed",
         "who_entropy_unanimous",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from tax_lightning.data.labels import IGNORE_INDEX
@@ -150,10 +151,26 @@ def who_accuracy(
     return _d1_means(**_d1_sums(who, masks, present, reference))
 
 
+def _needed(masks: Tensor, labelled: Tensor, index: Tensor) -> Tensor:
+    """Chance that the votes of the others would decide against annotator ``index`` ``[B, H, W]``.
+
+    Each of those who labelled the pixel has one vote, and lots decide between two labels.
+    """
+    own = masks.gather(1, index)
+    others = labelled.scatter(1, index, value=False)
+    support = (others & (masks == own)).sum(1)
+    rival = torch.zeros_like(support)
+    for theirs, voted in zip(masks.unbind(1), others.unbind(1), strict=True):
+        votes = (others & (masks == theirs.unsqueeze(1))).sum(1)
+        rival = torch.where(voted & (theirs != own.squeeze(1)), rival.maximum(votes), rival)
+    needed: Tensor = (rival > support) + (rival == support) / 2
+    return needed
+
+
 def _owner_sums(
     who: Tensor, masks: Tensor, present: Tensor, reference: Tensor, owner: Tensor
 ) -> dict[str, Tensor]:
-    """Hits, sum of ceilings, sum of chances and number of pixels that have an owner."""
+    """Hits, sums of ceilings, chances and needs, and number of pixels that have an owner."""
     labelled, right = labelled_and_right(who, masks, present, reference)
     cases, index = owned_pixels(labelled, disagreement(masks, present), reference, owner)
     hits = (named_annotator(who, labelled) == index).squeeze(1)
@@ -162,18 +179,20 @@ def _owner_sums(
         "hits": (hits & cases).sum(),
         "ceiling": sum_where(1 / right.sum(1), owner_right),
         "chance": sum_where(_chance(labelled), cases),
+        "needed": sum_where(_needed(masks, labelled, index), cases),
         "pixels": cases.sum(),
     }
 
 
 def _owner_means(
-    hits: Tensor, ceiling: Tensor, chance: Tensor, pixels: Tensor
+    hits: Tensor, ceiling: Tensor, chance: Tensor, needed: Tensor, pixels: Tensor
 ) -> dict[str, Tensor]:
     """Results of :func:`owner_accuracy` from its sums."""
     return {
         "who_accuracy_owner": hits / pixels,
         "who_ceiling_owner": ceiling / pixels,
         "who_chance_owner": chance / pixels,
+        "who_needed_owner": needed / pixels,
     }
 
 
@@ -197,7 +216,10 @@ def owner_accuracy(
         ``who_accuracy_owner``; ``who_ceiling_owner``, what one would get who knew the labels and
         the reference alone and guessed among the annotators that are right (0 at a pixel whose
         owner is not among them); ``who_chance_owner``, what a blind guess among the annotators who
-        labelled the pixel would get. In [0, 1]; NaN where no pixel counts.
+        labelled the pixel would get; ``who_needed_owner``, the share at which the labels of the
+        others, one vote each, say something else than the owner's: the ``who_necessity`` (see
+        :func:`~tax_lightning.metrics.removal_effects`) to expect where the owner leads. Where one
+        who is not the owner leads, it may be larger. In [0, 1]; NaN where no pixel counts.
 
     Raises:
         ValueError: If the shapes do not fit one another.
@@ -211,8 +233,12 @@ def owner_accuracy(
         ...     reference=torch.tensor([[[1]]]),
         ...     owner=torch.tensor([[[0]]]),
         ... )
-        >>> {name: round(float(value), 3) for name, value in result.items()}
-        {'who_accuracy_owner': 1.0, 'who_ceiling_owner': 0.5, 'who_chance_owner': 0.333}
+        >>> for name, value in result.items():
+        ...     print(name, round(float(value), 3))
+        who_accuracy_owner 1.0
+        who_ceiling_owner 0.5
+        who_chance_owner 0.333
+        who_needed_owner 0.5
     """
     return _owner_means(**_owner_sums(who, masks, present, reference, owner))
 
@@ -268,8 +294,8 @@ class OwnerAccuracy(PooledMetric):
     ``update`` takes ``who`` ``[B, N, H, W]``, ``masks`` ``[B, N, H, W]`` (255 where not labelled),
     ``present`` (boolean ``[B, N]``), ``reference`` ``[B, H, W]`` (255 where unknown) and ``owner``
     ``[B, H, W]`` (255 where there is none); without a reference or an owner a batch adds nothing.
-    ``compute`` returns ``{"who_accuracy_owner", "who_ceiling_owner", "who_chance_owner"}``, in
-    [0, 1]; NaN without a case.
+    ``compute`` returns ``{"who_accuracy_owner", "who_ceiling_owner", "who_chance_owner",
+    "who_needed_owner"}``, in [0, 1]; NaN without a case.
 
     Raises:
         ValueError: If tensors do not fit.
@@ -284,14 +310,16 @@ class OwnerAccuracy(PooledMetric):
         ...     reference=torch.tensor([[[1]]]),
         ...     owner=torch.tensor([[[0]]]),
         ... )
-        >>> {name: float(value) for name, value in metric.compute().items()}
-        {'who_accuracy_owner': 1.0, 'who_ceiling_owner': 1.0, 'who_chance_owner': 0.5}
+        >>> metric.compute()["who_accuracy_owner"], metric.compute()["who_needed_owner"]
+        (tensor(1.), tensor(1.))
     """
 
     higher_is_better = True
 
     def __init__(self) -> None:
-        super().__init__(hits=count(), ceiling=total(), chance=total(), pixels=count())
+        super().__init__(
+            hits=count(), ceiling=total(), chance=total(), needed=total(), pixels=count()
+        )
 
     def update(
         self,
