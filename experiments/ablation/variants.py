@@ -58,7 +58,10 @@ def groups(data: str) -> dict[str, list[Variant]]:
         "Window of who, pixels": _options("who_window", ("11", "23", "47"), "23"),
         "Kernels an annotator": _options("kernels", ("1", "2", "4", "8"), "4"),
         "Side of a kernel, pixels": _options("kernel_size", ("1", "3"), "3"),
-        "Share of the gradient of who and why that reaches the features": _options(
+        "Whether the encoder's deepest features are seen too": _options(
+            "context", ("true", "false"), "true"
+        ),
+        "Share of the gradient of who and why that reaches the last features": _options(
             "explanation_gradient", ("0", "0.3", "1"), "0.3"
         ),
         "Kernel bank": _options("bank", ("private", "shared"), "private"),
