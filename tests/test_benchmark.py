@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
@@ -17,7 +18,7 @@ from tax_lightning.baselines import __all__ as baselines
 
 REPO = Path(__file__).parent.parent
 FOLDER = REPO / "experiments" / "benchmark"
-MODULES = ("resumable", "dots", "methods", "compare", "report", "cost")
+MODULES = ("resumable", "dots", "methods", "compare", "report", "cost", "spread")
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,7 @@ def test_a_run_trains_tests_and_scores_every_test_image(bench, method, tmp_path,
             "--data.init_args.test_samples=5",
             f"--trainer.default_root_dir={tmp_path}",
             f"--result={result}",
+            f"--samples={tmp_path / 'samples.npz'}",
             *(f"--{flag}={value}" for flag, value in chosen.flags.items()),
         ]
     )
@@ -122,6 +124,14 @@ def test_a_run_trains_tests_and_scores_every_test_image(bench, method, tmp_path,
         mean = statistics.fmean(scores[score] for scores in images.values())
         assert mean == pytest.approx(found["metrics"][metric], abs=1e-5)
     assert ("test/who_necessity" in found["metrics"]) == chosen.says_who
+    with np.load(tmp_path / "samples.npz") as samples:
+        assert {key for key in samples.files if key.startswith("drawn/")} == {
+            f"drawn/{name}" for name in images
+        }
+        drawn, masks = samples["drawn/test-0000"], samples["masks/test-0000"]
+    assert masks.shape[0] == 5
+    if chosen.names_annotators:
+        assert drawn.shape == masks.shape
     assert found["parameters"] > 0
 
 
@@ -222,6 +232,28 @@ def test_costs_are_drawn_by_number_of_annotators(bench):
     assert picture.height == 2 * (48 + 28 + 20 * 2 * (1 + 2))
 
 
+# ---------------------------------------------------------------------- spread
+
+
+def test_sets_of_several_networks_against_those_of_one(bench, tmp_path, capsys):
+    # Each of two networks hits one of two annotators, and draws the same for the other.
+    masks = np.zeros((2, 4, 8), np.uint8)
+    masks[0, :, :4], masks[1, :, 4:] = 1, 1
+    for seed, drawn in enumerate((masks[[0, 0]], masks[[1, 1]])):
+        file = tmp_path / "bubil_mini" / "TAX" / f"seed{seed}.npz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, **{"drawn/a": drawn, "masks/a": masks, "classes": np.uint8(2)})
+    assert bench.spread.main(["--results", str(tmp_path), "--seeds", "0", "1"]) == 0
+    # Of one: 2 * 1/2 - 0 - 1/2, half of the annotators are met. Of both in turns: all are met, or
+    # none; as sets these are the same, with a distance of 0.
+    assert "| TAX, 2 networks | 0.500 | 0.000 | 0.500 | 0.500 |" in capsys.readouterr().out
+
+
+def test_spread_needs_two_networks(bench, tmp_path, capsys):
+    assert bench.spread.main(["--results", str(tmp_path), "--seeds", "0", "1"]) == 1
+    assert "run compare.py --samples first" in capsys.readouterr().err
+
+
 def test_examples_in_the_docstrings(bench):
-    for name in ("report", "cost"):
+    for name in ("report", "cost", "spread"):
         assert doctest.testmod(getattr(bench, name)).failed == 0

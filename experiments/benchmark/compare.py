@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ from resumable import (
     execute,
     fit_arguments,
     make_parser,
+    whole_file,
 )
 
 HERE = Path(__file__).resolve().parent
@@ -52,12 +55,16 @@ FOLDERS: dict[str, tuple[str, str] | None] = {
 }
 
 
-async def measure(run: Run, scratch: Path) -> dict[str, Any]:
-    """Train and test one method."""
+async def measure(run: Run, scratch: Path, keeps_samples: bool = False) -> dict[str, Any]:
+    """Train and test one method; what it says that annotators draw may stay beside its result."""
     commit = code_commit()  # of the code that will run; it may change meanwhile
     result = scratch / "result.json"
-    arguments = fit_arguments(run, scratch, [f"--result={result}"])
-    done = await execute(arguments, scratch, MODULE)
+    samples = scratch / "samples.npz"
+    options = [f"--result={result}", *([f"--samples={samples}"] if keeps_samples else [])]
+    done = await execute(fit_arguments(run, scratch, options), scratch, MODULE)
+    if keeps_samples:
+        with whole_file(run.result.with_suffix(".npz")) as part:
+            shutil.copyfile(samples, part)
     return {
         "data": run.config.stem,
         "method": run.name,
@@ -126,6 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     add_seeds(parser)
     add_jobs(parser)
     parser.add_argument("--configs", type=Path, default=HERE, help="folder of configurations")
+    parser.add_argument(
+        "--samples", action="store_true", help="keep NPZ files beside the results, for spread.py"
+    )
     parser.add_argument("--out", type=Path, help="folder of results; default: CONFIGS/results")
     return parser
 
@@ -145,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = make_runs(options)
     except ValueError as error:
         parser.error(str(error))
-    return carry_out_all(runs, measure, options.jobs)
+    return carry_out_all(runs, partial(measure, keeps_samples=options.samples), options.jobs)
 
 
 if __name__ == "__main__":

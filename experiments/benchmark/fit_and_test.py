@@ -3,7 +3,8 @@
     python -m experiments.benchmark.fit_and_test fit --config FILE --result result.json
 
 takes every option of ``tax fit``. The file holds the metrics of ``tax test`` by name, and for each
-image of the test split the scores that methods are compared by.
+image of the test split the scores that methods are compared by. ``--samples FILE.npz`` also keeps
+what it says that the annotators would draw there, and what they drew, for ``spread.py``.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tax_lightning.batch import Batch
@@ -33,10 +36,13 @@ class ImageScores(Callback):
         scores: by id of the image, then by name: ``"dice"``, the mean over the annotators of
             :func:`~tax_lightning.metrics.annotator_dice`; ``"fused_dice"``, the mean over the
             classes that appear; ``"ged2"``. What has no case is left out.
+        samples: by ``drawn/ID`` and ``masks/ID`` class ids ``[N, H, W]``, those predicted and those
+            given; by ``classes`` their number.
     """
 
     def __init__(self) -> None:
         self.scores: dict[str, dict[str, float]] = {}
+        self.samples: dict[str, NDArray[np.uint8]] = {}
 
     def on_test_batch_end(
         self,
@@ -49,17 +55,25 @@ class ImageScores(Callback):
     ) -> None:
         """Score the images of one batch."""
         assert isinstance(pl_module, MultiAnnotatorModule)
-        found = _scores(pl_module, batch)
+        output = pl_module(batch["image"])
+        drawn = output.log_sample_probs.argmax(dim=2)
+        found = _scores(pl_module, batch, output, drawn)
+        self.samples["classes"] = np.uint8(len(pl_module.classes))
         for row, sample_id in enumerate(batch["id"]):
+            for kind, masks in (("drawn", drawn), ("masks", batch["masks"])):
+                self.samples[f"{kind}/{sample_id}"] = masks[row].to(torch.uint8).cpu().numpy()
             values = {name: float(scores[row]) for name, scores in found.items()}
             self.scores[sample_id] = {k: v for k, v in values.items() if math.isfinite(v)}
 
 
-def _scores(module: MultiAnnotatorModule, batch: Batch) -> dict[str, Tensor]:
+def _scores(
+    module: MultiAnnotatorModule,
+    batch: Batch,
+    output: Any,  # noqa: ANN401 - of any of the networks
+    samples: Tensor,
+) -> dict[str, Tensor]:
     """Scores ``[B]`` by name; NaN without a case."""
-    output = module(batch["image"])
     masks, present, classes = batch["masks"], batch["present"], len(module.classes)
-    samples = output.log_sample_probs.argmax(dim=2)
     scores = {"ged2": generalized_energy_distance(samples, masks, present, classes)}
     if output.log_annotator_probs.shape[1]:  # of a model that names its annotators
         scores["dice"] = annotator_dice(samples, masks, present, classes).nanmean(dim=1)
@@ -77,6 +91,7 @@ class FitAndTestCLI(TAXCLI):
         """An option for the file."""
         super().add_arguments_to_parser(parser)
         parser.add_argument("--result", type=str, required=True, help="JSON file to write")
+        parser.add_argument("--samples", type=str, help="NPZ file to write")
 
     def after_fit(self) -> None:
         """Test the checkpoint that was kept."""
@@ -95,6 +110,8 @@ class FitAndTestCLI(TAXCLI):
             "parameters": parameters,
         }
         Path(self.config.fit.result).write_text(json.dumps(result))
+        if self.config.fit.samples is not None:
+            np.savez_compressed(self.config.fit.samples, **scores.samples)
 
 
 if __name__ == "__main__":
