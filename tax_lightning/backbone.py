@@ -25,13 +25,15 @@ class DenseNetwork(nn.Module):
         backbone_options: further arguments for the smp architecture, such as
             ``{"encoder_depth": 3, "decoder_channels": [64, 32, 16]}``.
         backbone: a module that gives dense features ``[B, D, h, w]`` for images ``[B, ch, H, W]``,
-            instead of the arguments above, or a pair of these and of coarser ones that have seen
-            more of the image. Of an smp model the segmentation head is removed.
+            instead of the arguments above, or a pair of these and of a context. Of an smp model the
+            segmentation head is removed.
+        context: whether to ask for a context too: coarse features that tell what objects are. Those
+            of an smp model are the encoder's deepest; its encoder and decoder are then called one
+            after the other in place of the model. A backbone of another kind gives a pair.
 
     Attributes:
         channels: number of features D.
-        context_channels: number of features that have seen more of the image, of an smp model the
-            encoder's deepest; 0 of a backbone that gives none.
+        context_channels: number of features of the context; 0 without one.
 
     Raises:
         ValueError: if the architecture or encoder is unknown, or the backbone does not give
@@ -55,6 +57,7 @@ class DenseNetwork(nn.Module):
         in_channels: int = 3,
         backbone_options: dict[str, Any] | None = None,
         backbone: nn.Module | None = None,
+        context: bool = False,
     ) -> None:
         super().__init__()
         if backbone is None:
@@ -65,6 +68,7 @@ class DenseNetwork(nn.Module):
         if isinstance(backbone, smp.base.SegmentationModel):
             backbone.segmentation_head = nn.Identity()
         self.backbone = backbone
+        self.asks_for_context = context
         self.channels, self.context_channels = self._dry_run(in_channels)
 
     def features(self, images: Tensor) -> Tensor:
@@ -79,12 +83,12 @@ class DenseNetwork(nn.Module):
         return features
 
     def features_and_context(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Dense features, as :meth:`features`, and coarse ones that have seen more of the image.
+        """Dense features, as :meth:`features`, and the context.
 
-        :meth:`at_pixels` brings the coarse ones, or what is made of them, to the images' pixels.
+        :meth:`at_pixels` brings the context, or what is made of it, to the images' pixels.
 
         Returns:
-            ``[B, D, H, W]`` and ``[B, context_channels, h, w]``, ``None`` where there are none.
+            ``[B, D, H, W]`` and ``[B, context_channels, h, w]``, ``None`` where there is none.
 
         Raises:
             ValueError: if the images are not floats.
@@ -122,11 +126,12 @@ class DenseNetwork(nn.Module):
     def _run_backbone(self, images: Tensor) -> tuple[Any, Any]:
         """What the backbone gives for padded images: features, and context or ``None``."""
         model: Any = self.backbone
-        if _is_encoder_decoder(model):
+        if self.asks_for_context and _is_encoder_decoder(model):
             levels = model.encoder(images)
             return model.decoder(levels), levels[-1]
         given = model(images)
-        return given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+        features, context = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+        return features, context if self.asks_for_context else None
 
     @torch.enable_grad()
     def _dry_run(self, in_channels: int) -> tuple[int, int]:

@@ -50,8 +50,9 @@ class TAXLightningModule(MultiAnnotatorModule):
         annotators: names, in the order of the N axis of ``"masks"``.
         classes: names, in the order of class ids; the first is the background.
         network: a :class:`~tax_lightning.network.TAXNetwork`, or any module that gives dense
-            features ``[B, D, h, w]``, instead of the arguments from ``architecture`` to
-            ``backbone_options``. To load a checkpoint of such a module, give the network again.
+            features ``[B, D, h, w]``, or a pair of these and of a context, instead of the arguments
+            from ``architecture`` to ``backbone_options``. To load a checkpoint of such a module,
+            give the network again.
         architecture: of segmentation_models_pytorch, such as ``"unet"``.
         encoder: of segmentation_models_pytorch.
         encoder_weights: ``"imagenet"`` fetches pretrained weights; ``None`` stays offline.
@@ -61,7 +62,8 @@ class TAXLightningModule(MultiAnnotatorModule):
         kernel_size: side of a kernel in pixels, odd.
         embedding_channels: length of the embedding that prototypes are compared with.
         temperature: of the assignment.
-        context: whether who and why are read off the encoder's deepest features too.
+        context: whether who and why are read off the encoder's deepest features too, see
+            :class:`~tax_lightning.network.TAXNetwork`.
         explanation_gradient: share, in [0, 1], of the gradient of who and why that reaches the
             last features, see :class:`~tax_lightning.network.TAXNetwork`.
         bank: ``"private"`` kernels and prototypes for each annotator, or a bank ``"shared"`` by
@@ -360,7 +362,9 @@ class TAXLightningModule(MultiAnnotatorModule):
         if kind == "start":
             self.network.memory.start(starting_pixels(self, loader), keep=self.kept)
         else:
-            self.project(loader, kind == "final", validation_loader(self.trainer))
+            final = kind == "final"
+            validation = validation_loader(self.trainer) if final else ()
+            self.project(loader, final, validation)
 
     def project(
         self, loader: Iterable[Batch], final: bool = True, validation: Iterable[Batch] = ()
@@ -378,7 +382,7 @@ class TAXLightningModule(MultiAnnotatorModule):
                 who is then calibrated (:func:`tax_lightning.search.fit_who_scale`), and everything
                 but the kernels is frozen.
             validation: batches of images that were not trained on, by which who is calibrated; by
-                the training images where none of them tells who is right.
+                the training images where they do not tell who is right.
         """
         self.network.memory.project(find_sources(self, loader), final=final, keep=self.kept)
         if final:

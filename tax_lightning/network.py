@@ -2,7 +2,7 @@
 
 A plain ``nn.Module`` without any training logic. All arithmetic of the method stands in
 :meth:`TAXNetwork.see` and :meth:`TAXNetwork.assign`; with N annotators, K kernels each, features f
-of a pixel and the encoder's deepest features c there, which have seen more of the image,
+of a pixel and the encoder's deepest features c there, which tell more of what it belongs to,
 
     z    = A f + B c + b, at unit length            embedding
     e_nk = cos(z, P_nk) / tau + prior_n             evidence for kernel (n, k)
@@ -211,11 +211,12 @@ class TAXNetwork(DenseNetwork):
             in_channels=in_channels,
             backbone_options=backbone_options,
             backbone=backbone,
+            context=context,
         )
         self.projection = nn.Conv2d(self.channels, embedding_channels, kernel_size=1)
-        self.context = (
+        self.context_projection = (
             nn.Conv2d(self.context_channels, embedding_channels, kernel_size=1, bias=False)
-            if context and self.context_channels
+            if self.context_channels
             else None
         )
         self.bank = KernelBank(annotators, kernels, classes, self.channels, kernel_size, bank)
@@ -253,21 +254,22 @@ class TAXNetwork(DenseNetwork):
             return super().features_and_context(images)
 
     def see(self, images: Tensor) -> Seen:
-        """What kernels and prototypes are compared with, of images ``[B, ch, H, W]``."""
-        return self.seen(*self.features_and_context(images))
+        """What kernels are applied to, and prototypes compared with, of ``[B, ch, H, W]``."""
+        features, context = self.features_and_context(images)
+        return Seen(features, self.embed(features, context))
 
-    def seen(self, features: Tensor, context: Tensor | None = None) -> Seen:
-        """The features ``[B, D, H, W]`` and their embedding, with the context ``[B, Dc, h, w]``."""
+    def embed(self, features: Tensor, context: Tensor | None = None) -> Tensor:
+        """The embedding ``[B, E, H, W]`` of features and their context, where there is one."""
         # The same values, of which a share of the gradient goes back.
         local = torch.lerp(features.detach(), features, self.explanation_gradient)
         embedding = self.projection(local)
-        if self.context is not None and context is not None:
+        if self.context_projection is not None and context is not None:
             # Few channels are made of many before they are enlarged.
-            wide = self.at_pixels(self.context(context), *features.shape[-2:])
-            embedding = embedding + wide
+            coarse = self.context_projection(context)
+            embedding = embedding + self.at_pixels(coarse, *features.shape[-2:])
         # In float32 also where the convolutions run in bf16.
         with torch.autocast(features.device.type, enabled=False):
-            return Seen(features, F.normalize(embedding.float(), dim=1))
+            return F.normalize(embedding.float(), dim=1)
 
     def assign(self, seen: Seen) -> TAXOutput:
         """The arithmetic of the method: what is seen to who, why and the result."""
@@ -347,7 +349,8 @@ class TAXNetwork(DenseNetwork):
     def frozen_parameters(self) -> list[nn.Parameter]:
         """The parameters that :meth:`freeze` holds fixed; empty while nothing is frozen."""
         parts: list[nn.Module] = [self.backbone, self.projection] if self.frozen else []
-        parts += [self.context] if self.frozen and self.context is not None else []
+        if self.frozen and self.context_projection is not None:
+            parts.append(self.context_projection)
         parts += [self.memory] if self.fixed_prototypes else []
         parameters = [parameter for part in parts for parameter in part.parameters()]
         return [parameter for parameter in parameters if parameter.requires_grad]

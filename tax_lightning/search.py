@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 START_PIXELS = 4096  # per annotator, for the clusters at which the prototypes are started
 SCALES = torch.logspace(-1, 1, 61)  # of the evidence, among which w is calibrated
+LEAST_PIXELS = 100  # that tell how certain w may be; the scale from fewer is a guess
 NEAR = 0.005  # between the certainty of w and how often it is right
 LEAST_AGREEMENT = 0.5  # of an annotator around a pixel that may become a prototype's source
 
@@ -118,8 +119,8 @@ def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float 
             model is more certain than it is right of others.
 
     Returns:
-        The scale, one of ``SCALES``; ``None`` where no pixel tells, as with a majority of three or
-        more annotators for a reference.
+        The scale, one of ``SCALES``; ``None`` where hardly a pixel tells, as with a majority of
+        three or more annotators for a reference.
     """
     scales = SCALES.to(module.device)
     # The sum of the largest w at each scale, then the pixels named rightly, then all pixels.
@@ -135,7 +136,7 @@ def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float 
         sums[-2] += right.gather(1, named).sum().cpu()
         sums[-1] += len(right)
     sums = torch.stack(from_all_processes(module, sums)).sum(dim=0)
-    if sums[-1] == 0:
+    if sums[-1] < LEAST_PIXELS:
         return None
     gap = ((sums[:-2] - sums[-2]) / sums[-1]).abs()
     near = gap <= gap.min().clamp_min(NEAR)
@@ -228,13 +229,15 @@ def projection_loader(trainer: L.Trainer) -> Iterable[Batch]:
 
 
 def validation_loader(trainer: L.Trainer) -> Iterable[Batch]:
-    """This process's part of the images that the trainer validates with; none without validation.
-
-    Of several sets of them the first. A trainer that has neither validated nor checked that it can
-    has not loaded them yet.
-    """
+    """This process's part of the images that the trainer validates with; empty without any."""
+    if trainer.val_dataloaders is None and trainer.enable_validation:
+        # As Lightning does before an epoch that ends with a validation: without the check before
+        # training, or in a run that goes on within an epoch, nothing is loaded yet.
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        trainer.training = True
     loaders: Any = trainer.val_dataloaders
-    if not loaders or not trainer.num_val_batches:
+    if loaders is None or not trainer.num_val_batches:
         return []
     several = loaders.values() if isinstance(loaders, dict) else loaders
     first = next(iter(several)) if isinstance(loaders, dict | list | tuple) else loaders

@@ -26,7 +26,7 @@ from torchmetrics.functional.classification import binary_auroc
 from tax_lightning.metrics.who import disagreement, owner_accuracy
 from tax_lightning.mixing import mix
 from tax_lightning.module import TAXLightningModule
-from tax_lightning.network import TAXNetwork
+from tax_lightning.network import Seen, TAXNetwork
 
 ANNOTATORS = ("Ana", "Ben", "Cleo", "Dan", "Eve")
 CLASSES = ("background", "cell")
@@ -447,7 +447,7 @@ def mixed_first(network: TAXNetwork, features: Tensor, weights: Tensor) -> Tenso
 def test_bands_are_the_whole(height, width, rows, kernel_size, mixing, bank):
     network = make_network(kernel_size, mixing=mixing, bank=bank)
     features = torch.randn(2, 6, height, width)
-    seen = network.seen(features)
+    seen = Seen(features, network.embed(features))
     whole = network.assign(seen)
     # 3 annotators, 3 kernels and 4 classes at each pixel of 2 images
     bands = list(network.bands(seen, most_values=rows * 2 * width * 3 * 3 * 4))
@@ -465,7 +465,7 @@ def test_bands_are_the_whole(height, width, rows, kernel_size, mixing, bank):
 def test_a_band_that_sees_nothing_beyond_its_edge_is_not_the_whole():
     network = make_network(kernel_size=3)
     features = torch.randn(1, 6, 8, 8)
-    seen = network.seen(features)
+    seen = Seen(features, network.embed(features))
     upper = network.assign(seen.rows(0, 4))
     whole = network.assign(seen)
     apart = (upper.probs - whole.probs[:, :, :4]).abs().amax(dim=(0, 1, 3))

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tax_lightning.network import TAXNetwork
+from tax_lightning.backbone import DenseNetwork
+from tax_lightning.network import Seen, TAXNetwork
 
 TINY = "tu-test_resnet.r160_in1k"
 
@@ -314,7 +315,7 @@ def test_a_share_of_the_gradient_of_who_reaches_the_features():
         torch.manual_seed(0)
         network = make_network(explanation_gradient=share)
         features = torch.randn(1, network.channels, 5, 5, requires_grad=True)
-        output = network.assign(network.seen(features))
+        output = network.assign(Seen(features, network.embed(features)))
         output.log_who[:, 0].sum().backward()
         return output.log_who, features.grad, network.projection.weight.grad
 
@@ -343,7 +344,7 @@ def test_the_context_is_added_to_the_embedding_and_to_nothing_else():
     assert (network.channels, network.context_channels) == (2, 1)
     network.projection.weight.copy_(torch.eye(2)[..., None, None])
     network.projection.bias.zero_()
-    network.context.weight.copy_(torch.tensor([0.0, 2.0]).view(2, 1, 1, 1))
+    network.context_projection.weight.copy_(torch.tensor([0.0, 2.0]).view(2, 1, 1, 1))
     image = torch.tensor([[3.0, 0.0]]).T.view(1, 2, 1, 1).repeat(1, 1, 4, 8)
     image[..., 4:] = torch.tensor([-1.0, 0.0]).view(2, 1, 1)
     features, embedding = network.see(image)
@@ -361,7 +362,25 @@ def test_without_context_only_the_features_of_the_pixel_count():
     other = torch.cat([image[..., :1], torch.randn(1, 2, 4, 7)], dim=-1)
     first, second = (network.see(x).embedding[..., 0] for x in (image, other))
     assert torch.equal(first, second)
-    assert network.context is None
+    assert network.context_projection is None
+
+
+def test_what_makes_a_context_that_nobody_asked_for_waits_for_no_gradient():
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.local, self.wide = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 5, 1)
+
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            return self.local(images), self.wide(images[..., ::2, ::2])
+
+    def learns(**options) -> bool:
+        network = TAXNetwork(2, 2, backbone=Pair(), **options)
+        return network.backbone.wide.weight.requires_grad
+
+    assert learns()
+    assert not learns(context=False)
+    assert not DenseNetwork(backbone=Pair()).backbone.wide.weight.requires_grad
 
 
 @torch.no_grad()

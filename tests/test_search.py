@@ -1,16 +1,18 @@
 """Passes over the training images: calibration, and the draw of pixels."""
 
+from types import SimpleNamespace
+
 import lightning as L
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from tax_lightning.losses import TAXLoss
 from tax_lightning.module import TAXLightningModule
 from tax_lightning.network import Seen, TAXWeights
 from tax_lightning.schedule import Schedule
-from tax_lightning.search import fit_who_scale, starting_pixels
+from tax_lightning.search import fit_who_scale, starting_pixels, validation_loader
 
 CLASSES = ("background", "cell")
 
@@ -74,7 +76,12 @@ def test_the_scale_makes_who_as_certain_as_it_is_right(certainty):
 
 def test_a_who_that_is_as_certain_as_right_stays():
     assert scale_of(0.9, 90, 10) == 1.0
-    assert scale_of(0.9, 9, 1) == 1.0
+    assert scale_of(0.9, 900, 100) == 1.0
+
+
+def test_a_few_pixels_do_not_tell():
+    assert scale_of(0.6, 99, 0) is None
+    assert scale_of(0.6, 100, 0) > 5
 
 
 def test_a_who_that_is_always_right_is_not_taken_for_certain():
@@ -85,13 +92,14 @@ def test_a_who_that_is_always_right_is_not_taken_for_certain():
 
 
 def test_pixels_that_leave_a_doubt_do_not_count():
-    everyone_right = torch.ones(1, 2, 1, 4).long()
-    assert scale_of(0.9, 2, 2, masks=everyone_right) is None
+    everyone_right = torch.ones(1, 2, 1, 400).long()
+    assert scale_of(0.9, 200, 200, masks=everyone_right) is None
     alone = everyone_right.clone()
     alone[:, 1] = 255  # who is right needs someone who is not
-    assert scale_of(0.9, 2, 2, masks=alone) is None
-    nobody_right = torch.zeros(1, 2, 1, 4).long()
-    assert scale_of(0.9, 2, 2, masks=nobody_right) is None
+    assert scale_of(0.9, 200, 200, masks=alone) is None
+    nobody_right = torch.zeros(1, 2, 1, 400).long()
+    assert scale_of(0.9, 200, 200, masks=nobody_right) is None
+    assert scale_of(0.9, 200, 200) is not None
 
 
 def make_module(**options) -> TAXLightningModule:
@@ -180,6 +188,7 @@ def test_a_run_calibrates_by_its_validation_images(monkeypatch):
         max_epochs=10,
         limit_val_batches=1,
         num_sanity_val_steps=0,
+        check_val_every_n_epoch=10,  # so that nothing is loaded before
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -192,6 +201,28 @@ def test_a_run_calibrates_by_its_validation_images(monkeypatch):
         [f"image {i}" for i in (0, 1, 2, 3)],  # as many as it validates with
         [f"image {i}" for i in (4, 5, 6, 7, 0, 1, 2, 3)],  # as those tell nothing
     ]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(batches([*range(8)], 4))
+
+
+@pytest.mark.parametrize(
+    ("loaders", "limits", "count"),
+    [
+        (DataLoader(Stream(), batch_size=None), [float("inf")], 2),
+        ([Listed(batches([*range(8)], 2))], [3], 3),
+        ({"one": Listed(batches([*range(8)], 2))}, [4], 4),
+        (Listed(batches([*range(8)], 2)), [0], 0),
+        (None, [], 0),
+    ],
+)
+def test_the_loaders_that_a_trainer_may_have(loaders, limits, count):
+    trainer = SimpleNamespace(
+        val_dataloaders=loaders, num_val_batches=limits, enable_validation=loaders is not None
+    )
+    assert len(list(validation_loader(trainer))) == count
 
 
 def test_the_draw_of_pixels_depends_on_the_images_alone(monkeypatch):

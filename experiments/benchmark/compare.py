@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     add_jobs(parser)
     parser.add_argument("--configs", type=Path, default=HERE, help="folder of configurations")
     parser.add_argument(
-        "--samples", action="store_true", help="keep NPZ files beside the results, for spread.py"
+        "--samples", action="store_true", help="keep NPZ files beside new results, for spread.py"
     )
     parser.add_argument("--out", type=Path, help="folder of results; default: CONFIGS/results")
     return parser

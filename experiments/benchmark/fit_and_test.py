@@ -37,10 +37,11 @@ class ImageScores(Callback):
             :func:`~tax_lightning.metrics.annotator_dice`; ``"fused_dice"``, the mean over the
             classes that appear; ``"ged2"``. What has no case is left out.
         samples: by ``drawn/ID`` and ``masks/ID`` class ids ``[N, H, W]``, those predicted and those
-            given; by ``classes`` their number.
+            given; by ``classes`` their number. Empty unless asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keeps_samples: bool = False) -> None:
+        self.keeps_samples = keeps_samples
         self.scores: dict[str, dict[str, float]] = {}
         self.samples: dict[str, NDArray[np.uint8]] = {}
 
@@ -58,12 +59,17 @@ class ImageScores(Callback):
         output = pl_module(batch["image"])
         drawn = output.log_sample_probs.argmax(dim=2)
         found = _scores(pl_module, batch, output, drawn)
-        self.samples["classes"] = np.uint8(len(pl_module.classes))
+        if self.keeps_samples:
+            self._keep(batch, drawn, len(pl_module.classes))
         for row, sample_id in enumerate(batch["id"]):
-            for kind, masks in (("drawn", drawn), ("masks", batch["masks"])):
-                self.samples[f"{kind}/{sample_id}"] = masks[row].to(torch.uint8).cpu().numpy()
             values = {name: float(scores[row]) for name, scores in found.items()}
             self.scores[sample_id] = {k: v for k, v in values.items() if math.isfinite(v)}
+
+    def _keep(self, batch: Batch, drawn: Tensor, classes: int) -> None:
+        self.samples["classes"] = np.uint8(classes)
+        for kind, masks in (("drawn", drawn), ("masks", batch["masks"])):
+            for sample_id, image in zip(batch["id"], masks.to(torch.uint8).cpu(), strict=True):
+                self.samples[f"{kind}/{sample_id}"] = image.numpy()
 
 
 def _scores(
@@ -95,7 +101,7 @@ class FitAndTestCLI(TAXCLI):
 
     def after_fit(self) -> None:
         """Test the checkpoint that was kept."""
-        scores = ImageScores()
+        scores = ImageScores(keeps_samples=self.config.fit.samples is not None)
         self.trainer.callbacks.append(scores)
         (metrics,) = self.trainer.test(
             self.model,
@@ -110,7 +116,7 @@ class FitAndTestCLI(TAXCLI):
             "parameters": parameters,
         }
         Path(self.config.fit.result).write_text(json.dumps(result))
-        if self.config.fit.samples is not None:
+        if scores.keeps_samples:
             np.savez_compressed(self.config.fit.samples, **scores.samples)
 
 

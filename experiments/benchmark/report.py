@@ -64,8 +64,8 @@ EXPLANATION = {
     "Who ECE": "test/who_ece_owner",
     "Agreement lift": "test/who_agreement_lift",
     "Necessity": "test/who_necessity",
-    "The owner's": "test/who_needed_owner",
     "Its control": "test/who_necessity_shuffled",
+    "Owner outvoted": "test/who_needed_owner",
     "Purity": "test/purity/class",
     "AMI": "test/purity_ami/class",
 }

@@ -152,9 +152,9 @@ def who_accuracy(
 
 
 def _needed(masks: Tensor, labelled: Tensor, index: Tensor) -> Tensor:
-    """Chance that the votes of the others would decide against annotator ``index`` ``[B, H, W]``.
+    """Whether the others outvote annotator ``index``: 1, or 1/2 where the most votes are shared.
 
-    Each of those who labelled the pixel has one vote, and lots decide between two labels.
+    Each of those who labelled the pixel has one vote. ``[B, H, W]``.
     """
     own = masks.gather(1, index)
     others = labelled.scatter(1, index, value=False)
@@ -217,9 +217,10 @@ def owner_accuracy(
         the reference alone and guessed among the annotators that are right (0 at a pixel whose
         owner is not among them); ``who_chance_owner``, what a blind guess among the annotators who
         labelled the pixel would get; ``who_needed_owner``, the share at which the labels of the
-        others, one vote each, say something else than the owner's: the ``who_necessity`` (see
-        :func:`~tax_lightning.metrics.removal_effects`) to expect where the owner leads. Where one
-        who is not the owner leads, it may be larger. In [0, 1]; NaN where no pixel counts.
+        others, one vote each, outvote the owner's (a tie counts half): roughly the
+        ``who_flip_rate`` (see :func:`~tax_lightning.metrics.removal_effects`) of a model that
+        draws what everyone labelled, names the owner and weighs all others alike. Of one that
+        names somebody else it may be larger. In [0, 1]; NaN where no pixel counts.
 
     Raises:
         ValueError: If the shapes do not fit one another.
