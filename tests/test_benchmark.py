@@ -12,13 +12,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from tax_lightning.baselines import __all__ as baselines
 
 REPO = Path(__file__).parent.parent
 FOLDER = REPO / "experiments" / "benchmark"
-MODULES = ("resumable", "dots", "methods", "compare", "report", "cost", "spread")
+MODULES = ("resumable", "dots", "methods", "compare", "report", "cost", "spread", "necessity")
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +253,28 @@ def test_sets_of_several_networks_against_those_of_one(bench, tmp_path, capsys):
 def test_spread_needs_two_networks(bench, tmp_path, capsys):
     assert bench.spread.main(["--results", str(tmp_path), "--seeds", "0", "1"]) == 1
     assert "run compare.py --samples first" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- necessity
+
+
+def test_a_wrong_leader_is_more_necessary_where_the_others_side_with_the_expert(bench):
+    # Ana is the expert. At the first pixel Ben and Cleo agree with her, at the second nobody; at the
+    # third all agree, which is not counted, and at the fourth nobody is the expert.
+    masks = torch.tensor([[[[1, 1, 1, 0]], [[1, 0, 1, 0]], [[1, 0, 1, 0]], [[0, 0, 1, 1]]]])
+    owner = torch.tensor([[[0, 0, 0, 255]]])
+    batch = {"masks": masks, "owner": owner, "present": torch.ones(1, 4, dtype=torch.bool)}
+    # Of three disputed pixels the second flips without Ana; without Ben, who leads, none does.
+    assert bench.necessity.necessity([batch], 4, 2, ahead=0) == pytest.approx(1 / 3)
+    assert bench.necessity.necessity([batch], 4, 2, ahead=1) == pytest.approx(0)
+    # Dan, who leads three places on, is alone with his label at the first pixel.
+    assert bench.necessity.necessity([batch], 4, 2, ahead=3) == pytest.approx(1 / 3)
+
+
+def test_the_data_of_a_configuration_are_read_alone(bench, capsys):
+    config, fewer = FOLDER / "synthetic.yaml", "--data.init_args.test_samples=2"
+    bench.necessity.main(["--config", str(config), fewer])
+    assert capsys.readouterr().out.startswith("the expert leads: 0.")
 
 
 def test_examples_in_the_docstrings(bench):
