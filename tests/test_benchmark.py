@@ -259,8 +259,8 @@ def test_spread_needs_two_networks(bench, tmp_path, capsys):
 
 
 def test_a_wrong_leader_is_more_necessary_where_the_others_side_with_the_expert(bench):
-    # Ana is the expert. At the first pixel Ben and Cleo agree with her, at the second nobody; at the
-    # third all agree, which is not counted, and at the fourth nobody is the expert.
+    # Ana is the expert. At the first pixel Ben and Cleo agree with her and at the second nobody;
+    # the third, where all agree, is not counted; at the fourth nobody is the expert.
     masks = torch.tensor([[[[1, 1, 1, 0]], [[1, 0, 1, 0]], [[1, 0, 1, 0]], [[0, 0, 1, 1]]]])
     owner = torch.tensor([[[0, 0, 0, 255]]])
     batch = {"masks": masks, "owner": owner, "present": torch.ones(1, 4, dtype=torch.bool)}
