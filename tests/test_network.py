@@ -466,6 +466,15 @@ def test_coarse_features_are_brought_to_the_size_of_the_image():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("size", [(16, 24), (7, 24), (16, 5), (3, 7)])
+def test_coarse_maps_are_interpolated_bilinearly(size):
+    network = DenseNetwork(backbone=nn.Identity(), in_channels=3)
+    coarse = torch.randn(2, 3, *size)
+    expected = F.interpolate(coarse, (16, 24), mode="bilinear")
+    torch.testing.assert_close(network.at_pixels(coarse, 16, 24), expected)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("architecture", sorted(smp.MODEL_ARCHITECTURES_MAPPING))
 def test_every_architecture_of_smp_gives_features(architecture):
     encoder = "tu-test_vit.r160_in1k" if architecture == "dpt" else TINY
