@@ -140,8 +140,9 @@ class TAXNetwork(DenseNetwork):
             backbone gives them. What somebody is good at often lies in what an object is, or how
             large, which the last features need not tell.
         explanation_gradient: share, in [0, 1], of the gradient of who and why that reaches the
-            last features. With all of it they serve who at the cost of what each annotator would
-            draw; with none who is learnt late. The context has its gradient whole.
+            last features. Without a context, all of it makes them serve who at the cost of what
+            each annotator would draw, and with none who is learnt late; with one, whose own
+            gradient is whole, it hardly matters.
         bank: ``"private"``: each annotator has K kernels and prototypes; ``"shared"``: all have
             the same K, the types of annotation, and differ in when they use which.
         mixing: ``"prob"`` mixes what the kernels and annotators say, so that the shares add up to
