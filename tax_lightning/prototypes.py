@@ -131,9 +131,16 @@ class PrototypeMemory(nn.Module):
         """Evidence for every kernel at every pixel ``[B, N, K, H, W]``: cosine / tau + prior."""
         prior = self.prior if self.kind == "private" else self.prior / self.temperature
         bias = prior.view(self.annotators, -1).expand_as(self.living)
-        bias = bias.masked_fill(~self.living, float("-inf"))
-        # Divided before the product: there are fewer channels than prototypes.
-        return self.similarity(embedding / self.temperature) + bias[None, :, :, None, None]
+        bias = bias.masked_fill(~self.living, float("-inf")).float()
+        with torch.autocast(embedding.device.type, enabled=False):
+            pixels = embedding.float()
+            if self.kind == "shared":
+                (prototypes,) = self.prototypes
+                evidence = _cosine(pixels, prototypes, scale=1 / self.temperature)
+                return evidence + bias[None, :, :, None, None]
+            # In one operation, without a pass over all pixels for the scale and another for priors.
+            cohorts = zip(self.prototypes, bias.split(self.prototypes.sizes), strict=True)
+            return joined([_cosine(pixels, *cohort, 1 / self.temperature) for cohort in cohorts])
 
     @torch.no_grad()
     def start(self, pixels: Sequence[Tensor], seed: int = 0, keep: int = 0) -> None:
@@ -381,9 +388,13 @@ class SourceSearch:
         return sorted(found, key=lambda pair: (-pair[2].similarity, pair[0], pair[1]))
 
 
-def _cosine(embedding: Tensor, prototypes: Tensor) -> Tensor:
-    units = F.normalize(prototypes.float(), dim=-1).flatten(0, 1)
-    cosine: Tensor = F.conv2d(embedding, units[..., None, None])
+def _cosine(
+    embedding: Tensor, prototypes: Tensor, bias: Tensor | None = None, scale: float = 1.0
+) -> Tensor:
+    """Scaled cosine of pixels ``[B, D, H, W]`` with ``[n, K, D]``, plus a bias ``[n, K]``."""
+    units = F.normalize(prototypes.float(), dim=-1).flatten(0, 1) * scale
+    shift = None if bias is None else bias.flatten()
+    cosine: Tensor = F.conv2d(embedding, units[..., None, None], shift)
     return cosine.view(cosine.shape[0], *prototypes.shape[:2], *cosine.shape[-2:])
 
 
