@@ -21,8 +21,8 @@ from tax_lightning.multi_annotator import MultiAnnotatorModule
 from tax_lightning.network import TAXNetwork, TAXOutput
 from tax_lightning.schedule import Event, Schedule
 from tax_lightning.search import (
+    calibrate,
     find_sources,
-    fit_who_scale,
     projection_loader,
     starting_pixels,
     validation_loader,
@@ -361,10 +361,10 @@ class TAXLightningModule(MultiAnnotatorModule):
         loader = projection_loader(self.trainer)
         if kind == "start":
             self.network.memory.start(starting_pixels(self, loader), keep=self.kept)
+        elif kind == "trial":
+            self.project(loader, final=False)
         else:
-            final = kind == "final"
-            validation = validation_loader(self.trainer) if final else ()
-            self.project(loader, final, validation)
+            self.project(loader, validation=validation_loader(self.trainer))
 
     def project(
         self, loader: Iterable[Batch], final: bool = True, validation: Iterable[Batch] = ()
@@ -379,27 +379,17 @@ class TAXLightningModule(MultiAnnotatorModule):
             loader: batches of training images, not augmented. Under several processes each gives
                 its own part of the images.
             final: see :meth:`tax_lightning.prototypes.PrototypeMemory.project`. The certainty of
-                who is then calibrated (:func:`tax_lightning.search.fit_who_scale`), and everything
-                but the kernels is frozen.
+                who is then calibrated (:func:`tax_lightning.search.calibrate`), and everything but
+                the kernels is frozen.
             validation: batches of images that were not trained on, by which who is calibrated; by
                 the training images where they do not tell who is right.
         """
         self.network.memory.project(find_sources(self, loader), final=final, keep=self.kept)
         if final:
-            self._calibrate([validation, loader])
+            if self.kept == 0:  # to annotators who stay as they are belongs a scale already
+                calibrate(self, [validation, loader])
             self.network.freeze()
             warn_of_dead_prototypes(self.annotators, self.network.memory.living)
-
-    def _calibrate(self, loaders: Iterable[Iterable[Batch]]) -> None:
-        """By the first of the loaders whose images tell who is right."""
-        if self.kept > 0:  # to annotators who stay as they are belongs a scale already
-            return
-        self.network.who_scale.fill_(1.0)
-        for loader in loaders if self.reference != "none" else ():
-            scale = fit_who_scale(self, loader)
-            if scale is not None:
-                self.network.who_scale.fill_(scale)
-                return
 
     # ------------------------------------------------------------------ checkpoints
 

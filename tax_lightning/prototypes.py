@@ -132,15 +132,13 @@ class PrototypeMemory(nn.Module):
         prior = self.prior if self.kind == "private" else self.prior / self.temperature
         bias = prior.view(self.annotators, -1).expand_as(self.living)
         bias = bias.masked_fill(~self.living, float("-inf")).float()
+        if self.kind == "shared":
+            return self.similarity(embedding / self.temperature) + bias[None, :, :, None, None]
+        # In one operation, without a pass over all pixels for the scale and another for the priors.
         with torch.autocast(embedding.device.type, enabled=False):
-            pixels = embedding.float()
-            if self.kind == "shared":
-                (prototypes,) = self.prototypes
-                evidence = _cosine(pixels, prototypes, scale=1 / self.temperature)
-                return evidence + bias[None, :, :, None, None]
-            # In one operation, without a pass over all pixels for the scale and another for priors.
             cohorts = zip(self.prototypes, bias.split(self.prototypes.sizes), strict=True)
-            return joined([_cosine(pixels, *cohort, 1 / self.temperature) for cohort in cohorts])
+            parts = [_cosine(embedding.float(), *part, 1 / self.temperature) for part in cohorts]
+        return joined(parts)
 
     @torch.no_grad()
     def start(self, pixels: Sequence[Tensor], seed: int = 0, keep: int = 0) -> None:
@@ -393,8 +391,8 @@ def _cosine(
 ) -> Tensor:
     """Scaled cosine of pixels ``[B, D, H, W]`` with ``[n, K, D]``, plus a bias ``[n, K]``."""
     units = F.normalize(prototypes.float(), dim=-1).flatten(0, 1) * scale
-    shift = None if bias is None else bias.flatten()
-    cosine: Tensor = F.conv2d(embedding, units[..., None, None], shift)
+    bias = None if bias is None else bias.flatten()
+    cosine: Tensor = F.conv2d(embedding, units[..., None, None], bias)
     return cosine.view(cosine.shape[0], *prototypes.shape[:2], *cosine.shape[-2:])
 
 

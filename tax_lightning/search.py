@@ -102,6 +102,21 @@ def _number_of_images(module: TAXLightningModule, loader: Iterable[Batch]) -> in
     return max(1, len(sampler) * module.trainer.world_size)
 
 
+def calibrate(module: TAXLightningModule, loaders: Iterable[Iterable[Batch]]) -> None:
+    """Make w as certain as it is right on the first images that tell who is right.
+
+    Args:
+        module: whose scale is set; to 1 where no images tell.
+        loaders: as of :func:`fit_who_scale`, in order of preference.
+    """
+    scale = module.network.who_scale.fill_(1.0)
+    for loader in loaders if module.reference != "none" else ():
+        fitted = fit_who_scale(module, loader)
+        if fitted is not None:
+            scale.fill_(fitted)
+            return
+
+
 @torch.no_grad()
 def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float | None:
     """The scale of the evidence with which w is as certain as it is right.

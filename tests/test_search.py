@@ -178,7 +178,7 @@ def test_who_is_calibrated_by_images_that_were_not_trained_on():
 def test_a_run_calibrates_by_its_validation_images(monkeypatch):
     read = []
     monkeypatch.setattr(
-        "tax_lightning.module.fit_who_scale",
+        "tax_lightning.search.fit_who_scale",
         lambda module, loader: read.append([id for batch in loader for id in batch["id"]]),
     )
     module = make_module(reference="given")
