@@ -21,7 +21,7 @@ BOTH_KEYS = {
 }
 SEGMENTATION_KEYS = BOTH_KEYS | {
     *(f"who_{kind}_d1" for kind in ("accuracy", "chance")),
-    *(f"who_{kind}_owner" for kind in ("accuracy", "ceiling", "chance")),
+    *(f"who_{kind}_owner" for kind in ("accuracy", "ceiling", "chance", "needed")),
     *(f"prototype_usage/{name}" for name in (*ANNOTATORS, "mean")),
     *(f"relative_area_{side}/{name}" for side in ("true", "predicted") for name in ANNOTATORS),
     "relative_area_spearman",
