@@ -23,9 +23,9 @@ from tax_lightning.callbacks.prototype_cards import prototype_cards
 from tax_lightning.callbacks.samples import explained, picture_of
 from tax_lightning.callbacks.source_patches import callout_patches
 from tax_lightning.data import SyntheticDataModule
-from tax_lightning.explain.gallery import PrototypeCard, render_gallery
-from tax_lightning.explain.palette import Picture
-from tax_lightning.explain.panels import render_panel
+from tax_lightning.visualization.gallery import PrototypeCard, render_gallery
+from tax_lightning.visualization.palette import Picture
+from tax_lightning.visualization.panels import render_panel
 
 REPOSITORY = Path(__file__).parent.parent
 COUNTED = 16  # validation images in which is counted what a prototype decides

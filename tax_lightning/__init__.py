@@ -3,22 +3,22 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from tax_lightning.constants import __version__
 
 # Names are imported when they are used, so that `tax --version` needs no torch.
 _PUBLIC = {
-    "TAXLightningModule": "tax_lightning.module",
-    "AddedAnnotators": "tax_lightning.addition",
-    "TAXNetwork": "tax_lightning.network",
-    "TAXOutput": "tax_lightning.network",
-    "KernelBank": "tax_lightning.kernels",
-    "PrototypeMemory": "tax_lightning.prototypes",
+    "TAXLightningModule": "tax_lightning.modules.tax",
+    "AddedAnnotators": "tax_lightning.modules.add_annotators",
+    "TAXNetwork": "tax_lightning.models.network",
+    "TAXOutput": "tax_lightning.models.network",
+    "KernelBank": "tax_lightning.models.kernel_bank",
+    "PrototypeMemory": "tax_lightning.models.prototypes",
     "LossWeights": "tax_lightning.losses",
-    "Schedule": "tax_lightning.schedule",
+    "Schedule": "tax_lightning.modules.schedule",
     "MultiAnnotatorDataModule": "tax_lightning.data",
     "FolderDataModule": "tax_lightning.data",
     "SyntheticDataModule": "tax_lightning.data",
-    "Explanation": "tax_lightning.explain",
+    "Explanation": "tax_lightning.explanation",
     "ExplanationLogger": "tax_lightning.callbacks",
     "PredictionWriter": "tax_lightning.callbacks",
     "ExplainedCheckpoint": "tax_lightning.callbacks",
@@ -44,20 +44,20 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from tax_lightning.addition import AddedAnnotators
     from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
     from tax_lightning.data import (
         FolderDataModule,
         MultiAnnotatorDataModule,
         SyntheticDataModule,
     )
-    from tax_lightning.explain import Explanation
-    from tax_lightning.kernels import KernelBank
+    from tax_lightning.explanation import Explanation
     from tax_lightning.losses import LossWeights
-    from tax_lightning.module import TAXLightningModule
-    from tax_lightning.network import TAXNetwork, TAXOutput
-    from tax_lightning.prototypes import PrototypeMemory
-    from tax_lightning.schedule import Schedule
+    from tax_lightning.models.kernel_bank import KernelBank
+    from tax_lightning.models.network import TAXNetwork, TAXOutput
+    from tax_lightning.models.prototypes import PrototypeMemory
+    from tax_lightning.modules.add_annotators import AddedAnnotators
+    from tax_lightning.modules.schedule import Schedule
+    from tax_lightning.modules.tax import TAXLightningModule
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from tax_lightning import __version__
+from tax_lightning.constants import __version__
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tax_lightning.network import TAXOutput
-from tax_lightning.processes import Total, alone
-from tax_lightning.prototypes import PrototypeMemory
+from tax_lightning.distributed import Total, alone
+from tax_lightning.models.network import TAXOutput
+from tax_lightning.models.prototypes import PrototypeMemory
 
 MAX_PIXELS = 1024  # per image, for the prototype terms: neighbouring pixels teach the same
 
@@ -17,7 +17,7 @@ MAX_PIXELS = 1024  # per image, for the prototype terms: neighbouring pixels tea
 class Assigned(NamedTuple):
     """Sampled pixels, and which prototype of each annotator they are assigned to."""
 
-    log_within: Tensor  # [B, N, K, M], of the dead 0
+    log_within: Tensor  # [B, N, K, M], of the pruned 0
     embedding: Tensor  # [B, D, M]
     cosine: Tensor  # [B, N, K, M]
     weight: Tensor  # [B, N, M]
@@ -43,8 +43,8 @@ def assign_pixels(
     cosine = memory.similarity(embedding.unsqueeze(3)).squeeze(4)
     cosine = cosine.expand_as(log_within)  # shared prototypes have one row for all
     weight = weight.flatten(2)[..., pixels]
-    dead = ~memory.living[:, :, None]
-    fixed = cosine.detach().masked_fill(dead, float("-inf"))
+    pruned = ~memory.active[:, :, None]
+    fixed = cosine.detach().masked_fill(pruned, float("-inf"))
     if memory.kind == "shared":  # balanced over the pixels of all annotators together
         one_for_all = fixed.transpose(1, 2).flatten(2).unsqueeze(1), weight.flatten(1).unsqueeze(1)
         target = balanced_assignment(*one_for_all, total=total)
@@ -52,7 +52,7 @@ def assign_pixels(
     else:
         target = balanced_assignment(fixed, weight, total=total)
     # What is never assigned has a target of 0, which times its -inf would be undefined.
-    return Assigned(log_within.masked_fill(dead, 0.0), embedding, cosine, weight, target)
+    return Assigned(log_within.masked_fill(pruned, 0.0), embedding, cosine, weight, target)
 
 
 @torch.no_grad()

@@ -8,12 +8,9 @@ from typing import Any, TypeAlias
 
 import torch
 
-from tax_lightning.data.labels import IGNORE_INDEX
+from tax_lightning.constants import IGNORE_INDEX, LABEL_KEYS
 
 Batch: TypeAlias = dict[str, Any]
-
-LABELS = ("masks", "reference", "owner", "deviation")
-"""Keys of the planes of labels."""
 
 
 def complete_batch(
@@ -95,7 +92,7 @@ def unpacked(batch: Batch) -> Batch:
         >>> unpacked({"image": labels, "masks": labels, "normalisation": normalisation})
         {'image': tensor([[[2.]]]), 'masks': tensor([[[255]]])}
     """
-    numbers = {key: value.long() if key in LABELS else value for key, value in batch.items()}
+    numbers = {key: value.long() if key in LABEL_KEYS else value for key, value in batch.items()}
     normalisation = numbers.pop("normalisation", None)
     if normalisation is not None and batch["image"].dtype == torch.uint8:
         mean, std = normalisation[..., None, None]

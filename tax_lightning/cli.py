@@ -19,16 +19,16 @@ from torch import Tensor
 
 import tax_lightning.baselines
 import tax_lightning.data
-from tax_lightning.addition import AddedAnnotators
 from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
 from tax_lightning.callbacks.configuration import LoggedConfig
 from tax_lightning.callbacks.trackers import working
-from tax_lightning.checkpoints import load_model, read_checkpoint
 from tax_lightning.data import MultiAnnotatorDataModule
-from tax_lightning.explain.images import images_for
-from tax_lightning.explain.report import write_report
 from tax_lightning.inspection import inspect
-from tax_lightning.module import TAXLightningModule
+from tax_lightning.modules.add_annotators import AddedAnnotators
+from tax_lightning.modules.checkpoints import load_model, read_checkpoint
+from tax_lightning.modules.tax import TAXLightningModule
+from tax_lightning.visualization.images import images_for
+from tax_lightning.visualization.report import write_report
 
 __all__ = [
     "TAXCLI",

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tax_lightning.batch import Batch
-from tax_lightning.data.labels import IGNORE_INDEX
+from tax_lightning.constants import IGNORE_INDEX
 
 Reference = Literal["given", "majority", "staple", "none"]
 
@@ -21,12 +21,12 @@ def check_reference(reference: str, who_target: str = "none") -> None:
     """Raise a ``ValueError`` if there is no such reference, or none to teach who with.
 
     Example:
-        >>> check_reference("none", who_target="owner")
+        >>> check_reference("none", who_target="expert")
     """
     if reference not in get_args(Reference):
         expected = ", ".join(get_args(Reference))
         raise ValueError(f"reference={reference!r}: expected one of {expected}.")
-    if reference == "none" and who_target not in ("none", "owner"):
+    if reference == "none" and who_target not in ("none", "expert"):
         raise ValueError(
             f"reference='none', who_target={who_target!r}: without a reference nobody can be "
             "said to be right. Set who_target='none', or reference='majority'."
@@ -105,7 +105,7 @@ def staple(masks: Tensor, num_classes: int) -> Tensor:
         num_classes: number of classes C.
 
     Returns:
-        Class ids ``[B, H, W]``; 255 where STAPLE is undecided and where nobody labelled. Where
+        Class ids ``[B, H, W]``; 255 where STAPLE is unanimous and where nobody labelled. Where
         someone labelled a part of an image only, the rest of it is decided by the majority.
 
     Raises:

@@ -9,7 +9,7 @@
     spread     relu(cos(P, P') - 0.5)^2                     prototypes stay apart
 
 y^n is annotator n's label, y* the reference, e_n how well n agrees with it around a pixel
-(:func:`tax_lightning.consensus.agreement`); see :mod:`tax_lightning.network` for the rest. The
+(:func:`tax_lightning.consensus.agreement`); see :mod:`tax_lightning.models.network` for the rest. The
 balance of w itself is never asked for: annotators need not decide equally often.
 
 The result is made of the annotators' tendencies and nothing else: where an annotator's label is not
@@ -34,14 +34,14 @@ from torch.nn import functional as F
 
 from tax_lightning.assignment import assign_pixels
 from tax_lightning.consensus import agreement, relevance
-from tax_lightning.data.labels import IGNORE_INDEX
-from tax_lightning.kernels import BankKind
-from tax_lightning.mixing import Mixing, mix
-from tax_lightning.network import TAXOutput
-from tax_lightning.processes import Total, alone
-from tax_lightning.prototypes import PrototypeMemory
+from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.distributed import Total, alone
+from tax_lightning.models.kernel_bank import BankKind
+from tax_lightning.models.mixture import Mixing, mix
+from tax_lightning.models.network import TAXOutput
+from tax_lightning.models.prototypes import PrototypeMemory
 
-WhoTarget = Literal["window", "agree", "owner", "none"]
+WhoTarget = Literal["window", "agree", "expert", "none"]
 SegmentationLoss = Literal["ce", "dice", "ce+dice"]
 LEAST_USE = 1e-8  # of a kernel, below which the logarithm's slope has no bound
 
@@ -155,7 +155,7 @@ class TAXLoss(SegmentationTerms):
         annotators: number of annotators N.
         segmentation: loss of the two segmentation terms: cross-entropy, Dice or their sum.
         who_target: what the weights w are taught. ``"window"``: agreement with the reference in a
-            window around the pixel; ``"agree"``: agreement at the pixel itself; ``"owner"``: the
+            window around the pixel; ``"agree"``: agreement at the pixel itself; ``"expert"``: the
             known expert of synthetic data; ``"none"``: nothing, which leaves who arbitrary.
         window: side of the window in pixels, odd.
         sharpness: how quickly disagreement inside the window lowers the agreement.
@@ -211,7 +211,7 @@ class TAXLoss(SegmentationTerms):
         masks: Tensor,
         present: Tensor,
         reference: Tensor | None,
-        owner: Tensor | None = None,
+        expert: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The terms ``who``, ``balance``, ``cluster``, ``pull`` and ``spread``, scalars.
 
@@ -221,13 +221,13 @@ class TAXLoss(SegmentationTerms):
             masks: ``[B, N, H, W]``, 255 where not labelled.
             present: ``[B, N]`` bool.
             reference: ``[B, H, W]``, 255 where unknown; ``None`` believes every annotator.
-            owner: ``[B, H, W]`` index of the expert, 255 where none; for ``who_target="owner"``.
+            expert: ``[B, H, W]`` index of the expert, 255 where none; for ``who_target="expert"``.
         """
         with torch.autocast(masks.device.type, enabled=False):
             weight = self.relevance(output, reference)
             agree = self.agreement(masks, present, reference)
             return {
-                "who": self._who(output.log_who, agree, weight, present, owner),
+                "who": self._who(output.log_who, agree, weight, present, expert),
                 "balance": _balance(output.within, weight, memory.kind, self._total),
                 **_prototype_terms(output, memory, agree * weight.unsqueeze(1), self._total),
                 "spread": _spread(memory.unit_vectors),
@@ -285,12 +285,12 @@ class TAXLoss(SegmentationTerms):
         agree: Tensor,
         weight: Tensor,
         present: Tensor,
-        owner: Tensor | None,
+        expert: Tensor | None,
     ) -> Tensor:
         if self.who_target == "none":
             return log_who.new_zeros(())
-        if self.who_target == "owner":
-            return _owner_loss(log_who, owner, self._total)
+        if self.who_target == "expert":
+            return _expert_loss(log_who, expert, self._total)
         # An annotator who labels half of the images counts double where they do. Normalising the
         # target over whoever is present would instead favour those who label alone.
         rate = (present / self.label_rate)[:, :, None, None]
@@ -336,14 +336,14 @@ def _dice(log_probs: Tensor, labels: Tensor) -> Tensor:
     return loss * labels.shape[1] / known.sum((0, 2, 3)).count_nonzero().clamp_min(1)
 
 
-def _owner_loss(log_who: Tensor, owner: Tensor | None, total: Total) -> Tensor:
-    if owner is None:
+def _expert_loss(log_who: Tensor, expert: Tensor | None, total: Total) -> Tensor:
+    if expert is None:
         raise ValueError(
-            "who_target='owner': the batch has no key 'owner'. Only synthetic data knows the "
+            "who_target='expert': the batch has no key 'expert'. Only synthetic data knows the "
             "expert of each pixel; use who_target='window'."
         )
-    loss = F.nll_loss(log_who, owner, ignore_index=IGNORE_INDEX, reduction="sum")
-    return _mean([loss], (owner != IGNORE_INDEX).sum().to(loss), total)[0]
+    loss = F.nll_loss(log_who, expert, ignore_index=IGNORE_INDEX, reduction="sum")
+    return _mean([loss], (expert != IGNORE_INDEX).sum().to(loss), total)[0]
 
 
 def _balance(within: Tensor, weight: Tensor, kind: BankKind, total: Total) -> Tensor:

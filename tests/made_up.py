@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from tax_lightning.explain import Explanation, PrototypeSource
-from tax_lightning.mixing import mix
+from tax_lightning.explanation import Explanation, PrototypeSource
+from tax_lightning.models.mixture import mix
 
 KERNELS = 3
 
@@ -32,7 +32,7 @@ def make_sources(
 def make_explanation(
     leader: Tensor,
     kernel: Tensor | int = 0,
-    undecided: Tensor | None = None,
+    unanimous: Tensor | None = None,
     weight: float = 1.0,
     annotators: Sequence[str] = ("Ana", "Ben", "Cleo"),
     classes: Sequence[str] = ("background", "cell"),
@@ -61,20 +61,20 @@ def make_explanation(
         who=who,
         why=why.expand(batch, n, height, width).clone(),
         why_share=0.5 * who,
-        undecided=torch.zeros_like(leader, dtype=torch.bool) if undecided is None else undecided,
+        unanimous=torch.zeros_like(leader, dtype=torch.bool) if unanimous is None else unanimous,
         sources=sources if sources is not None else make_sources(annotators),
     )
 
 
 def quarters(size: int = 8) -> tuple[Tensor, Tensor]:
-    """Leader map [1, S, S] with 0, 1, 2, 0 in its quarters, the last of them undecided."""
+    """Leader map [1, S, S] with 0, 1, 2, 0 in its quarters, the last of them unanimous."""
     half = size // 2
     leader = torch.zeros(1, size, size, dtype=torch.int64)
     leader[:, :half, half:] = 1
     leader[:, half:, :half] = 2
-    undecided = torch.zeros(1, size, size, dtype=torch.bool)
-    undecided[:, half:, half:] = True
-    return leader, undecided
+    unanimous = torch.zeros(1, size, size, dtype=torch.bool)
+    unanimous[:, half:, half:] = True
+    return leader, unanimous
 
 
 class MadeUpModel:
@@ -117,7 +117,7 @@ class MadeUpModel:
             who=log_who.exp().unsqueeze(0),
             why=fields(n, k).argmax(dim=1).unsqueeze(0),
             why_share=0.7 * log_who.exp().unsqueeze(0),
-            undecided=(said == said[:1]).all(dim=0).unsqueeze(0),
+            unanimous=(said == said[:1]).all(dim=0).unsqueeze(0),
             sources=make_sources(self.annotators, "train-7" if self.projected else "", k),
         )
 

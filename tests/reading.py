@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tax_lightning.explain.lettering import text_width, write
-from tax_lightning.explain.palette import INK, PAPER
+from tax_lightning.visualization.lettering import text_width, write
+from tax_lightning.visualization.palette import INK, PAPER
 
 
 def places_of(piece, picture):

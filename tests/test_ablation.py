@@ -116,14 +116,14 @@ def test_every_group_has_the_default_and_something_else(ablation, data):
         assert len(rows) > 1
 
 
-def test_the_owner_and_the_given_reference_are_for_synthetic_data_only(ablation):
+def test_the_expert_and_the_given_reference_are_for_synthetic_data_only(ablation):
     flags = {
         data: [v.flags for v in ablation.variants.variants(data).values()]
         for data in ("synthetic", "bubil_mini")
     }
-    owner = {"model.init_args.who_target": "owner"}
-    assert owner in flags["synthetic"]
-    assert owner not in flags["bubil_mini"]
+    expert = {"model.init_args.who_target": "expert"}
+    assert expert in flags["synthetic"]
+    assert expert not in flags["bubil_mini"]
     assert all(given.get("model.init_args.reference") != "given" for given in flags["bubil_mini"])
 
 
@@ -317,7 +317,7 @@ def test_the_root_of_the_data_is_handed_on(ablation, fake):
 def store(folder, variant, seed, commit="c0ffee", **metrics):
     path = folder / "synthetic" / variant / f"seed{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    keys = {"dice": "test/dice/mean", "who": "test/who_accuracy_owner"}
+    keys = {"dice": "test/dice/mean", "who": "test/who_accuracy_expert"}
     stored = {keys[name]: value for name, value in metrics.items()}
     path.write_text(json.dumps({"metrics": stored, "commit": commit}))
 
@@ -341,10 +341,10 @@ def test_a_table_of_known_numbers(ablation, results, capsys):
     default, logit = (dict(zip(head, row, strict=True)) for row in rows)
     assert default["Mixing"] == "prob (base)"
     assert default["Annotator Dice"] == "0.700 ± 0.100"
-    assert default["Who @owner"] == "1.000 ± 0.000"
+    assert default["Who @expert"] == "1.000 ± 0.000"
     assert default["Fused Dice"] == "-"
     assert logit["Annotator Dice"] == "0.700 ± 0.283 (2 of 3)"
-    assert logit["Who @owner"] == "-"
+    assert logit["Who @expert"] == "-"
     assert said.endswith("over the seeds 0, 1, 2; 5 runs; commit c0ffee, decaf.\n")
 
 
@@ -370,7 +370,7 @@ def test_the_figure_has_a_panel_for_each_metric_that_was_measured(ablation, resu
         results / "synthetic", ablation.variants.variants("synthetic"), [0, 1, 2]
     )
     rows, panels = ablation.table.figure_parts(found, "synthetic")
-    assert [panel.title for panel in panels] == ["Annotator Dice", "Who @owner"]
+    assert [panel.title for panel in panels] == ["Annotator Dice", "Who @expert"]
     assert panels[0].points == {"default": [0.6, 0.7, 0.8], "mixing=logit": [0.5, 0.9]}
     assert [row.name for row in rows].count("default") == 1
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from tax_lightning import AddedAnnotators, TAXLightningModule
 from tax_lightning.__main__ import main
-from tax_lightning.schedule import Schedule
+from tax_lightning.modules.schedule import Schedule
 
 REPO = Path(__file__).parent.parent
 CLASSES = ("background", "square")
@@ -127,7 +127,7 @@ def test_sources_of_the_others_stay(run):
     after = module.explain(images()).sources
     assert after[:2] == before
     if module.hparams["bank"] == "private":
-        assert all(source.sample_id for source in after[2] if source.alive)
+        assert all(source.sample_id for source in after[2] if source.active)
 
 
 def test_the_new_annotators_tendency_is_learnt(run):
@@ -259,10 +259,10 @@ def test_owners_are_placed_among_all_annotators(tmp_path):
     _, path = make_base(tmp_path)
     module = add(path, annotators=["Zoe", "Ana"])
     batch = next(iter(squares([-2, 0])))
-    batch["owner"] = torch.tensor([0, 1, 255])[torch.arange(32) % 3].expand(4, 32, 32)
+    batch["expert"] = torch.tensor([0, 1, 255])[torch.arange(32) % 3].expand(4, 32, 32)
     ready = module.on_before_batch_transfer(batch, 0)
     expected = torch.tensor([2, 0, 255])[torch.arange(32) % 3].expand(4, 32, 32)
-    assert torch.equal(ready["owner"], expected)
+    assert torch.equal(ready["expert"], expected)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.annotators import (
     Habit,
     ObjectInfo,
@@ -16,12 +17,11 @@ from tax_lightning.data.annotators import (
     annotate,
     draw_presence,
     draw_reference,
+    expert_map,
     find_objects,
     measure_contrast,
-    owner_map,
     rule_names,
 )
-from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.data.rules import (
     Chain,
     ConvexHull,
@@ -315,24 +315,24 @@ def test_overlapping_objects_are_refused():
 def test_no_objects():
     masks, deviation = annotate([], [SimulatedAnnotator("Ana")], (2, 3), rng())
     assert masks.tolist() == deviation.tolist() == [[[0, 0, 0], [0, 0, 0]]]
-    assert (owner_map([], [SimulatedAnnotator("Ana")], (2, 3), band=3) == IGNORE_INDEX).all()
+    assert (expert_map([], [SimulatedAnnotator("Ana")], (2, 3), band=3) == IGNORE_INDEX).all()
 
 
-def test_owner_is_the_only_faithful_annotator_and_the_nearer_object_counts():
+def test_expert_is_the_only_faithful_annotator_and_the_nearer_object_counts():
     left, right = picture("#.......#.."), picture(".....#.....")
     objects = [thing(left, kind="a"), thing(right, kind="b")]
     panel = [
         SimulatedAnnotator("Ana", (Habit(Miss(), When(("a",))),)),
         SimulatedAnnotator("Ben", (Habit(Miss(), When(("b",))),)),
     ]
-    owner = owner_map(objects, panel, (1, 11), band=2)
-    assert owner[0].tolist() == [1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1]
+    expert = expert_map(objects, panel, (1, 11), band=2)
+    assert expert[0].tolist() == [1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("habits", [(), (Habit(Miss()),)])
-def test_no_owner_where_both_or_nobody_is_faithful(habits):
+def test_no_expert_where_both_or_nobody_is_faithful(habits):
     panel = [SimulatedAnnotator("Ana", habits), SimulatedAnnotator("Ben", habits)]
-    assert (owner_map([thing(picture("#.."))], panel, (1, 3), band=5) == IGNORE_INDEX).all()
+    assert (expert_map([thing(picture("#.."))], panel, (1, 3), band=5) == IGNORE_INDEX).all()
 
 
 def test_find_objects_splits_classes_into_connected_parts():
@@ -417,14 +417,14 @@ def references(draw):
 def test_whatever_the_habits(reference, panel, band):
     objects = find_objects(reference, ("background", "cell", "fibre", "debris"))
     masks, deviation = annotate(objects, panel, reference.shape, rng())
-    owner = owner_map(objects, panel, reference.shape, band)
+    expert = expert_map(objects, panel, reference.shape, band)
 
     assert (draw_reference(objects, reference.shape) == reference).all()
     assert ((masks == reference) == (deviation == 0)).all()
     assert deviation.max() < len(rule_names(panel))
     assert masks.max() <= 3
     for number, annotator in enumerate(panel):
-        assert not deviation[number][owner == number].any()
+        assert not deviation[number][expert == number].any()
         for one in objects:
             if annotator.rule_for(one) is None:  # no spill from neighbours
                 assert (masks[number][one.mask] == one.label).all()

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from tax_lightning.baselines import Consensus, GatedMultiHead, MultiHead, Separate
 from tax_lightning.consensus import majority
 from tax_lightning.losses import TAXLoss
-from tax_lightning.multi_annotator import Segmentations
+from tax_lightning.modules.base import ModelOutput
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
@@ -27,7 +27,7 @@ def logs(*rows: tuple[float, ...]) -> torch.Tensor:
 
 
 def test_equal_weights_by_hand():
-    said = Segmentations.weighing_all_alike(logs((0.5, 0.5), (0.9, 0.1), (0.1, 0.9)))
+    said = ModelOutput.weighing_all_alike(logs((0.5, 0.5), (0.9, 0.1), (0.1, 0.9)))
     torch.testing.assert_close(said.log_probs.exp().flatten(), torch.tensor([0.5, 0.5]))
     torch.testing.assert_close(said.log_who.exp().flatten(), torch.full((3,), 1 / 3))
     assert said.log_sample_probs is said.log_annotator_probs
@@ -50,7 +50,7 @@ def test_the_consensus_learns_the_majority_and_says_the_same_for_all():
 def test_the_consensus_learns_the_reference_given_and_nothing_else():
     module = make(Consensus, reference="given")
     probs = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.75, 0.0], [1.0, 0.0, 0.0]])
-    output = Segmentations.weighing_all_alike(logs((1.0, 0.0)), probs.T.log()[None, :, None])
+    output = ModelOutput.weighing_all_alike(logs((1.0, 0.0)), probs.T.log()[None, :, None])
     reference = torch.tensor([[[0, 1, 255]]])
     (loss,) = module.segmentation_terms({}, output, reference).values()
     # The first pixel gives 1/2 to its class, the second 3/4; the third has no reference.
@@ -144,8 +144,8 @@ def test_its_objective_is_the_segmentation_of_tax():
 
 def referred() -> list[dict]:
     """Scenes whose reference is what Dr. C draws."""
-    owner = torch.full((24, 24), 2)
-    return [sample | {"reference": sample["masks"][2], "owner": owner} for sample in scenes()]
+    expert = torch.full((24, 24), 2)
+    return [sample | {"reference": sample["masks"][2], "expert": expert} for sample in scenes()]
 
 
 def test_the_gate_learns_who_is_right():
@@ -153,8 +153,8 @@ def test_the_gate_learns_who_is_right():
     module = make(GatedMultiHead, reference="given", explanation_metrics=True)
     make_trainer(max_epochs=60).fit(module, loader(samples))
     (found,) = make_trainer().test(module, loader(samples), verbose=False)
-    assert found["test/who_accuracy_owner"] > 0.9
-    assert found["test/who_accuracy_owner"] > found["test/who_accuracy_owner_shuffled"]
+    assert found["test/who_accuracy_expert"] > 0.9
+    assert found["test/who_accuracy_expert"] > found["test/who_accuracy_expert_shuffled"]
     assert found["test/who_necessity"] > found["test/who_necessity_shuffled"]
     assert found["test/fused_dice/mean"] > 0.9
     assert 0 < found["test/purity/event"] <= 1
@@ -171,7 +171,7 @@ def test_without_the_switch_only_the_who_of_a_validation_is_measured():
     assert not any("necessity" in key or "purity" in key for key in found)
 
 
-def test_without_an_owner_or_a_reference_the_rest_of_who_is_measured():
+def test_without_an_expert_or_a_reference_the_rest_of_who_is_measured():
     module = make(GatedMultiHead, reference="none", explanation_metrics=True)
     (found,) = make_trainer().test(module, loader(), verbose=False)
     assert "test/who_necessity" in found

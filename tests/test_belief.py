@@ -46,10 +46,10 @@ def values(result: dict[str, torch.Tensor]) -> dict[str, float]:
     return {name: float(value) for name, value in result.items()}
 
 
-def everything(who, masks, present, reference, owner) -> dict[str, float]:
+def everything(who, masks, present, reference, expert) -> dict[str, float]:
     return values(
         agreement_lift(who, masks, present, reference)
-        | who_calibration(who, masks, present, reference, owner)
+        | who_calibration(who, masks, present, reference, expert)
         | who_entropy(who, masks, present)
     )
 
@@ -83,7 +83,7 @@ def test_calibration_by_hand():
     # Four owned pixels with errors -.5, .4, -.8, 0 in the order of their shares, 3.75 groups each:
     # the 4th group has .2 of the first and .2 / 3 of the second, the 8th .4 / 3 of two.
     cancelled = 2 * (0.2 / 3 * 0.4) + 2 * (0.4 / 3 * 0.4)
-    assert result["who_ece_owner"] == pytest.approx((0.5 + 0.4 + 0.8 - cancelled) / 4)
+    assert result["who_ece_expert"] == pytest.approx((0.5 + 0.4 + 0.8 - cancelled) / 4)
     # Three disputed pixels at which somebody is right.
     logs = math.log(0.6) + math.log(0.4) + (math.log(0.8) + math.log(0.15)) / 2
     assert result["who_nll"] == pytest.approx(-logs / 3)
@@ -99,19 +99,19 @@ def test_shares_are_taken_among_those_who_labelled():
     assert result["who_nll"] == pytest.approx(-(math.log(0.8) + math.log(0.75)) / 2)
     assert result["who_brier"] == pytest.approx((2 * 0.2**2 + 2 * 0.25**2) / 2)
     # Ben is named at the 4th pixel, which Cem owns: errors -.5, .25, .2 of 5 groups each.
-    assert result["who_ece_owner"] == pytest.approx((0.5 + 0.25 + 0.2) / 3)
+    assert result["who_ece_expert"] == pytest.approx((0.5 + 0.25 + 0.2) / 3)
 
 
 def test_one_hot_shares_are_perfect_or_as_wrong_as_can_be():
     masks, reference = rows((1, 0, 1), (0, 1, 0)), row(1, 1, 1)
     present = torch.ones(1, 2, dtype=torch.bool)
     right = (masks == 1).float()
-    owner = row(0, 1, 0)
-    zeros = dict.fromkeys(("who_ece_d1", "who_ece_owner", "who_nll", "who_brier"), 0)
-    assert values(who_calibration(right, masks, present, reference, owner)) == zeros
-    assert values(who_calibration(1 - right, masks, present, reference, owner)) == {
+    expert = row(0, 1, 0)
+    zeros = dict.fromkeys(("who_ece_d1", "who_ece_expert", "who_nll", "who_brier"), 0)
+    assert values(who_calibration(right, masks, present, reference, expert)) == zeros
+    assert values(who_calibration(1 - right, masks, present, reference, expert)) == {
         "who_ece_d1": pytest.approx(1),
-        "who_ece_owner": pytest.approx(1),
+        "who_ece_expert": pytest.approx(1),
         "who_nll": pytest.approx(23 * math.log(2)),  # finite: the resolution of single precision
         "who_brier": 2,
     }
@@ -174,7 +174,7 @@ def test_memory_does_not_grow_with_the_data():
     metric = WhoCalibration()
     size = sum(value.numel() for value in metric.metric_state.values())
     for _ in range(3):
-        metric.update(who=WHO, masks=MASKS, present=EVERYONE, reference=REFERENCE, owner=OWNER)
+        metric.update(who=WHO, masks=MASKS, present=EVERYONE, reference=REFERENCE, expert=OWNER)
     assert sum(value.numel() for value in metric.metric_state.values()) == size
 
 
@@ -202,9 +202,9 @@ def test_who_may_have_low_precision(dtype):
 
 def update_all(metrics, **batch) -> None:
     lift, calibration, entropy = metrics
-    owner = batch.pop("owner")
+    expert = batch.pop("expert")
     lift.update(**batch)
-    calibration.update(**batch, owner=owner)
+    calibration.update(**batch, expert=expert)
     batch.pop("reference")
     entropy.update(**batch)
 
@@ -223,7 +223,7 @@ def random_batch(images: int) -> dict[str, torch.Tensor]:
         "masks": torch.tensor([0, 1, 2, 255])[torch.randint(4, (images, 4, 8, 8))],
         "present": torch.rand(images, 4) < 0.8,
         "reference": torch.tensor([0, 1, 2, 255])[torch.randint(4, (images, 8, 8))],
-        "owner": torch.tensor([0, 1, 2, 3, 255])[torch.randint(5, (images, 8, 8))],
+        "expert": torch.tensor([0, 1, 2, 3, 255])[torch.randint(5, (images, 8, 8))],
     }
 
 
@@ -247,21 +247,21 @@ def test_the_order_of_annotators_does_not_matter():
         batch[name] = batch[name][:, order]
     place = torch.full((256,), 255)
     place[order] = torch.arange(4)
-    batch["owner"] = place[batch["owner"]]
+    batch["expert"] = place[batch["expert"]]
     assert everything(**batch) == pytest.approx(whole, rel=1e-5)
 
 
 def test_nan_without_a_case():
     metrics = make_metrics()
     single = torch.tensor([[True, False, False]])
-    batch = {"who": WHO, "masks": MASKS, "reference": REFERENCE, "owner": OWNER}
+    batch = {"who": WHO, "masks": MASKS, "reference": REFERENCE, "expert": OWNER}
     update_all(metrics, **batch, present=single)
     metrics[0].update(who=WHO, masks=MASKS, present=EVERYONE)  # data without a reference
     metrics[1].update(who=WHO, masks=MASKS, present=EVERYONE)
     assert all(math.isnan(value) for value in compute_all(metrics).values())
     metrics[1].update(who=WHO, masks=MASKS, present=EVERYONE, reference=REFERENCE)
-    result = values(metrics[1].compute())  # data without owners
-    assert [name for name, value in result.items() if math.isnan(value)] == ["who_ece_owner"]
+    result = values(metrics[1].compute())  # data without experts
+    assert [name for name, value in result.items() if math.isnan(value)] == ["who_ece_expert"]
 
 
 def test_a_single_annotator_is_no_case():
@@ -277,16 +277,16 @@ def test_a_single_annotator_is_no_case():
     hnp.arrays(bool, (2, 3)),
     hnp.arrays(np.float32, (2, 3, 2, 3), elements=st.floats(0, 1, width=32)),
 )
-def test_results_lie_in_their_ranges(masks, reference, owner, present, who):
-    masks, reference, owner, present, who = map(
-        torch.from_numpy, (masks, reference, owner, present, who)
+def test_results_lie_in_their_ranges(masks, reference, expert, present, who):
+    masks, reference, expert, present, who = map(
+        torch.from_numpy, (masks, reference, expert, present, who)
     )
     who = who / who.sum(1, keepdim=True).clamp(min=1e-30)  # all 0 where all were
-    result = everything(who, masks, present, reference, owner)
+    result = everything(who, masks, present, reference, expert)
     assert result["who_agreement_lift"] <= 1 or math.isnan(result["who_agreement_lift"])
     highest = {
         "who_ece_d1": 1,
-        "who_ece_owner": 1,
+        "who_ece_expert": 1,
         "who_nll": 16,
         "who_brier": 2,
         "who_entropy_disputed": 1,
@@ -299,7 +299,9 @@ def test_results_lie_in_their_ranges(masks, reference, owner, present, who):
 def test_wrong_shapes_are_named():
     with pytest.raises(ValueError, match=r"`masks` has shape \[1, 2, 1, 6\], expected \[B=1, N=3"):
         agreement_lift(WHO, MASKS[:, :2], EVERYONE, REFERENCE)
-    with pytest.raises(ValueError, match=r"`owner` has shape \[1, 6\], expected \[B=1, H=1, W=6\]"):
+    with pytest.raises(
+        ValueError, match=r"`expert` has shape \[1, 6\], expected \[B=1, H=1, W=6\]"
+    ):
         who_calibration(WHO, MASKS, EVERYONE, REFERENCE, OWNER[:, 0])
     with pytest.raises(ValueError, match=r"`reference` has shape \[1, 6\]"):
         who_calibration(WHO, MASKS, EVERYONE, REFERENCE[:, 0])

@@ -262,8 +262,8 @@ def test_a_wrong_leader_is_more_necessary_where_the_others_side_with_the_expert(
     # Ana is the expert. At the first pixel Ben and Cleo agree with her and at the second nobody;
     # the third, where all agree, is not counted; at the fourth nobody is the expert.
     masks = torch.tensor([[[[1, 1, 1, 0]], [[1, 0, 1, 0]], [[1, 0, 1, 0]], [[0, 0, 1, 1]]]])
-    owner = torch.tensor([[[0, 0, 0, 255]]])
-    batch = {"masks": masks, "owner": owner, "present": torch.ones(1, 4, dtype=torch.bool)}
+    expert = torch.tensor([[[0, 0, 0, 255]]])
+    batch = {"masks": masks, "expert": expert, "present": torch.ones(1, 4, dtype=torch.bool)}
     # Of three disputed pixels the second flips without Ana; without Ben, who leads, none does.
     assert bench.necessity.necessity([batch], 4, 2, ahead=0) == pytest.approx(1 / 3)
     assert bench.necessity.necessity([batch], 4, 2, ahead=1) == pytest.approx(0)

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.cache import CachedTable
 from tax_lightning.data.files import Part, Pictures
-from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.data.samples import Sample, SampleTable
 
 CLASSES = ("background", "cell", "debris")

@@ -27,7 +27,8 @@ from tax_lightning.callbacks import (
     PredictionWriter,
     read_source_patches,
 )
-from tax_lightning.explain import PrototypeSource, annotator_palette
+from tax_lightning.explanation import PrototypeSource
+from tax_lightning.visualization import annotator_palette
 
 ANNOTATORS = ("Ana", "Ben", "Cleo")
 SIDE = 16
@@ -496,7 +497,7 @@ class ImagesModule(L.LightningDataModule):
 def test_patches_come_from_the_data_module(tmp_path):
     datamodule, callback = ImagesModule(), ExplanationLogger(samples=1)
     make_trainer(tmp_path, [callback]).fit(Model("train-3"), datamodule=datamodule)
-    assert set(datamodule.asked) == {"train-3", "b"}  # the latter is the runners-up
+    assert set(datamodule.asked) == {"train-3", "b"}  # the latter is the nearest pixels
     with Image.open(callback.paths[0]) as panel:
         shown = (np.asarray(panel) == (9, 99, 199)).all(axis=2).sum()
     assert shown > 256**2 + 3 * 0.9 * 96**2  # the image, and three patches with a mark
@@ -563,7 +564,7 @@ def test_predictions_read_back(tmp_path):
             assert maps["who"].dtype == np.float16
             np.testing.assert_allclose(maps["who"].max(axis=0), 0.8, atol=1e-3)
             assert maps["why"].dtype == np.int8
-            assert maps["undecided"].dtype == bool
+            assert maps["unanimous"].dtype == bool
             assert maps["annotators"].tolist() == list(ANNOTATORS)
     colours = [entry["colour"] for entry in manifest["annotators"]]
     who = Image.open(out / "a" / "who.png").convert("RGB")

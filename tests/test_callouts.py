@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import KERNELS, make_explanation, make_sources, quarters
 
-from tax_lightning.explain.callouts import callout_caption, find_callouts
+from tax_lightning.visualization.callouts import callout_caption, find_callouts
 
 
 def test_callouts_point_into_the_largest_regions_first():
@@ -39,20 +39,20 @@ def test_callouts_are_of_what_decides_at_their_spot(seed, limit):
     generator = torch.Generator().manual_seed(seed)
     leader = torch.randint(3, (1, 6, 5), generator=generator)
     kernel = torch.randint(KERNELS, (1, 6, 5), generator=generator)
-    undecided = torch.rand(1, 6, 5, generator=generator) < 0.4
-    explanation = make_explanation(leader, kernel, undecided)
+    unanimous = torch.rand(1, 6, 5, generator=generator) < 0.4
+    explanation = make_explanation(leader, kernel, unanimous)
     callouts = find_callouts(explanation, limit)
     assert len(callouts) <= limit
     assert len({(c.annotator, c.kernel) for c in callouts}) == len(callouts)
     for callout in callouts:
         spot = (0, callout.y, callout.x)
         assert (leader[spot], kernel[spot]) == (callout.annotator, callout.kernel)
-        assert not undecided[spot]
+        assert not unanimous[spot]
 
 
 def test_no_callouts_where_nobody_decides():
     leader, _ = quarters()
-    assert find_callouts(make_explanation(leader, undecided=torch.ones_like(leader).bool())) == ()
+    assert find_callouts(make_explanation(leader, unanimous=torch.ones_like(leader).bool())) == ()
 
 
 def test_captions_name_annotator_prototype_source_and_share():

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import make_explanation, quarters
 
-from tax_lightning.explain.cast import MOST, cast_of
-from tax_lightning.explain.palette import annotator_palette
+from tax_lightning.visualization.cast import MOST, cast_of
+from tax_lightning.visualization.palette import annotator_palette
 
 
 def stripes(widths):
@@ -47,7 +47,7 @@ def test_whoever_decides_most_has_the_colour_of_the_position():
 
 def test_where_nobody_decides_there_are_no_parts():
     leader, _ = quarters()
-    cast = cast_of(make_explanation(leader, undecided=torch.ones_like(leader).bool()))
+    cast = cast_of(make_explanation(leader, unanimous=torch.ones_like(leader).bool()))
     assert cast.names == ("Ana", "Ben", "Cleo")
     assert np.isnan(cast.parts).all()
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from jsonargparse import ArgumentError, ArgumentParser
 
 from tax_lightning.batch import unpacked
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data import (
-    IGNORE_INDEX,
     MultiAnnotatorDataModule,
     MultiAnnotatorDataset,
     RawSample,
@@ -39,7 +39,7 @@ def scene(name: str, size=(24, 20), seed: int = 0, extras: bool = True) -> RawSa
         masks=masks,
         present=np.array([True, True, False]),
         reference=labels if extras else None,
-        owner=labels % 3 if extras else None,
+        expert=labels % 3 if extras else None,
         deviation=np.stack([labels * 0, labels, labels]) if extras else None,
     )
 
@@ -106,7 +106,7 @@ def test_a_model_under_a_trainer_gets_numbers():
     )
     assert torch.equal(ready["image"], expected)
     assert "normalisation" not in ready
-    for key in ("masks", "reference", "owner", "deviation"):
+    for key in ("masks", "reference", "expert", "deviation"):
         assert batch[key].dtype == torch.uint8
         assert ready[key].dtype == torch.int64
         assert torch.equal(batch[key], ready[key])
@@ -123,7 +123,7 @@ def test_sample_has_the_agreed_form():
         "masks": (torch.uint8, (3, 24, 20)),
         "present": (torch.bool, (3,)),
         "reference": (torch.uint8, (24, 20)),
-        "owner": (torch.uint8, (24, 20)),
+        "expert": (torch.uint8, (24, 20)),
         "deviation": (torch.uint8, (3, 24, 20)),
     }
 
@@ -181,7 +181,7 @@ def test_labels_follow_the_image_and_are_ignored_outside_it(name):
         assert torch.equal(sample["masks"][1], labels)
         assert (sample["masks"][2] == IGNORE_INDEX).all()
         assert torch.equal(sample["reference"], labels)
-        assert torch.equal(sample["owner"], torch.where(outside, IGNORE_INDEX, labels % 3))
+        assert torch.equal(sample["expert"], torch.where(outside, IGNORE_INDEX, labels % 3))
         assert torch.equal(sample["deviation"][2], torch.where(outside, 0, labels))
 
 
@@ -245,7 +245,7 @@ def test_collate_pads_at_the_bottom_and_the_right():
             ("image", 0),
             ("masks", 255),
             ("reference", 255),
-            ("owner", 255),
+            ("expert", 255),
             ("deviation", 0),
         ):
             plane = batch[key][index].clone()
@@ -374,7 +374,7 @@ def test_only_so_many_annotators_labels_are_shown_of_a_training_image():
         assert not present[2]  # Cai labelled nothing that could be shown
         assert (sample["masks"][~present] == IGNORE_INDEX).all()
         assert torch.equal(sample["masks"][present], whole[name]["masks"][present])
-        for key in ("image", "reference", "owner"):
+        for key in ("image", "reference", "expert"):
             assert torch.equal(sample[key], whole[name][key])
 
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from tax_lightning.batch import unpacked
-from tax_lightning.data import IGNORE_INDEX, MultiAnnotatorDataset, RawSample, collate_samples
+from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.data import MultiAnnotatorDataset, RawSample, collate_samples
 from tax_lightning.data.transforms import training_transforms
 
 import albumentations as A  # isort: skip - after the package, which keeps it off the network
 
 SEED = 5
-UNKNOWN = {"masks": 255, "reference": 255, "owner": 255, "deviation": 0}
+UNKNOWN = {"masks": 255, "reference": 255, "expert": 255, "deviation": 0}
 
 TRANSFORMS = {
     "nothing": list,
@@ -35,10 +36,10 @@ def noise(channels: int, dtype: type, size=(24, 20)) -> RawSample:
         masks=rng.integers(0, 3, (4, *size)).astype(np.uint8),
         present=np.array([True, True, False, True]),
         reference=rng.integers(0, 3, size).astype(np.uint8),
-        owner=rng.choice([0, 1, IGNORE_INDEX], size).astype(np.uint8),
+        expert=rng.choice([0, 1, IGNORE_INDEX], size).astype(np.uint8),
         deviation=rng.integers(0, 5, (4, *size)).astype(np.uint8),
     )
-    for plane in (raw.image, raw.masks, raw.present, raw.reference, raw.owner, raw.deviation):
+    for plane in (raw.image, raw.masks, raw.present, raw.reference, raw.expert, raw.deviation):
         plane.flags.writeable = False
     return raw
 
@@ -56,7 +57,7 @@ class One:
 def the_long_way(raw: RawSample, transforms, mean, std) -> dict[str, np.ndarray]:
     """What a sample must hold: plane by plane, with nothing left out where it changes nothing."""
     planes = {name: getattr(raw, name) for name in UNKNOWN}
-    kinds = {"reference": "mask", "owner": "mask", "deviation": "masks", "inside": "mask"}
+    kinds = {"reference": "mask", "expert": "mask", "deviation": "masks", "inside": "mask"}
     together = A.Compose(transforms, additional_targets=kinds, mask_interpolation=0)
     together.set_random_state(np.random.default_rng(SEED), random.Random(SEED))
     out = together(image=raw.image, inside=np.full(raw.image.shape[:2], 254, np.uint8), **planes)
@@ -114,7 +115,7 @@ def test_bytes_and_numbers_in_one_batch_become_numbers():
     samples = [MultiAnnotatorDataset(One(raw))[0] for raw in (deep, plain)]
     batch = unpacked(collate_samples(samples))
     for row, sample in enumerate(samples):
-        for key in ("image", "masks", "reference", "owner", "deviation"):
+        for key in ("image", "masks", "reference", "expert", "deviation"):
             assert torch.equal(batch[key][row], unpacked(sample)[key])
 
 

@@ -15,7 +15,7 @@ from tax_lightning.__main__ import main
 from tax_lightning.data import SimulatedAnnotatorsDataModule
 from tax_lightning.data.channels import ManyChannels
 from tax_lightning.data.preparation import Preparation, plain_decoder
-from tax_lightning.explain.images import images_for, images_on_disk
+from tax_lightning.visualization.images import images_for, images_on_disk
 
 NETWORK = {
     "encoder": "tu-test_resnet.r160_in1k",

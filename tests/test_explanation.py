@@ -10,8 +10,8 @@ from made_up import make_explanation, quarters
 
 
 def test_leader_and_its_kernel_are_read_from_the_maps():
-    leader, undecided = quarters()
-    explanation = make_explanation(leader, kernel=leader, undecided=undecided, weight=0.8)
+    leader, unanimous = quarters()
+    explanation = make_explanation(leader, kernel=leader, unanimous=unanimous, weight=0.8)
     assert torch.equal(explanation.leader, leader)
     assert torch.equal(explanation.leader_kernel, leader)
     torch.testing.assert_close(explanation.leader_share, torch.full(leader.shape, 0.4))
@@ -71,11 +71,11 @@ def test_indexing_gives_one_image():
 
 
 def test_crop_keeps_the_top_left():
-    leader, undecided = quarters()
-    cropped = make_explanation(leader, undecided=undecided).crop(4, 5)
+    leader, unanimous = quarters()
+    cropped = make_explanation(leader, unanimous=unanimous).crop(4, 5)
     assert cropped.probs.shape[-2:] == (4, 5)
     assert torch.equal(cropped.leader, leader[:, :4, :5])
-    assert not cropped.undecided.any()
+    assert not cropped.unanimous.any()
 
 
 def test_moves_between_devices_like_a_tensor():
@@ -114,10 +114,10 @@ def test_uncertainty_is_the_entropy_of_the_result_over_its_maximum():
 
 
 def test_sampling_takes_the_same_pixels_of_every_map():
-    leader, undecided = quarters()
-    explanation = make_explanation(leader, kernel=leader, undecided=undecided)
+    leader, unanimous = quarters()
+    explanation = make_explanation(leader, kernel=leader, unanimous=unanimous)
     sampled = explanation.sampled(torch.tensor([0, 7]), torch.tensor([1, 6, 6]))
     assert sampled.leader.tolist() == [[[0, 1, 1], [2, 0, 0]]]
     assert torch.equal(sampled.leader_kernel, sampled.leader)
-    assert sampled.undecided.tolist() == [[[False] * 3, [False, True, True]]]
+    assert sampled.unanimous.tolist() == [[[False] * 3, [False, True, True]]]
     assert sampled.annotator_probs.shape == (1, 3, 2, 2, 3)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tax_lightning.data import IGNORE_INDEX, FolderDataModule
+from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.data import FolderDataModule
 
 CLASSES = ["background", "cell"]
 GREY = {0: "background", 255: "cell"}

@@ -6,10 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reading import places_of, says, written
 
-from tax_lightning.explain.callouts import SourcePatch
-from tax_lightning.explain.explanation import PrototypeSource
-from tax_lightning.explain.gallery import PrototypeCard, card_facts, render_card, render_gallery
-from tax_lightning.explain.palette import INK, PAPER
+from tax_lightning.explanation import PrototypeSource
+from tax_lightning.visualization.callouts import SourcePatch
+from tax_lightning.visualization.gallery import (
+    PrototypeCard,
+    card_facts,
+    render_card,
+    render_gallery,
+)
+from tax_lightning.visualization.palette import INK, PAPER
 
 BODY, TITLE = 14, 18
 FAINT = (105, 105, 105)
@@ -27,7 +32,7 @@ def full_card(**changes):
     crop = np.full((46, 46, 3), (10, 200, 90), dtype=np.uint8)
     region = np.zeros((46, 46), dtype=bool)
     region[10:30, 10:30] = True
-    runners_up = tuple(
+    nearest = tuple(
         SourcePatch(np.full((46, 46, 3), (200, 10, n), dtype=np.uint8), 23, 23) for n in range(3)
     )
     return dataclasses.replace(
@@ -40,7 +45,7 @@ def full_card(**changes):
             region=region,
             image=np.full((60, 120, 3), (10, 200, 90), dtype=np.uint8),
             size=(60, 120),
-            runners_up=runners_up,
+            nearest=nearest,
         ),
         **changes,
     )
@@ -71,9 +76,9 @@ def test_what_was_not_measured_is_left_out():
 
 
 def test_the_dead_and_the_unprojected_are_said_to_be_so():
-    dead = card_facts(PrototypeCard(source_of(alive=False), BLUE))
-    assert any("decides nothing" in fact for fact in dead)
-    nowhere = source_of(sample_id="", runners_up=(), similarity=float("nan"))
+    pruned = card_facts(PrototypeCard(source_of(active=False), BLUE))
+    assert any("decides nothing" in fact for fact in pruned)
+    nowhere = source_of(sample_id="", nearest=(), similarity=float("nan"))
     assert card_facts(PrototypeCard(nowhere, BLUE)) == ("not yet projected: no training pixel",)
     card = render_card(PrototypeCard(nowhere, BLUE))
     assert says(card, "Ana · prototype 2", TITLE)
@@ -148,30 +153,30 @@ def test_the_box_stands_where_the_crop_lies_in_the_image(height, width, y, x):
     np.testing.assert_allclose(found, expected, atol=1)
 
 
-def test_runners_up_stand_below_in_their_order_and_may_be_missing():
+def test_nearest_stand_below_in_their_order_and_may_be_missing():
     card = full_card()
     picture = render_card(card)
     lefts = [np.nonzero((picture == (200, 10, n)).all(axis=2))[1].min() for n in range(3)]
     assert lefts == sorted(lefts)
     assert len(set(lefts)) == 3
-    picture = render_card(full_card(runners_up=(None, *card.runners_up[1:])))
+    picture = render_card(full_card(nearest=(None, *card.nearest[1:])))
     assert not (picture == (200, 10, 0)).all(axis=2).any()
     assert places_of(np.full((92, 92, 3), 238, dtype=np.uint8), picture)
 
 
 def test_without_its_image_a_card_has_an_empty_frame():
-    picture = render_card(PrototypeCard(source_of(), BLUE, runners_up=(None, None, None)))
+    picture = render_card(PrototypeCard(source_of(), BLUE, nearest=(None, None, None)))
     assert places_of(np.full((184, 184, 3), 238, dtype=np.uint8), picture)
     assert says(picture, "labelled: cell", BODY)
 
 
 def test_the_gallery_has_a_row_for_each_annotator():
-    owners = [("Ana", BLUE)] * 3 + [("Ben", ORANGE)] * 5
-    cards = [full_card(source=source_of(n, k), colour=c) for k, (n, c) in enumerate(owners)]
+    experts = [("Ana", BLUE)] * 3 + [("Ben", ORANGE)] * 5
+    cards = [full_card(source=source_of(n, k), colour=c) for k, (n, c) in enumerate(experts)]
     picture = render_gallery(cards)
     places = [
         places_of(written(f"{name} · prototype {kernel}", TITLE), picture)
-        for kernel, (name, _) in enumerate(owners)
+        for kernel, (name, _) in enumerate(experts)
     ]
     rows, columns = zip(*(place for (place,) in places), strict=True)
     assert rows[0] == rows[1] == rows[2] < rows[3]

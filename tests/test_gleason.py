@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from layouts_pictures import fit, grades, photograph, save, write_gleason
 
-from tax_lightning.data import IGNORE_INDEX
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.gleason import PATHOLOGISTS, GleasonDataModule
 
 CLASS_OF = {0: 0, 1: 1, 6: 1, 3: 2, 4: 3, 5: 4}  # grey value -> class id

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data import (
-    IGNORE_INDEX,
     FolderDataModule,
     MultiAnnotatorDataModule,
     RawSample,

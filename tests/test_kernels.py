@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tax_lightning.kernels import Cohorts, KernelBank
+from tax_lightning.models.kernel_bank import Cohorts, KernelBank
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])

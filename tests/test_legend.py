@@ -3,9 +3,14 @@ import pytest
 import torch
 from made_up import make_explanation, quarters
 
-from tax_lightning.explain.cast import cast_of
-from tax_lightning.explain.legend import image_notes, legend_entries, mask_notes, scale_entries
-from tax_lightning.explain.palette import annotator_palette, uncertainty_colours
+from tax_lightning.visualization.cast import cast_of
+from tax_lightning.visualization.legend import (
+    image_notes,
+    legend_entries,
+    mask_notes,
+    scale_entries,
+)
+from tax_lightning.visualization.palette import annotator_palette, uncertainty_colours
 
 
 def texts(entries):
@@ -13,8 +18,8 @@ def texts(entries):
 
 
 def test_legend_names_every_annotator_with_colour_and_part():
-    leader, undecided = quarters()
-    cast = cast_of(make_explanation(leader, undecided=undecided))
+    leader, unanimous = quarters()
+    cast = cast_of(make_explanation(leader, unanimous=unanimous))
     title, *entries = legend_entries(cast)
     assert "share of what is not hatched" in title.text
     assert texts(entries) == ["Ana 33%", "Ben 33%", "Cleo 33%"]
@@ -31,7 +36,7 @@ def test_long_names_stay_distinct():
 
 def test_where_nobody_decides_there_are_names_without_parts():
     leader, _ = quarters()
-    cast = cast_of(make_explanation(leader, undecided=torch.ones_like(leader).bool()))
+    cast = cast_of(make_explanation(leader, unanimous=torch.ones_like(leader).bool()))
     assert texts(legend_entries(cast)) == ["Annotators:", "Ana", "Ben", "Cleo"]
 
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tax_lightning.explain.lettering import shorten
+from tax_lightning.visualization.lettering import shorten
 
 
 @given(name=st.text(max_size=60), limit=st.integers(3, 40))

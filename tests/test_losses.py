@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from tax_lightning.assignment import assign_pixels, balanced_assignment
 from tax_lightning.consensus import agreement, relevance
+from tax_lightning.distributed import alone
 from tax_lightning.losses import LossWeights, TAXLoss
-from tax_lightning.mixing import mix
-from tax_lightning.network import Seen, TAXNetwork, TAXOutput
-from tax_lightning.processes import alone
-from tax_lightning.prototypes import PrototypeMemory
+from tax_lightning.models.mixture import mix
+from tax_lightning.models.network import Seen, TAXNetwork, TAXOutput
+from tax_lightning.models.prototypes import PrototypeMemory
 
 LN2 = math.log(2)
 
@@ -68,9 +68,9 @@ def mild_loss(annotators=3, **options):
     return TAXLoss(annotators, **{"window": 3, "sharpness": 1.0} | options)
 
 
-def all_terms(loss, output, memory, masks, present, reference, owner=None):
+def all_terms(loss, output, memory, masks, present, reference, expert=None):
     terms = loss.segmentation_terms(output, masks, reference)
-    return terms | loss.explanation_terms(output, memory, masks, present, reference, owner)
+    return terms | loss.explanation_terms(output, memory, masks, present, reference, expert)
 
 
 EVERYONE = torch.ones(1, 2, dtype=torch.bool)
@@ -254,16 +254,16 @@ def test_pixelwise_agreement_keeps_the_neighbourhood_in_which_it_matters():
     assert term.item() == pytest.approx(LN2 * (1 + 2 + 0.1 + 0.1) / 2.1, rel=1e-5)
 
 
-def test_the_known_owner_is_taught_where_there_is_one():
+def test_the_known_expert_is_taught_where_there_is_one():
     output = row_output([0.25, 0.75], [[0.5] * 3] * 2)
     masks = rows((1, 1, 1), (1, 1, 0))
-    loss, memory = TAXLoss(2, who_target="owner"), PrototypeMemory(2, 1, 2)
+    loss, memory = TAXLoss(2, who_target="expert"), PrototypeMemory(2, 1, 2)
     arguments = (output, memory, masks, EVERYONE, masks[:, 0])
-    owner = torch.tensor([[[0, 1, 255]]])
-    term = loss.explanation_terms(*arguments, owner)["who"]
+    expert = torch.tensor([[[0, 1, 255]]])
+    term = loss.explanation_terms(*arguments, expert)["who"]
     assert term.item() == pytest.approx(-(math.log(0.25) + math.log(0.75)) / 2, rel=1e-5)
-    assert loss.explanation_terms(*arguments, torch.full_like(owner, 255))["who"] == 0
-    with pytest.raises(ValueError, match=r"^who_target='owner': the batch has no key 'owner'\."):
+    assert loss.explanation_terms(*arguments, torch.full_like(expert, 255))["who"] == 0
+    with pytest.raises(ValueError, match=r"^who_target='expert': the batch has no key 'expert'\."):
         loss.explanation_terms(*arguments)
 
 
@@ -555,14 +555,14 @@ def test_with_a_reference_agreement_and_relevance_are_those_of_the_labels():
     assert torch.equal(loss.relevance(output, reference), relevance(said, reference, 3))
 
 
-@pytest.mark.parametrize("who_target", ["none", "owner"])
+@pytest.mark.parametrize("who_target", ["none", "expert"])
 def test_all_terms_without_a_reference_are_finite_and_teach(who_target):
     leaves, output, memory, masks, _ = random_case()
     masks[0, 1] = 255
     present = (masks != 255).flatten(2).any(dim=2)
-    owner = torch.randint(0, 3, (2, 6, 6))
+    expert = torch.randint(0, 3, (2, 6, 6))
     loss = mild_loss(who_target=who_target)
-    terms = all_terms(loss, output, memory, masks, present, None, owner)
+    terms = all_terms(loss, output, memory, masks, present, None, expert)
     assert terms.keys() == set(TERMS)
     assert all(term.isfinite() for term in terms.values())
     assert (terms["who"].item() == 0) is (who_target == "none")
@@ -618,7 +618,7 @@ def test_pixels_count_by_agreement_and_relevance():
 
 def test_prototypes_of_the_absent_and_the_dead_follow_nothing():
     memory = PrototypeMemory(2, 2, 2)
-    memory.alive[0, 1] = False
+    memory.active[0, 1] = False
     before = memory.vectors.detach().clone()
     embedding = F.normalize(torch.randn(1, 2, 3, 3), dim=1)
     masks = torch.zeros(1, 2, 3, 3).long()
@@ -657,11 +657,11 @@ def test_means_are_of_sums_and_counts_over_all_processes():
     _, output, memory, masks, reference = random_case()
     masks[0, 1] = 255
     present = (masks != 255).flatten(2).any(dim=2)
-    owner = torch.randint(0, 3, (2, 6, 6))
-    for options in ({}, {"who_target": "owner"}):
+    expert = torch.randint(0, 3, (2, 6, 6))
+    for options in ({}, {"who_target": "expert"}):
         alone, doubled = mild_loss(**options), mild_loss(**options)
         doubled.total = lambda local: 2 * local
-        arguments = (output, memory, masks, present, reference, owner)
+        arguments = (output, memory, masks, present, reference, expert)
         found, expected = all_terms(doubled, *arguments), all_terms(alone, *arguments)
         for name in TERMS:
             torch.testing.assert_close(found[name], expected[name], msg=name)
@@ -705,17 +705,17 @@ def uneven_case():
     masks[0, 1], masks[0, 0, 2:], masks[2, 2] = 255, 255, 255
     reference[0, 3:] = 255
     present = (masks != 255).flatten(2).any(dim=2)
-    owner = torch.randint(0, 3, (3, 6, 6))
-    owner[0, :, :4] = 255
-    return memory, output, masks, present, reference, owner
+    expert = torch.randint(0, 3, (3, 6, 6))
+    expert[0, :, :4] = 255
+    return memory, output, masks, present, reference, expert
 
 
-@pytest.mark.parametrize("who_target", ["window", "owner"])
+@pytest.mark.parametrize("who_target", ["window", "expert"])
 def test_two_processes_have_the_terms_of_one(who_target):
     memory, output, *labels = uneven_case()
-    masks, present, reference, owner = labels
+    masks, present, reference, expert = labels
     whole = all_terms(
-        mild_loss(who_target=who_target), output, memory, masks, present, reference, owner
+        mild_loss(who_target=who_target), output, memory, masks, present, reference, expert
     )
     parts = cut_in_two(output, *labels)
 
@@ -851,7 +851,7 @@ def test_weights_must_not_be_negative():
     ("options", "message"),
     [
         ({"segmentation": "mse"}, "segmentation_loss='mse': expected one of ce, dice, ce\\+dice."),
-        ({"who_target": "x"}, "who_target='x': expected one of window, agree, owner, none."),
+        ({"who_target": "x"}, "who_target='x': expected one of window, agree, expert, none."),
         ({"window": 4}, "who_window=4: expected an odd number of pixels."),
         ({"window": 0}, "who_window=0: expected an odd number of pixels."),
     ],
@@ -881,7 +881,7 @@ def test_sampled_pixels_have_the_kernels_that_the_network_said(bank):
     network = TAXNetwork(
         3, 2, backbone=torch.nn.Conv2d(3, 4, 1), kernels=2, embedding_channels=4, bank=bank
     )
-    network.memory.alive[0, 1] = bank == "shared"
+    network.memory.active[0, 1] = bank == "shared"
     output = network(torch.randn(2, 3, 5, 6))
     torch.manual_seed(7)
     found = assign_pixels(output, network.memory, torch.ones(2, 3, 5, 6), alone)

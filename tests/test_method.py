@@ -23,10 +23,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.functional.classification import binary_auroc
 
-from tax_lightning.metrics.who import disagreement, owner_accuracy
-from tax_lightning.mixing import mix
-from tax_lightning.module import TAXLightningModule
-from tax_lightning.network import Seen, TAXNetwork
+from tax_lightning.metrics.who import disagreement, expert_accuracy
+from tax_lightning.models.mixture import mix
+from tax_lightning.models.network import Seen, TAXNetwork
+from tax_lightning.modules.tax import TAXLightningModule
 
 ANNOTATORS = ("Ana", "Ben", "Cleo", "Dan", "Eve")
 CLASSES = ("background", "cell")
@@ -43,7 +43,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
     pytest.mark.filterwarnings("ignore:You have overridden `on_before_batch_transfer` in"),
     pytest.mark.filterwarnings("ignore:One of the clusters is empty:UserWarning"),
-    pytest.mark.filterwarnings("ignore:of 2 prototypes an annotator these are dead"),
+    pytest.mark.filterwarnings("ignore:of 2 prototypes an annotator these are pruned"),
 ]
 
 
@@ -79,25 +79,25 @@ class Scenes(Dataset):
                 sample["masks"][~present] = 255
             if without is not None:
                 sample["masks"] = sample["masks"][torch.arange(5) != without]
-                del sample["owner"]  # whose numbers would be others
+                del sample["expert"]  # whose numbers would be others
 
     def _draw(self, i: int, size: int, generator: torch.Generator) -> dict:
         image = 0.15 * torch.randn(3, size, size, generator=generator)
         masks = torch.zeros(5, size, size).long()
         reference = torch.zeros(size, size).long()
-        owner = torch.full((size, size), 255)
+        expert = torch.full((size, size), 255)
         for side, kind in enumerate(torch.randperm(5, generator=generator)[:2].tolist()):
             distance = _distance(kind, side, size, generator)
             image += COLOURS[kind].view(3, 1, 1) * (distance <= 0)
             for n in range(5):
                 masks[n] |= (distance <= self.margins[(n - kind) % 5]).long()
             reference[distance <= 0] = 1
-            owner[distance <= OWNED] = kind
+            expert[distance <= OWNED] = kind
         return {
             "image": image,
             "masks": masks,
             "reference": reference,
-            "owner": owner,
+            "expert": expert,
             "id": f"scene-{i}",
         }
 
@@ -204,12 +204,12 @@ class Findings(NamedTuple):
 def look(network: TAXNetwork, images: int = 30) -> Findings:
     scenes = next(iter(DataLoader(Scenes(images, seed=1), batch_size=images)))
     output = network.eval()(scenes["image"])
-    masks, reference, owner = scenes["masks"], scenes["reference"], scenes["owner"]
+    masks, reference, expert = scenes["masks"], scenes["reference"], scenes["expert"]
     present = torch.ones(masks.shape[:2], dtype=torch.bool)
-    accuracy = owner_accuracy(output.who, masks, present, reference, owner)["who_accuracy_owner"]
+    accuracy = expert_accuracy(output.who, masks, present, reference, expert)["who_accuracy_expert"]
     disputed = disagreement(masks, present)
-    owned = disputed & (owner != 255)
-    expert = output.who.gather(1, owner.masked_fill(~owned, 0).unsqueeze(1)).squeeze(1)
+    owned = disputed & (expert != 255)
+    expert = output.who.gather(1, expert.masked_fill(~owned, 0).unsqueeze(1)).squeeze(1)
     drawn = output.annotator_probs.argmax(dim=2).transpose(0, 1).bool()
     return Findings(
         accuracy=float(accuracy),
@@ -259,7 +259,7 @@ def test_who_rests_on_whose_the_prototypes_are(trained):
         network = copy.deepcopy(trained.network)
         memory = network.memory
         memory.prototypes[0].data = memory.prototypes[0].data[list(order)]
-        memory.alive.copy_(memory.alive[list(order)])
+        memory.active.copy_(memory.active[list(order)])
         accuracies.append(look(network, images=10).accuracy)
     assert sum(accuracies) / len(accuracies) <= 1 / 5
 
@@ -321,9 +321,9 @@ def check_sources(module: TAXLightningModule, scenes: Scenes) -> None:
     vectors = module.network.memory.vectors
     elsewhere = []
     for n, row in enumerate(module.network.memory.sources(ANNOTATORS, CLASSES)):
-        assert any(source.alive for source in row)
+        assert any(source.active for source in row)
         for source in row:
-            if not source.alive:
+            if not source.active:
                 continue
             sample, at = samples[source.sample_id], (source.y, source.x)
             z = module(sample["image"].unsqueeze(0)).embedding[0]
@@ -338,7 +338,7 @@ def check_sources(module: TAXLightningModule, scenes: Scenes) -> None:
 
 
 def make_network(kernel_size: int = 3, **options) -> TAXNetwork:
-    """On features of six channels, with priors, and a prototype that is dead."""
+    """On features of six channels, with priors, and a prototype that is pruned."""
     network = TAXNetwork(
         3,
         4,
@@ -351,7 +351,7 @@ def make_network(kernel_size: int = 3, **options) -> TAXNetwork:
     )
     nn.init.normal_(network.memory.priors[0], std=0.1)
     nn.init.normal_(network.bank.biases[0])
-    network.memory.alive[0, 1] = False
+    network.memory.active[0, 1] = False
     return network.eval()
 
 
@@ -372,7 +372,7 @@ def test_shares_sum_to_one(mixing, bank, kernel_size):
         assert shares.min() >= 0
         ones = torch.ones(2, 9, 8)
         torch.testing.assert_close(shares.sum(dim=(1, 2)), ones, atol=1e-5, rtol=0)
-        assert (shares[:, 0, 1] == 0).all()  # of the dead
+        assert (shares[:, 0, 1] == 0).all()  # of the pruned
         weights = output.who.unsqueeze(2) * output.within
         same = torch.allclose(shares, weights, atol=1e-5)
         assert same == (mixing == "logit")

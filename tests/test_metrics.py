@@ -21,7 +21,7 @@ BOTH_KEYS = {
 }
 SEGMENTATION_KEYS = BOTH_KEYS | {
     *(f"who_{kind}_d1" for kind in ("accuracy", "chance")),
-    *(f"who_{kind}_owner" for kind in ("accuracy", "ceiling", "chance", "needed")),
+    *(f"who_{kind}_expert" for kind in ("accuracy", "ceiling", "chance", "needed")),
     *(f"prototype_usage/{name}" for name in (*ANNOTATORS, "mean")),
     *(f"relative_area_{side}/{name}" for side in ("true", "predicted") for name in ANNOTATORS),
     "relative_area_spearman",
@@ -52,8 +52,8 @@ def make_batch(images: int, seed: int) -> dict[str, Tensor]:
     def labels(*shape: int) -> Tensor:
         return torch.randint(3, (images, *shape, 6, 6), generator=generator)
 
-    masks, reference, owner = labels(3), labels(), labels()
-    masks[:, :, :1], reference[:, :, :1], owner[:, 1:2] = 255, 255, 255
+    masks, reference, expert = labels(3), labels(), labels()
+    masks[:, :, :1], reference[:, :, :1], expert[:, 1:2] = 255, 255, 255
     present = torch.rand(images, 3, generator=generator) < 0.8
     who = torch.randn(images, 3, 6, 6, generator=generator).softmax(1)
     within = torch.randn(images, 3, KERNELS, 6, 6, generator=generator).softmax(2)
@@ -65,7 +65,7 @@ def make_batch(images: int, seed: int) -> dict[str, Tensor]:
         "present": present,
         "reference": reference,
         "who": who,
-        "owner": owner,
+        "expert": expert,
         "within": within,
         "probs": annotator_probs.mean(1),
         "annotator_probs": annotator_probs,
@@ -137,7 +137,7 @@ def test_prefix_reset_and_forward(which):
 @pytest.mark.parametrize("which", KEYS)
 def test_what_the_data_lack_is_nan_and_the_rest_is_not(which):
     batch = make_batch(4, seed=1)
-    del batch["reference"], batch["owner"]
+    del batch["reference"], batch["expert"]
     missing = {name for name, value in results(which, batch).items() if value.isnan()}
     of_the_truth = ("fused_", "who_", "ece_reference")
     assert missing == {name for name in KEYS[which] if name.startswith(of_the_truth)}
@@ -149,7 +149,7 @@ def test_metrics_without_a_case_yet_stay_apart():
     first["masks"] = torch.zeros_like(first["masks"])
     found = results("segmentation", first, second)
     assert found["who_chance_d1"].isfinite()
-    assert found["who_accuracy_d1"] != found["who_accuracy_owner"]
+    assert found["who_accuracy_d1"] != found["who_accuracy_expert"]
 
 
 def test_what_both_collections_measure_has_one_name_and_value():

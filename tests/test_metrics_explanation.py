@@ -13,26 +13,26 @@ from torch import Tensor, nn
 from tax_lightning.data import SyntheticDataModule
 from tax_lightning.metrics import ExplanationMetrics
 from tax_lightning.metrics.explanation import NO_CONTROL, PROBED_IMAGES, exchanged
-from tax_lightning.module import TAXLightningModule
-from tax_lightning.network import TAXNetwork, TAXOutput
+from tax_lightning.models.network import TAXNetwork, TAXOutput
+from tax_lightning.modules.tax import TAXLightningModule
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:You have overridden `on_before_batch_transfer` in"),
-    pytest.mark.filterwarnings("ignore:of . prototypes? an annotator these are dead:UserWarning"),
+    pytest.mark.filterwarnings("ignore:of . prototypes? an annotator these are pruned:UserWarning"),
 ]
 
 ANNOTATORS = ("Ana", "Ben", "Cleo")
 WHO = {
     "who_accuracy_d1",
     "who_chance_d1",
-    "who_accuracy_owner",
-    "who_ceiling_owner",
-    "who_chance_owner",
-    "who_needed_owner",
+    "who_accuracy_expert",
+    "who_ceiling_expert",
+    "who_chance_expert",
+    "who_needed_expert",
     "who_agreement_lift",
     "who_ece_d1",
-    "who_ece_owner",
+    "who_ece_expert",
     "who_nll",
     "who_brier",
     "who_entropy_disputed",
@@ -52,8 +52,8 @@ WHY = {
     "why_size",
     "assignment_information",
     "prototype_max_cosine",
-    "prototype_dead/mean",
-    *(f"prototype_dead/{name}" for name in ANNOTATORS),
+    "prototype_pruned/mean",
+    *(f"prototype_pruned/{name}" for name in ANNOTATORS),
     *(
         f"{kind}{control}/{attribute}"
         for kind in ("purity", "purity_ami", "consistency")
@@ -141,7 +141,7 @@ def perfect_case(images: int = 3) -> dict[str, Tensor | TAXOutput]:
         "masks": masks,
         "present": torch.ones(images, 3, dtype=torch.bool),
         "reference": torch.ones_like(leader),
-        "owner": leader,
+        "expert": leader,
     }
 
 
@@ -174,10 +174,10 @@ def test_a_perfect_who_by_hand_and_its_control():
     # Named instead is always another, who is wrong, has a share of .05 and changes nothing.
     for name, real, control in (
         ("who_accuracy_d1", 1, 0),
-        ("who_accuracy_owner", 1, 0),
+        ("who_accuracy_expert", 1, 0),
         ("who_agreement_lift", 1, (0 - 1 / 3) / (1 - 1 / 3)),
         ("who_ece_d1", 0.1, 0.9),
-        ("who_ece_owner", 0.1, 0.9),
+        ("who_ece_expert", 0.1, 0.9),
         ("who_nll", -math.log(0.9), -math.log(0.05)),
         ("who_brier", 0.1**2 + 2 * 0.05**2, 0.95**2 + 0.9**2 + 0.05**2),
         ("who_flip_rate", 1, 0),
@@ -189,7 +189,7 @@ def test_a_perfect_who_by_hand_and_its_control():
     assert values["who_deletion_auroc"] == 1
     assert values["who_deletion_auroc_shuffled"] < 0.5
     assert values["who_locality"] > 10 * values["who_locality_shuffled"]
-    assert values["who_chance_d1"] == values["who_chance_owner"] == pytest.approx(1 / 3)
+    assert values["who_chance_d1"] == values["who_chance_expert"] == pytest.approx(1 / 3)
     assert values["why_size"] == pytest.approx(
         math.exp(-0.9 * math.log(0.9) - 0.1 * math.log(0.05)) * 4 / 3**0.75, rel=1e-4
     )
@@ -218,14 +218,14 @@ def test_batches_add_up_and_a_reset_forgets_them():
 def test_without_owners_and_without_a_reference_the_rest_is_measured():
     case = perfect_case()
     metrics = make_metrics()
-    metrics.update(**case | {"owner": None})
+    metrics.update(**case | {"expert": None})
     values = values_of(metrics)
-    assert math.isnan(values["who_accuracy_owner"])
+    assert math.isnan(values["who_accuracy_expert"])
     assert values["who_accuracy_d1"] == 1
     metrics.reset()
     metrics.update(**case | {"reference": torch.full_like(case["reference"], 255)})
     values = values_of(metrics)
-    for name in ("who_accuracy_d1", "who_accuracy_owner", "who_nll", "purity/class"):
+    for name in ("who_accuracy_d1", "who_accuracy_expert", "who_nll", "purity/class"):
         assert math.isnan(values[name]), name
     assert values["who_necessity"] == 1
 
@@ -234,7 +234,7 @@ def test_without_owners_and_without_a_reference_the_rest_is_measured():
 @pytest.mark.parametrize("kinds", [{}, {"bank": "shared"}, {"mixing": "logit"}], ids=str)
 def test_every_kind_of_network_is_measured_by_its_own_rule(kinds):
     network = make_network(kernels=3, **kinds)
-    network.memory.alive[0, 1] = False
+    network.memory.active[0, 1] = False
     nn.init.normal_(network.memory.priors[0], std=0.1)
     nn.init.normal_(network.bank.weights[0])
     metrics = make_metrics(network)
@@ -246,10 +246,10 @@ def test_every_kind_of_network_is_measured_by_its_own_rule(kinds):
     present = torch.ones(2, 3, dtype=torch.bool)
     metrics.update(images, network(images), masks, present, masks[:, 0])
     values = values_of(metrics)
-    assert all(math.isfinite(values[name]) for name in WHO if "owner" not in name), values
-    # A dead prototype leads nowhere: of whoever has it, one of three. A shared one all have.
+    assert all(math.isfinite(values[name]) for name in WHO if "expert" not in name), values
+    # A pruned prototype leads nowhere: of whoever has it, one of three. A shared one all have.
     having_it = ANNOTATORS if "bank" in kinds else ANNOTATORS[:1]
-    assert all(values[f"prototype_dead/{name}"] >= 0.333 for name in having_it)
+    assert all(values[f"prototype_pruned/{name}"] >= 0.333 for name in having_it)
 
 
 def test_the_network_that_is_measured_is_no_part_of_the_metrics():
@@ -375,10 +375,10 @@ def test_one_switch_measures_who_and_why(module, data):
         "test/who_necessity",
         "test/who_necessity_shuffled",
         "test/who_agreement_lift",
-        "test/who_ece_owner",
+        "test/who_ece_expert",
         "test/why_deletion_area",
         "test/prototype_max_cosine",
-        "test/prototype_dead/Ana",
+        "test/prototype_pruned/Ana",
         "test/purity/event",
         "test/stability_who_iou",
         "test/integrity_min",

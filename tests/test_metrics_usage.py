@@ -11,9 +11,9 @@ from tax_lightning.metrics.usage import (
     AssignmentUsage,
     PrototypeUsage,
     assignment_information,
-    dead_share,
     prototype_max_cosine,
     prototype_usage,
+    pruned_share,
 )
 
 
@@ -26,7 +26,7 @@ def test_usage_by_hand():
     within = everywhere(
         (0.25, 0.25, 0.25, 0.25),  # all alike
         (1.0, 0.0, 0.0, 0.0),  # one does all
-        (0.5, 0.5, 0.0, 0.0),  # two dead
+        (0.5, 0.5, 0.0, 0.0),  # two pruned
     )
     torch.testing.assert_close(prototype_usage(within), torch.tensor([1.0, 0.25, 0.5]))
 
@@ -85,10 +85,10 @@ def test_dead_share_by_hand():
             [[0.4, 0.4, 0.4], [0.3, 0.3, 0.3], [0.2, 0.2, 0.2], [0.1, 0.1, 0.1]],
         ]
     )
-    log_within = within.log()[None, :, :, None]  # Ada's fourth prototype is dead
-    assert dead_share(log_within).tolist() == [2 / 4, 3 / 4]
-    assert dead_share(log_within[..., :1]).tolist() == [3 / 4, 3 / 4]
-    assert dead_share(log_within[..., :0]).isnan().all()
+    log_within = within.log()[None, :, :, None]  # Ada's fourth prototype is pruned
+    assert pruned_share(log_within).tolist() == [2 / 4, 3 / 4]
+    assert pruned_share(log_within[..., :1]).tolist() == [3 / 4, 3 / 4]
+    assert pruned_share(log_within[..., :0]).isnan().all()
 
 
 def test_information_by_hand():
@@ -128,10 +128,10 @@ def test_assignment_usage_pools_pixels_of_batches_of_any_size():
     for images in (slice(0, 1), slice(1, 5)):
         metric.update(log_who=log_who[images], log_within=log_within[images])
     result = metric.compute()
-    dead = dead_share(log_within)
-    assert result["prototype_dead/Ada"] == dead[0]
-    assert result["prototype_dead/Ben"] == dead[1]
-    assert result["prototype_dead/mean"] == dead.mean()
+    pruned = pruned_share(log_within)
+    assert result["prototype_pruned/Ada"] == pruned[0]
+    assert result["prototype_pruned/Ben"] == pruned[1]
+    assert result["prototype_pruned/mean"] == pruned.mean()
     expected = assignment_information(log_who, log_within)
     assert result["assignment_information"].item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -145,10 +145,10 @@ def test_assignment_usage_is_nan_without_a_case():
 def test_max_cosine_by_hand():
     vectors = torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[0.6, 0.8], [-1.0, 0.0]]])
     assert prototype_max_cosine(vectors).item() == pytest.approx(0.8)
-    alive = torch.tensor([[True, True], [False, True]])
-    assert prototype_max_cosine(vectors, alive).item() == 0
-    alive = torch.tensor([[True, False], [False, True]])
-    assert prototype_max_cosine(vectors, alive).item() == -1
+    active = torch.tensor([[True, True], [False, True]])
+    assert prototype_max_cosine(vectors, active).item() == 0
+    active = torch.tensor([[True, False], [False, True]])
+    assert prototype_max_cosine(vectors, active).item() == -1
     assert prototype_max_cosine(vectors[:1, :1]).isnan()
     assert prototype_max_cosine(vectors, torch.zeros(2, 2, dtype=torch.bool)).isnan()
 
@@ -161,5 +161,5 @@ def test_wrong_arguments_of_the_assignment_are_named():
         metric.update(log_who=torch.zeros(1, 3, 4, 4), log_within=torch.zeros(1, 2, 2, 4, 4))
     with pytest.raises(ValueError, match="`kernels` is 0, expected at least 1"):
         AssignmentUsage(["Ada"], kernels=0)
-    with pytest.raises(ValueError, match=r"`alive` has shape \[2\], expected \[N=1, K=2\]"):
+    with pytest.raises(ValueError, match=r"`active` has shape \[2\], expected \[N=1, K=2\]"):
         prototype_max_cosine(torch.ones(1, 2, 3), torch.ones(2, dtype=torch.bool))

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tax_lightning.metrics import (
-    OwnerAccuracy,
+    ExpertAccuracy,
     WhoAccuracy,
     disagreement,
-    owner_accuracy,
+    expert_accuracy,
     removal_effects,
     who_accuracy,
 )
@@ -69,34 +69,34 @@ def test_who_may_have_low_precision(dtype):
     metric = WhoAccuracy()
     metric.update(who=WHO.to(dtype), masks=MASKS, present=EVERYONE, reference=REFERENCE)
     assert metric.compute()["who_accuracy_d1"] == pytest.approx(1 / 2)
-    owner = OwnerAccuracy()
-    owner.update(
+    expert = ExpertAccuracy()
+    expert.update(
         who=WHO.to(dtype),
         masks=MASKS,
         present=EVERYONE,
         reference=REFERENCE,
-        owner=row(0, 1, 255, 255, 0, 0).long(),
+        expert=row(0, 1, 255, 255, 0, 0).long(),
     )
-    assert owner.compute()["who_accuracy_owner"] == pytest.approx(1 / 2)
+    assert expert.compute()["who_accuracy_expert"] == pytest.approx(1 / 2)
 
 
-def test_owner_accuracy_by_hand():
-    # 4th pixel: the owner is wrong himself; 5th: undisputed; 6th: the reference is unknown.
-    owner = row(0, 1, 1, 0, 0, 0)
-    result = owner_accuracy(WHO, MASKS, EVERYONE, REFERENCE, owner)
-    assert result["who_accuracy_owner"] == pytest.approx(2 / 4)  # right at the 1st and 4th
-    assert result["who_ceiling_owner"] == pytest.approx((1 + 1 + 1 / 2 + 0) / 4)
-    assert result["who_chance_owner"] == pytest.approx(1 / 3)
-    # Against the owner: both others, both others, one of two, one of two.
-    assert result["who_needed_owner"] == pytest.approx((1 + 1 + 1 / 2 + 1 / 2) / 4)
+def test_expert_accuracy_by_hand():
+    # 4th pixel: the expert is wrong himself; 5th: undisputed; 6th: the reference is unknown.
+    expert = row(0, 1, 1, 0, 0, 0)
+    result = expert_accuracy(WHO, MASKS, EVERYONE, REFERENCE, expert)
+    assert result["who_accuracy_expert"] == pytest.approx(2 / 4)  # right at the 1st and 4th
+    assert result["who_ceiling_expert"] == pytest.approx((1 + 1 + 1 / 2 + 0) / 4)
+    assert result["who_chance_expert"] == pytest.approx(1 / 3)
+    # Against the expert: both others, both others, one of two, one of two.
+    assert result["who_needed_expert"] == pytest.approx((1 + 1 + 1 / 2 + 1 / 2) / 4)
 
 
-def test_the_owner_is_needed_where_the_others_outvote_him():
+def test_the_expert_is_needed_where_the_others_outvote_him():
     def needed(*labels: int) -> float:
         masks = torch.tensor(labels).view(1, -1, 1, 1)
         everyone, none = masks != 255, torch.zeros(1, 1, 1).long()
-        result = owner_accuracy(masks.float(), masks, everyone.view(1, -1), none + 1, none)
-        return float(result["who_needed_owner"])
+        result = expert_accuracy(masks.float(), masks, everyone.view(1, -1), none + 1, none)
+        return float(result["who_needed_expert"])
 
     assert needed(1, 0, 0, 1, 1) == 1 / 2  # two to two
     assert needed(1, 0, 0, 1, 2) == 1.0  # two of one kind to one
@@ -105,27 +105,27 @@ def test_the_owner_is_needed_where_the_others_outvote_him():
     assert needed(1, 0, 255, 255, 255) == 1.0
 
 
-def test_a_wrong_who_can_be_more_necessary_than_the_owner():
-    # Ada, the owner, and Ben are right; Cem alone says something else.
+def test_a_wrong_who_can_be_more_necessary_than_the_expert():
+    # Ada, the expert, and Ben are right; Cem alone says something else.
     masks = rows((1,) * 4, (1,) * 4, (0,) * 4)
     drawn = F.one_hot(masks, 2).movedim(-1, 2).float().clamp(0.01, 0.99).log()
-    reference, owner = row(1, 1, 1, 1), row(0, 0, 0, 0)
+    reference, expert = row(1, 1, 1, 1), row(0, 0, 0, 0)
     necessity = {}
     for name, shares in (("Ada", (0.9, 0.06, 0.04)), ("Cem", (0.04, 0.06, 0.9))):
         who = torch.tensor(shares).view(1, 3, 1, 1).expand(1, 3, 1, 4)
         necessity[name] = removal_effects(who.log(), drawn, masks, EVERYONE)["who_necessity"]
-    needed = owner_accuracy(masks.float(), masks, EVERYONE, reference, owner)["who_needed_owner"]
+    needed = expert_accuracy(masks.float(), masks, EVERYONE, reference, expert)["who_needed_expert"]
     assert needed == 1 / 2  # Ben and Cem, by lot
     assert necessity == {"Ada": 0, "Cem": 1}
 
 
-def test_pixels_without_an_owner_do_not_count():
-    owner = row(255, 255, 0, 255, 255, 255)
-    result = owner_accuracy(WHO, MASKS, EVERYONE, REFERENCE, owner)
-    assert result["who_accuracy_owner"] == 1
-    assert result["who_ceiling_owner"] == 1 / 2
-    without_owner = torch.tensor([[False, True, True]])
-    result = owner_accuracy(WHO, MASKS, without_owner, REFERENCE, owner)
+def test_pixels_without_an_expert_do_not_count():
+    expert = row(255, 255, 0, 255, 255, 255)
+    result = expert_accuracy(WHO, MASKS, EVERYONE, REFERENCE, expert)
+    assert result["who_accuracy_expert"] == 1
+    assert result["who_ceiling_expert"] == 1 / 2
+    without_expert = torch.tensor([[False, True, True]])
+    result = expert_accuracy(WHO, MASKS, without_expert, REFERENCE, expert)
     assert all(value.isnan() for value in result.values())
 
 
@@ -144,13 +144,13 @@ def test_pixels_are_pooled_over_batches():
 
 def test_nan_without_a_case():
     agreed = torch.ones_like(MASKS)
-    metric, owner = WhoAccuracy(), OwnerAccuracy()
+    metric, expert = WhoAccuracy(), ExpertAccuracy()
     arguments = {"who": WHO, "masks": agreed, "present": EVERYONE, "reference": REFERENCE}
     metric.update(**arguments)
-    owner.update(**arguments, owner=torch.zeros_like(REFERENCE))
-    owner.update(**arguments)  # data without owners
+    expert.update(**arguments, expert=torch.zeros_like(REFERENCE))
+    expert.update(**arguments)  # data without experts
     metric.update(who=WHO, masks=MASKS, present=EVERYONE)  # data without a reference
-    for value in (*metric.compute().values(), *owner.compute().values()):
+    for value in (*metric.compute().values(), *expert.compute().values()):
         assert value.isnan()
 
 
@@ -166,24 +166,26 @@ masks_and_references = st.tuples(
 @settings(max_examples=50)
 @given(masks_and_references)
 def test_results_are_shares_and_an_oracle_is_perfect(arrays):
-    masks, reference, owner, present, who = map(torch.from_numpy, arrays)
+    masks, reference, expert, present, who = map(torch.from_numpy, arrays)
     results = who_accuracy(who, masks, present, reference)
-    results |= owner_accuracy(who, masks, present, reference, owner)
+    results |= expert_accuracy(who, masks, present, reference, expert)
     assert all(value.isnan() or 0 <= value <= 1 for value in results.values())
 
     right = (masks == reference[:, None]).float()
     oracle = who_accuracy(right, masks, present, reference)["who_accuracy_d1"]
     assert oracle.isnan() or oracle == 1
-    owns = torch.arange(3)[:, None, None] == owner[:, None]
-    oracle = owner_accuracy(owns.float(), masks, present, reference, owner)["who_accuracy_owner"]
+    owns = torch.arange(3)[:, None, None] == expert[:, None]
+    oracle = expert_accuracy(owns.float(), masks, present, reference, expert)["who_accuracy_expert"]
     assert oracle.isnan() or oracle == 1
 
 
 def test_wrong_shapes_are_named():
     with pytest.raises(ValueError, match=r"`masks` has shape \[1, 2, 1, 6\], expected \[B=1, N=3"):
         who_accuracy(WHO, MASKS[:, :2], EVERYONE, REFERENCE)
-    with pytest.raises(ValueError, match=r"`owner` has shape \[1, 6\], expected \[B=1, H=1, W=6\]"):
-        owner_accuracy(WHO, MASKS, EVERYONE, REFERENCE, REFERENCE[:, 0])
+    with pytest.raises(
+        ValueError, match=r"`expert` has shape \[1, 6\], expected \[B=1, H=1, W=6\]"
+    ):
+        expert_accuracy(WHO, MASKS, EVERYONE, REFERENCE, REFERENCE[:, 0])
     with pytest.raises(
         ValueError, match=r"`present` has shape \[1, 3, 1, 6\], expected \[B=1, N=3\]"
     ):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tax_lightning.mixing import among, logsumexp, mix
+from tax_lightning.models.mixture import among, logsumexp, mix
 
 INF = float("inf")
 MIXINGS = pytest.mark.parametrize("mixing", ["prob", "logit"])

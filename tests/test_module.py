@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 from tax_lightning.consensus import agreement, majority
 from tax_lightning.losses import LossWeights
-from tax_lightning.mixing import mix
-from tax_lightning.module import TAXLightningModule
-from tax_lightning.network import Seen, TAXNetwork
-from tax_lightning.schedule import Schedule
+from tax_lightning.models.mixture import mix
+from tax_lightning.models.network import Seen, TAXNetwork
+from tax_lightning.modules.schedule import Schedule
+from tax_lightning.modules.tax import TAXLightningModule
 
 ANNOTATORS = ("Ana", "Ben", "Dr. C")
 CLASSES = ("background", "cell")
@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks"),
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before"),
     pytest.mark.filterwarnings("ignore:One of the clusters is empty:UserWarning"),
-    pytest.mark.filterwarnings("ignore:of . prototypes? an annotator these are dead:UserWarning"),
+    pytest.mark.filterwarnings("ignore:of . prototypes? an annotator these are pruned:UserWarning"),
     pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
 ]
 
@@ -183,24 +183,24 @@ def test_every_living_prototype_is_a_training_pixel(trained):
     memory = trained.network.memory
     assert memory.projected
     assert trained.explained
-    living = [source for source in sources_of(trained) if source.alive]
-    assert {source.annotator for source in living} == set(ANNOTATORS)
-    for source in living:
+    active = [source for source in sources_of(trained) if source.active]
+    assert {source.annotator for source in active} == set(ANNOTATORS)
+    for source in active:
         assert similarity_to_source(trained, source) >= 0.999
         i, n = number_of(source), ANNOTATORS.index(source.annotator)
         label = dataset[i]["masks"][n, source.y, source.x]
         assert source.label == CLASSES[label]
-    places = [(source.sample_id, source.y, source.x) for source in living]
+    places = [(source.sample_id, source.y, source.x) for source in active]
     assert len(set(places)) == len(places)
 
 
-def test_runners_up_exist_and_are_of_other_images(trained):
+def test_nearest_exist_and_are_of_other_images(trained):
     for source in sources_of(trained):
-        names = [runner[0] for runner in source.runners_up]
+        names = [runner[0] for runner in source.nearest]
         assert source.sample_id not in names
         assert len(set(names)) == len(names)
         assert set(names) <= {f"square-{i}" for i in range(12)}
-        similarities = [runner[3] for runner in source.runners_up]
+        similarities = [runner[3] for runner in source.nearest]
         assert similarities == sorted(similarities, reverse=True)
 
 
@@ -212,7 +212,7 @@ def test_the_annotators_tendencies_are_learnt(trained):
 
 def test_the_one_who_is_right_leads_where_annotators_differ(trained):
     explanation = trained.explain(torch.stack(Squares().images))
-    weights = explanation.who.transpose(0, 1)[:, ~explanation.undecided].mean(dim=1)
+    weights = explanation.who.transpose(0, 1)[:, ~explanation.unanimous].mean(dim=1)
     assert weights[0] > weights[1:].max() + 0.1
 
 
@@ -272,11 +272,11 @@ def test_explanation_of_images(trained):
     assert trained.explain(images).ids == ("image 0", "image 1")
 
 
-def test_undecided_is_where_all_annotators_would_say_the_same(trained):
+def test_unanimous_is_where_all_annotators_would_say_the_same(trained):
     explanation = trained.explain(torch.stack(Squares().images))
     said = explanation.annotator_probs.argmax(dim=2)
     expected = (said[:, 0] == said[:, 1]) & (said[:, 1] == said[:, 2])
-    assert torch.equal(explanation.undecided, expected)
+    assert torch.equal(explanation.unanimous, expected)
     assert expected.any()
     assert not expected.all()
     assert (explanation.decision[expected] == said[:, 0][expected]).all()
@@ -339,12 +339,12 @@ def test_the_trainer_predicts_images_without_labels(trained):
 
 
 class Owned(Squares):
-    """With reference and owner: Dr. C is the expert near squares, and often alone right there."""
+    """With reference and expert: Dr. C is the expert near squares, and often alone right there."""
 
     def __getitem__(self, i: int) -> dict:
         sample = super().__getitem__(i)
-        owner = torch.where(sample["masks"][1] == 1, 2, 255)
-        return sample | {"owner": owner, "reference": sample["masks"][2]}
+        expert = torch.where(sample["masks"][1] == 1, 2, 255)
+        return sample | {"expert": expert, "reference": sample["masks"][2]}
 
 
 def expected_keys(split: str) -> set[str]:
@@ -359,8 +359,8 @@ def expected_keys(split: str) -> set[str]:
     keys |= {"relative_area_error", "relative_area_spearman"}
     keys |= {f"fused_{kind}/{name}" for kind in ("dice", "iou") for name in ("cell", "mean")}
     keys |= {"who_accuracy_d1", "who_chance_d1"}
-    keys |= {"who_accuracy_owner", "who_ceiling_owner", "who_chance_owner"}
-    keys |= {"who_needed_owner"}
+    keys |= {"who_accuracy_expert", "who_ceiling_expert", "who_chance_expert"}
+    keys |= {"who_needed_expert"}
     return {f"{split}/{key}" for key in keys}
 
 
@@ -384,7 +384,7 @@ def test_metrics_are_logged_by_name(trained):
 def test_metrics_without_a_case_are_not_logged(trained):
     dataset = Squares(absent={i: [2] for i in range(12)})
     (found,) = make_trainer().validate(trained, make_loader(dataset), verbose=False)
-    assert not any("owner" in key for key in found)
+    assert not any("expert" in key for key in found)
     assert "val/dice/Ana" in found
     assert "val/dice/Dr. C" not in found
     assert all(value == value for value in found.values())
@@ -538,7 +538,7 @@ def test_a_run_that_stops_early_projects_and_says_so():
         trainer.fit(module, make_loader())
     assert trainer.global_step == 10
     assert module.explained
-    assert all(source.projected for source in sources_of(module) if source.alive)
+    assert all(source.projected for source in sources_of(module) if source.active)
     assert module.schedule_done[-1] == "final"
 
 
@@ -569,9 +569,9 @@ def test_prototypes_can_be_projected_without_a_trainer():
     module.project(make_loader())
     assert module.network.memory.projected
     assert torch.equal(module.network.backbone[1].running_mean, statistics)
-    living = [source for source in sources_of(module) if source.alive]
-    assert living
-    assert all(similarity_to_source(module, source) >= 0.999 for source in living)
+    active = [source for source in sources_of(module) if source.active]
+    assert active
+    assert all(similarity_to_source(module, source) >= 0.999 for source in active)
 
 
 def test_a_final_projection_by_hand_freezes_what_it_rests_on():
@@ -591,7 +591,7 @@ def test_sources_lie_where_their_annotator_agrees_with_the_reference():
     for source in sources_of(module):
         n = ANNOTATORS.index(source.annotator)
         own = (source.sample_id, source.y, source.x)
-        for name, y, x in (own, *(runner[:3] for runner in source.runners_up)):
+        for name, y, x in (own, *(runner[:3] for runner in source.nearest)):
             if name:
                 assert agree[int(name.removeprefix("square-")), n, y, x] >= 0.5
 
@@ -652,7 +652,7 @@ def test_sources_are_images_that_the_loader_shows():
     module = make_module()
     make_trainer(max_epochs=3).fit(module, make_loader(sampler=sampler))
     names = {source.sample_id for source in sources_of(module) if source.projected}
-    names |= {runner[0] for source in sources_of(module) for runner in source.runners_up}
+    names |= {runner[0] for source in sources_of(module) for runner in source.nearest}
     assert names
     assert names <= {f"square-{i}" for i in range(4, 12)}
 
@@ -661,7 +661,7 @@ def test_a_second_run_starts_anew_also_with_dead_prototypes(trained):
     module = make_module()
     module.load_state_dict(trained.state_dict())
     module.schedule_done = list(trained.schedule_done)
-    module.network.memory.alive[0, 1] = False
+    module.network.memory.active[0, 1] = False
     make_trainer(max_epochs=3).fit(module, make_loader())
     assert [kind for _, kind in module.events] == ["start", "trial", "trial", "final"]
     assert torch.tensor(module.totals).isfinite().all()
@@ -700,7 +700,7 @@ def test_an_annotator_without_any_label_is_no_obstacle():
     make_trainer(max_epochs=4).fit(module, make_loader(dataset))
     assert all(parameter.isfinite().all() for parameter in module.parameters())
     assert not any(s.projected for s in sources_of(module) if s.annotator == "Ben")
-    assert module.network.memory.alive[1].sum() == 1  # someone has to answer for Ben
+    assert module.network.memory.active[1].sum() == 1  # someone has to answer for Ben
     assert module.predict(torch.randn(1, 3, 32, 32), annotator="Ben").isfinite().all()
 
 
@@ -844,7 +844,7 @@ def test_a_checkpoint_of_others_is_refused(checkpoint, names, kind):
         ({"bank": "x"}, "bank='x': expected one of private, shared"),
         ({"mixing": "x"}, "mixing='x': expected one of prob, logit"),
         ({"prototype_update": "x"}, "prototype_update='x': expected one of gradient, ema"),
-        ({"who_target": "you"}, "who_target='you': expected one of window, agree, owner, none"),
+        ({"who_target": "you"}, "who_target='you': expected one of window, agree, expert, none"),
         ({"who_window": 4}, "who_window=4: expected an odd number of pixels"),
         ({"segmentation_loss": "x"}, "segmentation_loss='x': expected one of ce, dice"),
         ({"temperature": 0}, "temperature=0: expected a number greater than 0"),
@@ -889,9 +889,13 @@ def test_a_data_module_may_have_a_hook_of_its_own():
 
 
 def test_dead_prototypes_are_reported(monkeypatch):
-    monkeypatch.setattr("tax_lightning.prototypes.LEAST_SIMILARITY", 1.1)  # none is so similar
+    monkeypatch.setattr(
+        "tax_lightning.models.prototypes.LEAST_SIMILARITY", 1.1
+    )  # none is so similar
     module = make_module(schedule=Schedule(enabled=False))
-    with pytest.warns(UserWarning, match=r"of 2 prototypes .* dead, .*: 1 of Ana, 1 of Ben, 1 of"):
+    with pytest.warns(
+        UserWarning, match=r"of 2 prototypes .* pruned, .*: 1 of Ana, 1 of Ben, 1 of"
+    ):
         module.project(make_loader())
 
 
@@ -968,7 +972,7 @@ def test_prototypes_may_follow_their_pixels_instead_of_a_gradient(bank, tmp_path
     before = memory.vectors.clone()
     trainer = train(module)
     assert (memory.vectors - before).abs().amax(dim=2).min() > 1e-3  # every one of them
-    torch.testing.assert_close(memory.vectors.norm(dim=2), torch.ones(memory.alive.shape))
+    torch.testing.assert_close(memory.vectors.norm(dim=2), torch.ones(memory.active.shape))
     assert not any(part.requires_grad or part.grad is not None for part in memory.prototypes)
     (optimizer,) = trainer.optimizers
     given = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -1004,10 +1008,10 @@ def test_prototypes_that_follow_are_started_projected_and_then_held():
     module = make_module(prototype_update="ema", optimizer=fast, schedule=SHORT)
     make_trainer(max_epochs=6).fit(module, make_loader())
     assert [kind for _, kind in module.events] == ["start", "final"]
-    living = [source for source in sources_of(module) if source.alive]
-    assert living
+    active = [source for source in sources_of(module) if source.active]
+    assert active
     # Had they gone on after the final projection, they would no longer be where their pixels are.
-    assert all(similarity_to_source(module, source) >= 0.999 for source in living)
+    assert all(similarity_to_source(module, source) >= 0.999 for source in active)
 
 
 # ---------------------------------------------------------------------- banks and mixing
@@ -1021,7 +1025,7 @@ KINDS = pytest.mark.parametrize(
     ],
     ids=lambda kinds: "-".join(kinds.values()),
 )
-FIELDS = ("probs", "annotator_probs", "who", "why", "why_share", "undecided")
+FIELDS = ("probs", "annotator_probs", "who", "why", "why_share", "unanimous")
 
 
 @KINDS
@@ -1044,7 +1048,7 @@ def test_every_kind_trains_projects_explains_and_is_reloaded(kinds, tmp_path):
     assert [len(row) for row in explanation.sources] == [2, 2, 2]
     torch.testing.assert_close(explanation.who.sum(dim=1), torch.ones(2, 32, 32))
     torch.testing.assert_close(explanation.probs.sum(dim=1), torch.ones(2, 32, 32))
-    assert any(source.alive and source.projected for source in sources_of(again))
+    assert any(source.active and source.projected for source in sources_of(again))
 
 
 @torch.no_grad()
@@ -1112,7 +1116,7 @@ def test_what_is_said_by_bands_is_what_is_said_at_once(kinds, monkeypatch):
     assert bands == [6, 7, 4]  # with one row beyond each edge between two bands
     for name in ("probs", "annotator_probs", "who", "why_share"):
         torch.testing.assert_close(getattr(banded, name), getattr(whole, name), msg=name)
-    for name in ("why", "undecided"):
+    for name in ("why", "unanimous"):
         assert torch.equal(getattr(banded, name), getattr(whole, name)), name
     torch.testing.assert_close(module.predict(images), predicted[0])
     torch.testing.assert_close(module.predict(images, panel=panel), predicted[1])
@@ -1128,13 +1132,13 @@ def test_a_name_given_twice_counts_once(trained):
 def test_a_second_run_forgets_the_sources_and_counts_of_the_first():
     module = make_module()
     make_trainer(max_steps=8).fit(module, make_loader())
-    module.network.memory.alive[0, 0] = False
+    module.network.memory.active[0, 0] = False
     seen = []
 
     class Look(L.Callback):
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
             memory, images = module.network.memory, module.loss.images_seen.item()
-            seen.append((memory.alive.all().item(), memory.source_ids[0][0], images))
+            seen.append((memory.active.all().item(), memory.source_ids[0][0], images))
 
     make_trainer(max_steps=1, callbacks=[Look()]).fit(module, make_loader())
     assert seen[0] == (True, [], 0)

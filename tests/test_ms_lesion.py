@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tax_lightning.__main__ import main
-from tax_lightning.data import IGNORE_INDEX
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.cache import CachedTable
 from tax_lightning.data.ms_lesion import MODALITIES, MSLesionDataModule
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tax_lightning.backbone import DenseNetwork
-from tax_lightning.network import Seen, TAXNetwork
+from tax_lightning.models.backbone import DenseNetwork
+from tax_lightning.models.network import Seen, TAXNetwork
 
 TINY = "tu-test_resnet.r160_in1k"
 
@@ -154,7 +154,7 @@ def test_permuted_annotators_permute_the_explanation_and_leave_the_result():
 @torch.no_grad()
 def test_a_dead_prototype_gets_no_weight():
     network = by_hand()
-    network.memory.alive[0, 1] = False
+    network.memory.active[0, 1] = False
     output = network(PIXEL)
     close(output.within, [[1, 0], [32 / 33, 1 / 33]])
     close(output.annotator_probs[:, 0], [1 / 4, 3 / 4])
@@ -166,7 +166,7 @@ def test_a_dead_prototype_gets_no_weight():
 
 def test_dead_prototypes_let_gradients_through_the_others():
     network = make_network()
-    network.memory.alive[0, 1] = False
+    network.memory.active[0, 1] = False
     network(torch.randn(2, 3, 8, 8)).annotator_probs[:, :, 1].log().mean().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad.isfinite().all(), name
@@ -243,7 +243,7 @@ def test_mixing_logits_is_mixing_the_kernels_themselves():
 @pytest.mark.parametrize("bank", ["private", "shared"])
 def test_dead_prototypes_let_gradients_through_mixed_logits(bank):
     network = make_network(mixing="logit", bank=bank)
-    network.memory.alive[0, 1] = False
+    network.memory.active[0, 1] = False
     output = network(torch.randn(2, 3, 8, 8))
     assert output.log_probs.isfinite().all()
     output.log_annotator_probs[:, :, 1].mean().backward()

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.segmentation import find_boundaries
 
-from tax_lightning.data.labels import IGNORE_INDEX
-from tax_lightning.explain.painting import as_picture, outlines_of, shown_range, taking_turns
+from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.visualization.painting import as_picture, outlines_of, shown_range, taking_turns
 
 
 def test_eight_bit_images_stay_as_they_are():

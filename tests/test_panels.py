@@ -6,12 +6,12 @@ import torch
 from made_up import make_explanation, quarters
 from reading import places_of, says, written
 
-from tax_lightning.explain.callouts import SourcePatch, find_callouts
-from tax_lightning.explain.legend import scale_entries
-from tax_lightning.explain.maps import who_index_map
-from tax_lightning.explain.palette import annotator_palette, kernel_shade, uncertainty_colours
-from tax_lightning.explain.panels import render_panel
-from tax_lightning.explain.tiles import (
+from tax_lightning.visualization.callouts import SourcePatch, find_callouts
+from tax_lightning.visualization.legend import scale_entries
+from tax_lightning.visualization.maps import who_index_map
+from tax_lightning.visualization.palette import annotator_palette, kernel_shade, uncertainty_colours
+from tax_lightning.visualization.panels import render_panel
+from tax_lightning.visualization.tiles import (
     View,
     contour_picture,
     result_picture,
@@ -41,8 +41,8 @@ def test_several_images_are_refused():
 
 
 def test_the_tiles_stand_in_two_rows_of_three():
-    leader, undecided = quarters(32)
-    explanation = make_explanation(leader, undecided=undecided, weight=0.8)
+    leader, unanimous = quarters(32)
+    explanation = make_explanation(leader, unanimous=unanimous, weight=0.8)
     image, masks = noise(32, 32), np.stack([leader[0].numpy() == n for n in range(3)]).astype(int)
     view = View(explanation, image, masks, masks[0])
     panel = render_panel(explanation, image, masks, masks[0])
@@ -57,8 +57,8 @@ def test_the_tiles_stand_in_two_rows_of_three():
 
 
 def test_every_name_stands_in_the_legend_beside_its_colour():
-    leader, undecided = quarters()
-    panel = render_panel(make_explanation(leader, undecided=undecided), noise(8, 8))
+    leader, unanimous = quarters()
+    panel = render_panel(make_explanation(leader, unanimous=unanimous), noise(8, 8))
     for name, colour in zip(("Ana", "Ben", "Cleo"), annotator_palette(3), strict=True):
         ((row, column),) = places_of(written(f"{name} 33%", BODY), panel)
         chip = panel[row - 2 : row + 16, column - 20 : column]
@@ -94,8 +94,8 @@ def test_the_scale_bar_begins_and_ends_in_the_colours_of_its_values():
 
 
 def test_callouts_have_numbers_in_the_picture_and_cards_below():
-    leader, undecided = quarters(64)
-    explanation = make_explanation(leader, leader, undecided)
+    leader, unanimous = quarters(64)
+    explanation = make_explanation(leader, leader, unanimous)
     patches = {
         (n, n): SourcePatch(np.full((9, 9, 3), (1, 2, n), dtype=np.uint8), 4, 4) for n in range(3)
     }
@@ -174,7 +174,7 @@ def test_any_number_of_annotators_and_classes(n, classes):
 
 def test_nobody_decides():
     leader, _ = quarters()
-    explanation = make_explanation(leader, undecided=torch.ones_like(leader).bool())
+    explanation = make_explanation(leader, unanimous=torch.ones_like(leader).bool())
     panel = render_panel(explanation, noise(8, 8))
     nobody = "All annotators would say the same everywhere: nobody in particular decides."
     assert says(panel, nobody, 18)
@@ -199,9 +199,9 @@ def test_wrong_sizes_are_named():
 
 
 def test_a_panel_says_where_who_says_next_to_nothing():
-    leader, undecided = quarters()
+    leader, unanimous = quarters()
     words = "Read next to nothing into who decides: where the annotators differ, the largest"
     for weight, warned in ((0.4, True), (0.9, False)):
-        explanation = make_explanation(leader, undecided=undecided, weight=weight)
+        explanation = make_explanation(leader, unanimous=unanimous, weight=weight)
         panel = render_panel(explanation, noise(*leader.shape[-2:]))
         assert says(panel, words, BODY) == warned

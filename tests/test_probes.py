@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tax_lightning.explain import PrototypeSource
+from tax_lightning.explanation import PrototypeSource
 from tax_lightning.metrics.probes import (
     patch_insertion,
     prototype_insertion,
@@ -18,8 +18,8 @@ from tax_lightning.metrics.probes import (
 )
 
 
-def source(y: int, x: int, kernel: int = 0, sample_id: str = "a", alive: bool = True):
-    return PrototypeSource("Ana", kernel, sample_id, y, x, 0.9, "cell", alive, ())
+def source(y: int, x: int, kernel: int = 0, sample_id: str = "a", active: bool = True):
+    return PrototypeSource("Ana", kernel, sample_id, y, x, 0.9, "cell", active, ())
 
 
 def test_source_integrity_by_hand():
@@ -61,7 +61,7 @@ def test_prototype_integrity_encodes_each_image_once_and_skips_what_has_no_sourc
     )
     reader = Reader(a=a, b=b)
     sources = [
-        [source(0, 3), source(4, 0, 1, "b"), source(0, 0, 2, "gone", alive=False)],
+        [source(0, 3), source(4, 0, 1, "b"), source(0, 0, 2, "gone", active=False)],
         [source(2, 1), source(-1, -1, 1, ""), source(0, 3, 2)],
     ]
     vectors = torch.tensor([1.0, 0.0]).repeat(2, 3, 1)
@@ -102,7 +102,7 @@ def bright_if_all_around_is(reach: int):
 
 BRIGHT = [
     [source(0, 0, 0, ""), source(0, 0, 1, "")],
-    [source(20, 20), source(20, 20, 1, alive=False)],
+    [source(20, 20), source(20, 20, 1, active=False)],
 ]
 
 
@@ -111,7 +111,7 @@ def test_insertion_of_each_prototype_adds_up_to_that_of_all():
     images["a"][:, 10:30, 10:30] = 1
     sources = [
         [source(5, 5), source(0, 0, 1, "")],
-        [source(20, 20), source(5, 5, 1, "b", alive=False)],
+        [source(20, 20), source(5, 5, 1, "b", active=False)],
     ]
     dark = torch.zeros(3, 1, 40, 40)
     arguments = (bright_if_all_around_is(3), sources, images.__getitem__, dark)

@@ -8,7 +8,7 @@ import torch
 from made_up import make_explanation, make_sources
 
 from tax_lightning.callbacks.prototype_cards import EVERYBODY, prototype_cards
-from tax_lightning.explain.palette import INK, annotator_palette
+from tax_lightning.visualization.palette import INK, annotator_palette
 
 ANNOTATORS = ("Ana", "Ben", "Cleo")
 SIDE = 60
@@ -54,23 +54,21 @@ def trainer_of(data):
 def sources_at(places):
     """Sources as the made-up ones, but for some: (annotator, kernel) -> image, row, column."""
     nowhere = make_sources(ANNOTATORS, sample_id="")
-    rows = [[dataclasses.replace(source, runners_up=()) for source in row] for row in nowhere]
+    rows = [[dataclasses.replace(source, nearest=()) for source in row] for row in nowhere]
     for (n, k), (sample_id, y, x) in places.items():
-        runners_up = (("b", 50, 10, 0.8), ("?", 0, 0, 0.7), ("a", 0, 59, 0.6), ("c", 0, 0, 0.5))
-        rows[n][k] = dataclasses.replace(
-            rows[n][k], sample_id=sample_id, y=y, x=x, runners_up=runners_up
-        )
+        nearest = (("b", 50, 10, 0.8), ("?", 0, 0, 0.7), ("a", 0, 59, 0.6), ("c", 0, 0, 0.5))
+        rows[n][k] = dataclasses.replace(rows[n][k], sample_id=sample_id, y=y, x=x, nearest=nearest)
     return tuple(map(tuple, rows))
 
 
-def cards_of(sources, data, module=None, leader=None, undecided=None):
+def cards_of(sources, data, module=None, leader=None, unanimous=None):
     leader = torch.zeros(1, 4, 4).long() if leader is None else leader
-    explanation = make_explanation(leader, kernel=1, undecided=undecided, sources=sources)
+    explanation = make_explanation(leader, kernel=1, unanimous=unanimous, sources=sources)
     module = Module() if module is None else module
     return prototype_cards(trainer_of(data), module, [explanation], [torch.zeros(3, SIDE, SIDE)])
 
 
-def test_each_prototype_has_a_card_with_its_crop_region_and_runners_up():
+def test_each_prototype_has_a_card_with_its_crop_region_and_nearest():
     data, module = Data(*"abc"), Module()
     cards = cards_of(sources_at({(0, 1): ("a", 20, 30), (1, 2): ("b", 58, 59)}), data, module)
     assert [(c.source.annotator, c.source.kernel) for c in cards] == [
@@ -88,7 +86,7 @@ def test_each_prototype_has_a_card_with_its_crop_region_and_runners_up():
     np.testing.assert_array_equal(ana.region, region)
     assert ben.patch.image[ben.patch.y, ben.patch.x].tolist() == [58, 59, ord("b")]
     assert ben.region[ben.patch.y, ben.patch.x]
-    first, missing, third = ana.runners_up
+    first, missing, third = ana.nearest
     assert first.image[first.y, first.x].tolist() == [50, 10, ord("b")]
     assert missing is None
     assert third.image[third.y, third.x].tolist() == [0, 59, ord("a")]
@@ -101,8 +99,8 @@ def test_what_is_not_projected_or_not_at_hand_is_left_out():
     cards = cards_of(sources_at({(0, 1): ("?", 20, 30)}), Data("a", "b"))
     nowhere, lost = cards[0], cards[1]
     assert (lost.patch, lost.region, lost.image, lost.size) == (None,) * 4
-    assert lost.runners_up[0] is not None
-    assert (nowhere.patch, nowhere.runners_up) == (None, ())
+    assert lost.nearest[0] is not None
+    assert (nowhere.patch, nowhere.nearest) == (None, ())
     assert all(card.insertion is None for card in cards)  # the module has no network to ask
 
 
@@ -119,11 +117,11 @@ def test_where_another_weighs_most_at_the_pixel_no_region_is_marked():
 
 def test_use_is_the_share_of_the_decided_pixels():
     leader = torch.tensor([[[0, 0, 1, 2]]])
-    undecided = torch.tensor([[[False, False, False, True]]])
+    unanimous = torch.tensor([[[False, False, False, True]]])
     sources = sources_at({(0, 1): ("a", 5, 5)})
-    use = [c.use for c in cards_of(sources, Data("a"), None, leader, undecided)]
+    use = [c.use for c in cards_of(sources, Data("a"), None, leader, unanimous)]
     assert use == pytest.approx([0, 2 / 3, 0, 0, 1 / 3, 0, 0, 0, 0])
-    nobody = cards_of(sources, Data("a"), None, leader, torch.ones_like(undecided))
+    nobody = cards_of(sources, Data("a"), None, leader, torch.ones_like(unanimous))
     assert all(card.use is None for card in nobody)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from tax_lightning.prototypes import RUNNERS_UP, Pixel, PrototypeMemory, SourceSearch
+from tax_lightning.models.prototypes import NEAREST, Pixel, PrototypeMemory, SourceSearch
 
 CLASSES = ("background", "cell")
 
@@ -34,7 +34,7 @@ def search_of(*annotators: list[list[Pixel]]) -> SourceSearch:
 
 def places(memory: PrototypeMemory) -> list[list[tuple[str, int, int] | None]]:
     """Where each prototype was taken from."""
-    names = [str(n) for n in range(len(memory.alive))]
+    names = [str(n) for n in range(len(memory.active))]
     return [
         [(s.sample_id, s.y, s.x) if s.projected else None for s in row]
         for row in memory.sources(names, CLASSES)
@@ -91,14 +91,14 @@ def test_what_a_shared_memory_holds():
     assert memory.vectors.shape == memory.unit_vectors.shape == (1, 4, 8)
     assert memory.priors.sizes == [2, 1]
     assert memory.prior.shape == (3, 4)
-    assert memory.alive.shape == (1, 4)
-    assert memory.living.shape == (3, 4)
+    assert memory.active.shape == (1, 4)
+    assert memory.active.shape == (3, 4)
 
 
 def test_a_dead_shared_prototype_is_dead_to_everybody():
     memory = PrototypeMemory(3, 2, 4, kind="shared")
-    memory.alive[0, 1] = False
-    assert memory.living.tolist() == [[True, False]] * 3
+    memory.active[0, 1] = False
+    assert memory.active.tolist() == [[True, False]] * 3
     evidence = memory(F.normalize(torch.randn(1, 4, 2, 2), dim=1))
     assert evidence.shape == (1, 3, 2, 2, 2)
     assert (evidence[:, :, 1] == -math.inf).all()
@@ -107,8 +107,8 @@ def test_a_dead_shared_prototype_is_dead_to_everybody():
 
 def test_private_prototypes_live_and_die_each_for_themselves():
     memory = PrototypeMemory(2, 2, 4)
-    memory.alive[0, 1] = False
-    assert memory.living.tolist() == [[True, False], [True, True]]
+    memory.active[0, 1] = False
+    assert memory.active.tolist() == [[True, False], [True, True]]
 
 
 @pytest.mark.parametrize("kind", ["private", "shared"])
@@ -340,7 +340,7 @@ def test_merged_parts_equal_the_whole(images, cut, shared):
 def test_search_keeps_ten_images_the_best_first(images):
     for k, pixels in enumerate(found_by(look_at(SourceSearch(1, 2), images))):
         best = sorted((-max(line[k]), name) for name, line in images if max(line[k]) >= -1)
-        expected = [(-similarity, name) for similarity, name in best][: 1 + RUNNERS_UP]
+        expected = [(-similarity, name) for similarity, name in best][: 1 + NEAREST]
         assert [(similarity, place[0]) for similarity, place, _ in pixels] == expected
 
 
@@ -377,8 +377,8 @@ def test_prototypes_move_onto_the_nearest_pixels():
     )
     assert first.similarity == pytest.approx(0.9)
     assert (first.label, second.label) == ("cell", "background")
-    assert first.alive
-    assert first.runners_up == ()
+    assert first.active
+    assert first.nearest == ()
 
 
 def test_the_more_similar_prototype_gets_a_pixel_that_two_would_take():
@@ -430,11 +430,11 @@ def test_a_prototype_far_from_all_pixels_dies_at_the_final_projection_only():
     near, edge, far = [pixel(0.9, "a")], [pixel(0.5, "b")], [pixel(0.49, "c")]
     memory.project(search_of([near, edge, far]), final=False)
     assert not memory.projected
-    assert memory.alive.all()
+    assert memory.active.all()
     assert places(memory) == [[("a", 0, 0), ("b", 0, 0), ("c", 0, 0)]]
     memory.project(search_of([near, edge, far]), final=True)
-    assert memory.alive.tolist() == [[True, True, False]]
-    assert [source.alive for source in memory.sources(["Ana"], CLASSES)[0]] == [True, True, False]
+    assert memory.active.tolist() == [[True, True, False]]
+    assert [source.active for source in memory.sources(["Ana"], CLASSES)[0]] == [True, True, False]
     evidence = memory(direction(0).view(1, 2, 1, 1))
     assert evidence[0, 0, 2].item() == -math.inf
     assert evidence[0, 0, :2].isfinite().all()
@@ -446,7 +446,7 @@ def test_every_annotator_keeps_the_best_prototype_alive():
     negative = [[pixel(-0.2, "c")], [pixel(-0.4, "d")]]
     nothing: list[list[Pixel]] = [[], []]
     memory.project(search_of(low, negative, nothing), final=True)
-    assert memory.alive.tolist() == [[False, True], [True, False], [True, False]]
+    assert memory.active.tolist() == [[False, True], [True, False], [True, False]]
 
 
 def test_a_prototype_without_a_pixel_stays_where_it_is_and_names_nothing():
@@ -456,8 +456,8 @@ def test_a_prototype_without_a_pixel_stays_where_it_is_and_names_nothing():
     assert torch.equal(memory.vectors[0, 1], before)
     source = memory.sources(["Ana"], CLASSES)[0][1]
     assert not source.projected
-    assert not source.alive
-    assert (source.label, source.y, source.x, source.runners_up) == ("", -1, -1, ())
+    assert not source.active
+    assert (source.label, source.y, source.x, source.nearest) == ("", -1, -1, ())
     assert math.isnan(source.similarity)
 
 
@@ -466,17 +466,17 @@ def test_before_a_projection_no_source_is_named():
     sources = memory.sources(["Ana", "Ben"], CLASSES)
     assert [[source.annotator for source in row] for row in sources] == [["Ana"] * 2, ["Ben"] * 2]
     assert not any(source.projected for row in sources for source in row)
-    assert all(source.alive for row in sources for source in row)
+    assert all(source.active for row in sources for source in row)
 
 
-def test_runners_up_are_the_next_pixels_of_other_images():
+def test_nearest_are_the_next_pixels_of_other_images():
     memory = PrototypeMemory(1, 1, 3)
     lines = [(name, [[0.9 - 0.05 * i, 0.1, 0.2]]) for i, name in enumerate("abcdefghijklm")]
     memory.project(look_at(SourceSearch(1, 1), lines), final=True)
     source = memory.sources(["Ana"], CLASSES)[0][0]
     assert source.sample_id == "a"
-    assert [runner[0] for runner in source.runners_up] == list("bcdefghij")
-    similarities = [runner[3] for runner in source.runners_up]
+    assert [runner[0] for runner in source.nearest] == list("bcdefghij")
+    similarities = [runner[3] for runner in source.nearest]
     assert similarities == pytest.approx([0.9 - 0.05 * i for i in range(1, 10)])
 
 
@@ -498,8 +498,8 @@ def test_a_new_projection_forgets_the_sources_of_the_one_before():
     memory.project(search_of([many, [pixel(0.4, "old")]]), final=True)
     memory.project(search_of([[pixel(0.8, "new")], []]), final=False)
     assert places(memory) == [[("new", 0, 0), None]]
-    assert memory.sources(["Ana"], CLASSES)[0][0].runners_up == ()
-    assert memory.alive.all()
+    assert memory.sources(["Ana"], CLASSES)[0][0].nearest == ()
+    assert memory.active.all()
     assert not memory.projected
 
 
@@ -508,8 +508,8 @@ def test_those_to_keep_stay_to_the_last_bit_and_so_does_what_is_known_of_them():
     known = [pixel(0.9, "a", 1, 2), pixel(0.7, "b", 3, 4)]
     first = search_of([known, [pixel(0.3, "c")]], [[pixel(0.8, "d")], []], [[], []])
     memory.project(first, final=True)
-    assert memory.alive.tolist() == [[True, False], [True, False], [True, False]]
-    buffers = ("alive", "source_pixel", "source_label", "source_similarity")
+    assert memory.active.tolist() == [[True, False], [True, False], [True, False]]
+    buffers = ("active", "source_pixel", "source_label", "source_similarity")
     before = {name: getattr(memory, name)[:2].clone() for name in (*buffers, "vectors")}
     ids, sources = memory.source_ids[:2], memory.sources("ABC", CLASSES)[:2]
     # The second search would have better pixels for all of them, had they not been settled.
@@ -521,7 +521,7 @@ def test_those_to_keep_stay_to_the_last_bit_and_so_does_what_is_known_of_them():
     assert memory.source_ids[:2] == ids
     assert repr(memory.sources("ABC", CLASSES)[:2]) == repr(sources)
     assert places(memory)[2] == [("f", 6, 6), ("g", 7, 7)]
-    assert memory.alive[2].tolist() == [True, True]
+    assert memory.active[2].tolist() == [True, True]
     torch.testing.assert_close(memory.unit_vectors[2, 0], new[0][0].embedding)
 
 
@@ -543,7 +543,7 @@ def test_shared_prototypes_that_are_kept_are_not_projected():
     memory.project(search_of([[pixel(0.99, "c")], [pixel(0.9, "d")]]), final=True, keep=2)
     assert torch.equal(memory.vectors, before)
     assert places(memory)[0] == [("a", 0, 0), ("b", 0, 0)]
-    assert memory.alive.tolist() == [[True, False]]
+    assert memory.active.tolist() == [[True, False]]
 
 
 def test_shared_prototypes_have_the_same_source_in_every_row():
@@ -607,7 +607,7 @@ def test_cohorts_survive_a_checkpoint(kind):
     memory = PrototypeMemory([2, 1], 1, 2, kind=kind)
     torch.nn.init.normal_(memory.priors[1])
     found = [[pixel(0.9, "a", 1, 2)]], [[pixel(0.8, "b")]], [[pixel(0.7, "c")]]
-    memory.project(search_of(*found[: len(memory.alive)]), final=True)
+    memory.project(search_of(*found[: len(memory.active)]), final=True)
     fresh = PrototypeMemory([2, 1], 1, 2, kind=kind)
     fresh.load_state_dict(memory.state_dict())
     assert repr(fresh.sources("ABC", CLASSES)) == repr(memory.sources("ABC", CLASSES))

@@ -20,11 +20,11 @@ from made_up import (
     quarters,
 )
 
-from tax_lightning.explain.compact import CompactMaps, compact
-from tax_lightning.explain.examples import read_examples
-from tax_lightning.explain.page import data_uri, gallery
-from tax_lightning.explain.report import write_page, write_report
-from tax_lightning.explain.tally import Tally
+from tax_lightning.visualization.compact import CompactMaps, compact
+from tax_lightning.visualization.examples import read_examples
+from tax_lightning.visualization.page import data_uri, gallery
+from tax_lightning.visualization.report import write_page, write_report
+from tax_lightning.visualization.tally import Tally
 
 ODD = "Bär <b>\"1\" & '2'</script>"
 TRAINING = np.full((100, 120, 3), 90, np.uint8)
@@ -98,7 +98,7 @@ def test_maps_are_the_explanation_in_so_many_levels(levels):
     maps = compact(explanation, 1024, levels)
     assert np.array_equal(maps.result, explanation.decision[0])
     assert np.array_equal(maps.leader, explanation.leader[0])
-    assert np.array_equal(maps.undecided, explanation.undecided[0])
+    assert np.array_equal(maps.unanimous, explanation.unanimous[0])
     assert np.array_equal(maps.why, explanation.why[0])
     roots = maps.who / levels
     assert np.abs(roots - explanation.who[0].sqrt().numpy()).max() <= 0.5 / levels + 1e-6
@@ -137,9 +137,9 @@ def test_maps_of_several_images_are_refused():
 
 
 def test_tally_of_known_quarters():
-    leader, undecided = quarters()  # 0, 1, 2 and an undecided quarter; Ben draws cell everywhere
-    tally = Tally.of(make_explanation(leader, undecided=undecided))
-    assert tally.undecided == 0.25
+    leader, unanimous = quarters()  # 0, 1, 2 and an unanimous quarter; Ben draws cell everywhere
+    tally = Tally.of(make_explanation(leader, unanimous=unanimous))
+    assert tally.unanimous == 0.25
     assert tally.largest_weight == 1
     assert tally.usage == pytest.approx([1 / 3, 1 / 3, 1 / 3])
     assert tally.kernel_usage[:, 0] == pytest.approx([1 / 3, 1 / 3, 1 / 3])
@@ -152,10 +152,10 @@ def test_tally_of_known_quarters():
 
 
 def test_tallies_add_up():
-    leader, undecided = quarters()
-    one = Tally.of(make_explanation(leader, undecided=undecided))
+    leader, unanimous = quarters()
+    one = Tally.of(make_explanation(leader, unanimous=unanimous))
     both = Tally.of(
-        make_explanation(torch.cat([leader, leader]), undecided=undecided.repeat(2, 1, 1))
+        make_explanation(torch.cat([leader, leader]), unanimous=unanimous.repeat(2, 1, 1))
     )
     total = one + one
     assert total.pixels == both.pixels
@@ -183,8 +183,8 @@ def test_tally_names_the_class_that_is_drawn_most_differently():
 
 def test_tally_where_nothing_is_decided_or_drawn():
     leader = torch.zeros(1, 4, 4, dtype=torch.int64)
-    tally = Tally.of(make_explanation(leader, undecided=torch.ones(1, 4, 4, dtype=torch.bool)))
-    assert tally.undecided == 1
+    tally = Tally.of(make_explanation(leader, unanimous=torch.ones(1, 4, 4, dtype=torch.bool)))
+    assert tally.unanimous == 1
     assert np.isnan(tally.usage).all()
     assert tally.words(0, ("background", "cell")) == "the result marks nothing"
 
@@ -205,8 +205,8 @@ def test_every_training_image_is_read_once():
     example = examples[1, 2]
     assert (example.patch.y, example.patch.x) == (4, 3)
     assert example.size == (100, 120)
-    (patch,) = example.runners_up
-    assert (example.source.runners_up[0][:2], patch.y) == (("b", 1), 1)
+    (patch,) = example.nearest
+    assert (example.source.nearest[0][:2], patch.y) == (("b", 1), 1)
 
 
 def test_examples_whose_image_is_missing_are_named_only():
@@ -281,10 +281,10 @@ def test_the_numbers_add_up(tmp_path):
     assert sum(prototype["decides"] for prototype in listed["prototypes"]) == pytest.approx(1)
     for image in listed["images"]:
         with np.load(tmp_path / image["files"]["maps"]) as arrays:
-            decided = arrays["undecided"] == 0
+            decided = arrays["unanimous"] == 0
             leads = np.bincount(arrays["leader"][decided], minlength=4) / decided.sum()
             assert list(image["decides"].values()) == pytest.approx(leads)
-            assert image["undecided"] == pytest.approx(1 - decided.mean())
+            assert image["unanimous"] == pytest.approx(1 - decided.mean())
 
 
 def test_of_larger_images_fewer_pixels_are_shown(tmp_path):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from made_up import MadeUpImages, MadeUpModel, grey_picture
 
-from tax_lightning.explain.palette import annotator_palette, class_palette, kernel_shade
-from tax_lightning.explain.report import logarithms, write_report
+from tax_lightning.visualization.palette import annotator_palette, class_palette, kernel_shade
+from tax_lightning.visualization.report import logarithms, write_report
 
 PEOPLE = ("Ana", "Ben <b>", "Çelik", "Dan")
 CLASSES = ("background", "cell", "fibre")
@@ -37,7 +37,7 @@ def written(request, tmp_path_factory):
     sizes = {ODD: (40, 56), "tall": (64, 24), "large": (200, 300)}
     with pytest.MonkeyPatch.context() as patch:
         if coarse:  # as where there is much to show
-            patch.setattr("tax_lightning.explain.compact.MOST_FINE_VALUES", 0)
+            patch.setattr("tax_lightning.visualization.compact.MOST_FINE_VALUES", 0)
         write_report(
             MadeUpModel(PEOPLE, CLASSES, mixing=mixing),
             MadeUpImages(sizes),
@@ -109,7 +109,7 @@ def own_shares(arrays):
 
 
 def panel_view(arrays, panel, mixing):
-    """Result, leader, undecided, certainty and entropy if only the panel counted."""
+    """Result, leader, unanimous, certainty and entropy if only the panel counted."""
     weights = arrays["who"][panel].astype(np.int64) ** 2
     weights = np.where(weights.sum(axis=0) == 0, 1, weights)
     shares = own_shares(arrays)[panel]
@@ -119,7 +119,7 @@ def panel_view(arrays, panel, mixing):
     view = {
         "result": mixed.argmax(axis=0),
         "leader": np.array(panel)[weights.argmax(axis=0)],
-        "undecided": (said == said[:1]).all(axis=0),
+        "unanimous": (said == said[:1]).all(axis=0),
     }
     if mixing == "prob":
         probs = mixed / mixed.sum(axis=0)
@@ -217,7 +217,7 @@ def test_hovering_tells_what_the_npz_says(page, written):
             assert int(told["y"]) == arrays["rows"][y]
             assert int(told["x"]) == arrays["columns"][x]
             assert told["result"] == CLASSES[arrays["result"][y, x]]
-            assert told["undecided"] == str(bool(arrays["undecided"][y, x])).lower()
+            assert told["unanimous"] == str(bool(arrays["unanimous"][y, x])).lower()
             assert told["leader"] == PEOPLE[leader]
             assert float(told["weight"]) == pytest.approx(weights[leader], abs=1e-4)
             assert int(told["kernel"]) == arrays["why"][leader, y, x]
@@ -230,7 +230,7 @@ def test_hovering_tells_what_the_npz_says(page, written):
 
 def test_the_reading_is_in_words_with_its_example(page, written):
     arrays = arrays_of(written[0], 0)
-    decided = np.argwhere(arrays["undecided"] == 0)
+    decided = np.argwhere(arrays["unanimous"] == 0)
     y, x = decided[len(decided) // 2]
     page.run("shown.held = false")
     point_at(page, arrays, y, x, press=True)
@@ -265,7 +265,7 @@ def test_who_has_less_than_half_is_not_said_to_decide(page):
 
 def test_where_all_agree_nobody_is_said_to_decide(page, written):
     arrays = arrays_of(written[0], 0)
-    y, x = np.argwhere(arrays["undecided"] == 1)[0]
+    y, x = np.argwhere(arrays["unanimous"] == 1)[0]
     page.run("shown.held = false")
     point_at(page, arrays, y, x)
     words = page.run("return document.querySelector('#spot .verdict').innerText")
@@ -281,8 +281,8 @@ def test_layers_show_what_python_computes(page, written, layer, panel):
     set_panel(page, panel)
     page.click(f"input[value={layer}]")
     page.run(
-        "document.getElementById('with-undecided').checked && "
-        "document.getElementById('with-undecided').click()"
+        "document.getElementById('with-unanimous').checked && "
+        "document.getElementById('with-unanimous').click()"
     )
     expected = expected_colours(arrays, view, layer, ramp_of(folder))
     step = 8 if layer in ("entropy", "certainty") else 2  # of a value that lies between two colours
@@ -297,7 +297,7 @@ def test_the_result_of_a_panel_is_that_of_python(page, written, panel):
         set_panel(page, panel)
         arrays = arrays_of(folder, number)
         view = panel_view(arrays, panel, mixing)
-        for name in ("result", "leader", "undecided"):
+        for name in ("result", "leader", "unanimous"):
             drawn = page.run(f"return [...shown.seen.{name}]")
             assert np.array_equal(drawn, np.asarray(view[name]).ravel().astype(int))
         changed = (view["result"] != arrays["result"]).mean()
@@ -325,18 +325,18 @@ def test_somebody_always_counts(page):
     assert page.run("return document.querySelector(\"input[name=counts][value='2']\").checked")
 
 
-def test_undecided_pixels_are_washed_and_hatched(page, written):
-    undecided = arrays_of(written[0], 0)["undecided"] == 1
+def test_unanimous_pixels_are_washed_and_hatched(page, written):
+    unanimous = arrays_of(written[0], 0)["unanimous"] == 1
     washed = canvas(page, "colours")
-    assert {tuple(p) for p in washed[undecided]} == {tuple(washed[undecided][0])}
+    assert {tuple(p) for p in washed[unanimous]} == {tuple(washed[unanimous][0])}
     lines = canvas(page, "lines")
-    zoom = lines.shape[0] // undecided.shape[0]
+    zoom = lines.shape[0] // unanimous.shape[0]
     page.click("#with-result")
     hatched = canvas(page, "lines")[..., 3] > 0
-    enlarged = undecided.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    enlarged = unanimous.repeat(zoom, axis=0).repeat(zoom, axis=1)
     assert hatched[enlarged].mean() > 0.1
     assert not hatched[~enlarged].any()
-    page.click("#with-undecided")
+    page.click("#with-unanimous")
     assert not canvas(page, "lines").any()
 
 
@@ -392,7 +392,7 @@ def test_the_result_is_outlined_in_dashes(page, written):
 
 def test_the_legend_names_who_decides_how_much(page, written):
     arrays = arrays_of(written[0], 0)
-    decided = arrays["undecided"] == 0
+    decided = arrays["unanimous"] == 0
     shares = np.bincount(arrays["leader"][decided], minlength=4) / decided.sum()
     words = page.run("return document.getElementById('legend').innerText")
     for name, share in zip(PEOPLE, shares, strict=True):

@@ -16,7 +16,7 @@ from layouts_pictures import (
 )
 from PIL import Image
 
-from tax_lightning.data import IGNORE_INDEX
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.files import Window
 from tax_lightning.data.retina import (
     ChaseDataModule,

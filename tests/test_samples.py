@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.files import (
     Part,
     Pictures,
@@ -25,7 +26,7 @@ from tax_lightning.data.files import (
     read_mask,
     read_size,
 )
-from tax_lightning.data.labels import IGNORE_INDEX, labels_from_values
+from tax_lightning.data.labels import labels_from_values
 from tax_lightning.data.samples import Sample, SampleTable, patch_windows
 from tax_lightning.data.splits import fold_groups, split_groups
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tax_lightning.schedule import Schedule
+from tax_lightning.modules.schedule import Schedule
 
 SCHEDULE = Schedule(start=0.1, full=0.3, trials=(0.6, 0.7), final=0.85)
 SHARES = st.floats(0, 1)

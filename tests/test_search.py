@@ -9,10 +9,10 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from tax_lightning.losses import TAXLoss
-from tax_lightning.module import TAXLightningModule
-from tax_lightning.network import Seen, TAXWeights
-from tax_lightning.schedule import Schedule
-from tax_lightning.search import fit_who_scale, starting_pixels, validation_loader
+from tax_lightning.models.network import Seen, TAXWeights
+from tax_lightning.modules.projection import fit_who_scale, starting_pixels, validation_loader
+from tax_lightning.modules.schedule import Schedule
+from tax_lightning.modules.tax import TAXLightningModule
 
 CLASSES = ("background", "cell")
 
@@ -178,7 +178,7 @@ def test_who_is_calibrated_by_images_that_were_not_trained_on():
 def test_a_run_calibrates_by_its_validation_images(monkeypatch):
     read = []
     monkeypatch.setattr(
-        "tax_lightning.search.fit_who_scale",
+        "tax_lightning.modules.projection.fit_who_scale",
         lambda module, loader: read.append([id for batch in loader for id in batch["id"]]),
     )
     module = make_module(reference="given")

@@ -13,10 +13,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 from PIL import Image
 
 from tax_lightning.cli import TAXCLI
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.annotators import Habit, SimulatedAnnotator, When
 from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 from tax_lightning.data.folder import FolderDataModule
-from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.data.rules import Miss, Noise, OverSegment, PermuteClasses, SwapClass, Wobble
 from tax_lightning.data.samples import RawSample
 from tax_lightning.data.simulated import (
@@ -29,7 +29,7 @@ from tax_lightning.data.synthetic import SyntheticDataModule
 
 CLASSES = ("background", "cell", "fibre", "debris")
 ALL = tuple(PRESETS.values())
-PLANES = ("image", "masks", "present", "reference", "owner", "deviation")
+PLANES = ("image", "masks", "present", "reference", "expert", "deviation")
 SHAKY = SimulatedAnnotator(
     "shaky",
     (
@@ -57,7 +57,7 @@ def labels(*masks, panel=ALL, missing=0.0, band=2.0, seed=0):
     """The samples as the panel labels them."""
     panel = tuple(annotator.resolved(CLASSES) for annotator in panel)
     return SimulatedLabels(
-        Masks(*masks), 0, CLASSES, panel, [missing] * len(panel), owner_band=band, seed=seed
+        Masks(*masks), 0, CLASSES, panel, [missing] * len(panel), expert_band=band, seed=seed
     )
 
 
@@ -116,16 +116,16 @@ def test_presets_on_a_hand_made_mask():
             np.where(np.arange(91).reshape(7, 13) == 47, 2, 0),
         ).tolist()
     )
-    assert set(sample.owner[mask > 0].tolist()) == {list(PRESETS).index("good")}
+    assert set(sample.expert[mask > 0].tolist()) == {list(PRESETS).index("good")}
 
 
-def test_two_faithful_annotators_leave_an_object_without_owner():
+def test_two_faithful_annotators_leave_an_object_without_expert():
     mask = np.zeros((8, 20), np.uint8)
     mask[2:5, 2:5], mask[2:5, 14:17] = 1, 2
     fibre = SimulatedAnnotator("fibre", (Habit(Miss(), When(labels=("cell",))),))
     sample = labels(mask, panel=(PRESETS["good"], fibre))[0]
-    assert (sample.owner[mask == 1] == 0).all()
-    assert (sample.owner[mask == 2] == IGNORE_INDEX).all()
+    assert (sample.expert[mask == 1] == 0).all()
+    assert (sample.expert[mask == 2] == IGNORE_INDEX).all()
 
 
 # What always holds
@@ -164,8 +164,8 @@ def test_the_truth_is_exact(truth, panel, missing, seed):
         assert ((mask == truth) == (deviation == 0)).all()
         assert (mask[unknown] == IGNORE_INDEX).all()
         assert not deviation[unknown].any()
-        assert not deviation[sample.owner == number].any()
-    assert (sample.owner[unknown] == IGNORE_INDEX).all()
+        assert not deviation[sample.expert == number].any()
+    assert (sample.expert[unknown] == IGNORE_INDEX).all()
     assert same(sample, labels(truth, panel=panel, missing=missing, seed=seed)[0])
 
 
@@ -486,7 +486,7 @@ def test_the_experiment_runs(root, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run = ["fit", "--config", str(file), "--trainer.fast_dev_run=1", "--trainer.logger=false"]
     TAXCLI.run(run)
-    assert "who_accuracy_owner" in capsys.readouterr().out
+    assert "who_accuracy_expert" in capsys.readouterr().out
 
 
 def test_the_experiment_prints_its_configuration(capsys):
@@ -513,6 +513,6 @@ def test_bubil_mini(data_root):
         assert torch.equal(sample["reference"], truth)
         good, over, under, blank = (mask.sum() for mask in sample["masks"])
         assert blank == 0 < under < good == truth.sum() < over
-        assert (sample["owner"][truth == 1] == 0).all()
+        assert (sample["expert"][truth == 1] == 0).all()
         agrees = sample["masks"] == truth
         assert torch.equal(agrees, sample["deviation"] == 0)

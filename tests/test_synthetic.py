@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from tax_lightning.batch import unpacked
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.annotators import Habit, SimulatedAnnotator, rule_names
-from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.data.rules import Miss
 from tax_lightning.data.scenes import CLASSES, MARGIN, TYPES, draw_scene
 from tax_lightning.data.synthetic import (
@@ -22,7 +22,7 @@ from tax_lightning.data.synthetic import (
     SyntheticScenes,
 )
 
-PLANES = ("image", "masks", "present", "reference", "owner", "deviation")
+PLANES = ("image", "masks", "present", "reference", "expert", "deviation")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def same(one, other):
 def test_every_scene_keeps_its_promises(seed, size, missing):
     sample = SyntheticScenes("val", 1, HABITS, size, seed, missing)[0]
     assert sample.image.shape == (size, size, 3)
-    assert sample.image.dtype == sample.masks.dtype == sample.owner.dtype == np.uint8
+    assert sample.image.dtype == sample.masks.dtype == sample.expert.dtype == np.uint8
     assert sample.reference.max() < len(CLASSES)
     assert sample.present.any()
     for number, present in enumerate(sample.present):
@@ -53,11 +53,11 @@ def test_every_scene_keeps_its_promises(seed, size, missing):
         else:
             assert (mask == IGNORE_INDEX).all()
             assert not deviation.any()
-        assert not deviation[sample.owner == number].any()
+        assert not deviation[sample.expert == number].any()
     objects = sample.reference > 0
-    assert (sample.owner[objects] != IGNORE_INDEX).all()
+    assert (sample.expert[objects] != IGNORE_INDEX).all()
     near = ndimage.distance_transform_edt(~objects) <= OWNER_BAND
-    assert ((sample.owner != IGNORE_INDEX) == near).all()
+    assert ((sample.expert != IGNORE_INDEX) == near).all()
     assert near[sample.deviation.any(axis=0)].all()
 
 
@@ -103,7 +103,7 @@ def test_each_habit_shows(scenes):
         nearest = parts[tuple(place)]
         for part in range(1, count + 1):
             changed = (sample.deviation[:, nearest == part] > 0).sum(axis=1)
-            expert = sample.owner[parts == part][0]
+            expert = sample.expert[parts == part][0]
             assert changed[expert] == 0
             assert (np.delete(changed, expert) >= 15).all()
 
@@ -171,7 +171,7 @@ def test_neither_annotators_nor_absences_change_what_is_shown():
     assert (full.image == sparse.image).all()
     assert (full.image == other.image).all()
     assert (full.masks[sparse.present] == sparse.masks[sparse.present]).all()
-    assert (full.owner == sparse.owner).all()
+    assert (full.expert == sparse.expert).all()
     assert (other.masks[0] == full.reference).all()
 
 
@@ -206,7 +206,7 @@ def test_batches_hold_the_truth():
     for batch in batches:
         assert batch["image"].shape == (2, 3, 64, 64)
         assert batch["masks"].shape == batch["deviation"].shape == (2, 5, 64, 64)
-        assert batch["reference"].shape == batch["owner"].shape == (2, 64, 64)
+        assert batch["reference"].shape == batch["expert"].shape == (2, 64, 64)
         assert batch["annotators"] == data.annotators
         labelled = batch["masks"] != IGNORE_INDEX
         agrees = batch["masks"] == batch["reference"][:, None]
@@ -240,7 +240,7 @@ def test_a_panel_of_ones_own():
     assert data.rules == ("agrees", "misses")
     assert not sample["masks"][0].any()
     assert torch.equal(sample["masks"][1], sample["reference"])
-    assert sample["owner"].unique().tolist() == [1, IGNORE_INDEX]
+    assert sample["expert"].unique().tolist() == [1, IGNORE_INDEX]
 
 
 def test_among_specialists_nobody_but_the_expert_draws_anything_right():
@@ -249,7 +249,7 @@ def test_among_specialists_nobody_but_the_expert_draws_anything_right():
         there = sample.reference > 0
         right = sample.masks == sample.reference
         assert (right.sum(axis=0)[there] == 1).all()
-        assert (right.argmax(axis=0)[there] == sample.owner[there]).all()
+        assert (right.argmax(axis=0)[there] == sample.expert[there]).all()
         assert right[:, ~there].all()
 
 

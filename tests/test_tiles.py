@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import KERNELS, make_explanation, quarters
 
-from tax_lightning.explain.palette import (
+from tax_lightning.visualization.palette import (
     annotator_palette,
     class_palette,
     kernel_shade,
     uncertainty_colours,
 )
-from tax_lightning.explain.tiles import (
+from tax_lightning.visualization.tiles import (
     View,
     contour_picture,
     result_picture,
@@ -48,21 +48,21 @@ def count_inks(picture, colour):
 
 
 @given(seed=st.integers(0, 1000), size=st.sampled_from([4, 16, 64]))
-def test_who_has_the_colour_of_the_leader_and_is_grey_exactly_where_undecided(seed, size):
+def test_who_has_the_colour_of_the_leader_and_is_grey_exactly_where_unanimous(seed, size):
     generator = torch.Generator().manual_seed(seed)
     leader = torch.randint(3, (1, size, size), generator=generator)
-    undecided = torch.rand(1, size, size, generator=generator) < 0.4
-    picture = who_picture(view_of(make_explanation(leader, undecided=undecided)))
+    unanimous = torch.rand(1, size, size, generator=generator) < 0.4
+    picture = who_picture(view_of(make_explanation(leader, unanimous=unanimous)))
     assert picture.shape == (256, 256, 3)
-    hatched = enlarged(undecided[0], 256)
+    hatched = enlarged(unanimous[0], 256)
     np.testing.assert_array_equal(is_grey(picture), hatched)
     expected = np.array(annotator_palette(3))[enlarged(leader[0], 256)]
     np.testing.assert_array_equal(picture[~hatched], expected[~hatched])
 
 
-def test_undecided_pixels_are_dimmed_and_hatched():
-    leader, undecided = quarters()
-    picture = who_picture(view_of(make_explanation(leader, undecided=undecided)))[128:, 128:, 0]
+def test_unanimous_pixels_are_dimmed_and_hatched():
+    leader, unanimous = quarters()
+    picture = who_picture(view_of(make_explanation(leader, unanimous=unanimous)))[128:, 128:, 0]
     ground, line = round(0.25 * GREY_OF_RED + 176), 178
     assert np.unique(picture).tolist() == [line, ground]
     # Lines of one pixel in seven, falling to the left.
@@ -82,12 +82,12 @@ def test_why_has_the_shade_of_the_leaders_kernel(seed):
     generator = torch.Generator().manual_seed(seed)
     leader = torch.randint(3, (1, 4, 4), generator=generator)
     kernel = torch.randint(KERNELS, (1, 4, 4), generator=generator)
-    undecided = torch.rand(1, 4, 4, generator=generator) < 0.3
-    picture = why_picture(view_of(make_explanation(leader, kernel, undecided)))
+    unanimous = torch.rand(1, 4, 4, generator=generator) < 0.3
+    picture = why_picture(view_of(make_explanation(leader, kernel, unanimous)))
     for y in range(4):
         for x in range(4):
             middle = picture[64 * y + 32, 64 * x + 32]
-            if undecided[0, y, x]:
+            if unanimous[0, y, x]:
                 assert is_grey(middle)
             else:
                 colour = annotator_palette(3)[leader[0, y, x]]
@@ -95,10 +95,10 @@ def test_why_has_the_shade_of_the_leaders_kernel(seed):
 
 
 def test_seams_run_between_prototypes_and_nowhere_else():
-    leader, undecided = quarters(64)
+    leader, unanimous = quarters(64)
     kernel = torch.zeros_like(leader)
     kernel[:, :32, 16:] = 1  # a seam within the first quarter, and one towards the second
-    black = (why_picture(view_of(make_explanation(leader, kernel, undecided))) == 0).all(axis=2)
+    black = (why_picture(view_of(make_explanation(leader, kernel, unanimous))) == 0).all(axis=2)
     expected = np.zeros((256, 256), dtype=bool)
     expected[:128, 64] = expected[:128, 128] = expected[128, :128] = True
     np.testing.assert_array_equal(black, expected)
@@ -185,7 +185,7 @@ def test_result_shows_classes_their_edges_and_the_reference():
 def test_thin_regions_keep_their_pixels_visible():
     leader = torch.zeros(1, 64, 64).long()
     leader[:, 30:32] = 1
-    tile = why_picture(view_of(make_explanation(leader, 0, undecided=leader == 0)))
+    tile = why_picture(view_of(make_explanation(leader, 0, unanimous=leader == 0)))
     assert (~is_grey(tile)).sum() == 2 * 64 * 16
 
 

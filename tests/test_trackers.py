@@ -17,7 +17,7 @@ from tax_lightning.callbacks.trackers import (
     send_picture,
     working,
 )
-from tax_lightning.explain.gallery import PrototypeCard
+from tax_lightning.visualization.gallery import PrototypeCard
 
 REPO = Path(__file__).parent.parent
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tax_lightning.batch import unpacked
-from tax_lightning.data import IGNORE_INDEX, MultiAnnotatorDataset, RawSample
+from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.data import MultiAnnotatorDataset, RawSample
 from tax_lightning.data.transforms import check_transforms, compose, training_transforms
 
 import albumentations as A  # isort: skip - after the package, which keeps it off the network
@@ -52,7 +53,7 @@ def telling(size, channels: int, dtype: type, seed: int) -> tuple[RawSample, np.
         masks=np.stack([labels, (labels + 1) % CLASSES, np.full_like(labels, IGNORE_INDEX)]),
         present=np.array([True, True, False]),
         reference=labels,
-        owner=np.where(labels == 0, IGNORE_INDEX, labels % 3).astype(np.uint8),
+        expert=np.where(labels == 0, IGNORE_INDEX, labels % 3).astype(np.uint8),
         deviation=np.stack([labels * 0, labels, labels]),
     )
     return raw, colours
@@ -144,8 +145,8 @@ def assert_planes_agree(sample) -> None:
     assert torch.equal(sample["masks"][0], reference)
     assert torch.equal(sample["masks"][1], (reference + 1) % CLASSES)
     assert (sample["masks"][2] == IGNORE_INDEX).all()
-    owner = torch.where(reference == 0, IGNORE_INDEX, reference % 3)
-    assert torch.equal(sample["owner"], owner)
+    expert = torch.where(reference == 0, IGNORE_INDEX, reference % 3)
+    assert torch.equal(sample["expert"], expert)
     assert (sample["deviation"][0] == 0).all()
     assert torch.equal(sample["deviation"][1], reference)
     assert torch.equal(sample["deviation"][2], reference)

@@ -293,9 +293,9 @@ def test_the_table_of_both_networks(trust, config, tmp_path, capsys):
         (run.name, run.seed): run
         for run in trust.plain.make_runs(config, [0, 1, 2], tmp_path / "out")
     }
-    stored(runs["tax", 0], 0.9, 4, who_accuracy_owner=0.5, integrity_min=1.0)
+    stored(runs["tax", 0], 0.9, 4, who_accuracy_expert=0.5, integrity_min=1.0)
     stored(runs["plain", 0], 0.8, 2)
-    stored(runs["tax", 1], 0.7, 6, who_accuracy_owner=0.7)
+    stored(runs["tax", 1], 0.7, 6, who_accuracy_expert=0.7)
     stored(runs["plain", 1], 0.9, 2)
     stored(runs["tax", 2], 0.8, 5)
     where = ["--config", str(config), "--out", str(tmp_path / "out"), "--table"]
@@ -308,7 +308,7 @@ def test_the_table_of_both_networks(trust, config, tmp_path, capsys):
     # .9 .7 .8: mean .8, sd .1; .1 -.2: mean -.05, sd .3 / sqrt(2); .5 .7: sd .2 / sqrt(2)
     assert mean["Fused Dice, TAX"] == "0.800 ± 0.100"
     assert mean["Difference"] == "-0.050 ± 0.212 (2 of 3)"
-    assert mean["Who @owner"] == "0.600 ± 0.141 (2 of 3)"
+    assert mean["Who @expert"] == "0.600 ± 0.141 (2 of 3)"
     assert mean["Integrity, min"] == "1.000 (1 of 3)"
     assert mean["Fit of TAX, min"] == "5.000 ± 1.000"
     assert mean["Dead prototypes"] == "-"

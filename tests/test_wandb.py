@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tax_lightning.__main__ import main
-from tax_lightning.explain.maps import UNDECIDED_INDEX
+from tax_lightning.visualization.maps import UNANIMOUS_INDEX
 
 wandb = pytest.importorskip("wandb")
 
@@ -97,7 +97,7 @@ def written(run, name):
 def test_an_offline_run_holds_scalars_by_name(logged):
     for key in ("train/loss", "train/loss_who", "val/dice/Ana", "val/fused_iou/cell", "val/ged2"):
         assert isinstance(logged[key][-1], float | int), key
-    assert 0 <= logged["val/who_accuracy_owner"][-1] <= 1
+    assert 0 <= logged["val/who_accuracy_expert"][-1] <= 1
 
 
 def test_it_holds_the_panels_of_both_epochs_as_they_are_in_files(run, logged):
@@ -137,7 +137,7 @@ def test_it_holds_the_prototypes_as_a_table_with_a_row_each(run, logged):
         card = Image.open(files[row["card"]["path"]])
         assert card.size == (row["card"]["width"], row["card"]["height"])
         assert row["image"] == prototype["sample_id"]
-        for column in ("y", "x", "label", "alive", "similarity", "use", "purity", "insertion"):
+        for column in ("y", "x", "label", "active", "similarity", "use", "purity", "insertion"):
             assert row[column] == pytest.approx(prototype[column]), column
         assert 0 <= row["insertion"] <= 1
     assert sum(row["use"] for row in rows) == pytest.approx(1)
@@ -178,7 +178,7 @@ def test_it_holds_maps_to_switch_on_and_off_over_the_images(run, logged):
     assert first["all_masks"][0]["Ana"]["sha256"] == masks["Ana"]["sha256"]
     who = np.asarray(Image.open(run.parent / "files" / masks["who decides"]["path"]))
     assert who.shape == (64, 64)
-    assert set(np.unique(who)) <= {0, 1, 2, 3, 4, UNDECIDED_INDEX}
+    assert set(np.unique(who)) <= {0, 1, 2, 3, 4, UNANIMOUS_INDEX}
 
 
 def test_it_holds_the_whole_configuration_and_the_state_of_the_source(run):

@@ -60,7 +60,7 @@ def test_by_hand_where_logits_are_mixed():
 def test_kernels_and_annotators_count_alike():
     split = one_pixel()
     split["log_who"] = torch.tensor([0.8, 0.2]).log().view(1, 2, 1, 1)
-    within = torch.tensor([[0.625, 0.375], [1.0, 0.0]])  # the 4th kernel is dead
+    within = torch.tensor([[0.625, 0.375], [1.0, 0.0]])  # the 4th kernel is pruned
     split["log_within"] = within.log().view(1, 2, 2, 1, 1)
     probs = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.01, 0.99]])
     split["log_kernel_probs"] = probs.log().view(1, 2, 2, 2, 1, 1)

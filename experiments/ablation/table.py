@@ -32,12 +32,12 @@ _WHY = {
 COLUMNS: dict[str, dict[str, str]] = {
     "synthetic": {
         **_HOW_WELL,
-        "Who @owner": "test/who_accuracy_owner",
-        "Label-only ceiling": "test/who_ceiling_owner",
-        "Who ECE": "test/who_ece_owner",
+        "Who @expert": "test/who_accuracy_expert",
+        "Label-only ceiling": "test/who_ceiling_expert",
+        "Who ECE": "test/who_ece_expert",
         **_WHY,
     },
-    # No owner is known, and a majority never has just one member, so the calibration error of who
+    # No expert is known, and a majority never has just one member, so the calibration error of who
     # has no case here.
     "bubil_mini": {
         **_HOW_WELL,

@@ -43,7 +43,7 @@ def groups(data: str) -> dict[str, list[Variant]]:
         >>> dict(groups("synthetic")["Kernels an annotator"][0].flags)
         {'model.init_args.kernels': '1'}
     """
-    given = data == "synthetic"  # only there the truth and its owners are known
+    given = data == "synthetic"  # only there the truth and its experts are known
     return {
         "Loss terms": [
             _default("all terms"),
@@ -53,7 +53,7 @@ def groups(data: str) -> dict[str, list[Variant]]:
         ],
         "Weight of pull": _options("loss_weights.pull", ("0", "0.2", "1"), "0.2"),
         "What who is taught": _options(
-            "who_target", ("window", "agree", *(("owner",) if given else ()), "none"), "window"
+            "who_target", ("window", "agree", *(("expert",) if given else ()), "none"), "window"
         ),
         "Window of who, pixels": _options("who_window", ("11", "23", "47"), "23"),
         "Kernels an annotator": _options("kernels", ("1", "2", "4", "8"), "4"),

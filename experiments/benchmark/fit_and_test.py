@@ -26,7 +26,7 @@ from torch import Tensor
 from tax_lightning.batch import Batch
 from tax_lightning.cli import TAXCLI
 from tax_lightning.metrics import annotator_dice, fused_dice, generalized_energy_distance
-from tax_lightning.multi_annotator import MultiAnnotatorModule
+from tax_lightning.modules.base import MultiAnnotatorModule
 
 
 class ImageScores(Callback):

@@ -29,8 +29,8 @@ from resumable import make_parser
 
 import tax_lightning.cli  # noqa: F401 - the parser knows classes by short names once imported
 from tax_lightning.batch import Batch
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data import MultiAnnotatorDataModule
-from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.metrics import Removal
 
 SURE = 0.94  # probability of what an annotator labelled; the rest is for the other classes
@@ -57,8 +57,8 @@ def necessity(batches: Iterable[Batch], annotators: int, classes: int, ahead: in
     """Necessity where the one ``ahead`` places after the expert leads."""
     removal = Removal(annotators)
     for batch in batches:
-        masks, owner = batch["masks"].long(), batch["owner"].long()
-        leader = torch.where(owner == IGNORE_INDEX, owner, (owner + ahead) % annotators)
+        masks, expert = batch["masks"].long(), batch["expert"].long()
+        leader = torch.where(expert == IGNORE_INDEX, expert, (expert + ahead) % annotators)
         removal.update(
             log_who=log_who(leader, annotators),
             log_annotator_probs=log_drawn(masks, classes),

@@ -59,13 +59,13 @@ OF_IMAGES = {
     "test/ged2": "ged2",
 }
 EXPLANATION = {
-    "Who @owner": "test/who_accuracy_owner",
-    "Label-only ceiling": "test/who_ceiling_owner",
-    "Who ECE": "test/who_ece_owner",
+    "Who @expert": "test/who_accuracy_expert",
+    "Label-only ceiling": "test/who_ceiling_expert",
+    "Who ECE": "test/who_ece_expert",
     "Agreement lift": "test/who_agreement_lift",
     "Necessity": "test/who_necessity",
     "Its control": "test/who_necessity_shuffled",
-    "Owner outvoted": "test/who_needed_owner",
+    "Expert outvoted": "test/who_needed_expert",
     "Purity": "test/purity/class",
     "AMI": "test/purity_ami/class",
 }

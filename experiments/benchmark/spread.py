@@ -30,7 +30,7 @@ from compare import FOLDERS
 from methods import METHODS
 from resumable import add_seeds, make_parser, table
 
-from tax_lightning.data.labels import IGNORE_INDEX
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.metrics import annotator_dice, generalized_energy_distance
 
 COLUMNS = ("annotator Dice", "GED² of one network", "GED² of a set from all")

@@ -24,10 +24,10 @@ from runner import listed
 
 # Title of a row -> the figure, and its control where one makes sense.
 FIGURES = {
-    "who accuracy @owner": ("who_accuracy_owner", "who_accuracy_owner_shuffled"),
+    "who accuracy @expert": ("who_accuracy_expert", "who_accuracy_expert_shuffled"),
     "who accuracy @D1": ("who_accuracy_d1", "who_accuracy_d1_shuffled"),
     "agreement lift": ("who_agreement_lift", "who_agreement_lift_shuffled"),
-    "who ECE @owner": ("who_ece_owner", "who_ece_owner_shuffled"),
+    "who ECE @expert": ("who_ece_expert", "who_ece_expert_shuffled"),
     "who ECE @D1": ("who_ece_d1", "who_ece_d1_shuffled"),
     "Brier score of w": ("who_brier", "who_brier_shuffled"),
     "entropy of w, disputed pixels": ("who_entropy_disputed", None),
@@ -50,7 +50,7 @@ FIGURES = {
     "stability, change of w": ("stability_who_distance", "stability_who_distance_shuffled"),
     "stability, IoU of who maps": ("stability_who_iou", "stability_who_iou_shuffled"),
     "usage": ("prototype_usage/mean", None),
-    "dead prototypes": ("prototype_dead/mean", None),
+    "pruned prototypes": ("prototype_pruned/mean", None),
     "assignment information, nats": ("assignment_information", None),
     "largest cosine of two prototypes": ("prototype_max_cosine", None),
 }

@@ -30,12 +30,12 @@ NETWORKS = ("tax", "plain")
 PLAIN = ("model", "Consensus")
 DICE = "test/fused_dice/mean"
 OF_TAX = {
-    "Who @owner": "test/who_accuracy_owner",
-    "Label-only ceiling": "test/who_ceiling_owner",
-    "Chance": "test/who_chance_owner",
-    "Who ECE": "test/who_ece_owner",
+    "Who @expert": "test/who_accuracy_expert",
+    "Label-only ceiling": "test/who_ceiling_expert",
+    "Chance": "test/who_chance_expert",
+    "Who ECE": "test/who_ece_expert",
     "Integrity, min": "test/integrity_min",
-    "Dead prototypes": "test/prototype_dead/mean",
+    "Dead prototypes": "test/prototype_pruned/mean",
 }
 COLUMNS = {
     "Fused Dice, TAX": "tax",

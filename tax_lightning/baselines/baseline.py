@@ -7,21 +7,21 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from tax_lightning import checkpoints
-from tax_lightning.backbone import DenseNetwork
 from tax_lightning.batch import Batch
 from tax_lightning.consensus import Reference
-from tax_lightning.explain.prediction import Prediction
+from tax_lightning.explanation import Prediction
 from tax_lightning.losses import SegmentationLoss, SegmentationTerms
-from tax_lightning.mixing import mix
-from tax_lightning.multi_annotator import MultiAnnotatorModule, Segmentations
-from tax_lightning.search import evaluating
+from tax_lightning.models.backbone import DenseNetwork
+from tax_lightning.models.mixture import mix
+from tax_lightning.modules import checkpoints
+from tax_lightning.modules.base import ModelOutput, MultiAnnotatorModule
+from tax_lightning.modules.projection import evaluating
 
 HEAD_SIZE = 3  # of the convolution that ends a network, as smp has it
 
 
 class Baseline(MultiAnnotatorModule):
-    """A model to compare :class:`~tax_lightning.module.TAXLightningModule` with.
+    """A model to compare :class:`~tax_lightning.modules.tax.TAXLightningModule` with.
 
     Takes the same batches, backbones, optimizers and metrics. A subclass builds its network of
     :attr:`backbone`, says what it makes of images (``forward``) and what it learns from
@@ -45,7 +45,7 @@ class Baseline(MultiAnnotatorModule):
         lr_scheduler: from an optimizer to a scheduler, stepped every epoch.
 
     Attributes:
-        backbone: arguments of :class:`~tax_lightning.backbone.DenseNetwork`.
+        backbone: arguments of :class:`~tax_lightning.models.backbone.DenseNetwork`.
         weights: of the terms of the objective by name; 1 for those that it does not name.
 
     Raises:
@@ -97,7 +97,7 @@ class Baseline(MultiAnnotatorModule):
 
     # ------------------------------------------------------------------ use
 
-    def forward(self, images: Tensor) -> Segmentations:
+    def forward(self, images: Tensor) -> ModelOutput:
         """What the model says of images ``[B, ch, H, W]``."""
         raise NotImplementedError
 
@@ -139,13 +139,13 @@ class Baseline(MultiAnnotatorModule):
         return self.segmentation_terms(batch, output, self.reference_labels(batch, output))
 
     def segmentation_terms(
-        self, batch: Batch, output: Segmentations, reference: Tensor | None
+        self, batch: Batch, output: ModelOutput, reference: Tensor | None
     ) -> dict[str, Tensor]:
         """The terms that evaluation has too: what each would draw against what each drew."""
         return {"annotator": self.loss.between(output.log_annotator_probs, batch["masks"])}
 
     def _segmentation_loss(
-        self, batch: Batch, output: Segmentations, reference: Tensor | None
+        self, batch: Batch, output: ModelOutput, reference: Tensor | None
     ) -> Tensor:
         terms = self.segmentation_terms(batch, output, reference)
         return torch.stack(list(terms.values())).sum()
@@ -156,7 +156,7 @@ class SegmentationNetwork(DenseNetwork):
 
     Args:
         classes: number of classes C.
-        **backbone: arguments of :class:`~tax_lightning.backbone.DenseNetwork`.
+        **backbone: arguments of :class:`~tax_lightning.models.backbone.DenseNetwork`.
 
     Example:
         >>> network = SegmentationNetwork(2, backbone=nn.Conv2d(3, 4, 1))

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from tax_lightning.baselines.baseline import Baseline, SegmentationNetwork
 from tax_lightning.batch import Batch
-from tax_lightning.kernels import KernelBank
-from tax_lightning.multi_annotator import Segmentations
+from tax_lightning.models.kernel_bank import KernelBank
+from tax_lightning.modules.base import ModelOutput
 
 RIGHT = 0.95  # probability on the diagonal of a matrix at the start
 
@@ -57,15 +57,15 @@ class Confusion(Baseline):
         """
         raise NotImplementedError
 
-    def forward(self, images: Tensor) -> Segmentations:
+    def forward(self, images: Tensor) -> ModelOutput:
         """The truth for the result, and what the annotators make of it."""
         features = self.network.features(images)
         return self._confused(features, self.log_confusion(features))
 
-    def _confused(self, features: Tensor, log_confusion: Tensor) -> Segmentations:
+    def _confused(self, features: Tensor, log_confusion: Tensor) -> ModelOutput:
         log_truth = self.network.decide(features)
         own = (log_truth[:, None, :, None] + log_confusion).logsumexp(dim=2)
-        return Segmentations.weighing_all_alike(own, log_truth)
+        return ModelOutput.weighing_all_alike(own, log_truth)
 
     def on_train_start(self) -> None:
         """See that there is an end, a share of the way to which is the warm-up."""

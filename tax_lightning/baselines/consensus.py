@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tax_lightning.baselines.baseline import Baseline, SegmentationNetwork
 from tax_lightning.batch import Batch
-from tax_lightning.multi_annotator import Segmentations
+from tax_lightning.modules.base import ModelOutput
 
 
 class Consensus(Baseline):
@@ -34,7 +34,7 @@ class Consensus(Baseline):
 
     Source:
         STAPLE: S. K. Warfield, K. H. Zou, W. M. Wells, "Simultaneous truth and performance level
-        estimation (STAPLE)", IEEE TMI 2004. Undecided pixels (ties) are left out of the loss.
+        estimation (STAPLE)", IEEE TMI 2004. Unanimous pixels (ties) are left out of the loss.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class Consensus(Baseline):
             )
         self.network = SegmentationNetwork(len(self.classes), **self.backbone)
 
-    def forward(self, images: Tensor) -> Segmentations:
+    def forward(self, images: Tensor) -> ModelOutput:
         """The consensus, which is also what each annotator would draw."""
         log_probs = self.network(images)
         own = log_probs.unsqueeze(1).expand(-1, len(self.annotators), -1, -1, -1)
-        return Segmentations.weighing_all_alike(own, log_probs)
+        return ModelOutput.weighing_all_alike(own, log_probs)
 
     def segmentation_terms(
-        self, batch: Batch, output: Segmentations, reference: Tensor | None
+        self, batch: Batch, output: ModelOutput, reference: Tensor | None
     ) -> dict[str, Tensor]:
         """The result against the reference."""
         assert reference is not None  # refused when built

@@ -1,4 +1,4 @@
-"""Segmentations of one image that differ by a latent vector."""
+"""ModelOutput of one image that differ by a latent vector."""
 
 from __future__ import annotations
 

@@ -5,14 +5,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tax_lightning import evaluation
-from tax_lightning.backbone import DenseNetwork
 from tax_lightning.baselines.baseline import Baseline
 from tax_lightning.batch import Batch
-from tax_lightning.kernels import KernelBank
 from tax_lightning.metrics import EvidenceMetrics
-from tax_lightning.mixing import mix
-from tax_lightning.multi_annotator import Segmentations
+from tax_lightning.models.backbone import DenseNetwork
+from tax_lightning.models.kernel_bank import KernelBank
+from tax_lightning.models.mixture import mix
+from tax_lightning.modules import evaluation
+from tax_lightning.modules.base import ModelOutput
 
 
 class MultiHead(Baseline):
@@ -53,9 +53,9 @@ class MultiHead(Baseline):
             len(self.annotators), 1, len(self.classes), self.network.channels, kernel_size
         )
 
-    def forward(self, images: Tensor) -> Segmentations:
+    def forward(self, images: Tensor) -> ModelOutput:
         """What each head says, and their mean."""
-        return Segmentations.weighing_all_alike(self._own(self.network.features(images)))
+        return ModelOutput.weighing_all_alike(self._own(self.network.features(images)))
 
     def _own(self, features: Tensor) -> Tensor:
         """Log of what each annotator would draw ``[B, N, C, H, W]``."""
@@ -68,7 +68,7 @@ class GatedMultiHead(MultiHead):
 
     A convolution on the features gives each annotator's evidence at each pixel, and the softmax of
     that the weights. The heads learn from their annotators' labels, gate and heads from the
-    reference, as :class:`~tax_lightning.module.TAXLightningModule` does: where an annotator's label
+    reference, as :class:`~tax_lightning.modules.tax.TAXLightningModule` does: where an annotator's label
     is not the reference's, the gate is taught, but not their head. Nothing says why.
 
     Args:
@@ -110,22 +110,20 @@ class GatedMultiHead(MultiHead):
             EvidenceMetrics(self.annotators, len(self.classes)) if explanation_metrics else None
         )
 
-    def forward(self, images: Tensor) -> Segmentations:
+    def forward(self, images: Tensor) -> ModelOutput:
         """What each head says, mixed by the gate."""
         features = self.network.features(images)
         own, evidence = self._own(features), self.gate(features).float()
         log_who = evidence.log_softmax(dim=1)
-        return Segmentations(mix(log_who, own, "prob"), own, log_who, evidence=evidence)
+        return ModelOutput(mix(log_who, own, "prob"), own, log_who, evidence=evidence)
 
     def segmentation_terms(
-        self, batch: Batch, output: Segmentations, reference: Tensor | None
+        self, batch: Batch, output: ModelOutput, reference: Tensor | None
     ) -> dict[str, Tensor]:
         """Each annotator's own, and the result: those of TAXLightningModule."""
         return self.loss.segmentation_terms(output, batch["masks"], reference)
 
-    def _measure_in_test(
-        self, batch: Batch, output: Segmentations, reference: Tensor | None
-    ) -> None:
+    def _measure_in_test(self, batch: Batch, output: ModelOutput, reference: Tensor | None) -> None:
         super()._measure_in_test(batch, output, reference)
         if self.explanation_metrics is not None:
             evaluation.measure_evidence(batch, output, reference, self.explanation_metrics)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from tax_lightning.backbone import DenseNetwork
 from tax_lightning.baselines.baseline import Baseline
 from tax_lightning.baselines.latent import LatentHead, noise
 from tax_lightning.batch import Batch
-from tax_lightning.multi_annotator import Segmentations
+from tax_lightning.models.backbone import DenseNetwork
+from tax_lightning.modules.base import ModelOutput
 
 
 class Pionono(Baseline):
@@ -115,7 +115,7 @@ class Pionono(Baseline):
         )
         return kl_divergence(annotators, prior)
 
-    def forward(self, images: Tensor) -> Segmentations:
+    def forward(self, images: Tensor) -> ModelOutput:
         """What each annotator would draw on average, and the mean of that."""
         if self.training:
             draws, drawn_for, seed = self.train_samples, len(images), None
@@ -127,7 +127,7 @@ class Pionono(Baseline):
         latents = (annotators.loc + spread).to(self.mean.dtype)
         drawn = self.head(self.network.features(images), latents)
         own = reduce(torch.logaddexp, drawn) - math.log(draws)
-        return Segmentations.weighing_all_alike(own)
+        return ModelOutput.weighing_all_alike(own)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """What each would draw against what each drew, and the mean divergence."""

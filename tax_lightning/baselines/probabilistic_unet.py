@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
-from tax_lightning.backbone import DenseNetwork
 from tax_lightning.baselines.baseline import Baseline
 from tax_lightning.baselines.latent import LatentHead, noise, start
 from tax_lightning.batch import Batch
-from tax_lightning.data.labels import IGNORE_INDEX
-from tax_lightning.multi_annotator import Segmentations
-from tax_lightning.search import evaluating
+from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.models.backbone import DenseNetwork
+from tax_lightning.modules.base import ModelOutput
+from tax_lightning.modules.projection import evaluating
 
 WIDTHS = (32, 64, 128)  # of the two encoders, one stride of 2 each
 LOG_SIGMA = 7.0  # beyond which a standard deviation is no longer one
@@ -92,15 +92,15 @@ class ProbabilisticUNet(Baseline):
         self.prior = GaussianEncoder(channels, latent_dim)
         self.posterior = GaussianEncoder(channels + len(self.classes), latent_dim)
 
-    def forward(self, images: Tensor) -> Segmentations:
+    def forward(self, images: Tensor) -> ModelOutput:
         """Samples and their mean."""
         drawn = self._drawn(images, self.samples, seed=None if self.training else 0)
         even = torch.zeros_like(drawn[:, :, 0]).log_softmax(dim=1)
         mean = (drawn + even.unsqueeze(2)).logsumexp(dim=1)
-        return Segmentations(mean, drawn[:, :0], even[:, :0], log_samples=drawn)
+        return ModelOutput(mean, drawn[:, :0], even[:, :0], log_samples=drawn)
 
     def sample(self, images: Tensor, samples: int | None = None, seed: int = 0) -> Tensor:
-        """Segmentations drawn of images.
+        """ModelOutput drawn of images.
 
         Args:
             images: ``[B, ch, H, W]``.
@@ -143,7 +143,7 @@ class ProbabilisticUNet(Baseline):
         }
 
     def segmentation_terms(
-        self, batch: Batch, output: Segmentations, reference: Tensor | None
+        self, batch: Batch, output: ModelOutput, reference: Tensor | None
     ) -> dict[str, Tensor]:
         """In evaluation: the mean of the samples against what each annotator drew."""
         masks = batch["masks"]

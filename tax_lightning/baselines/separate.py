@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tax_lightning.baselines.baseline import Baseline, SegmentationNetwork
-from tax_lightning.multi_annotator import Segmentations
+from tax_lightning.modules.base import ModelOutput
 
 
 class Separate(Baseline):
@@ -41,7 +41,7 @@ class Separate(Baseline):
             for _ in self.annotators
         )
 
-    def forward(self, images: Tensor) -> Segmentations:
+    def forward(self, images: Tensor) -> ModelOutput:
         """What each annotator's network says, and their mean."""
         own = torch.stack([network(images) for network in self.networks], dim=1)
-        return Segmentations.weighing_all_alike(own)
+        return ModelOutput.weighing_all_alike(own)

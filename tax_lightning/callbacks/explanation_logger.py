@@ -30,12 +30,12 @@ from tax_lightning.callbacks.trackers import (
     send_overlays,
     send_picture,
 )
-from tax_lightning.explain.explanation import Explanation
-from tax_lightning.explain.gallery import PrototypeCard, render_gallery
-from tax_lightning.explain.maps import UNDECIDED_INDEX, who_index_map
-from tax_lightning.explain.palette import Picture
-from tax_lightning.explain.panels import render_panel
-from tax_lightning.network import TAXNetwork
+from tax_lightning.explanation import Explanation
+from tax_lightning.models.network import TAXNetwork
+from tax_lightning.visualization.gallery import PrototypeCard, render_gallery
+from tax_lightning.visualization.maps import UNANIMOUS_INDEX, who_index_map
+from tax_lightning.visualization.palette import Picture
+from tax_lightning.visualization.panels import render_panel
 
 _CARDS_A_PAGE = 24
 
@@ -58,10 +58,10 @@ class ExplanationLogger(Callback):
     """Show who decides and why, on the same few validation images throughout a training run.
 
     Every ``every_n_epochs`` epochs, and once more at the end, each image's panel (see
-    :func:`tax_lightning.explain.panels.render_panel`) goes to every logger that takes pictures, and
+    :func:`tax_lightning.visualization.panels.render_panel`) goes to every logger that takes pictures, and
     into a folder as PNG; each metric's curves of all annotators go to W&B and TensorBoard as one
     chart. At the end the prototypes follow (see
-    :func:`tax_lightning.explain.gallery.render_gallery`): ``gallery.png``, or a page for each
+    :func:`tax_lightning.visualization.gallery.render_gallery`): ``gallery.png``, or a page for each
     annotator where there are many, in W&B also a table with a row a prototype. The files of the
     end, with ``curves.csv`` and ``manifest.json``, which names them, are one artifact there.
 
@@ -243,7 +243,7 @@ class ExplanationLogger(Callback):
         if not seen or not isinstance(network, TAXNetwork):
             return []
         # Here, since it takes names of files from this package.
-        from tax_lightning.explain.report import write_page
+        from tax_lightning.visualization.report import write_page
 
         explained = [(one.explanation, one.picture) for one in seen]
         source = "the model at the end of its training"
@@ -360,8 +360,8 @@ def _pages(cards: Sequence[PrototypeCard]) -> dict[str, list[PrototypeCard]]:
     """The cards by the names of the pages that they go on."""
     if len(cards) <= _CARDS_A_PAGE:
         return {"gallery": list(cards)} if cards else {}
-    owners = itertools.groupby(cards, key=lambda card: card.source.annotator)
-    return {f"gallery-{name}": list(page) for name, page in owners}
+    experts = itertools.groupby(cards, key=lambda card: card.source.annotator)
+    return {f"gallery-{name}": list(page) for name, page in experts}
 
 
 def _overlays(one: _Seen) -> dict[str, tuple[NDArray[Any], dict[int, str]]]:
@@ -369,8 +369,8 @@ def _overlays(one: _Seen) -> dict[str, tuple[NDArray[Any], dict[int, str]]]:
     explanation = one.explanation
     classes = dict(enumerate(explanation.classes))
     maps = {"result": (explanation.decision[0].numpy(), classes)}
-    if len(explanation.annotators) <= UNDECIDED_INDEX:
-        whose = {**dict(enumerate(explanation.annotators)), UNDECIDED_INDEX: "undecided"}
+    if len(explanation.annotators) <= UNANIMOUS_INDEX:
+        whose = {**dict(enumerate(explanation.annotators)), UNANIMOUS_INDEX: "unanimous"}
         maps["who decides"] = (who_index_map(explanation), whose)
     if "reference" in one.labels:
         maps["reference"] = (one.labels["reference"], classes)

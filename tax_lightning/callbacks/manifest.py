@@ -12,10 +12,10 @@ from typing import Any
 
 import lightning as L
 
-from tax_lightning import __version__
-from tax_lightning.explain.explanation import Explanation
-from tax_lightning.explain.gallery import PrototypeCard
-from tax_lightning.explain.palette import Colour, annotator_palette, class_palette
+from tax_lightning.constants import __version__
+from tax_lightning.explanation import Explanation
+from tax_lightning.visualization.gallery import PrototypeCard
+from tax_lightning.visualization.palette import Colour, annotator_palette, class_palette
 
 
 def write_manifest(path: Path, content: Mapping[str, Any]) -> None:

@@ -15,12 +15,16 @@ from torch import Tensor
 
 from tax_lightning.callbacks.manifest import coloured_names, write_manifest
 from tax_lightning.callbacks.run import file_name
-from tax_lightning.explain.explanation import Explanation
-from tax_lightning.explain.maps import UNDECIDED_INDEX, who_index_map
-from tax_lightning.explain.palette import Colour, annotator_palette, class_palette, indexed_png
-from tax_lightning.explain.prediction import Prediction
+from tax_lightning.explanation import Explanation, Prediction
+from tax_lightning.visualization.maps import UNANIMOUS_INDEX, who_index_map
+from tax_lightning.visualization.palette import (
+    Colour,
+    annotator_palette,
+    class_palette,
+    indexed_png,
+)
 
-_UNDECIDED: dict[int, Colour] = {UNDECIDED_INDEX: (200, 200, 200)}
+_UNANIMOUS: dict[int, Colour] = {UNANIMOUS_INDEX: (200, 200, 200)}
 _RESERVED = ("fused", "who")  # files beside those that are named for annotators
 
 
@@ -34,7 +38,7 @@ class PredictionWriter(BasePredictionWriter):
     - ``who`` float16 ``[N, H, W]``, weight of each annotator;
     - ``why`` int8 or int16 ``[N, H, W]``, each annotator's kernel with the largest share;
     - ``why_share`` float16 ``[N, H, W]``, that share;
-    - ``undecided`` bool ``[H, W]``; ``annotators`` and ``classes``, the names.
+    - ``unanimous`` bool ``[H, W]``; ``annotators`` and ``classes``, the names.
 
     Of a model without an explanation there are the segmentations only. Images have their size
     before padding. ``manifest.json`` names all files, colours, classes and
@@ -157,7 +161,7 @@ class PredictionWriter(BasePredictionWriter):
         files = {"who": f"{folder}/who.png", "maps": f"{folder}/who.npz"}
         names = annotator_palette(len(explanation.annotators))
         self._save(
-            files["who"], who_index_map(explanation), {**dict(enumerate(names)), **_UNDECIDED}
+            files["who"], who_index_map(explanation), {**dict(enumerate(names)), **_UNANIMOUS}
         )
         arrays = _maps(explanation)
         np.savez_compressed(self.output_dir / files["maps"], allow_pickle=False, **arrays)
@@ -185,8 +189,8 @@ def _names(prediction: Prediction) -> dict[str, Any]:
         **names,
         "values": {
             **values,
-            "who": f"index in annotators; {UNDECIDED_INDEX}: all would say the same",
-            "maps": "arrays who, why, why_share [annotator, row, column]; undecided [row, column]",
+            "who": f"index in annotators; {UNANIMOUS_INDEX}: all would say the same",
+            "maps": "arrays who, why, why_share [annotator, row, column]; unanimous [row, column]",
         },
         "prototypes": [dataclasses.asdict(prototype) for prototype in prototypes],
     }
@@ -199,7 +203,7 @@ def _maps(explanation: Explanation) -> dict[str, NDArray[Any]]:
         "who": explanation.who[0].float().numpy().astype(np.float16),
         "why": why.astype(np.int8 if why.max(initial=0) < 128 else np.int16),
         "why_share": explanation.why_share[0].float().numpy().astype(np.float16),
-        "undecided": explanation.undecided[0].numpy(),
+        "unanimous": explanation.unanimous[0].numpy(),
         "annotators": np.array(explanation.annotators),
         "classes": np.array(explanation.classes),
     }

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from tax_lightning.callbacks.samples import explained, picture_of, training_images
 from tax_lightning.callbacks.source_patches import patch_side, read_source_patches
-from tax_lightning.explain.callouts import SourcePatch
-from tax_lightning.explain.explanation import Explanation, PrototypeSource
-from tax_lightning.explain.gallery import SHOWN_RUNNERS_UP, PrototypeCard
-from tax_lightning.explain.maps import region_around
-from tax_lightning.explain.palette import INK, Picture, annotator_palette
+from tax_lightning.explanation import Explanation, PrototypeSource
 from tax_lightning.metrics.probes import prototype_insertion
-from tax_lightning.network import TAXNetwork, TAXOutput
+from tax_lightning.models.network import TAXNetwork, TAXOutput
+from tax_lightning.visualization.callouts import SourcePatch
+from tax_lightning.visualization.gallery import SHOWN_NEAREST, PrototypeCard
+from tax_lightning.visualization.maps import region_around
+from tax_lightning.visualization.palette import INK, Picture, annotator_palette
 
 EVERYBODY = "all annotators"
 """Whose a prototype is in a bank that all share."""
@@ -80,9 +80,7 @@ def prototype_cards(
         for n, k in places:
             card = replace(cards[n, k], patch=crops[(n, k), 0], insertion=wins.get((n, k)))
             cards[n, k] = _with_image(card, explanation, picture, None if shared else n)
-    return [
-        replace(card, runners_up=_runners_up(place, card, crops)) for place, card in cards.items()
-    ]
+    return [replace(card, nearest=_nearest(place, card, crops)) for place, card in cards.items()]
 
 
 def _is_shared(rows: _Rows) -> bool:
@@ -99,7 +97,7 @@ def _use(explanations: Sequence[Explanation], shared: bool) -> dict[_Place, floa
     """Share of the decided pixels that each prototype decides; nothing where none is decided."""
     pixels: Counter[_Place] = Counter()
     for explanation in explanations:
-        decided = ~explanation.undecided
+        decided = ~explanation.unanimous
         leader, kernel = explanation.leader[decided], explanation.leader_kernel[decided]
         pairs = torch.stack([leader * (not shared), kernel], dim=1)
         found, counts = pairs.unique(dim=0, return_counts=True)
@@ -111,14 +109,14 @@ def _use(explanations: Sequence[Explanation], shared: bool) -> dict[_Place, floa
 def _points(
     cards: dict[_Place, PrototypeCard],
 ) -> dict[str, dict[tuple[_Place, int], PrototypeSource]]:
-    """By image the pixels to cut patches around: of rank 0 the source, then its runners-up."""
+    """By image the pixels to cut patches around: of rank 0 the source, then its nearest pixels."""
     points: dict[str, dict[tuple[_Place, int], PrototypeSource]] = defaultdict(dict)
     for place, card in cards.items():
         source = card.source
         if not source.projected:
             continue
         points[source.sample_id][place, 0] = source
-        for rank, (sample_id, y, x, _) in enumerate(source.runners_up[:SHOWN_RUNNERS_UP], start=1):
+        for rank, (sample_id, y, x, _) in enumerate(source.nearest[:SHOWN_NEAREST], start=1):
             moved = replace(source, sample_id=sample_id, y=y, x=x)
             points[sample_id][place, rank] = moved
     return points
@@ -143,10 +141,10 @@ def _is_inside(source: PrototypeSource, image: Tensor) -> bool:
     return source.y < height and source.x < width
 
 
-def _runners_up(
+def _nearest(
     place: _Place, card: PrototypeCard, crops: dict[tuple[_Place, int], SourcePatch]
 ) -> tuple[SourcePatch | None, ...]:
-    shown = range(1, 1 + len(card.source.runners_up[:SHOWN_RUNNERS_UP]))
+    shown = range(1, 1 + len(card.source.nearest[:SHOWN_NEAREST]))
     return tuple(crops.get((place, rank)) for rank in shown)
 
 
@@ -171,7 +169,7 @@ def _insertion(
         return output
 
     here = [
-        [replace(s, alive=s.alive and (n, k) in places) for k, s in enumerate(row)]
+        [replace(s, active=s.active and (n, k) in places) for k, s in enumerate(row)]
         for n, row in enumerate(rows)
     ]
     into = torch.stack(alike).to(pl_module.device)

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from tax_lightning.batch import Batch, unpacked
-from tax_lightning.explain.explanation import Explanation
-from tax_lightning.explain.painting import as_picture
-from tax_lightning.explain.palette import Picture
+from tax_lightning.explanation import Explanation
+from tax_lightning.visualization.painting import as_picture
+from tax_lightning.visualization.palette import Picture
 
 
 def validation_samples(

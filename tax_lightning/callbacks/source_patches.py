@@ -7,9 +7,9 @@ from typing import TypeVar
 import lightning as L
 
 from tax_lightning.callbacks.samples import picture_of, training_images
-from tax_lightning.explain.callouts import SourcePatch, find_callouts
-from tax_lightning.explain.explanation import Explanation, PrototypeSource
-from tax_lightning.explain.palette import Picture
+from tax_lightning.explanation import Explanation, PrototypeSource
+from tax_lightning.visualization.callouts import SourcePatch, find_callouts
+from tax_lightning.visualization.palette import Picture
 
 Key = TypeVar("Key", bound=Hashable)
 

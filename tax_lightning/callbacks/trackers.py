@@ -16,12 +16,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from tax_lightning.callbacks.curves import Curves
-from tax_lightning.explain.gallery import PrototypeCard, render_card
-from tax_lightning.explain.palette import Picture
+from tax_lightning.visualization.gallery import PrototypeCard, render_card
+from tax_lightning.visualization.palette import Picture
 
 CARD_COLUMNS = (
     *("card", "annotator", "prototype", "image", "y", "x", "label", "similarity"),
-    *("use", "purity", "insertion", "alive"),
+    *("use", "purity", "insertion", "active"),
 )
 
 
@@ -167,5 +167,5 @@ def _facts(card: PrototypeCard) -> list[Any]:
     source = card.source
     return [
         *(source.annotator, source.kernel, source.sample_id, source.y, source.x, source.label),
-        *(source.similarity, card.use, source.purity, card.insertion, source.alive),
+        *(source.similarity, card.use, source.purity, card.insertion, source.active),
     ]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from tax_lightning.data.labels import IGNORE_INDEX
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.rules import (
     BoolArray,
     Box,
@@ -313,7 +313,7 @@ def draw_reference(objects: Sequence[ObjectInfo], shape: tuple[int, int]) -> Byt
     return reference
 
 
-def owner_map(
+def expert_map(
     objects: Sequence[ObjectInfo],
     annotators: Sequence[SimulatedAnnotator],
     shape: tuple[int, int],
@@ -339,17 +339,17 @@ def owner_map(
         >>> dot = np.zeros((1, 5), dtype=bool)
         >>> dot[0, 0] = True
         >>> panel = [SimulatedAnnotator("Ana", (Habit(Miss()),)), SimulatedAnnotator("Ben")]
-        >>> owner_map([ObjectInfo(dot, label=1, kind="cell")], panel, (1, 5), band=1).tolist()
+        >>> expert_map([ObjectInfo(dot, label=1, kind="cell")], panel, (1, 5), band=1).tolist()
         [[1, 1, 255, 255, 255]]
     """
     nearest, distance = _nearest_object(objects, shape)
-    owner = np.full(shape, IGNORE_INDEX, dtype=np.uint8)
+    expert = np.full(shape, IGNORE_INDEX, dtype=np.uint8)
     for index, thing in enumerate(objects):
         faithful = [n for n, annotator in enumerate(annotators) if not annotator.rule_for(thing)]
         if len(faithful) == 1:
             box, _ = thing.cut(ceil(band))
-            owner[box][(nearest[box] == index) & (distance[box] <= band)] = faithful[0]
-    return owner
+            expert[box][(nearest[box] == index) & (distance[box] <= band)] = faithful[0]
+    return expert
 
 
 def draw_presence(missing: npt.NDArray[np.float64], rng: np.random.Generator) -> BoolArray:

@@ -14,9 +14,8 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
-from tax_lightning import __version__
+from tax_lightning.constants import IGNORE_INDEX, __version__
 from tax_lightning.data.files import File, Part, Window, cut, size_text
-from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.data.samples import RawSample, Sample, SampleTable, for_each
 
 Labels: TypeAlias = npt.NDArray[np.uint8]
@@ -197,7 +196,7 @@ def _check_inside(sample: Sample, size: Sequence[int]) -> None:
 
 
 def _windowed(raw: RawSample, sample: Sample) -> RawSample:
-    """What a sample shows of its whole image; a copy, which does not keep the whole alive."""
+    """What a sample shows of its whole image; a copy, which does not keep the whole active."""
     top, left, height, width = sample.window or (0, 0, *raw.image.shape[:2])
     inside = (..., slice(top, top + height), slice(left, left + width))
     return replace(

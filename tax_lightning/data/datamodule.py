@@ -7,7 +7,7 @@ Every data module yields batches of this form (``B`` images, ``N`` annotators, `
 - ``masks``: ``[B, N, H, W]``, class ids 0..C-1, 255 where not labelled
 - ``present``: bool ``[B, N]``, the annotator labelled this image
 - ``reference``: ``[B, H, W]``, 255 where unknown; only in data that have one
-- ``owner``: ``[B, H, W]``, index of the expert, 255 for none; simulated annotators only
+- ``expert``: ``[B, H, W]``, index of the expert, 255 for none; simulated annotators only
 - ``deviation``: ``[B, N, H, W]``, id of the rule that changed the pixel, else 0; simulated
   annotators only
 - ``size``: int64 ``[B, 2]``, height and width before padding
@@ -49,7 +49,7 @@ from tax_lightning.data.transforms import (
     check_transforms,
     training_transforms,
 )
-from tax_lightning.explain.palette import annotator_palette
+from tax_lightning.visualization.palette import annotator_palette
 
 STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 _PLOT_SIZE = 512  # pixels of the longer side of a plot, about

@@ -13,14 +13,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tax_lightning.batch import unpacked
-from tax_lightning.data.labels import IGNORE_INDEX
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.preparation import IMAGENET
 from tax_lightning.data.samples import RawSample
 from tax_lightning.data.transforms import Transform, check_transforms, compose
-from tax_lightning.explain.palette import Picture
 
 _INSIDE = 254  # marks pixels of the picture: no class id, and no value anybody fills borders with
-_PLANES = {"reference": "mask", "owner": "mask", "deviation": "masks", "inside": "mask"}
+_PLANES = {"reference": "mask", "expert": "mask", "deviation": "masks", "inside": "mask"}
 
 
 class Source(Protocol):
@@ -108,7 +107,7 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
             "image": raw.image,
             "masks": raw.masks,
             "reference": raw.reference,
-            "owner": raw.owner,
+            "expert": raw.expert,
             "deviation": raw.deviation,
         }
         planes: dict[str, npt.NDArray[Any]]
@@ -162,7 +161,7 @@ def _check_sizes(id: str, planes: Mapping[str, npt.NDArray[Any]]) -> None:
             )
 
 
-def to_picture(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Picture:
+def to_picture(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.uint8]:
     """Undo the normalisation, for showing.
 
     Args:
@@ -181,7 +180,7 @@ def to_picture(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Pi
     shown = shown * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
     if shown.shape[2] != 3:
         shown = shown[..., :1].repeat(3, axis=2)
-    picture: Picture = (shown.clip(0, 1) * 255).round().astype(np.uint8)
+    picture: npt.NDArray[np.uint8] = (shown.clip(0, 1) * 255).round().astype(np.uint8)
     return picture
 
 

@@ -10,10 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.files import MAX_GREY, File
 
-IGNORE_INDEX = 255
-"""Label of a pixel that nobody labelled, or whose label is unknown."""
 _UNKNOWN = 254  # no class has this id: there are 254 of them at most
 IGNORE_NAME = "ignore"
 """Reserved class name in ``mask_values``: grey values mapped to it become `IGNORE_INDEX`."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.files import (
     MAX_GREY,
     Decoder,
@@ -20,7 +21,7 @@ from tax_lightning.data.files import (
     Window,
     size_text,
 )
-from tax_lightning.data.labels import IGNORE_INDEX, IGNORE_NAME, labels_from_values
+from tax_lightning.data.labels import IGNORE_NAME, labels_from_values
 from tax_lightning.data.splits import SPLITS, fold_groups, split_groups
 
 _PICTURES = Pictures()
@@ -73,7 +74,7 @@ class RawSample:
         masks: uint8 class ids ``[N, H, W]``; `IGNORE_INDEX` where not labelled.
         present: bool ``[N]``: the annotator labelled this image (an empty mask is present).
         reference: uint8 class ids ``[H, W]``; `IGNORE_INDEX` where unknown.
-        owner: uint8 ``[H, W]``: index of the annotator who is the expert here,
+        expert: uint8 ``[H, W]``: index of the annotator who is the expert here,
             `IGNORE_INDEX` for none.
         deviation: uint8 ``[N, H, W]``: 0 where the annotator agrees with the truth, else the id of
             the rule that changed the pixel.
@@ -84,7 +85,7 @@ class RawSample:
     masks: npt.NDArray[np.uint8]
     present: npt.NDArray[np.bool_]
     reference: npt.NDArray[np.uint8] | None = None
-    owner: npt.NDArray[np.uint8] | None = None
+    expert: npt.NDArray[np.uint8] | None = None
     deviation: npt.NDArray[np.uint8] | None = None
 
 

@@ -14,20 +14,20 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.annotators import (
     Habit,
     SimulatedAnnotator,
     annotate,
     draw_presence,
+    expert_map,
     find_objects,
-    owner_map,
     rule_names,
 )
 from tax_lightning.data.cache import CachedTable
 from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 from tax_lightning.data.dataset import Source
 from tax_lightning.data.files import Decoder
-from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.data.rules import ByteArray, Miss, OverSegment, PermuteClasses, UnderSegment
 from tax_lightning.data.samples import RawSample, SampleTable
 from tax_lightning.data.table import TableDataModule
@@ -87,7 +87,7 @@ class SimulatedLabels:
         classes: Names of the classes; the index is the class id.
         panel: The simulated annotators, whose habits name classes by id.
         missing: Probability of each of them not to label an image.
-        owner_band: Width in pixels of the surroundings that belong to an object's expert.
+        expert_band: Width in pixels of the surroundings that belong to an object's expert.
         seed: Seed of the rules that draw by chance, and of who labels what.
     """
 
@@ -98,7 +98,7 @@ class SimulatedLabels:
         classes: Sequence[str],
         panel: Sequence[SimulatedAnnotator],
         missing: Sequence[float],
-        owner_band: float,
+        expert_band: float,
         seed: int,
     ) -> None:
         self.source = source
@@ -106,7 +106,7 @@ class SimulatedLabels:
         self.classes = classes
         self.panel = panel
         self.missing = np.array(missing)
-        self.owner_band = owner_band
+        self.expert_band = expert_band
         self.seed = seed
 
     @property
@@ -122,15 +122,15 @@ class SimulatedLabels:
         hands, absences = rng.spawn(2)
         objects = find_objects(truth, self.classes, raw.image)
         masks, deviation = annotate(objects, self.panel, truth.shape, hands)
-        owner = owner_map(objects, self.panel, truth.shape, self.owner_band)
+        expert = expert_map(objects, self.panel, truth.shape, self.expert_band)
         present = draw_presence(self.missing, absences)
         unknown = truth == IGNORE_INDEX
         present &= not unknown.all()
         masks[:, unknown] = masks[~present] = IGNORE_INDEX
         deviation[:, unknown] = deviation[~present] = 0  # no rule acted where nothing was drawn
-        owner[unknown] = IGNORE_INDEX
+        expert[unknown] = IGNORE_INDEX
         return replace(
-            raw, masks=masks, present=present, reference=truth, owner=owner, deviation=deviation
+            raw, masks=masks, present=present, reference=truth, expert=expert, deviation=deviation
         )
 
     def _truth_of(self, raw: RawSample) -> ByteArray:
@@ -151,7 +151,7 @@ class SimulatedAnnotatorsDataModule(MultiAnnotatorDataModule):
 
     Images, classes and splits are those of the data set. One of its annotators, or its reference,
     is taken for the truth, whose connected parts are the objects; an object's kind is the name of
-    its class. Batches hold that truth as ``reference``, and ``owner`` and ``deviation`` as
+    its class. Batches hold that truth as ``reference``, and ``expert`` and ``deviation`` as
     `tax_lightning.data.synthetic` defines them, so that who maps can be scored against the truth.
     `rules` names the deviation ids. What the truth leaves open (255) is open for everybody. Of a
     data set in patches, an object is what a patch shows of it.
@@ -166,7 +166,7 @@ class SimulatedAnnotatorsDataModule(MultiAnnotatorDataModule):
             ``"reference"``. Images without that mask are left out.
         availability: Share of the images that an annotator labels, in [0, 1]: one for all, one for
             each by name, or drawn from a Beta distribution. At least one annotator labels each.
-        owner_band: Width in pixels of the surroundings that belong to an object's expert.
+        expert_band: Width in pixels of the surroundings that belong to an object's expert.
         seed: Seed of rules that draw by chance, and of who labels what.
         kwargs: The loading options of `MultiAnnotatorDataModule`, from ``batch_size`` on.
 
@@ -190,7 +190,7 @@ class SimulatedAnnotatorsDataModule(MultiAnnotatorDataModule):
         annotators: Sequence[SimulatedAnnotator | Preset],
         source: str = REFERENCE,
         availability: float | BetaAvailability | dict[str, float] = 1.0,
-        owner_band: float = 5.0,
+        expert_band: float = 5.0,
         seed: int = 0,
         **kwargs: Any,  # noqa: ANN401 - the parent class types them
     ) -> None:
@@ -210,7 +210,7 @@ class SimulatedAnnotatorsDataModule(MultiAnnotatorDataModule):
         self.panel = tuple(annotator.resolved(data.classes) for annotator in panel)
         self.source = source
         self.availability = _availability(availability, self.annotators, seed)
-        self.owner_band = owner_band
+        self.expert_band = expert_band
         self.seed = seed
 
     @property
@@ -267,7 +267,7 @@ class SimulatedAnnotatorsDataModule(MultiAnnotatorDataModule):
             self.classes,
             self.panel,
             [1 - self.availability[name] for name in self.annotators],
-            self.owner_band,
+            self.expert_band,
             self.seed,
         )
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.annotators import (
     Habit,
     SimulatedAnnotator,
@@ -18,11 +19,10 @@ from tax_lightning.data.annotators import (
     annotate,
     draw_presence,
     draw_reference,
-    owner_map,
+    expert_map,
     rule_names,
 )
 from tax_lightning.data.datamodule import MultiAnnotatorDataModule
-from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.data.rules import (
     ConvexHull,
     Fracture,
@@ -169,7 +169,7 @@ class SyntheticScenes:
         self._drawn: dict[int, RawSample] = {}
 
     def __getitem__(self, index: int) -> RawSample:
-        """The scene of this number, with masks, reference, owner and deviation."""
+        """The scene of this number, with masks, reference, expert and deviation."""
         number = range(len(self.ids))[index]
         if number not in self._drawn:
             self._drawn[number] = self._draw(number)
@@ -182,8 +182,8 @@ class SyntheticScenes:
         shape = (self.size, self.size)
         masks, deviation = annotate(objects, self.annotators, shape, hands)
         masks, deviation = masks[self.chosen], deviation[self.chosen]
-        owner = owner_map(objects, self.annotators, shape, OWNER_BAND)
-        place = np.full(256, IGNORE_INDEX, np.uint8)  # of each owner among those chosen
+        expert = expert_map(objects, self.annotators, shape, OWNER_BAND)
+        place = np.full(256, IGNORE_INDEX, np.uint8)  # of each expert among those chosen
         place[self.chosen] = np.arange(len(self.chosen))
         present = draw_presence(np.full(len(self.chosen), self.missing), absences)
         masks[~present] = IGNORE_INDEX
@@ -194,7 +194,7 @@ class SyntheticScenes:
             masks=masks,
             present=present,
             reference=draw_reference(objects, shape),
-            owner=place[owner],
+            expert=place[expert],
             deviation=deviation,
         )
 
@@ -202,7 +202,7 @@ class SyntheticScenes:
 class SyntheticDataModule(MultiAnnotatorDataModule):
     """Synthetic scenes, labelled by five simulated annotators whose every deviation has a cause.
 
-    Batches hold ``reference``, ``owner`` and ``deviation``, so that who maps can be scored against
+    Batches hold ``reference``, ``expert`` and ``deviation``, so that who maps can be scored against
     the truth. `rules` names the deviation ids.
 
     Args:
@@ -215,7 +215,7 @@ class SyntheticDataModule(MultiAnnotatorDataModule):
         missing: Probability in [0, 1] that an annotator did not label a scene. At least one
             annotator labels each.
         annotators: Names of those of the panel who label; ``null`` takes all. The scenes stay the
-            same; where the owner is left out, the owner is unknown.
+            same; where the expert is left out, the expert is unknown.
         panel: ``"habits"``: everybody draws most of an object right, and differs by a habit;
             ``"specialists"``: everybody knows one type of object, and overlooks or misnames others;
             or a list of simulated annotators, whose habits may name classes and types of object
@@ -229,7 +229,7 @@ class SyntheticDataModule(MultiAnnotatorDataModule):
         >>> data = SyntheticDataModule(train_samples=4, batch_size=2)
         >>> data.annotators, data.classes
         (('Ana', 'Ben', 'Chloe', 'Dara', 'Emil'), ('background', 'cell', 'fibre', 'debris'))
-        >>> next(iter(data.train_dataloader()))["owner"].shape
+        >>> next(iter(data.train_dataloader()))["expert"].shape
         torch.Size([2, 96, 96])
     """
 

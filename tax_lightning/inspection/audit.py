@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from skimage.measure import label
 
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 from tax_lightning.data.dataset import Source
-from tax_lightning.data.labels import IGNORE_INDEX
 from tax_lightning.data.samples import RawSample, SampleTable
 from tax_lightning.data.splits import SPLITS
 

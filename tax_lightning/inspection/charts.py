@@ -12,10 +12,10 @@ import numpy.typing as npt
 from PIL import Image
 from skimage.segmentation import find_boundaries
 
-from tax_lightning.data.labels import IGNORE_INDEX
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.samples import RawSample
-from tax_lightning.explain.palette import Colour, Picture, annotator_palette, class_palette
 from tax_lightning.inspection.audit import Array
+from tax_lightning.visualization.palette import Colour, Picture, annotator_palette, class_palette
 
 SIDE = 480
 """Pixels of the longer side of a picture, about."""

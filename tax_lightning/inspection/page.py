@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tax_lightning.data.samples import RawSample
-from tax_lightning.explain.palette import annotator_palette
 from tax_lightning.inspection.audit import Audit, Outlier
 from tax_lightning.inspection.charts import (
     area_strips,
@@ -21,6 +20,7 @@ from tax_lightning.inspection.charts import (
 )
 from tax_lightning.inspection.findings import Finding
 from tax_lightning.inspection.tables import Table
+from tax_lightning.visualization.palette import annotator_palette
 
 _PAGE = Template("""\
 <!doctype html>

@@ -55,15 +55,15 @@ from tax_lightning.metrics.usage import (
     AssignmentUsage,
     PrototypeUsage,
     assignment_information,
-    dead_share,
     prototype_max_cosine,
     prototype_usage,
+    pruned_share,
 )
 from tax_lightning.metrics.who import (
-    OwnerAccuracy,
+    ExpertAccuracy,
     WhoAccuracy,
     disagreement,
-    owner_accuracy,
+    expert_accuracy,
     who_accuracy,
 )
 from tax_lightning.metrics.why import WhyFaithfulness, why_faithfulness
@@ -74,13 +74,13 @@ __all__ = [
     "AssignmentUsage",
     "ConsistencyError",
     "EvidenceMetrics",
+    "ExpertAccuracy",
     "ExplanationMetrics",
     "FusedOverlap",
     "GeneralizedEnergyDistance",
     "MatchedDice",
     "MaxDice",
     "NormalizedCrossCorrelation",
-    "OwnerAccuracy",
     "PrototypeUsage",
     "Purity",
     "RelativeArea",
@@ -96,21 +96,21 @@ __all__ = [
     "assignment_information",
     "attribute_information",
     "consistency_error",
-    "dead_share",
     "disagreement",
     "events",
+    "expert_accuracy",
     "fused_dice",
     "generalized_energy_distance",
     "matched_dice",
     "max_dice",
     "normalized_cross_correlation",
-    "owner_accuracy",
     "patch_insertion",
     "prototype_consistency",
     "prototype_integrity",
     "prototype_max_cosine",
     "prototype_purity",
     "prototype_usage",
+    "pruned_share",
     "relative_area",
     "removal_effects",
     "segmentation_calibration",
@@ -138,7 +138,7 @@ def segmentation_metrics(
     Update it with one call of all keywords; each metric takes those it knows: ``prediction``
     ``[B, H, W]``, ``annotator_prediction`` ``[B, N, H, W]``, ``masks`` ``[B, N, H, W]``,
     ``present`` ``[B, N]``, ``who`` ``[B, N, H, W]``, ``within`` ``[B, N, K, H, W]``, and, where the
-    data have them, ``reference`` and ``owner`` ``[B, H, W]``. ``compute`` returns one flat
+    data have them, ``reference`` and ``expert`` ``[B, H, W]``. ``compute`` returns one flat
     dict of scalars; a value without a single case, such as that of a reference that the data lack,
     is NaN.
 
@@ -159,7 +159,7 @@ def segmentation_metrics(
     Example:
         >>> metrics = segmentation_metrics(["Ada", "Ben"], ["background", "cup"], kernels=4)
         >>> sorted(metrics)[:4]
-        ['annotator_dice', 'fused_overlap', 'ged2', 'owner_accuracy']
+        ['annotator_dice', 'fused_overlap', 'ged2', 'expert_accuracy']
     """
     metrics: dict[str, Metric | MetricCollection] = {
         "fused_overlap": FusedOverlap(classes),
@@ -170,7 +170,7 @@ def segmentation_metrics(
         metrics["relative_area"] = RelativeArea(annotators)
     if who:
         metrics["who_accuracy"] = WhoAccuracy()
-        metrics["owner_accuracy"] = OwnerAccuracy()
+        metrics["expert_accuracy"] = ExpertAccuracy()
     if kernels is not None:
         metrics["prototype_usage"] = PrototypeUsage(annotators, kernels)
     # Compute groups are off: the collection would find them by comparing states after the first

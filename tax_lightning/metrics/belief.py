@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from tax_lightning.data.labels import IGNORE_INDEX
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.metrics.calibration import bins, calibration_error, histogram
 from tax_lightning.metrics.inputs import check_inputs, labelled_pixels, named_annotator, sum_where
 from tax_lightning.metrics.pooled import PooledMetric, count, total
-from tax_lightning.metrics.who import disagreement, labelled_and_right, owned_pixels
+from tax_lightning.metrics.who import disagreement, expert_pixels, labelled_and_right
 
 
 def _shares(who: Tensor, labelled: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def agreement_lift(
 
 
 def _calibration_sums(
-    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor, owner: Tensor | None
+    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor, expert: Tensor | None
 ) -> dict[str, Tensor]:
     """Histograms over D1 and over the owned pixels; sums of NLL and Brier score, their pixels."""
     labelled, right = labelled_and_right(who, masks, present, reference)
@@ -93,12 +93,12 @@ def _calibration_sums(
         confidence, right.gather(1, named).squeeze(1), disputed & (how_many == 1)
     )
 
-    if owner is None:
+    if expert is None:
         cases, hits = torch.zeros_like(disputed), disputed
     else:
-        cases, index = owned_pixels(labelled, disputed, reference, owner)
+        cases, index = expert_pixels(labelled, disputed, reference, expert)
         hits = (named == index).squeeze(1)
-    owner_counts, owner_gaps = histogram(confidence, hits, cases)
+    expert_counts, expert_gaps = histogram(confidence, hits, cases)
 
     cases = disputed & (how_many > 0)
     target = right / how_many.unsqueeze(1)  # NaN where nobody is right, which is no case
@@ -107,8 +107,8 @@ def _calibration_sums(
     return {
         "d1_counts": d1_counts,
         "d1_gaps": d1_gaps,
-        "owner_counts": owner_counts,
-        "owner_gaps": owner_gaps,
+        "expert_counts": expert_counts,
+        "expert_gaps": expert_gaps,
         "nll": sum_where(nll, cases),
         "brier": sum_where(brier, cases),
         "pixels": cases.sum(),
@@ -118,8 +118,8 @@ def _calibration_sums(
 def _calibration_means(
     d1_counts: Tensor,
     d1_gaps: Tensor,
-    owner_counts: Tensor,
-    owner_gaps: Tensor,
+    expert_counts: Tensor,
+    expert_gaps: Tensor,
     nll: Tensor,
     brier: Tensor,
     pixels: Tensor,
@@ -127,7 +127,7 @@ def _calibration_means(
     """Results of :func:`who_calibration` from its sums."""
     return {
         "who_ece_d1": calibration_error(d1_counts, d1_gaps),
-        "who_ece_owner": calibration_error(owner_counts, owner_gaps),
+        "who_ece_expert": calibration_error(expert_counts, expert_gaps),
         "who_nll": nll / pixels,
         "who_brier": brier / pixels,
     }
@@ -138,7 +138,7 @@ def who_calibration(
     masks: Tensor,
     present: Tensor,
     reference: Tensor,
-    owner: Tensor | None = None,
+    expert: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Is the largest share as often right as it is large, and how far are shares from the truth?
 
@@ -157,13 +157,13 @@ def who_calibration(
         masks: Class ids given by the annotators ``[B, N, H, W]``, 255 where not labelled.
         present: Which annotators labelled the image, boolean ``[B, N]``.
         reference: True class ids ``[B, H, W]``, 255 where unknown.
-        owner: Index of the expert at each pixel ``[B, H, W]``, 255 where there is none; for
+        expert: Index of the expert at each pixel ``[B, H, W]``, 255 where there is none; for
             synthetic data.
 
     Returns:
         ``who_ece_d1``, calibration error for being the annotator that is right, where exactly one
-        is (the cases of :func:`.who_accuracy`); ``who_ece_owner``, the same for being the pixel's
-        owner (the cases of :func:`.owner_accuracy`); both in [0, 1], 0 is best. ``who_nll``,
+        is (the cases of :func:`.who_accuracy`); ``who_ece_expert``, the same for being the pixel's
+        expert (the cases of :func:`.expert_accuracy`); both in [0, 1], 0 is best. ``who_nll``,
         -sum_n q_n log share_n in nats, where a share less than 1.2e-7 counts as that much, in
         [0, 16); ``who_brier``, sum_n (share_n - q_n)^2, in [0, 2]. NaN where no pixel counts.
 
@@ -179,9 +179,9 @@ def who_calibration(
         ...     reference=torch.tensor([[[1, 0]]]),
         ... )
         >>> {name: round(float(value), 3) for name, value in result.items()}
-        {'who_ece_d1': 0.3, 'who_ece_owner': nan, 'who_nll': 0.916, 'who_brier': 0.68}
+        {'who_ece_d1': 0.3, 'who_ece_expert': nan, 'who_nll': 0.916, 'who_brier': 0.68}
     """
-    return _calibration_means(**_calibration_sums(who, masks, present, reference, owner))
+    return _calibration_means(**_calibration_sums(who, masks, present, reference, expert))
 
 
 def _entropy_sums(who: Tensor, masks: Tensor, present: Tensor) -> dict[str, Tensor]:
@@ -209,7 +209,7 @@ def _entropy_means(
 
 
 def who_entropy(who: Tensor, masks: Tensor, present: Tensor) -> dict[str, Tensor]:
-    """How undecided the shares are, where annotators disagree and where they are unanimous.
+    """How unanimous the shares are, where annotators disagree and where they are unanimous.
 
     H(w) / log N of the shares of all N annotators, in [0, 1]: 0 where one has it all, 1 where all
     have the same share. Shares can tell annotators apart only where these disagree.
@@ -289,9 +289,9 @@ class WhoCalibration(PooledMetric):
     :func:`who_calibration`.
 
     ``update`` takes ``who`` ``[B, N, H, W]``, ``masks`` ``[B, N, H, W]`` (255 where not labelled),
-    ``present`` (boolean ``[B, N]``), ``reference`` ``[B, H, W]`` (255 where unknown) and ``owner``
+    ``present`` (boolean ``[B, N]``), ``reference`` ``[B, H, W]`` (255 where unknown) and ``expert``
     ``[B, H, W]`` (255 where there is none); without a reference a batch adds nothing, and without
-    an owner nothing to ``who_ece_owner``. ``compute`` returns ``{"who_ece_d1", "who_ece_owner",
+    an expert nothing to ``who_ece_expert``. ``compute`` returns ``{"who_ece_d1", "who_ece_expert",
     "who_nll", "who_brier"}``, 0 at best; NaN without a case.
 
     Raises:
@@ -305,10 +305,10 @@ class WhoCalibration(PooledMetric):
         ...     masks=torch.tensor([[[[1]], [[0]]]]),
         ...     present=torch.tensor([[True, True]]),
         ...     reference=torch.tensor([[[1]]]),
-        ...     owner=torch.tensor([[[1]]]),
+        ...     expert=torch.tensor([[[1]]]),
         ... )
         >>> {name: round(float(value), 3) for name, value in metric.compute().items()}
-        {'who_ece_d1': 0.25, 'who_ece_owner': 0.75, 'who_nll': 0.288, 'who_brier': 0.125}
+        {'who_ece_d1': 0.25, 'who_ece_expert': 0.75, 'who_nll': 0.288, 'who_brier': 0.125}
     """
 
     higher_is_better = False
@@ -317,8 +317,8 @@ class WhoCalibration(PooledMetric):
         super().__init__(
             d1_counts=bins(),
             d1_gaps=bins(),
-            owner_counts=bins(),
-            owner_gaps=bins(),
+            expert_counts=bins(),
+            expert_gaps=bins(),
             nll=total(),
             brier=total(),
             pixels=count(),
@@ -331,11 +331,11 @@ class WhoCalibration(PooledMetric):
         masks: Tensor,
         present: Tensor,
         reference: Tensor | None = None,
-        owner: Tensor | None = None,
+        expert: Tensor | None = None,
     ) -> None:
         """Add one batch; nothing where it has no reference."""
         if reference is not None:
-            self.add(**_calibration_sums(who, masks, present, reference, owner))
+            self.add(**_calibration_sums(who, masks, present, reference, expert))
 
     def compute(self) -> dict[str, Tensor]:
         """Group the bins to equal mass, and average over the pixels."""
@@ -343,7 +343,7 @@ class WhoCalibration(PooledMetric):
 
 
 class WhoEntropy(PooledMetric):
-    """How undecided are the shares, where annotators disagree and where they are unanimous?
+    """How unanimous are the shares, where annotators disagree and where they are unanimous?
 
     Pools the pixels of all images; see :func:`who_entropy`.
 

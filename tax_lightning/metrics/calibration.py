@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tax_lightning.data.labels import IGNORE_INDEX
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.metrics.inputs import check_inputs, labelled_pixels
 from tax_lightning.metrics.pooled import PooledMetric
 

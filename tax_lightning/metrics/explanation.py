@@ -10,16 +10,16 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from tax_lightning.explain.explanation import PrototypeSource
+from tax_lightning.explanation import PrototypeSource
 from tax_lightning.metrics.belief import AgreementLift, WhoCalibration, WhoEntropy
 from tax_lightning.metrics.probes import patch_insertion, prototype_integrity, stability
 from tax_lightning.metrics.purity import EVENTS, Purity, events
 from tax_lightning.metrics.removal import Removal
 from tax_lightning.metrics.usage import AssignmentUsage, prototype_max_cosine
-from tax_lightning.metrics.who import OwnerAccuracy, WhoAccuracy, disagreement
+from tax_lightning.metrics.who import ExpertAccuracy, WhoAccuracy, disagreement
 from tax_lightning.metrics.why import WhyFaithfulness
-from tax_lightning.mixing import Mixing
-from tax_lightning.network import TAXNetwork, TAXOutput, TAXWeights
+from tax_lightning.models.mixture import Mixing
+from tax_lightning.models.network import TAXNetwork, TAXOutput, TAXWeights
 
 PROBED_IMAGES = 4  # of the first that come, for what needs passes of its own
 # These do not depend on the who map, or not on whose weight is whose.
@@ -27,9 +27,9 @@ NO_CONTROL = {
     f"{name}_shuffled"
     for name in (
         "who_chance_d1",
-        "who_chance_owner",
-        "who_ceiling_owner",
-        "who_needed_owner",
+        "who_chance_expert",
+        "who_ceiling_expert",
+        "who_needed_expert",
         "who_entropy_disputed",
         "who_entropy_unanimous",
     )
@@ -81,7 +81,7 @@ class EvidenceMetrics(nn.Module):
         masks: Tensor,
         present: Tensor,
         reference: Tensor,
-        owner: Tensor | None = None,
+        expert: Tensor | None = None,
         eligible: Tensor | None = None,
     ) -> None:
         """Add one batch.
@@ -93,11 +93,11 @@ class EvidenceMetrics(nn.Module):
             masks: ``[B, N, H, W]``, 255 where not labelled.
             present: ``[B, N]`` bool.
             reference: ``[B, H, W]``, 255 where unknown.
-            owner: ``[B, H, W]``, index of the expert, 255 where there is none.
+            expert: ``[B, H, W]``, index of the expert, 255 where there is none.
             eligible: bool ``[B, N, K, H, W]``, where a piece of evidence counts; by default
                 everywhere.
         """
-        labels = {"masks": masks, "present": present, "reference": reference, "owner": owner}
+        labels = {"masks": masks, "present": present, "reference": reference, "expert": expert}
         labels |= {"log_who": log_who, "log_annotator_probs": log_annotator_probs}
         who = log_who.exp()
         self._update_who(self.who, who, labels)
@@ -174,7 +174,7 @@ class ExplanationMetrics(EvidenceMetrics):
         masks: Tensor,
         present: Tensor,
         reference: Tensor,
-        owner: Tensor | None = None,
+        expert: Tensor | None = None,
     ) -> None:
         """Add one batch.
 
@@ -184,7 +184,7 @@ class ExplanationMetrics(EvidenceMetrics):
             masks: ``[B, N, H, W]``, 255 where not labelled.
             present: ``[B, N]`` bool.
             reference: ``[B, H, W]``, 255 where unknown.
-            owner: ``[B, H, W]``, index of the expert, 255 where there is none.
+            expert: ``[B, H, W]``, index of the expert, 255 where there is none.
         """
         (network,) = self._network
         self.update_evidence(
@@ -194,7 +194,7 @@ class ExplanationMetrics(EvidenceMetrics):
             masks=masks,
             present=present,
             reference=reference,
-            owner=owner,
+            expert=expert,
             eligible=output.log_within.isfinite(),
         )
         self.why.update(
@@ -210,11 +210,11 @@ class ExplanationMetrics(EvidenceMetrics):
     def compute(self) -> dict[str, Tensor]:
         """All values but those of :meth:`probe`, by name; NaN without a case."""
         (network,) = self._network
-        vectors, alive = network.memory.unit_vectors.detach(), network.memory.alive
+        vectors, active = network.memory.unit_vectors.detach(), network.memory.active
         return {
             **super().compute(),
             **_values([self.why, self.usage]),
-            "prototype_max_cosine": prototype_max_cosine(vectors, alive),
+            "prototype_max_cosine": prototype_max_cosine(vectors, active),
         }
 
     @torch.no_grad()
@@ -294,7 +294,7 @@ def _weights_as_one(network: TAXNetwork, images: Tensor) -> TAXWeights:
 def _who_metrics(annotators: int, mixing: Mixing) -> list[Metric]:
     return [
         WhoAccuracy(),
-        OwnerAccuracy(),
+        ExpertAccuracy(),
         AgreementLift(),
         WhoCalibration(),
         WhoEntropy(),

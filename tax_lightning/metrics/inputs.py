@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tax_lightning.data.labels import IGNORE_INDEX
+from tax_lightning.constants import IGNORE_INDEX
 
 
 def check_inputs(*arguments: tuple[str, Tensor, str], **sizes: int) -> None:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tax_lightning.explain.explanation import PrototypeSource
+from tax_lightning.explanation import PrototypeSource
 from tax_lightning.metrics.inputs import check_inputs
 
 if TYPE_CHECKING:
-    from tax_lightning.network import TAXOutput, TAXWeights
+    from tax_lightning.models.network import TAXOutput, TAXWeights
 
 OutputOf = Callable[[Tensor], "TAXOutput | TAXWeights"]
 
@@ -63,7 +63,7 @@ def prototype_integrity(
 ) -> dict[str, float]:
     """Read the source images again, encode them, and compare with the prototypes.
 
-    Prototypes that are dead or have never been projected are left out. Each image is read and
+    Prototypes that are pruned or have never been projected are left out. Each image is read and
     encoded once.
 
     Args:
@@ -120,7 +120,7 @@ def patch_insertion(
     place of the same source image is pasted at the same place. A low score at a small size says
     that so small a crop does not carry the reason by itself: the model also sees around it.
 
-    It takes ``2 * len(sizes)`` passes of ``images`` a prototype. Prototypes that are dead or have
+    It takes ``2 * len(sizes)`` passes of ``images`` a prototype. Prototypes that are pruned or have
     never been projected are left out.
 
     Args:
@@ -144,7 +144,7 @@ def patch_insertion(
         >>> def model(images):  # kernel 0 for dark pixels, kernel 1 for bright ones
         ...     within = torch.cat([1 - images, images], dim=1).unsqueeze(1)
         ...     return SimpleNamespace(log_who=torch.zeros_like(images), log_within=within.log())
-        >>> dark = PrototypeSource("Ana", 0, "a", 0, 0, 1.0, "background", False, ())  # dead
+        >>> dark = PrototypeSource("Ana", 0, "a", 0, 0, 1.0, "background", False, ())  # pruned
         >>> bright = PrototypeSource("Ana", 1, "a", 2, 2, 1.0, "cell", True, ())
         >>> image = torch.zeros(1, 8, 8)
         >>> image[:, 1:4, 1:4] = 1
@@ -181,7 +181,7 @@ def prototype_insertion(
         seed: Makes the places reproducible.
 
     Returns:
-        Share of the images in [0, 1] by annotator index and kernel. Prototypes that are dead, have
+        Share of the images in [0, 1] by annotator index and kernel. Prototypes that are pruned, have
         never been projected or whose patch does not fit are left out.
 
     Raises:
@@ -305,7 +305,7 @@ def _by_image(
     found: dict[str, dict[tuple[int, int], PrototypeSource]] = defaultdict(dict)
     for n, row in enumerate(sources):
         for k, source in enumerate(row):
-            if source.alive and source.projected:
+            if source.active and source.projected:
                 found[source.sample_id][n, k] = source
     return found
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.functional.clustering import adjusted_mutual_info_score
 
-from tax_lightning.data.labels import IGNORE_INDEX
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.metrics.inputs import check_inputs
 
 TOP = 10  # pixels kept for a prototype, each from another image
@@ -227,7 +227,7 @@ class Purity(Metric):
     ``update`` takes ``similarity`` ``[B, N, K, H, W]``; ``attributes``, a dict of label maps
     ``[B, H, W]`` or ``[B, N, H, W]`` (255 where there is none), of which a batch may lack some; and
     ``eligible``, boolean ``[B, N, K, H, W]``, the pixels that may stand for (n, k) - give false
-    for a prototype that is dead. A prototype's usage, its weight in the average, is the number of
+    for a prototype that is pruned. A prototype's usage, its weight in the average, is the number of
     pixels at which it is the most similar of its annotator's eligible ones.
 
     ``compute`` returns for each attribute ``purity/<attribute>`` (:func:`prototype_purity`),

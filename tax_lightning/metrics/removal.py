@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from tax_lightning.metrics.inputs import check_inputs, labelled_pixels
 from tax_lightning.metrics.who import disagreement
-from tax_lightning.mixing import Mixing, among, mix
+from tax_lightning.models.mixture import Mixing, among, mix
 
 # Shares crowd near 0 and 1, where bins of equal width would make ties of most. Their logits spread,
 # and in single precision those of the shares above 1/2 all lie below 16.

@@ -116,17 +116,17 @@ def _tops(log_within: Tensor) -> Tensor:
     return (top == kernels[:, None, None]).sum((0, 3, 4))
 
 
-def _dead(tops: Tensor) -> Tensor:
+def _pruned(tops: Tensor) -> Tensor:
     """Share of prototypes without a pixel ``[N]``; NaN where no pixel was seen."""
     share = (tops == 0).float().mean(1)
     return share.masked_fill(tops.sum(1) == 0, torch.nan)
 
 
-def dead_share(log_within: Tensor) -> Tensor:
+def pruned_share(log_within: Tensor) -> Tensor:
     """Share of each annotator's prototypes that lead their annotator at no pixel.
 
     A prototype leads where its weight is the largest of its annotator's K (the first of equals). A
-    prototype that the memory has declared dead, whose logarithm is -inf, leads nowhere.
+    prototype that the memory has declared pruned, whose logarithm is -inf, leads nowhere.
 
     Args:
         log_within: Logarithm of each kernel's weight within its annotator ``[B, N, K, H, W]``.
@@ -140,11 +140,11 @@ def dead_share(log_within: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> shares = torch.tensor([[0.6, 0.4], [0.3, 0.7]])  # 2 annotators, 2 kernels
-        >>> dead_share(shares.log()[None, :, :, None, None])
+        >>> pruned_share(shares.log()[None, :, :, None, None])
         tensor([0.5000, 0.5000])
     """
     check_inputs(("log_within", log_within, "BNKHW"))
-    return _dead(_tops(log_within))
+    return _pruned(_tops(log_within))
 
 
 def _information_sums(log_who: Tensor, log_within: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,14 +192,14 @@ def assignment_information(log_who: Tensor, log_within: Tensor) -> Tensor:
     return _information(*_information_sums(log_who, log_within), pixels)
 
 
-def prototype_max_cosine(vectors: Tensor, alive: Tensor | None = None) -> Tensor:
+def prototype_max_cosine(vectors: Tensor, active: Tensor | None = None) -> Tensor:
     """Largest cosine between two different prototypes; above 0.95 they are duplicates.
 
     Prototypes of one annotator and of different annotators count alike.
 
     Args:
         vectors: Prototypes ``[N, K, D]``, of any length but 0.
-        alive: Prototypes that take part, boolean ``[N, K]``; all of them if not given.
+        active: Prototypes that take part, boolean ``[N, K]``; all of them if not given.
 
     Returns:
         A scalar in [-1, 1]; NaN for fewer than two prototypes.
@@ -214,9 +214,9 @@ def prototype_max_cosine(vectors: Tensor, alive: Tensor | None = None) -> Tensor
     """
     check_inputs(("vectors", vectors, "NKD"))
     rows = vectors.flatten(0, 1)
-    if alive is not None:
-        check_inputs(("vectors", vectors, "NKD"), ("alive", alive, "NK"))
-        rows = rows[alive.flatten()]
+    if active is not None:
+        check_inputs(("vectors", vectors, "NKD"), ("active", active, "NK"))
+        rows = rows[active.flatten()]
     if len(rows) < 2:
         return torch.full((), torch.nan, device=vectors.device)
     rows = F.normalize(rows.float(), dim=-1)
@@ -227,10 +227,10 @@ def prototype_max_cosine(vectors: Tensor, alive: Tensor | None = None) -> Tensor
 class AssignmentUsage(PooledMetric):
     """Which prototypes are never used, and whether the assignment follows what is seen.
 
-    Pools the pixels of all images; see :func:`dead_share` and :func:`assignment_information`.
+    Pools the pixels of all images; see :func:`pruned_share` and :func:`assignment_information`.
 
     ``update`` takes ``log_who`` ``[B, N, H, W]`` and ``log_within`` ``[B, N, K, H, W]``.
-    ``compute`` returns ``{"prototype_dead/<annotator>": ..., "prototype_dead/mean": ...,
+    ``compute`` returns ``{"prototype_pruned/<annotator>": ..., "prototype_pruned/mean": ...,
     "assignment_information": ...}``: shares in [0, 1] and nats in [0, log(N * K)]; NaN without a
     case.
 
@@ -248,7 +248,7 @@ class AssignmentUsage(PooledMetric):
         >>> metric.update(log_who=who.log()[None, :, None], log_within=torch.zeros(1, 2, 1, 1, 2))
         >>> {name: round(float(value), 3) for name, value in metric.compute().items()}
         ... # doctest: +NORMALIZE_WHITESPACE
-        {'prototype_dead/Ada': 0.0, 'prototype_dead/Ben': 0.0, 'prototype_dead/mean': 0.0,
+        {'prototype_pruned/Ada': 0.0, 'prototype_pruned/Ben': 0.0, 'prototype_pruned/mean': 0.0,
          'assignment_information': 0.693}
     """
 
@@ -277,10 +277,10 @@ class AssignmentUsage(PooledMetric):
     def compute(self) -> dict[str, Tensor]:
         """Dead share by annotator and its mean, and the information over all pixels."""
         sums = self.sums
-        dead = _dead(sums["tops"])
-        by_name = {f"prototype_dead/{name}": dead[n] for n, name in enumerate(self.annotators)}
+        pruned = _pruned(sums["tops"])
+        by_name = {f"prototype_pruned/{name}": pruned[n] for n, name in enumerate(self.annotators)}
         information = _information(sums["totals"], sums["entropy"], sums["pixels"])
         return by_name | {
-            "prototype_dead/mean": dead.mean(),
+            "prototype_pruned/mean": pruned.mean(),
             "assignment_information": information,
         }

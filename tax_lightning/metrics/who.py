@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tax_lightning.data.labels import IGNORE_INDEX
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.metrics.inputs import check_inputs, labelled_pixels, named_annotator, sum_where
 from tax_lightning.metrics.pooled import PooledMetric, count, total
 
@@ -65,19 +65,19 @@ def labelled_and_right(
     return labelled, labelled & (masks == reference.unsqueeze(1))
 
 
-def owned_pixels(
-    labelled: Tensor, disputed: Tensor, reference: Tensor, owner: Tensor
+def expert_pixels(
+    labelled: Tensor, disputed: Tensor, reference: Tensor, expert: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The disputed pixels whose reference is known and whose owner gave a label.
+    """The disputed pixels whose reference is known and whose expert gave a label.
 
     Args:
         labelled: Where each annotator has given a label, boolean ``[B, N, H, W]``.
         disputed: Where annotators disagree, boolean ``[B, H, W]``.
         reference: True class ids ``[B, H, W]``, 255 where unknown.
-        owner: Index of the expert at each pixel ``[B, H, W]``, 255 where there is none.
+        expert: Index of the expert at each pixel ``[B, H, W]``, 255 where there is none.
 
     Returns:
-        Boolean ``[B, H, W]``, and the owner's index ``[B, 1, H, W]``, 0 where there is none.
+        Boolean ``[B, H, W]``, and the expert's index ``[B, 1, H, W]``, 0 where there is none.
 
     Raises:
         ValueError: If the shapes do not fit one another.
@@ -86,12 +86,12 @@ def owned_pixels(
         >>> import torch
         >>> labelled = torch.tensor([[[[True, True]], [[True, False]]]])
         >>> disputed, reference = torch.tensor([[[True, True]]]), torch.tensor([[[1, 1]]])
-        >>> owned_pixels(labelled, disputed, reference, torch.tensor([[[1, 1]]]))[0].tolist()
+        >>> expert_pixels(labelled, disputed, reference, torch.tensor([[[1, 1]]]))[0].tolist()
         [[[True, False]]]
     """
-    check_inputs(("masks", labelled, "BNHW"), ("owner", owner, "BHW"))
-    known = (owner != IGNORE_INDEX) & (reference != IGNORE_INDEX)
-    index = owner.masked_fill(~known, 0).unsqueeze(1)
+    check_inputs(("masks", labelled, "BNHW"), ("expert", expert, "BHW"))
+    known = (expert != IGNORE_INDEX) & (reference != IGNORE_INDEX)
+    index = expert.masked_fill(~known, 0).unsqueeze(1)
     return disputed & known & labelled.gather(1, index).squeeze(1), index
 
 
@@ -167,42 +167,42 @@ def _needed(masks: Tensor, labelled: Tensor, index: Tensor) -> Tensor:
     return needed
 
 
-def _owner_sums(
-    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor, owner: Tensor
+def _expert_sums(
+    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor, expert: Tensor
 ) -> dict[str, Tensor]:
-    """Hits, sums of ceilings, chances and needs, and number of pixels that have an owner."""
+    """Hits, sums of ceilings, chances and needs, and number of pixels that have an expert."""
     labelled, right = labelled_and_right(who, masks, present, reference)
-    cases, index = owned_pixels(labelled, disagreement(masks, present), reference, owner)
+    cases, index = expert_pixels(labelled, disagreement(masks, present), reference, expert)
     hits = (named_annotator(who, labelled) == index).squeeze(1)
-    owner_right = cases & right.gather(1, index).squeeze(1)
+    expert_right = cases & right.gather(1, index).squeeze(1)
     return {
         "hits": (hits & cases).sum(),
-        "ceiling": sum_where(1 / right.sum(1), owner_right),
+        "ceiling": sum_where(1 / right.sum(1), expert_right),
         "chance": sum_where(_chance(labelled), cases),
         "needed": sum_where(_needed(masks, labelled, index), cases),
         "pixels": cases.sum(),
     }
 
 
-def _owner_means(
+def _expert_means(
     hits: Tensor, ceiling: Tensor, chance: Tensor, needed: Tensor, pixels: Tensor
 ) -> dict[str, Tensor]:
-    """Results of :func:`owner_accuracy` from its sums."""
+    """Results of :func:`expert_accuracy` from its sums."""
     return {
-        "who_accuracy_owner": hits / pixels,
-        "who_ceiling_owner": ceiling / pixels,
-        "who_chance_owner": chance / pixels,
-        "who_needed_owner": needed / pixels,
+        "who_accuracy_expert": hits / pixels,
+        "who_ceiling_expert": ceiling / pixels,
+        "who_chance_expert": chance / pixels,
+        "who_needed_expert": needed / pixels,
     }
 
 
-def owner_accuracy(
-    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor, owner: Tensor
+def expert_accuracy(
+    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor, expert: Tensor
 ) -> dict[str, Tensor]:
     """Share of disputed pixels whose named annotator is the expert who owns the pixel.
 
-    The owner is known for synthetic data only. Counted are the pixels where annotators disagree,
-    the reference is known and the owner gave a label. The annotator named at a pixel is the one
+    The expert is known for synthetic data only. Counted are the pixels where annotators disagree,
+    the reference is known and the expert gave a label. The annotator named at a pixel is the one
     with the largest share among those who labelled it.
 
     Args:
@@ -210,16 +210,16 @@ def owner_accuracy(
         masks: Class ids given by the annotators ``[B, N, H, W]``, 255 where not labelled.
         present: Which annotators labelled the image, boolean ``[B, N]``.
         reference: True class ids ``[B, H, W]``, 255 where unknown.
-        owner: Index of the expert at each pixel ``[B, H, W]``, 255 where there is none.
+        expert: Index of the expert at each pixel ``[B, H, W]``, 255 where there is none.
 
     Returns:
-        ``who_accuracy_owner``; ``who_ceiling_owner``, what one would get who knew the labels and
+        ``who_accuracy_expert``; ``who_ceiling_expert``, what one would get who knew the labels and
         the reference alone and guessed among the annotators that are right (0 at a pixel whose
-        owner is not among them); ``who_chance_owner``, what a blind guess among the annotators who
-        labelled the pixel would get; ``who_needed_owner``, the share at which the labels of the
-        others, one vote each, outvote the owner's (a tie counts half): roughly the
+        expert is not among them); ``who_chance_expert``, what a blind guess among the annotators who
+        labelled the pixel would get; ``who_needed_expert``, the share at which the labels of the
+        others, one vote each, outvote the expert's (a tie counts half): roughly the
         ``who_flip_rate`` (see :func:`~tax_lightning.metrics.removal_effects`) of a model that
-        draws what everyone labelled, names the owner and weighs all others alike. Of one that
+        draws what everyone labelled, names the expert and weighs all others alike. Of one that
         names somebody else it may be larger. In [0, 1]; NaN where no pixel counts.
 
     Raises:
@@ -227,21 +227,21 @@ def owner_accuracy(
 
     Example:
         >>> import torch
-        >>> result = owner_accuracy(
+        >>> result = expert_accuracy(
         ...     who=torch.tensor([[[[0.7]], [[0.2]], [[0.1]]]]),
         ...     masks=torch.tensor([[[[1]], [[1]], [[0]]]]),
         ...     present=torch.tensor([[True, True, True]]),
         ...     reference=torch.tensor([[[1]]]),
-        ...     owner=torch.tensor([[[0]]]),
+        ...     expert=torch.tensor([[[0]]]),
         ... )
         >>> for name, value in result.items():
         ...     print(name, round(float(value), 3))
-        who_accuracy_owner 1.0
-        who_ceiling_owner 0.5
-        who_chance_owner 0.333
-        who_needed_owner 0.5
+        who_accuracy_expert 1.0
+        who_ceiling_expert 0.5
+        who_chance_expert 0.333
+        who_needed_expert 0.5
     """
-    return _owner_means(**_owner_sums(who, masks, present, reference, owner))
+    return _expert_means(**_expert_sums(who, masks, present, reference, expert))
 
 
 class WhoAccuracy(PooledMetric):
@@ -287,31 +287,31 @@ class WhoAccuracy(PooledMetric):
         return _d1_means(**self.sums)
 
 
-class OwnerAccuracy(PooledMetric):
+class ExpertAccuracy(PooledMetric):
     """Does the model name the expert who owns the pixel? For synthetic data.
 
-    Pools the pixels of all images; see :func:`owner_accuracy`.
+    Pools the pixels of all images; see :func:`expert_accuracy`.
 
     ``update`` takes ``who`` ``[B, N, H, W]``, ``masks`` ``[B, N, H, W]`` (255 where not labelled),
-    ``present`` (boolean ``[B, N]``), ``reference`` ``[B, H, W]`` (255 where unknown) and ``owner``
-    ``[B, H, W]`` (255 where there is none); without a reference or an owner a batch adds nothing.
-    ``compute`` returns ``{"who_accuracy_owner", "who_ceiling_owner", "who_chance_owner",
-    "who_needed_owner"}``, in [0, 1]; NaN without a case.
+    ``present`` (boolean ``[B, N]``), ``reference`` ``[B, H, W]`` (255 where unknown) and ``expert``
+    ``[B, H, W]`` (255 where there is none); without a reference or an expert a batch adds nothing.
+    ``compute`` returns ``{"who_accuracy_expert", "who_ceiling_expert", "who_chance_expert",
+    "who_needed_expert"}``, in [0, 1]; NaN without a case.
 
     Raises:
         ValueError: If tensors do not fit.
 
     Example:
         >>> import torch
-        >>> metric = OwnerAccuracy()
+        >>> metric = ExpertAccuracy()
         >>> metric.update(
         ...     who=torch.tensor([[[[0.7]], [[0.3]]]]),
         ...     masks=torch.tensor([[[[1]], [[0]]]]),
         ...     present=torch.tensor([[True, True]]),
         ...     reference=torch.tensor([[[1]]]),
-        ...     owner=torch.tensor([[[0]]]),
+        ...     expert=torch.tensor([[[0]]]),
         ... )
-        >>> metric.compute()["who_accuracy_owner"], metric.compute()["who_needed_owner"]
+        >>> metric.compute()["who_accuracy_expert"], metric.compute()["who_needed_expert"]
         (tensor(1.), tensor(1.))
     """
 
@@ -329,12 +329,12 @@ class OwnerAccuracy(PooledMetric):
         masks: Tensor,
         present: Tensor,
         reference: Tensor | None = None,
-        owner: Tensor | None = None,
+        expert: Tensor | None = None,
     ) -> None:
-        """Add one batch; nothing where it has no reference or no owner."""
-        if reference is not None and owner is not None:
-            self.add(**_owner_sums(who, masks, present, reference, owner))
+        """Add one batch; nothing where it has no reference or no expert."""
+        if reference is not None and expert is not None:
+            self.add(**_expert_sums(who, masks, present, reference, expert))
 
     def compute(self) -> dict[str, Tensor]:
-        """Average over the disputed pixels that have an owner."""
-        return _owner_means(**self.sums)
+        """Average over the disputed pixels that have an expert."""
+        return _expert_means(**self.sums)

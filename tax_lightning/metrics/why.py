@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tax_lightning.metrics.inputs import check_inputs
-from tax_lightning.mixing import Mixing, among, mix
+from tax_lightning.models.mixture import Mixing, among, mix
 
 KEYS = (
     "why_deletion_area",
@@ -43,7 +43,7 @@ def _spread(cases: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
 def _gather(
     log_who: Tensor, log_within: Tensor, log_kernel_probs: Tensor, cases: Tensor, limit: int
 ) -> tuple[Tensor, Tensor]:
-    """Assignment ``[M, 1, P]`` and probabilities ``[M, C, 1, P]`` of the M living kernels.
+    """Assignment ``[M, 1, P]`` and probabilities ``[M, C, 1, P]`` of the M active kernels.
 
     The P pixels are laid out as an image of one row, as the rules of mixing take images.
     """
@@ -51,8 +51,8 @@ def _gather(
     log_assignment = log_who[image, :, y, x].unsqueeze(2) + log_within[image, :, :, y, x]
     log_weights = log_assignment.float().flatten(1).T.unsqueeze(1)
     log_probs = log_kernel_probs[image, :, :, :, y, x].float().flatten(1, 2).permute(1, 2, 0)
-    alive = (log_weights > -torch.inf).any(-1).squeeze(1)
-    return log_weights[alive], log_probs[alive].unsqueeze(2)
+    active = (log_weights > -torch.inf).any(-1).squeeze(1)
+    return log_weights[active], log_probs[active].unsqueeze(2)
 
 
 def _ranks(log_weights: Tensor, log_probs: Tensor, decision: Tensor, mixing: Mixing) -> Tensor:
@@ -164,7 +164,7 @@ def why_faithfulness(
 ) -> dict[str, Tensor]:
     """How much of each decision hangs on the kernels with the largest shares in it.
 
-    All N * K living kernels of a pixel take part; those whose weight is 0 everywhere are dead. The
+    All N * K active kernels of a pixel take part; those whose weight is 0 everywhere are pruned. The
     decision c is the class that all of them together give. The share of kernel (n, k) in it is
     a_nk p_nk(c) / p(c) where probabilities are mixed, and a_nk where logits are.
 
@@ -178,7 +178,7 @@ def why_faithfulness(
     Args:
         log_who: Logarithm of each annotator's weight ``[B, N, H, W]``.
         log_within: Logarithm of the kernels' weights within their annotator ``[B, N, K, H, W]``;
-            -inf for a dead one.
+            -inf for a pruned one.
         log_kernel_probs: Logarithm of what each kernel would label ``[B, N, K, C, H, W]``.
         cases: Pixels that count, boolean ``[B, H, W]``, such as those of
             :func:`~tax_lightning.metrics.who.disagreement`.

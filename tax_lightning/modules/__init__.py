@@ -1,0 +1,1 @@
+"""The Lightning modules of the method, and what happens around training."""

@@ -1,0 +1,204 @@
+"""Annotators who come later: theirs is learnt, and all others stay as they are."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from tax_lightning.batch import Batch, complete_batch
+from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.losses import LossWeights
+from tax_lightning.models.mixture import among, mix
+from tax_lightning.models.network import TAXOutput
+from tax_lightning.modules.checkpoints import read_checkpoint
+from tax_lightning.modules.schedule import Schedule
+from tax_lightning.modules.tax import TAXLightningModule
+
+# What the added annotators take over from those before.
+TAKEN_OVER = (
+    "architecture",
+    "encoder",
+    "in_channels",
+    "backbone_options",
+    "kernels",
+    "kernel_size",
+    "embedding_channels",
+    "temperature",
+    "context",
+    "explanation_gradient",
+    "bank",
+    "mixing",
+    "prototype_update",
+    "reference",
+    "who_target",
+    "who_window",
+    "who_sharpness",
+    "segmentation_loss",
+)
+
+
+class AddedAnnotators(TAXLightningModule):
+    """A trained model that learns annotators it did not know, from a few of their masks.
+
+    Only the kernels, prototypes and priors of the new annotators are trained, and what anyone else
+    would draw stays bit for bit what it was. Where the data have no labels of the annotators known
+    before, what the model says they would draw takes their place; where they have no reference, the
+    result of those annotators does. A checkpoint of this run is one of a plain
+    :class:`~tax_lightning.modules.tax.TAXLightningModule` with all the annotators.
+
+    Args:
+        base: path of the checkpoint of the model that the annotators are added to.
+        annotators: of the data; those that the base does not know are added.
+        classes: of the data; they must be those of the base.
+        network: the module that gives the features, if the base was trained with one's own.
+        in_channels: of the data; they must be those of the base.
+        loss_weights: weight of each term.
+        schedule: when the new prototypes are started, projected and frozen.
+        explanation_metrics: as in the base class.
+        optimizer: as in the base class.
+        lr_scheduler: as in the base class.
+
+    Raises:
+        FileNotFoundError: if there is no file ``base``.
+        ValueError: if the base is no checkpoint of this library, or knows all the annotators
+            already, or its classes or channels differ.
+
+    Example:
+        Trained with ``tax fit --config experiments/add_annotator.yaml``; in one's own script
+        ``AddedAnnotators(base="best.ckpt", annotators=["Zoe"], classes=["background", "cell"])``
+        takes the place of ``TAXLightningModule(...)``.
+    """
+
+    refers_to_output = True
+
+    def __init__(
+        self,
+        base: str,
+        annotators: Sequence[str],
+        classes: Sequence[str],
+        network: nn.Module | None = None,
+        in_channels: int = 3,
+        loss_weights: LossWeights | None = None,
+        schedule: Schedule | None = None,
+        explanation_metrics: bool = False,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        checkpoint = read_checkpoint(base, "base", ("hyper_parameters", "names", "state_dict"))
+        settings = checkpoint["hyper_parameters"]
+        known = list(checkpoint["names"]["annotators"])
+        added = [name for name in annotators if name not in known]
+        _check(base, checkpoint, annotators, classes, in_channels)
+        super().__init__(
+            annotators=[*known, *added],
+            classes=classes,
+            network=settings["network"] if network is None else network,
+            cohorts=[*(settings["cohorts"] or [len(known)]), len(added)],
+            loss_weights=loss_weights,
+            schedule=schedule,
+            explanation_metrics=explanation_metrics,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            **{name: settings[name] for name in TAKEN_OVER},
+        )
+        self.kept = len(known)
+        self.labelled_by = tuple(annotators)
+        self._take_over(checkpoint["state_dict"])
+        memory, bank = self.network.memory, self.network.bank
+        self.network.requires_grad_(False)
+        learnt = [bank.weights, bank.biases, memory.priors]
+        if self.prototype_update == "gradient":
+            learnt.append(memory.prototypes)
+        for cohorts in learnt:
+            if len(cohorts) > 1:  # shared kernels and prototypes stay as they are
+                cohorts[-1].requires_grad_(True)
+
+    def _take_over(self, theirs: dict[str, Any]) -> None:
+        """Weights of the base; where there is a row for each annotator, the first rows."""
+        mine = self.state_dict()
+        for name, value in theirs.items():
+            if isinstance(value, Tensor):
+                mine[name][... if value.ndim == 0 else slice(len(value))] = value
+            else:
+                mine[name]["source_ids"][: len(value["source_ids"])] = value["source_ids"]
+        self.load_state_dict(mine)
+
+    def on_train_start(self) -> None:
+        """Hold the features still from the first step on."""
+        super().on_train_start()
+        self.network.freeze(prototypes=self.network.fixed_prototypes)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Check a batch, and make room for the annotators whom the data do not have."""
+        names = self.labelled_by
+        if not self._needs_labels and tuple(batch.get("annotators", names)) == self.annotators:
+            names = self.annotators
+        batch = complete_batch(batch, names, self.classes, needs_labels=self._needs_labels)
+        batch["annotators"] = self.annotators
+        if "masks" not in batch:
+            return batch
+        places = [self.annotators.index(name) for name in names]
+        masks, present = batch["masks"], batch["present"]
+        size = (len(masks), len(self.annotators))
+        batch["masks"] = masks.new_full((*size, *masks.shape[2:]), IGNORE_INDEX)
+        batch["masks"][:, places] = masks
+        batch["present"] = present.new_zeros(size)
+        batch["present"][:, places] = present
+        if "expert" in batch:  # from places among the data's annotators to those of all
+            place = torch.full((IGNORE_INDEX + 1,), IGNORE_INDEX)
+            place[: len(places)] = torch.tensor(places)
+            batch["expert"] = place.to(batch["expert"].device)[batch["expert"].long()]
+        return batch
+
+    def reference_labels(self, batch: Batch, output: TAXOutput) -> Tensor | None:
+        """The labels given with the data, else the result of the annotators known before."""
+        if self.reference == "none":
+            return None
+        if self.reference == "given" and "reference" in batch:
+            given: Tensor = batch["reference"]
+            return given
+        known = torch.arange(len(self.annotators), device=output.log_who.device) < self.kept
+        weights = among(output.log_who.detach(), known[:, None, None])
+        log_probs = output.log_annotator_probs.detach()
+        return mix(weights, log_probs, self.network.mixing).argmax(dim=1)
+
+    def _targets(self, batch: Batch, output: TAXOutput) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Those known before count as present everywhere, with what they would draw."""
+        would_draw = output.log_annotator_probs.detach().argmax(dim=2)
+        known = (torch.arange(len(self.annotators)) < self.kept).to(would_draw.device)
+        unseen = known & ~batch["present"]
+        masks = torch.where(unseen[:, :, None, None], would_draw, batch["masks"])
+        return masks, batch["present"] | known, self.reference_labels(batch, output)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What is saved is a plain module that knows all the annotators."""
+        super().on_save_checkpoint(checkpoint)
+        plain = TAXLightningModule
+        checkpoint["class_path"] = f"{plain.__module__}.{plain.__qualname__}"
+
+
+def _check(
+    base: str,
+    checkpoint: dict[str, Any],
+    annotators: Sequence[str],
+    classes: Sequence[str],
+    in_channels: int,
+) -> None:
+    names, settings = checkpoint["names"], checkpoint["hyper_parameters"]
+    if set(annotators) <= set(names["annotators"]):
+        raise ValueError(
+            f"base={base}: it knows all of {list(annotators)} already. Name at least one new "
+            "annotator in the data."
+        )
+    if list(names["classes"]) != list(classes):
+        raise ValueError(
+            f"base={base}: its classes are {list(names['classes'])}, but the data have "
+            f"{list(classes)}. Name the same classes in the same order."
+        )
+    if settings["in_channels"] != in_channels:
+        raise ValueError(
+            f"base={base}: its images have {settings['in_channels']} channels, but the data have "
+            f"{in_channels}. Set data.init_args.channels={settings['in_channels']}."
+        )

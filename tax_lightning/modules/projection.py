@@ -1,0 +1,286 @@
+"""The passes over images in which prototypes start and find their sources, and w is calibrated."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, Subset
+
+from tax_lightning.batch import Batch, unpacked
+from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.distributed import from_all_processes
+from tax_lightning.models.network import TAXOutput, TAXWeights
+from tax_lightning.models.prototypes import SourceSearch
+
+if TYPE_CHECKING:
+    from tax_lightning.modules.tax import TAXLightningModule
+
+START_PIXELS = 4096  # per annotator, for the clusters at which the prototypes are started
+SCALES = torch.logspace(-1, 1, 61)  # of the evidence, among which w is calibrated
+LEAST_PIXELS = 100  # that tell how certain w may be; the scale from fewer is a guess
+NEAR = 0.005  # between the certainty of w and how often it is right
+LEAST_AGREEMENT = 0.5  # of an annotator around a pixel that may become a prototype's source
+
+
+@torch.no_grad()
+def find_sources(module: TAXLightningModule, loader: Iterable[Batch]) -> SourceSearch:
+    """Look for the training pixels most similar to each prototype, in all processes.
+
+    Pixels qualify where the annotator labelled, agrees with the reference around, and the prototype
+    is the nearest of the annotator's own. For a shared prototype it is the annotator with the
+    largest weight among those who agree who must find it the nearest.
+
+    Args:
+        module: whose prototypes.
+        loader: batches of training images, not augmented; of this process.
+    """
+    memory = module.network.memory
+    search = SourceSearch(*memory.active.shape)
+    for batch, weights, reference in visit_weights(module, loader):
+        agree = module.loss.agreement(batch["masks"], batch["present"], reference)
+        qualified = (agree >= LEAST_AGREEMENT) & (batch["masks"] != IGNORE_INDEX)
+        nearest = weights.log_within == weights.log_within.amax(dim=2, keepdim=True)
+        eligible, labels = nearest & qualified.unsqueeze(2), batch["masks"]
+        if memory.kind == "shared":
+            eligible, labels = _of_leader(eligible, labels, qualified, weights.log_who)
+        search.update(
+            similarity=memory.similarity(weights.embedding),
+            eligible=eligible,
+            labels=labels,
+            embedding=weights.embedding,
+            ids=batch["id"],
+        )
+    found: SourceSearch
+    found, *others = from_all_processes(module, search)
+    for other in others:
+        found.merge(other)
+    return found
+
+
+def _of_leader(
+    eligible: Tensor, labels: Tensor, qualified: Tensor, log_who: Tensor
+) -> tuple[Tensor, Tensor]:
+    """From [B, N, K, H, W] and [B, N, H, W] those of the qualified annotator who weighs most."""
+    leader = log_who.masked_fill(~qualified, -torch.inf).argmax(dim=1, keepdim=True)
+    of_kernels = leader.unsqueeze(2).expand(-1, -1, eligible.shape[2], -1, -1)
+    return eligible.gather(1, of_kernels), labels.gather(1, leader)
+
+
+@torch.no_grad()
+def starting_pixels(module: TAXLightningModule, loader: Iterable[Batch]) -> list[Tensor]:
+    """For each annotator the embeddings ``[M, D]`` of pixels on which to believe them.
+
+    The draw depends on the image alone, not on the batch or the process that it came in.
+    """
+    per_image = max(1, START_PIXELS // _number_of_images(module, loader))
+    drawn: dict[str, list[Tensor]] = {}
+    for batch, output in visit(module, loader):
+        reference = module.reference_labels(batch, output)
+        agree = module.loss.agreement(batch["masks"], batch["present"], reference)
+        weight = agree * module.loss.relevance(output, reference).unsqueeze(1)
+        for i, name in enumerate(batch["id"]):
+            drawn[name] = _draw(output.embedding[i], weight[i], per_image, name)
+    everywhere: dict[str, list[Tensor]] = {}
+    for part in from_all_processes(module, drawn):
+        everywhere |= part  # in one order, so that all processes keep the same of two alike
+    columns = zip(*(everywhere[name] for name in sorted(everywhere)), strict=True)
+    return [torch.cat(column) for column in columns]
+
+
+def _number_of_images(module: TAXLightningModule, loader: Iterable[Batch]) -> int:
+    """Images that all processes together see, at least 1."""
+    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    if sampler is None or not hasattr(sampler, "__len__"):
+        return max(1, int(module.trainer.num_training_batches))
+    return max(1, len(sampler) * module.trainer.world_size)
+
+
+def calibrate(module: TAXLightningModule, loaders: Iterable[Iterable[Batch]]) -> None:
+    """Make w as certain as it is right on the first images that tell who is right.
+
+    Args:
+        module: whose scale is set; to 1 where no images tell.
+        loaders: as of :func:`fit_who_scale`, in order of preference.
+    """
+    scale = module.network.who_scale.fill_(1.0)
+    for loader in loaders if module.reference != "none" else ():
+        fitted = fit_who_scale(module, loader)
+        if fitted is not None:
+            scale.fill_(fitted)
+            return
+
+
+@torch.no_grad()
+def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float | None:
+    """The scale of the evidence with which w is as certain as it is right.
+
+    Where annotators disagree and exactly one of them says what the reference says, there is no
+    doubt who is right. On these pixels the mean of the largest w should be the share in which it
+    names the right one; of the scales that come that near, the one that changes w least is taken.
+    (The scale of largest likelihood, as in Guo, Pleiss, Sun, Weinberger,
+    "On calibration of modern neural networks", 2017, has no bound where all are named rightly, and
+    would take w for certain also where several annotators are right.) Who leads never changes.
+
+    Args:
+        module: whose w; its present scale is 1, and it has a reference.
+        loader: batches of images, not augmented; of this process. Of images it was trained on, a
+            model is more certain than it is right of others.
+
+    Returns:
+        The scale, one of ``SCALES``; ``None`` where hardly a pixel tells, as with a majority of
+        three or more annotators for a reference.
+    """
+    scales = SCALES.to(module.device)
+    # The sum of the largest w at each scale, then the pixels named rightly, then all pixels.
+    sums = torch.zeros(len(scales) + 2, dtype=torch.float64)
+    for batch, weights, reference in visit_weights(module, loader):
+        assert reference is not None
+        agree = module.loss.agreement(batch["masks"], batch["present"], reference)
+        right = (batch["masks"] == reference.unsqueeze(1)) & (batch["masks"] != IGNORE_INDEX)
+        log_who, right = _undoubted(weights.log_who, batch["masks"], right, agree)
+        for i, scale in enumerate(scales):
+            sums[i] += (log_who * scale).softmax(dim=1).amax(dim=1).sum().cpu()
+        named = log_who.argmax(dim=1, keepdim=True) if len(log_who) else right[:, :1].long()
+        sums[-2] += right.gather(1, named).sum().cpu()
+        sums[-1] += len(right)
+    sums = torch.stack(from_all_processes(module, sums)).sum(dim=0)
+    if sums[-1] < LEAST_PIXELS:
+        return None
+    gap = ((sums[:-2] - sums[-2]) / sums[-1]).abs()
+    near = gap <= gap.min().clamp_min(NEAR)
+    return float(SCALES[torch.where(near, SCALES.log().abs(), torch.inf).argmin()])
+
+
+def _undoubted(
+    log_who: Tensor, masks: Tensor, right: Tensor, agree: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of the pixels with exactly one right of several, log w ``[M, N]`` and who is right.
+
+    Where the expert is absent, the only one who is right may be so by accident: who deviates
+    around the pixel is no case. Weights are those among the annotators who labelled it.
+    """
+    labelled = masks != IGNORE_INDEX
+    believed = (right & (agree >= LEAST_AGREEMENT)).any(dim=1)
+    cases = (right.sum(dim=1) == 1) & (labelled.sum(dim=1) > 1) & believed
+    among_them = log_who.float().masked_fill(~labelled, -torch.inf)
+    return among_them.movedim(1, -1)[cases], right.movedim(1, -1)[cases]
+
+
+def _draw(embedding: Tensor, weight: Tensor, count: int, name: str) -> list[Tensor]:
+    """For each annotator ``count`` pixels of one image drawn by weight: N tensors ``[M, D]``."""
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    pixels = embedding.flatten(1).T.float().cpu()
+    drawn = []
+    for weights in weight.flatten(1).float().cpu():
+        if weights.sum() > 0:
+            index = torch.multinomial(weights, count, replacement=True, generator=generator)
+            drawn.append(pixels[index])
+        else:
+            drawn.append(pixels.new_zeros(0, pixels.shape[1]))
+    return drawn
+
+
+@torch.no_grad()
+def visit(module: TAXLightningModule, loader: Iterable[Batch]) -> Iterator[tuple[Batch, TAXOutput]]:
+    """Every batch on the module's device with what the network says of it in evaluation mode."""
+    for batch in loader:
+        ready, images = _on_device(module, batch)
+        with evaluating(module.network):
+            yield ready, module(images)
+
+
+@torch.no_grad()
+def visit_weights(
+    module: TAXLightningModule, loader: Iterable[Batch]
+) -> Iterator[tuple[Batch, TAXWeights, Tensor | None]]:
+    """Every batch with who and why alone, and the reference labels: a third of the time."""
+    if module.refers_to_output:
+        for batch, output in visit(module, loader):
+            weights = TAXWeights(output.log_who, output.log_within, output.embedding)
+            yield batch, weights, module.reference_labels(batch, output)
+        return
+    network = module.network
+    for batch in loader:
+        ready, images = _on_device(module, batch)
+        with evaluating(network):
+            weights = network.weigh(network.see(images).embedding)
+        yield ready, weights, module.reference_labels(ready, None)
+
+
+def _on_device(module: TAXLightningModule, batch: Batch) -> tuple[Batch, Tensor]:
+    """A batch as in training, and its images in the precision of the network."""
+    checked = module.on_before_batch_transfer(batch, 0)
+    ready = unpacked(module.transfer_batch_to_device(checked, module.device, 0))
+    return ready, ready["image"].to(next(module.network.parameters()).dtype)
+
+
+def projection_loader(trainer: L.Trainer) -> Iterable[Batch]:
+    """This process's part of the training images, not augmented if the data module can."""
+    datamodule: Any = getattr(trainer, "datamodule", None)
+    offered = hasattr(datamodule, "projection_dataloader")
+    whole: Any = datamodule.projection_dataloader() if offered else trainer.train_dataloader
+    batches = getattr(whole, "batch_sampler", None)
+    if batches is None or isinstance(whole.dataset, IterableDataset):
+        return cast(Iterable[Batch], whole)
+    dataset = whole.dataset
+    if offered and trainer.world_size > 1:  # the trainer's loader is divided already
+        dataset = Subset(dataset, range(trainer.global_rank, len(dataset), trainer.world_size))
+        batches = BatchSampler(SequentialSampler(dataset), whole.batch_size or 1, False)
+    # A loader of its own: to iterate again over the one in use would disturb its epoch.
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=whole.num_workers,
+        collate_fn=whole.collate_fn,
+        worker_init_fn=whole.worker_init_fn,
+    )
+
+
+def validation_loader(trainer: L.Trainer) -> Iterable[Batch]:
+    """This process's part of the images that the trainer validates with; empty without any."""
+    if trainer.val_dataloaders is None and trainer.enable_validation:
+        # As Lightning does before an epoch that ends with a validation: without the check before
+        # training, or in a run that goes on within an epoch, nothing is loaded yet.
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        trainer.training = True
+    loaders: Any = trainer.val_dataloaders
+    if loaders is None or not trainer.num_val_batches:
+        return []
+    several = loaders.values() if isinstance(loaders, dict) else loaders
+    first = next(iter(several)) if isinstance(loaders, dict | list | tuple) else loaders
+    most = trainer.num_val_batches[0]
+    return islice(first, None if most == float("inf") else int(most))
+
+
+def warn_of_dead_prototypes(annotators: Sequence[str], active: Tensor) -> None:
+    """Warn of the prototypes that found no source; ``active`` is boolean ``[N, K]``."""
+    pruned = [
+        f"{int((~row).sum())} of {name}"
+        for name, row in zip(annotators, active, strict=True)
+        if not row.all()
+    ]
+    if pruned:
+        L.pytorch.utilities.rank_zero_warn(
+            f"of {active.shape[1]} prototypes an annotator these are pruned, because no training "
+            f"pixel resembles them: {', '.join(pruned)}. They decide nothing. With fewer kernels "
+            "(kernels=...) or a longer run there may be none."
+        )
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time of the block; a module in training mode returns to it."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)

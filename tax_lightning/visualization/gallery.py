@@ -1,0 +1,203 @@
+"""The gallery: a card for each prototype, the training pixel that it is and how the model uses it.
+
+Like panels, cards are pure functions from values and arrays to pixels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from tax_lightning.explanation import PrototypeSource
+from tax_lightning.visualization.callouts import SourcePatch
+from tax_lightning.visualization.legend import LegendEntry
+from tax_lightning.visualization.lettering import shorten
+from tax_lightning.visualization.palette import INK, PAPER, Colour, Picture
+from tax_lightning.visualization.sheet import FAINT_INK, NO_PICTURE, Sheet
+
+SHOWN_NEAREST = 3
+COLUMNS = 4
+
+_CARD, _CROP, _THUMBNAIL, _RUNNER_UP = 304, 184, 104, 92  # pixels at scale 1
+_TAGLINE = (
+    "What the model compares new pixels with: each prototype is one pixel of a training image"
+)
+_SIGNS = (
+    LegendEntry("ring: the pixel"),
+    LegendEntry("line: the region around it where the prototype weighs most"),
+    LegendEntry("box: where the patch lies in its image"),
+)
+
+
+@dataclass(frozen=True)
+class PrototypeCard:
+    """What is to be said of one prototype. What was not measured is ``None`` and not shown.
+
+    Args:
+        source: annotator, kernel, and the training pixel, with its nearest pixels.
+        colour: that stands for the prototype's annotator.
+        use: share of the decided pixels of some images that the prototype decides, in ``[0, 1]``.
+        insertion: share of images in which the prototype is the model's first choice where its
+            patch is pasted in, in ``[0, 1]``.
+        patch: a crop of the training image around the pixel.
+        region: ``[h, w]`` bool, the pixels of the crop that belong to the connected region that the
+            prototype decides there.
+        image: the whole training image, in any size.
+        size: height and width of the training image in pixels, those in which ``source.y`` and
+            ``source.x`` count.
+        nearest: crops around the first of ``source.nearest``, in their order; ``None`` for
+            an image that is not at hand.
+
+    Example:
+        >>> source = PrototypeSource("Ana", 2, "train-0012", 31, 40, 0.97, "cell", True, ())
+        >>> PrototypeCard(source, (0, 114, 178), use=0.12).use
+        0.12
+    """
+
+    source: PrototypeSource
+    colour: Colour
+    use: float | None = None
+    insertion: float | None = None
+    patch: SourcePatch | None = None
+    region: NDArray[np.bool_] | None = None
+    image: Picture | None = None
+    size: tuple[int, int] | None = None
+    nearest: tuple[SourcePatch | None, ...] = ()
+
+
+def render_card(card: PrototypeCard) -> Picture:
+    """Draw one prototype.
+
+    Args:
+        card: what is to be said of it.
+
+    Returns:
+        ``[height, width, 3]`` uint8.
+
+    Example:
+        >>> source = PrototypeSource("Ana", 2, "", -1, -1, float("nan"), "", True, ())
+        >>> render_card(PrototypeCard(source, (0, 114, 178))).shape[2]
+        3
+    """
+    return np.asarray(_drawn(Sheet(), card))
+
+
+def render_gallery(cards: Sequence[PrototypeCard]) -> Picture:
+    """Draw many prototypes, four in a row; each annotator's begin a row of their own.
+
+    Args:
+        cards: those of one annotator one after the other.
+
+    Returns:
+        ``[height, width, 3]`` uint8.
+
+    Raises:
+        ValueError: if there is no card.
+    """
+    if not cards:
+        raise ValueError("render_gallery: no cards, expected at least one prototype.")
+    sheet = Sheet()
+    grouped = itertools.groupby(cards, key=lambda card: card.source.annotator)
+    rows = {expert: [_drawn(sheet, card) for card in group] for expert, group in grouped}
+    title = f"Prototypes of {next(iter(rows))}" if len(rows) == 1 else "Prototypes"
+    columns = min(COLUMNS, max(map(len, rows.values())))
+    width = max(2, columns) * (_CARD + sheet.gap) - sheet.gap
+    return sheet.framed(
+        [
+            sheet.heading(title, _TAGLINE, width),
+            sheet.flow(_SIGNS, width),
+            sheet.stacked([sheet.grid(row, columns) for row in rows.values()], 2 * sheet.gap),
+        ]
+    )
+
+
+def card_facts(card: PrototypeCard) -> tuple[str, ...]:
+    """The lines that stand on a card: what is known of the prototype, in words.
+
+    Args:
+        card: of the prototype.
+
+    Returns:
+        Where it is from, what was said there, and what was measured.
+
+    Example:
+        >>> source = PrototypeSource("Ana", 2, "train-0012", 31, 40, 0.97, "cell", True, ())
+        >>> card_facts(PrototypeCard(source, (0, 114, 178), use=0.125))
+        ... # doctest: +NORMALIZE_WHITESPACE
+        ('from train-0012 at y 31, x 40', 'labelled: cell', 'decides: 12% of the disputed pixels',
+         'similarity when taken: 0.97')
+    """
+    source = card.source
+    if not source.projected:
+        return ("not yet projected: no training pixel",)
+    facts = [f"from {shorten(source.sample_id)} at y {source.y}, x {source.x}"]
+    if source.label:
+        facts.append(f"labelled: {source.label}")
+    if not source.active:
+        facts.append("pruned: no training pixel is like it, so it decides nothing")
+    for value, text in (
+        (card.use, "decides: {:.0%} of the disputed pixels"),
+        (source.purity, "nearest pixels with one label: {:.0%}"),
+        (card.insertion, "recognised by its patch alone: {:.0%}"),
+        (source.similarity, "similarity when taken: {:.2f}"),
+    ):
+        if value is not None and not math.isnan(value):
+            facts.append(text.format(value))
+    return tuple(facts)
+
+
+def _drawn(sheet: Sheet, card: PrototypeCard) -> Image.Image:
+    """A card: name, crop and whole image, facts, nearest pixels."""
+    source = card.source
+    name = f"{shorten(source.annotator)} · prototype {source.kernel}"
+    title = sheet.line(name, sheet.title, _CARD)
+    bar = Image.new("RGB", (_CARD, sheet.frame), card.colour)
+    if not source.projected:
+        return sheet.stacked([bar, title, sheet.text(card_facts(card), _CARD)])
+    crop = sheet.source(card.patch, card.colour, _CROP, card.region)
+    pictures = sheet.side_by_side([crop, _thumbnail(card)], sheet.nearby)
+    return sheet.stacked(
+        [bar, title, pictures, sheet.text(card_facts(card), _CARD), *_nearest(sheet, card)]
+    )
+
+
+def _thumbnail(card: PrototypeCard) -> Image.Image:
+    """The whole training image, a box round the part that the crop shows."""
+    if card.image is None or card.size is None:
+        return Image.new("RGB", (1, 1), PAPER)
+    height, width = card.size
+    zoom = _THUMBNAIL / max(height, width)
+    shown = max(1, round(width * zoom)), max(1, round(height * zoom))
+    image = Image.fromarray(card.image).resize(shown, Image.Resampling.BOX)
+    if card.patch is None:
+        return image
+    rows, columns = card.patch.image.shape[:2]
+    left, top = card.source.x - card.patch.x, card.source.y - card.patch.y
+    corners = np.multiply((left, top, left + columns, top + rows), zoom).round()
+    x0, y0, x1, y1 = (corners - (0, 0, 1, 1)).astype(int).tolist()
+    draw = ImageDraw.Draw(image)
+    for inset, fill in enumerate((INK, PAPER, INK)):
+        if x1 - x0 >= 2 * inset and y1 - y0 >= 2 * inset:  # thin images have no room for all
+            box = (x0 + inset, y0 + inset, x1 - inset, y1 - inset)
+            draw.rectangle(box, outline=fill)
+    return image
+
+
+def _nearest(sheet: Sheet, card: PrototypeCard) -> list[Image.Image]:
+    """The next nearest pixels, each from another image."""
+    shown = list(zip(card.nearest, card.source.nearest, strict=False))[:SHOWN_NEAREST]
+    if not shown:
+        return []
+    boxes = []
+    for patch, (sample_id, _, _, similarity) in shown:
+        box = sheet.source(patch, NO_PICTURE, _RUNNER_UP)
+        words = [shorten(sample_id, 12), f"{similarity:.2f}"]
+        boxes.append(sheet.stacked([box, sheet.text(words, box.width, fill=FAINT_INK)], gap=2))
+    title = sheet.text(["next nearest, in other images:"], _CARD, fill=FAINT_INK)
+    return [title, sheet.side_by_side(boxes, (_CARD - 3 * boxes[0].width) // 2)]

@@ -1,0 +1,182 @@
+"""Images to explain: found on disk, checked, and prepared as a model's training images were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+
+from tax_lightning.data.channels import ManyChannels
+from tax_lightning.data.dataset import MultiAnnotatorDataset, to_picture
+from tax_lightning.data.files import IMAGE_SUFFIXES, Decoder, find_images
+from tax_lightning.data.preparation import Preparation, plain_decoder
+from tax_lightning.data.samples import Sample, SampleTable
+from tax_lightning.visualization.palette import Picture
+
+if TYPE_CHECKING:
+    from tax_lightning.data.datamodule import MultiAnnotatorDataModule
+    from tax_lightning.modules.tax import TAXLightningModule
+
+
+def images_on_disk(
+    paths: Iterable[str | Path],
+    decoder: Decoder,
+    annotators: Sequence[str],
+    classes: Sequence[str],
+) -> SampleTable:
+    """A table of images without masks, all of which can be read.
+
+    Args:
+        paths: image files, and folders of them; sub-folders are not searched.
+        decoder: how files become pixels.
+        annotators: names of a model's annotators.
+        classes: names of its classes.
+
+    Returns:
+        The samples, in the order of the paths; named for their files.
+
+    Raises:
+        FileNotFoundError: if a path does not exist, or a folder holds no images.
+        ValueError: if two images have the same name, or one cannot be read.
+    """
+    suffixes = decoder.suffixes if isinstance(decoder, ManyChannels) else IMAGE_SUFFIXES
+    found: dict[str, Path] = {}
+    for path in map(Path, paths):
+        for name, file in _images_at(path, suffixes).items():
+            if name in found:
+                raise ValueError(
+                    f"--images: {file} and {found[name]} have the same name {name!r}, by which "
+                    "the report tells them apart. Rename one, or explain them apart."
+                )
+            found[name] = file
+    table = SampleTable(
+        tuple(Sample(name, file, {}) for name, file in found.items()),
+        tuple(annotators),
+        tuple(classes),
+        decoder=decoder,
+    )
+    table.check()
+    return table
+
+
+def _images_at(path: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+    """The images of a folder, or the one file, by name."""
+    if path.is_file():
+        return {path.stem: path}
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"--images: {path} does not exist, expected an image file or a folder of them."
+        )
+    images = find_images(path, suffixes)
+    if not images:
+        raise FileNotFoundError(
+            f"--images: the folder {path} holds no images, expected files that end in "
+            f"{', '.join(sorted(suffixes))}."
+        )
+    return images
+
+
+class Prepared(NamedTuple):
+    """Images as a model gets them, and what a report on them needs beside.
+
+    Attributes:
+        images: the samples, in order.
+        to_picture: from an image ``[ch, H, W]`` to a picture ``[H, W, 3]`` uint8.
+        read: gives the picture of a training image by its id; None where there are none.
+        notes: what the reader of the report must know.
+    """
+
+    images: Any
+    to_picture: Callable[[Tensor], Picture]
+    read: Callable[[str], Picture] | None
+    notes: tuple[str, ...] = ()
+
+
+def images_for(
+    model: TAXLightningModule,
+    paths: Sequence[str | Path] | None,
+    data: MultiAnnotatorDataModule | None,
+) -> Prepared:
+    """Images prepared as the model's training images were.
+
+    Args:
+        model: which is to explain them.
+        paths: image files, and folders of them; None: the images that ``data`` would predict on.
+        data: the data module of the training; without it, how to prepare images is taken from what
+            the checkpoint notes.
+
+    Raises:
+        FileNotFoundError: if a path does not exist, or a folder holds no images.
+        ValueError: if an image cannot be read, the data prepare images in another way than those
+            of the training, or the checkpoint does not say enough to do without the data.
+    """
+    channels = int(model.hparams["in_channels"])
+    if data is not None:
+        _check_same_preparation(model.preparation, data.preparation, channels)
+        images: Any = data.predict_dataloader().dataset
+        if paths is not None:
+            table = images_on_disk(paths, data.decoder, model.annotators, model.classes)
+            images = MultiAnnotatorDataset(table, data.eval_transforms, data.mean, data.std, seed=0)
+        return Prepared(
+            images,
+            data.to_picture,
+            lambda sample_id: data.to_picture(data.read(sample_id)["image"]),
+            _notes(model),
+        )
+    if paths is None:
+        raise ValueError(
+            "--images is missing, expected images or folders of them; or give --config, whose data "
+            "name images to predict on."
+        )
+    preparation = model.preparation or Preparation.usual(channels)
+    table = images_on_disk(paths, _decoder_of(preparation), model.annotators, model.classes)
+    return Prepared(
+        MultiAnnotatorDataset(table, (), preparation.mean, preparation.std),
+        partial(to_picture, mean=preparation.mean, std=preparation.std),
+        None,
+        _notes(model) + (() if model.preparation else (_ASSUMED.format(preparation=preparation),)),
+    )
+
+
+def _notes(model: TAXLightningModule) -> tuple[str, ...]:
+    return (_UNTAUGHT,) if model.hparams["who_target"] == "none" else ()
+
+
+_UNTAUGHT = (
+    "The model was not taught whom to believe (who_target=none): who decides is arbitrary here "
+    "and means nothing."
+)
+
+
+_ASSUMED = (
+    "The checkpoint does not say how its training images were normalised. Taken is what data "
+    "modules do by default: mean {preparation.mean}, standard deviation {preparation.std}. If the "
+    "training did otherwise, everything here is wrong: give its configuration with --config."
+)
+
+
+def _decoder_of(preparation: Preparation) -> Decoder:
+    """The decoder that a checkpoint notes, if it notes all that was done to its images."""
+    if not preparation.known_in_full:
+        done = ", ".join([f"read by {preparation.decoder}", *preparation.transforms])
+        raise ValueError(
+            f"--config is missing: the model's training images were prepared in a way that a "
+            f"checkpoint does not hold in full ({done}). Give the configuration of the training, "
+            "of which only the part `data` is read."
+        )
+    return plain_decoder(preparation.channels, preparation.max_value)
+
+
+def _check_same_preparation(noted: Preparation | None, given: Preparation, channels: int) -> None:
+    """Refuse data that prepare images in another way than those of the training."""
+    noted = noted or replace(given, channels=channels)
+    if difference := given.difference(noted):
+        raise ValueError(
+            f"--config: its data prepare images with {difference} of the model's training. Give "
+            "the configuration of the training: a model that gets its images in another way is "
+            "wrong without a word."
+        )
