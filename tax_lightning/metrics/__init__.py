@@ -2,7 +2,22 @@
 
 Every metric is a :class:`torchmetrics.Metric` with states that add up, so that any number of
 processes with any number of images each gives the result of one process. Each returns a dict, whose
-keys name annotators and classes; a value without a single case is NaN.
+keys name annotators and classes; a value without a single case is NaN. Arguments mean the same in
+all of them, and a ValueError says which does not fit:
+
+- ``annotators``: names, in the order of the N axis; ``classes``: names, in the order of class ids,
+  where 0 is the background; ``num_classes``: their number C, with the background;
+- ``masks``: class ids given by each annotator ``[B, N, H, W]``, 255 where not labelled;
+  ``present``: which annotators labelled the image, boolean ``[B, N]``;
+- ``reference``: true class ids ``[B, H, W]``, 255 where unknown; ``expert``: index of the expert at
+  each pixel ``[B, H, W]``, 255 where there is none, known for synthetic data only. Either may be
+  None;
+- ``prediction`` ``[B, H, W]`` and ``probs`` ``[B, C, H, W]``: class ids and probabilities of the
+  fused segmentation; ``annotator_prediction`` ``[B, N, H, W]`` and ``annotator_probs``
+  ``[B, N, C, H, W]``: of each annotator, or of any number of samples instead;
+- ``who`` ``[B, N, H, W]``: share of each annotator in the decision, sums to 1 over N; ``within``
+  ``[B, N, K, H, W]``: share of each kernel within its annotator, sums to 1 over K. ``log_`` before
+  a name: their logarithms.
 """
 
 from __future__ import annotations
@@ -28,21 +43,13 @@ from tax_lightning.metrics.segmentation import (
 )
 from tax_lightning.metrics.sets import (
     GeneralizedEnergyDistance,
-    MatchedDice,
-    MaxDice,
-    SoftDice,
+    SetDice,
     generalized_energy_distance,
     matched_dice,
     max_dice,
     soft_dice,
 )
-from tax_lightning.metrics.who import (
-    Removal,
-    WhoAccuracy,
-    WhoCalibration,
-    WhoEntropy,
-    disagreement,
-)
+from tax_lightning.metrics.who import Removal, WhoAccuracy, disagreement
 from tax_lightning.metrics.why import PrototypeUsage, Purity, WhyFaithfulness
 
 __all__ = [
@@ -51,17 +58,13 @@ __all__ = [
     "ExplanationMetrics",
     "FusedOverlap",
     "GeneralizedEnergyDistance",
-    "MatchedDice",
-    "MaxDice",
     "PrototypeUsage",
     "Purity",
     "RelativeArea",
     "Removal",
     "SegmentationCalibration",
-    "SoftDice",
+    "SetDice",
     "WhoAccuracy",
-    "WhoCalibration",
-    "WhoEntropy",
     "WhyFaithfulness",
     "annotator_dice",
     "disagreement",
@@ -88,14 +91,11 @@ def segmentation_metrics(
 ) -> MetricCollection:
     """All metrics of a multi-annotator segmentation, as one collection.
 
-    Update it with one call of all keywords; each metric takes those it knows: ``prediction``
-    ``[B, H, W]``, ``annotator_prediction`` ``[B, N, H, W]``, ``masks`` ``[B, N, H, W]``,
-    ``present`` ``[B, N]``, ``who`` ``[B, N, H, W]``, ``within`` ``[B, N, K, H, W]``, and, where the
-    data have them, ``reference`` and ``expert`` ``[B, H, W]``.
+    Update it with one call of all keywords; each metric takes those it knows.
 
     Args:
-        annotators: Names, in the order of the N axis.
-        classes: Names, where the index is the class id and 0 is the background.
+        annotators: Names.
+        classes: Names.
         kernels: Number K of kernels of an annotator; ``None`` for a model without any.
         who: Whether the model says who decides.
         named: Whether the model says which annotator would draw what; of one that does not,
@@ -103,9 +103,6 @@ def segmentation_metrics(
 
     Returns:
         The collection; ``clone(prefix="val/")`` puts a prefix before every key.
-
-    Raises:
-        ValueError: If names repeat, or if there are too few annotators, classes or kernels.
 
     Example:
         >>> metrics = segmentation_metrics(["Ada", "Ben"], ["background", "cup"], kernels=4)
@@ -133,34 +130,25 @@ def set_metrics(
 ) -> MetricCollection:
     """All metrics of the agreement with annotators, for any model that predicts segmentations.
 
-    Update it with one call of all keywords; each metric takes those it knows: ``prediction``
-    ``[B, H, W]`` and ``probs`` ``[B, C, H, W]``, the fused ones; ``annotator_prediction``
-    ``[B, S, H, W]`` and ``annotator_probs`` ``[B, S, C, H, W]``, those of the N annotators or of
-    any number of samples; ``masks``, ``present`` and ``reference`` as in
-    :func:`segmentation_metrics`, which has some of the metrics under the same keys.
+    Update it as that of :func:`segmentation_metrics`, which has some of them too.
 
     Args:
-        annotators: Names, in the order of the N axis.
-        classes: Names, where the index is the class id and 0 is the background.
+        annotators: Names.
+        classes: Names.
         paired: Whether the n-th prediction is that of the n-th annotator. With ``False``, as for
             the samples of a probabilistic model, ``annotator_dice`` is left out.
 
     Returns:
         The collection; ``clone(prefix="test/")`` puts a prefix before every key.
 
-    Raises:
-        ValueError: If names repeat, or if there are too few annotators or classes.
-
     Example:
         >>> sorted(set_metrics(["Ada", "Ben"], ["background", "cup"], paired=False))
-        ['calibration', 'dice_match', 'dice_max', 'dice_soft', 'fused_overlap', 'ged2']
+        ['calibration', 'fused_overlap', 'ged2', 'set_dice']
     """
     metrics: dict[str, Metric | MetricCollection] = {
         "fused_overlap": FusedOverlap(classes),
         "ged2": GeneralizedEnergyDistance(classes),
-        "dice_soft": SoftDice(classes),
-        "dice_max": MaxDice(classes),
-        "dice_match": MatchedDice(classes),
+        "set_dice": SetDice(classes),
         "calibration": SegmentationCalibration(),
     }
     if paired:

@@ -12,35 +12,25 @@ from torchmetrics import MetricCollection
 
 from tax_lightning.explanation import PrototypeSource
 from tax_lightning.metrics.probes import patch_insertion, prototype_integrity, stability
-from tax_lightning.metrics.who import (
-    Removal,
-    WhoAccuracy,
-    WhoCalibration,
-    WhoEntropy,
-    disagreement,
-)
+from tax_lightning.metrics.who import Removal, WhoAccuracy, disagreement
 from tax_lightning.metrics.why import Purity, WhyFaithfulness
 from tax_lightning.models.network import TAXNetwork, TAXOutput, TAXWeights
 
 PROBED_IMAGES = 4  # of the first that come, for what needs passes of its own
-# These do not depend on the who map, or not on whose weight is whose.
+# Controls that say nothing: these do not depend on the who map, or not on whose weight is whose.
 NO_CONTROL = {
-    "who_chance_d1_shuffled",
-    "who_chance_expert_shuffled",
-    "who_ceiling_expert_shuffled",
-    "majority_overrules_expert_shuffled",
-    "who_entropy_disputed_shuffled",
-    "who_entropy_unanimous_shuffled",
+    f"who_{kind}_shuffled" for kind in ("chance_d1", "chance_expert", "ceiling_expert")
+} | {
+    f"{kind}_shuffled"
+    for kind in ("majority_overrules_expert", "who_entropy_disputed", "who_entropy_unanimous")
 }
 
 
 class EvidenceMetrics(nn.Module):
-    """Measures who, and what the evidence stands for by which annotators are weighed.
+    """Measures who, and the purity of the pixels of the largest evidence.
 
-    - who: accuracy, calibration, entropy, and what changes when an annotator is removed. Each also
-      under a name that ends in ``_shuffled``, for a who map in which the annotators of each image
-      are exchanged for others: what the value is without a model.
-    - purity of the pixels of the largest evidence.
+    Each value of who comes also under a name that ends in ``_shuffled``, for a who map in which the
+    annotators of each image are exchanged for others: what the value is without a model.
 
     Args:
         annotators: Names, in the order of the N axis.
@@ -62,7 +52,7 @@ class EvidenceMetrics(nn.Module):
 
     def __init__(self, annotators: Sequence[str], classes: int, kernels: int = 1) -> None:
         super().__init__()
-        who = [WhoAccuracy(), WhoCalibration(), WhoEntropy(), Removal(len(annotators))]
+        who = [WhoAccuracy(), Removal(len(annotators))]
         self.who = MetricCollection(who, compute_groups=False)
         self.shuffled_who = self.who.clone(postfix="_shuffled")
         self.why = MetricCollection(
@@ -82,19 +72,10 @@ class EvidenceMetrics(nn.Module):
         eligible: Tensor | None = None,
         **of_kernels: Tensor,
     ) -> None:
-        """Add one batch.
+        """Add one batch; arguments as in :mod:`tax_lightning.metrics`, and the evidence.
 
-        Args:
-            log_who: Weights of the annotators ``[B, N, H, W]``.
-            log_annotator_probs: What each would draw ``[B, N, C, H, W]``.
-            similarity: The evidence ``[B, N, K, H, W]``.
-            masks: ``[B, N, H, W]``, 255 where not labelled.
-            present: ``[B, N]`` bool.
-            reference: ``[B, H, W]``, 255 where unknown.
-            expert: ``[B, H, W]``, index of the expert, 255 where there is none.
-            eligible: Bool ``[B, N, K, H, W]``, where a piece of evidence counts; by default
-                everywhere.
-            of_kernels: What :class:`~tax_lightning.metrics.why.WhyFaithfulness` takes besides.
+        ``similarity`` is the evidence ``[B, N, K, H, W]``, and counts where ``eligible``, boolean of
+        the same shape; ``of_kernels`` is what :class:`.WhyFaithfulness` takes besides.
         """
         labels = {"masks": masks, "present": present, "reference": reference, "expert": expert}
         weights = {"log_who": log_who, "log_annotator_probs": log_annotator_probs}
@@ -125,28 +106,13 @@ class EvidenceMetrics(nn.Module):
 class ExplanationMetrics(EvidenceMetrics):
     """Measures who and why over a data set; costs several times the evaluation itself.
 
-    - who, and purity of the pixels that the prototypes are most similar to, see
-      :class:`EvidenceMetrics`;
-    - why: what changes when kernels are removed;
-    - probes, which pass images through the model again: integrity of the sources, insertion of
-      their patches into other images, stability under noise.
+    To :class:`EvidenceMetrics` it adds what changes when kernels are removed, and probes, which pass
+    images through the model again.
 
     Args:
         network: The network that is measured.
         annotators: Names, in the order of the N axis.
         classes: Number of classes C.
-
-    Example:
-        >>> network = TAXNetwork(
-        ...     2, 2, encoder="resnet18",
-        ...     backbone_options={"encoder_depth": 3, "decoder_channels": [32, 16, 8]},
-        ... ).eval()
-        >>> metrics = ExplanationMetrics(network, ["Ana", "Ben"], classes=2)
-        >>> images, masks = torch.randn(1, 3, 32, 32), torch.randint(0, 2, (1, 2, 32, 32))
-        >>> with torch.no_grad():
-        ...     metrics.update(images, network(images), masks, torch.ones(1, 2) > 0, masks[:, 0])
-        >>> metrics.compute()["who_necessity"].shape
-        torch.Size([])
     """
 
     def __init__(self, network: TAXNetwork, annotators: Sequence[str], classes: int) -> None:
@@ -165,16 +131,7 @@ class ExplanationMetrics(EvidenceMetrics):
         reference: Tensor,
         expert: Tensor | None = None,
     ) -> None:
-        """Add one batch.
-
-        Args:
-            images: ``[B, ch, H, W]``.
-            output: What the network says of them in evaluation mode.
-            masks: ``[B, N, H, W]``, 255 where not labelled.
-            present: ``[B, N]`` bool.
-            reference: ``[B, H, W]``, 255 where unknown.
-            expert: ``[B, H, W]``, index of the expert, 255 where there is none.
-        """
+        """Add one batch: images ``[B, ch, H, W]``, and the network's output in evaluation mode."""
         (network,) = self._network
         self.update_evidence(
             log_who=output.log_who,
@@ -205,10 +162,8 @@ class ExplanationMetrics(EvidenceMetrics):
     ) -> dict[str, float]:
         """The values that need passes of their own, on the first images that came.
 
-        Args:
-            sources: Of every prototype ``[N][K]``.
-            read: Gives a training image ``[ch, H, W]`` by its id; without it nothing can be said
-                of the sources.
+        ``sources`` are those of every prototype ``[N][K]``; ``read`` gives a training image
+        ``[ch, H, W]`` by its id, and without it nothing can be said of the sources.
         """
         (network,) = self._network
         images = torch.stack(self.probed)
@@ -242,13 +197,9 @@ class ExplanationMetrics(EvidenceMetrics):
 
 
 def exchanged(who: Tensor) -> Tensor:
-    """A who map in which each annotator's weight is said to be another's, image by image.
+    """A who map ``[B, N, H, W]`` in which each annotator's weight is said to be another's.
 
-    Args:
-        who: ``[B, N, H, W]``.
-
-    Returns:
-        The same shape; annotators are exchanged in a circle, a step further in every image.
+    Annotators are exchanged in a circle, a step further in every image.
 
     Example:
         >>> exchanged(torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1)).flatten()

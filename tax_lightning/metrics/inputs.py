@@ -20,7 +20,7 @@ def check_inputs(*arguments: tuple[str, Tensor, str], **sizes: int) -> None:
         sizes: Sizes that are known beforehand, such as ``N=3``.
 
     Raises:
-        ValueError: If a shape contradicts its layout, or if ``present`` or ``cases`` is not boolean.
+        ValueError: If a shape contradicts its layout, or if ``present`` is not boolean.
 
     Example:
         >>> masks, present = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, dtype=torch.bool)

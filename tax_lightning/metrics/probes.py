@@ -1,12 +1,13 @@
-"""Tests of the explanation that need further passes of the model.
+"""Tests of the explanation that need further passes of the model; floats, NaN without a case.
 
-Each takes ``output_of``, a function from images ``[B, ch, H, W]`` to the network's output, which
-puts the model in evaluation mode and moves the images to its device; gradients are off here. What
-says who and why is enough of an output, and comes sooner. Each returns floats, NaN without a case.
+- ``output_of``: a function from images ``[B, ch, H, W]`` to the network's output, in evaluation
+  mode; what says who and why is enough of an output, and comes sooner. Gradients are off here.
+- ``sources``: the provenance of each prototype ``[N][K]``; those that are pruned or have never been
+  projected are left out.
+- ``read``: gives an image ``[ch, H, W]`` by its id, after the evaluation transform.
+- ``images``: ``[B, ch, H, W]``, after the same transform, best none of the sources themselves.
 
-Arguments that several share: ``sources``, the provenance of each prototype ``[N][K]``, of which
-those that are pruned or have never been projected are left out; ``read``, which gives an image
-``[ch, H, W]`` by its id, after the evaluation transform.
+A ValueError says which argument does not fit, or which source lies outside its image.
 """
 
 from __future__ import annotations
@@ -37,21 +38,10 @@ _NOISE, _CLIP = 0.2, 0.25  # standard deviation and largest absolute value, in n
 def prototype_integrity(
     output_of: OutputOf, sources: Sources, unit_vectors: Tensor, read: Read
 ) -> dict[str, float]:
-    """Cosine between prototypes and their source pixels, read and encoded again.
+    """Cosine between prototypes ``[N, K, D]`` and their source pixels, read and encoded again.
 
-    Args:
-        output_of: The model, images ``[1, ch, H, W]`` to its output.
-        sources: Provenance of each prototype ``[N][K]``.
-        unit_vectors: The prototypes ``[N, K, D]``.
-        read: Gives an image by its id; each is read and encoded once.
-
-    Returns:
-        ``integrity_min`` and ``integrity_mean`` in [-1, 1]; 1 where the pictures shown as reasons
-        are what the model compares with.
-
-    Raises:
-        ValueError: If ``sources`` and ``unit_vectors`` do not fit, or a source lies outside its
-            image.
+    Returns ``integrity_min`` and ``integrity_mean`` in [-1, 1]; 1 where the pictures shown as
+    reasons are what the model compares with.
 
     Example:
         >>> from types import SimpleNamespace
@@ -61,13 +51,11 @@ def prototype_integrity(
         >>> prototype_integrity(model, [[source]], torch.tensor([[[0.6, 0.8]]]), lambda id: image)
         {'integrity_min': 1.0, 'integrity_mean': 1.0}
     """
-    check_inputs(("unit_vectors", unit_vectors, "NKD"))
-    annotators, kernels, _ = unit_vectors.shape
     lengths = [len(row) for row in sources]
-    if lengths != [kernels] * annotators:
+    if lengths != [unit_vectors.shape[1]] * len(unit_vectors):
         raise ValueError(
-            f"`sources` has rows of length {lengths}, expected {annotators} rows of {kernels} for "
-            "these `unit_vectors`; take both from the same model."
+            f"`sources` has rows of length {lengths}, expected as many as `unit_vectors`, of shape "
+            f"{list(unit_vectors.shape)}; take both from the same model."
         )
     cosines = []
     for sample_id, places in _by_image(sources).items():
@@ -77,9 +65,7 @@ def prototype_integrity(
             _check_inside(source, image)
             prototype = unit_vectors[n, k].to(embedding)
             cosines.append(F.cosine_similarity(embedding[:, source.y, source.x], prototype, dim=0))
-    if not cosines:
-        return {"integrity_min": math.nan, "integrity_mean": math.nan}
-    cosine = torch.stack(cosines)
+    cosine = torch.stack(cosines) if cosines else torch.tensor([math.nan])
     return {"integrity_min": float(cosine.min()), "integrity_mean": float(cosine.mean())}
 
 
@@ -100,21 +86,9 @@ def patch_insertion(
     place of the same source image is pasted at the same place. A low score at a small size says
     that so small a crop does not carry the reason by itself: the model also sees around it.
 
-    Args:
-        output_of: The model; it makes ``2 * len(sizes)`` passes of ``images`` a prototype.
-        sources: Provenance of each prototype ``[N][K]``.
-        read: Gives an image by its id.
-        images: The images that patches are pasted into ``[B, ch, H, W]``, after the same transform;
-            best none of the sources themselves.
-        sizes: Sides of the patches in pixels.
-        seed: Makes the places reproducible.
-
-    Returns:
-        For each size ``insertion_<size>`` and ``insertion_<size>_random`` in [0, 1]; NaN where no
-        patch of that size fits both a source image and ``images``.
-
-    Raises:
-        ValueError: If a size is below 1, shapes do not fit, or a source lies outside its image.
+    Returns for each size in pixels ``insertion_<size>`` and its control ``insertion_<size>_random``
+    in [0, 1]; NaN where no patch of that size fits both a source image and ``images``. It takes
+    ``2 * len(sizes)`` passes of ``images`` a prototype.
 
     Example:
         >>> from types import SimpleNamespace
@@ -142,28 +116,8 @@ def prototype_insertion(
 ) -> dict[tuple[int, int], float]:
     """In which share of the images each prototype wins, by annotator index and kernel.
 
-    As :func:`patch_insertion` of one size, without its control. Prototypes whose patch does not
-    fit are left out.
-
-    Args:
-        output_of: The model; it makes one pass of ``images`` a prototype.
-        sources: Provenance of each prototype ``[N][K]``.
-        read: Gives an image by its id.
-        images: The images that patches are pasted into ``[B, ch, H, W]``.
-        size: Side of the patches in pixels.
-
-    Raises:
-        ValueError: If the size is below 1, shapes do not fit, or a source lies outside its image.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> def model(images):  # kernel 0 for dark pixels, kernel 1 for bright ones
-        ...     within = torch.cat([1 - images, images], dim=1).unsqueeze(1)
-        ...     return SimpleNamespace(log_who=torch.zeros_like(images), log_within=within.log())
-        >>> places = (PrototypeSource("Ana", k, "a", 0, k, 1.0, "cell", True, ()) for k in (0, 1))
-        >>> image = torch.tensor([[[0.0, 0.4], [0.0, 0.0]]])
-        >>> prototype_insertion(model, [[*places]], lambda id: image, torch.ones(1, 1, 4, 4), 2)
-        {(0, 0): 1.0, (0, 1): 0.0}
+    As :func:`patch_insertion` of one size, without its control: one pass of ``images`` a prototype.
+    Prototypes whose patch does not fit are left out.
     """
     found = _insertions(output_of, sources, read, images, [size], seed=0, control=False)
     return {place: float(won.mean()) for place, _, won in found}
@@ -176,31 +130,11 @@ def stability(output_of: OutputOf, images: Tensor, seed: int = 0) -> dict[str, f
     Gaussian noise of standard deviation 0.2, clipped at 0.25, is added to the normalised images. In
     the control the noisy output is compared with the clean one of another image of the batch.
 
-    Args:
-        output_of: The model.
-        images: Normalised images ``[B, ch, H, W]``.
-        seed: Makes the noise reproducible.
-
-    Returns:
-        Over all pixels, in [0, 1]: ``stability_top_kernel``, the share of pixels where the kernel
-        with the largest weight a_nk stays the same; ``stability_who_distance``, the mean total
-        variation between the weights of annotators (0 is best); ``stability_who_iou``, the IoU of
-        the pixels where an annotator has the largest weight, averaged over the annotators who have
-        any. The same with ``_shuffled`` for the control, NaN for a batch of one image.
-
-    Raises:
-        ValueError: If ``images`` has not four dimensions.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> def model(images):  # bright pixels are Ana's, dark ones Ben's
-        ...     who = images.sigmoid()
-        ...     log_who = torch.cat([who, 1 - who], dim=1).log()
-        ...     return SimpleNamespace(log_who=log_who, log_within=torch.zeros(2, 2, 1, 4, 4))
-        >>> images = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1).expand(2, 1, 4, 4)
-        >>> result = stability(model, images)
-        >>> result["stability_top_kernel"], result["stability_top_kernel_shuffled"]
-        (1.0, 0.0)
+    Returns over all pixels, in [0, 1]: ``stability_top_kernel``, the share of pixels where the
+    kernel with the largest weight a_nk stays the same; ``stability_who_distance``, the mean total
+    variation between the weights of annotators (0 is best); ``stability_who_iou``, the IoU of the
+    pixels where an annotator has the largest weight, averaged over the annotators who have any. The
+    same with ``_shuffled`` for the control, NaN for a batch of one image.
 
     Source:
         Q. Huang et al., "Evaluation and Improvement of Interpretability for Self-Explainable

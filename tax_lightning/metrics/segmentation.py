@@ -53,17 +53,8 @@ def annotator_dice(
     A macro average over the foreground classes that appear on either side, over the labelled
     pixels; 1 where no foreground class appears on either side.
 
-    Args:
-        annotator_prediction: Class ids predicted for each annotator ``[B, N, H, W]``.
-        masks: Class ids given by each annotator ``[B, N, H, W]``, 255 where not labelled.
-        present: Which annotators labelled the image, boolean ``[B, N]``.
-        num_classes: Number of classes with the background, which is class 0.
-
     Returns:
         Scores in [0, 1] ``[B, N]``; NaN where an annotator is absent or labelled no pixel.
-
-    Raises:
-        ValueError: If the shapes do not fit one another.
 
     Example:
         >>> masks = torch.tensor([[[[0, 1]], [[0, 0]], [[255, 255]]]])
@@ -84,16 +75,8 @@ def annotator_dice(
 def fused_dice(prediction: Tensor, reference: Tensor, num_classes: int) -> Tensor:
     """Dice of the fused segmentation and the reference, by image and class.
 
-    Args:
-        prediction: Predicted class ids ``[B, H, W]``.
-        reference: True class ids ``[B, H, W]``, 255 where unknown; such pixels are left out.
-        num_classes: Number of classes with the background, which is class 0.
-
     Returns:
         Scores in [0, 1] ``[B, num_classes - 1]``; NaN for a class that appears on neither side.
-
-    Raises:
-        ValueError: If the shapes do not fit one another.
 
     Example:
         >>> fused_dice(torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 0, 1]]]), num_classes=3)
@@ -109,24 +92,6 @@ class AnnotatorDice(Averages):
     Averages :func:`annotator_dice` over the images that the annotator labelled. ``compute``
     returns ``{"dice/<annotator>", "dice/mean"}`` in [0, 1]; the mean is over annotators with a
     case.
-
-    Args:
-        annotators: Names, in the order of the N axis.
-        classes: Names, where the index is the class id and 0 is the background.
-
-    Raises:
-        ValueError: If names repeat or tensors do not fit.
-
-    Example:
-        >>> metric = AnnotatorDice(["Ada", "Ben"], ["background", "cup"])
-        >>> masks, predicted = torch.tensor([[[[0, 1]], [[0, 0]]]]), torch.tensor([[[[1]], [[0]]]])
-        >>> metric.update(
-        ...     annotator_prediction=predicted.expand_as(masks),
-        ...     masks=masks,
-        ...     present=torch.tensor([[True, True]]),
-        ... )
-        >>> {name: round(float(value), 3) for name, value in metric.compute().items()}
-        {'dice/Ada': 0.667, 'dice/Ben': 1.0, 'dice/mean': 0.833}
     """
 
     higher_is_better = True
@@ -155,12 +120,6 @@ class FusedOverlap(Averages):
     appear, 1 where none does. IoU is taken over all pixels of the data set, a class at a time, and
     its mean is over the classes that appear. ``compute`` returns ``{"fused_dice/<class>",
     "fused_dice/mean", "fused_iou/<class>", "fused_iou/mean"}`` of the foreground classes in [0, 1].
-
-    Args:
-        classes: Names, where the index is the class id and 0 is the background.
-
-    Raises:
-        ValueError: If names repeat or tensors do not fit.
 
     Example:
         >>> metric = FusedOverlap(["background", "cup"])
@@ -238,12 +197,6 @@ class RelativeArea(Averages):
     who draws as much as the mean; ``"relative_area_spearman"``, their rank correlation over
     annotators in [-1, 1]; and ``"relative_area_error"``, their mean absolute difference.
 
-    Args:
-        annotators: Names, in the order of the N axis.
-
-    Raises:
-        ValueError: If names repeat or tensors do not fit.
-
     Example:
         >>> metric = RelativeArea(["Ada", "Ben"])
         >>> masks = torch.tensor([[[[0, 1, 1, 1]], [[0, 0, 0, 1]]]])
@@ -279,108 +232,67 @@ class RelativeArea(Averages):
         }
 
 
+def confidence_bins() -> Tensor:
+    """Start of a sum of :func:`histogram`."""
+    return torch.zeros(2, _BINS, dtype=torch.long)
+
+
 def histogram(confidence: Tensor, hits: Tensor, cases: Tensor) -> Tensor:
     """Count cases by their confidence, in whole numbers that add up exactly.
 
-    Args:
-        confidence: In [0, 1], of any shape.
-        hits: How many of the cases with this confidence are right, boolean or integer.
-        cases: How many there are, boolean or integer; where there is none, the rest is not read.
-
-    Returns:
-        For each of 1000 bins of confidence the number of cases, and the sum of (hit - confidence)
-        in units of 2^-24 ``[2, 1000]``.
-
-    Example:
-        >>> confidence = torch.tensor([0.25, 0.25, 0.75])
-        >>> counts, gaps = histogram(confidence, confidence < 0.5, torch.ones(3))
-        >>> counts[[250, 750]].tolist(), (gaps[[250, 750]] / 2**24).tolist()
-        ([2, 1], [1.5, -0.75])
+    ``hits`` says how many of the ``cases`` with a confidence in [0, 1] are right, boolean or
+    integer; where there is no case, the rest is not read. Returns for each of 1000 bins of
+    confidence the number of cases, and the sum of (hit - confidence) in units of 2^-24
+    ``[2, 1000]``.
     """
     cases = cases.flatten().long()
     confidence = torch.where(cases > 0, confidence.float().flatten(), 0)
     gaps = hits.flatten() * cases.sign() * _UNIT - cases * (confidence * _UNIT).round().long()
     index = (confidence * _BINS).long().clamp(0, _BINS - 1)
-    empty = torch.zeros(2, _BINS, dtype=torch.long, device=index.device)
-    return empty.index_add(1, index, torch.stack([cases, gaps]))
+    return confidence_bins().to(index.device).index_add(1, index, torch.stack([cases, gaps]))
 
 
-class CalibrationErrors(PooledMetric):
-    """Expected calibration errors by key: mean of ``|accuracy - confidence|`` over 15 groups.
+def calibration_error(bins: Tensor) -> Tensor:
+    """Mean of ``|accuracy - confidence|`` over 15 groups of equal mass; NaN without a case.
 
-    The groups are of equal mass, as nearly all pixels are certain and would fill one of the groups
-    of equal width that torchmetrics has. They are made from 1000 bins, so that memory does not
-    grow with the data: confidences less than 1/1000 apart count as equal, equal ones are in no
-    order, and a group may hold a part of a case. A subclass adds to each key a :func:`histogram`.
-
-    Args:
-        keys: Name of each error.
+    Of equal mass, as nearly all pixels are certain and would fill one of the groups of equal width
+    that torchmetrics has. From the bins of a :func:`histogram`, so that memory does not grow with
+    the data: confidences less than 1/1000 apart count as equal, equal ones are in no order, and a
+    group may hold a part of a case.
 
     Example:
-        >>> metric = CalibrationErrors("ece")
         >>> confidence, hits = torch.tensor([0.5, 0.5, 0.75]), torch.tensor([1, 0, 1])
-        >>> metric.add(ece=histogram(confidence, hits, torch.ones(3)))
-        >>> metric.compute()
-        {'ece': tensor(0.0833)}
+        >>> calibration_error(histogram(confidence, hits, torch.ones(3)))
+        tensor(0.0833)
 
     Source:
-        M. P. Naeini et al., "Obtaining well calibrated probabilities using Bayesian binning", 2015;
-        groups of equal mass: K. Nguyen, B. O'Connor, "Posterior calibration and exploratory
-        analysis for natural language processing models", 2015.
+        K. Nguyen, B. O'Connor, "Posterior calibration and exploratory analysis for natural language
+        processing models", 2015.
+    """
+    counts, gaps = bins
+    total = counts.sum()
+    # In fifteenths of a case, so that borders are whole numbers.
+    end = counts.cumsum(0) * _GROUPS
+    border = torch.arange(_GROUPS + 1, device=counts.device).unsqueeze(1) * total
+    shared = torch.minimum(end, border[1:]) - torch.maximum(end - counts * _GROUPS, border[:-1])
+    gap = (shared.clamp(min=0) * (gaps / counts.clamp(min=1))).sum(1)
+    error: Tensor = gap.abs().sum() / _UNIT / (total * _GROUPS)
+    return error
+
+
+class SegmentationCalibration(PooledMetric):
+    """Is a segmentation as often right as it is sure?
+
+    The confidence at a pixel is the largest class probability, the background's too. ``compute``
+    returns :func:`calibration_error` ``ece_reference``, of the fused probabilities against the
+    reference, and ``ece_annotators``, of the average of all annotators' (or samples') probabilities
+    against every label of every annotator, each label a case. In [0, 1], 0 is best.
     """
 
     higher_is_better = False
 
-    def __init__(self, *keys: str) -> None:
-        super().__init__(**{key: torch.zeros(2, _BINS, dtype=torch.long) for key in keys})
-
-    def update(self, *args: Tensor, **kwargs: Tensor) -> None:
-        """Add one batch; a subclass says how."""
-        raise NotImplementedError
-
-    def compute(self) -> dict[str, Tensor]:
-        """Group the bins to equal mass; NaN without a case."""
-        return {key: self._error(*bins) for key, bins in self.sums.items()}
-
-    @staticmethod
-    def _error(counts: Tensor, gaps: Tensor) -> Tensor:
-        total = counts.sum()
-        # In fifteenths of a case, so that borders are whole numbers.
-        end = counts.cumsum(0) * _GROUPS
-        border = torch.arange(_GROUPS + 1, device=counts.device).unsqueeze(1) * total
-        shared = torch.minimum(end, border[1:]) - torch.maximum(end - counts * _GROUPS, border[:-1])
-        gap = (shared.clamp(min=0) * (gaps / counts.clamp(min=1))).sum(1)
-        error: Tensor = gap.abs().sum() / _UNIT / (total * _GROUPS)
-        return error
-
-
-class SegmentationCalibration(CalibrationErrors):
-    """Is a segmentation as often right as it is sure?
-
-    The confidence at a pixel is the largest class probability, the background's too. ``compute``
-    returns ``"ece_reference"``, of the fused probabilities against the reference, and
-    ``"ece_annotators"``, of the average of all annotators' (or samples') probabilities against
-    every label of every annotator, each label a case. In [0, 1], 0 is best.
-
-    Raises:
-        ValueError: If tensors do not fit.
-
-    Example:
-        >>> metric = SegmentationCalibration()
-        >>> probs = torch.tensor([[[[0.25, 0.25]], [[0.75, 0.75]]]])
-        >>> metric.update(
-        ...     probs=probs,
-        ...     annotator_probs=probs.unsqueeze(1),
-        ...     masks=torch.tensor([[[[1, 1]], [[1, 0]]]]),
-        ...     present=torch.tensor([[True, True]]),
-        ...     reference=torch.tensor([[[1, 1]]]),
-        ... )
-        >>> metric.compute()  # right every time, and three times out of four
-        {'ece_reference': tensor(0.2500), 'ece_annotators': tensor(0.)}
-    """
-
     def __init__(self) -> None:
-        super().__init__("ece_reference", "ece_annotators")
+        super().__init__(ece_reference=confidence_bins(), ece_annotators=confidence_bins())
 
     def update(
         self,
@@ -391,20 +303,25 @@ class SegmentationCalibration(CalibrationErrors):
         present: Tensor,
         reference: Tensor | None = None,
     ) -> None:
-        """Add one batch; nothing to ``ece_reference`` where it has no reference."""
+        """Add one batch."""
+        if reference is None:
+            reference = torch.full_like(masks[:, 0], IGNORE_INDEX)
         check_inputs(
             ("probs", probs, "BCHW"),
             ("annotator_probs", annotator_probs, "BSCHW"),
             ("masks", masks, "BNHW"),
             ("present", present, "BN"),
-            *([("reference", reference, "BHW")] if reference is not None else []),
+            ("reference", reference, "BHW"),
         )
-        if reference is not None:
-            confidence, prediction = probs.max(1)
-            hits, cases = prediction == reference, reference != IGNORE_INDEX
-            self.add(ece_reference=histogram(confidence, hits, cases))
+        confidence, prediction = probs.max(1)
+        hits, cases = prediction == reference, reference != IGNORE_INDEX
+        self.add(ece_reference=histogram(confidence, hits, cases))
         # One case for each annotator who labelled the pixel, all with the pixel's confidence.
         confidence, prediction = annotator_probs.mean(1, dtype=torch.float32).max(1)
         labelled = labelled_pixels(masks, present)
         hits = labelled & (masks == prediction.unsqueeze(1))
         self.add(ece_annotators=histogram(confidence, hits.sum(1), labelled.sum(1)))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Group the bins to equal mass."""
+        return {key: calibration_error(bins) for key, bins in self.sums.items()}

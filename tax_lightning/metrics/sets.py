@@ -1,6 +1,8 @@
 """Does the set of predictions of an image cover the set of its annotations?
 
 Predictions are those of the N annotators, or any number S of samples; nothing is paired here.
+Scores of images ``[B]`` are NaN for an image that nobody labelled. Arguments are explained in
+:mod:`tax_lightning.metrics`.
 """
 
 from __future__ import annotations
@@ -26,51 +28,38 @@ from tax_lightning.metrics.inputs import (
 _THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-class _Maps(NamedTuple):
-    """Segmentations of each image as zeros and ones, ready for matrix products."""
+class _Overlap(NamedTuple):
+    """Overlap of all pairs of segmentations ``[B, I, J]``, over the pixels that both label.
 
-    foreground: Tensor  # pixels of each class but the background [B, C - 1, N, HW]
-    labelled: Tensor  # pixels that count [B, 1, N, HW]
-
-
-def _maps(labels: Tensor, num_classes: int, labelled: Tensor) -> _Maps:
-    foreground = foreground_masks(labels, num_classes) & labelled.unsqueeze(2)
-    by_class = (
-        maps.transpose(1, 2).flatten(3).float() for maps in (foreground, labelled[:, :, None])
-    )
-    return _Maps(*by_class)
-
-
-def _common_and_area(first: _Maps, second: _Maps) -> tuple[Tensor, Tensor]:
-    """Intersection and sum of areas of all pairs, over what both label ``[B, I, J, C - 1]``.
-
-    Matrix products of zeros and ones, exact in float32 for images of up to 2^24 pixels (also in
-    TF32, whose sums are float32).
+    A macro average over the foreground classes that appear in either, 1 where none does.
     """
-    # Mixed precision would round the counts of pixels.
-    with torch.autocast(first.labelled.device.type, enabled=False):
-        common = first.foreground @ second.foreground.mT
-        area = first.foreground @ second.labelled.mT + first.labelled @ second.foreground.mT
-    return common.movedim(1, -1), area.movedim(1, -1)
+
+    dice: Tensor
+    iou: Tensor
 
 
-# In both scores 0 / 0 is NaN for a class in neither map. An epsilon there would make such pairs
-# count as far apart, and so change what is said of sets that hold empty maps.
+def _maps(labels: Tensor, num_classes: int, labelled: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels of each foreground class ``[B, C - 1, N, HW]``, and labelled ones ``[B, 1, N, HW]``."""
+    foreground = foreground_masks(labels, num_classes) & labelled.unsqueeze(2)
+    by_class = (x.transpose(1, 2).flatten(3).float() for x in (foreground, labelled.unsqueeze(2)))
+    return next(by_class), next(by_class)
 
 
-def _pair_dice(first: _Maps, second: _Maps) -> Tensor:
-    common, area = _common_and_area(first, second)
-    return macro_over_classes(2 * common / area)
-
-
-def _pair_iou(first: _Maps, second: _Maps) -> Tensor:
-    common, area = _common_and_area(first, second)
-    return macro_over_classes(common / (area - common))
+def _overlap(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> _Overlap:
+    # Matrix products of zeros and ones, exact in float32 for images of up to 2^24 pixels (also in
+    # TF32, whose sums are float32); mixed precision would round the counts of pixels.
+    with torch.autocast(first[0].device.type, enabled=False):
+        common = (first[0] @ second[0].mT).movedim(1, -1)
+        area = (first[0] @ second[1].mT + first[1] @ second[0].mT).movedim(1, -1)
+    # 0 / 0 is NaN for a class in neither map. An epsilon there would make such pairs count as far
+    # apart, and so change what is said of sets that hold empty maps.
+    dice, iou = 2 * common / area, common / (area - common)
+    return _Overlap(macro_over_classes(dice), macro_over_classes(iou))
 
 
 def _predicted_and_given(
     annotator_prediction: Tensor, masks: Tensor, present: Tensor, num_classes: int
-) -> tuple[_Maps, _Maps, Tensor]:
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
     """Check the arguments; both sets, and which annotators labelled any pixel ``[B, N]``."""
     check_inputs(
         ("annotator_prediction", annotator_prediction, "BSHW"),
@@ -86,25 +75,12 @@ def _predicted_and_given(
 def generalized_energy_distance(
     annotator_prediction: Tensor, masks: Tensor, present: Tensor, num_classes: int
 ) -> Tensor:
-    """Squared generalised energy distance between predicted and given segmentations.
+    """Squared generalised energy distance between predicted and given segmentations ``[B]``.
 
     2 E d(P, A) - E d(P, P') - E d(A, A') as a V-statistic: each expectation is the mean over all
     pairs, a map with itself among them. d = 1 - IoU, where IoU is the macro average over the
     foreground classes that appear in either map, and 1 where none appears. Pixels that an
-    annotation does not label are left out of its pairs.
-
-    Args:
-        annotator_prediction: Predicted class ids ``[B, S, H, W]``.
-        masks: Class ids given by the annotators ``[B, N, H, W]``, 255 where not labelled.
-        present: Which annotators labelled the image, boolean ``[B, N]``.
-        num_classes: Number of classes with the background, which is class 0.
-
-    Returns:
-        Distances ``[B]``, at most 2 and 0 where both sets are the same; NaN for an image that no
-        annotator labelled.
-
-    Raises:
-        ValueError: If the shapes do not fit one another.
+    annotation does not label are left out of its pairs. At most 2; 0 where both sets are the same.
 
     Example:
         >>> masks = torch.tensor([[[[0, 1, 1]], [[0, 0, 1]]]])
@@ -117,13 +93,10 @@ def generalized_energy_distance(
         2013; for segmentations: S. Kohl et al., "A Probabilistic U-Net for Segmentation of
         Ambiguous Images", 2018.
     """
-    predicted, given, judged = _predicted_and_given(
-        annotator_prediction, masks, present, num_classes
-    )
-    across, among_predicted, among_given = (
-        1 - _pair_iou(*pair)
-        for pair in ((predicted, given), (predicted, predicted), (given, given))
-    )
+    inputs = annotator_prediction, masks, present, num_classes
+    predicted, given, judged = _predicted_and_given(*inputs)
+    pairs = (predicted, given), (predicted, predicted), (given, given)
+    across, among_predicted, among_given = (1 - _overlap(*pair).iou for pair in pairs)
     # An absent annotator has no pixel, so its distances are 0 and only the counts leave it out.
     samples, annotators = annotator_prediction.shape[1], judged.sum(1)
     return (
@@ -134,24 +107,12 @@ def generalized_energy_distance(
 
 
 def soft_dice(annotator_probs: Tensor, masks: Tensor, present: Tensor) -> Tensor:
-    """Dice of how sure the predictions are and how many annotators agree.
+    """Dice of how sure the predictions are and how many annotators agree ``[B, C - 1]``.
 
     The mean over t = .1, .3, .5, .7, .9 of Dice(mean P > t, mean A > t): P are the class
     probabilities of the predictions; mean A is the share, among those who labelled the pixel, of
     the annotators who gave the class. Pixels that nobody labelled are left out. At a threshold that
-    neither side exceeds anywhere, Dice is 1.
-
-    Args:
-        annotator_probs: Class probabilities of each prediction ``[B, S, C, H, W]``.
-        masks: Class ids given by the annotators ``[B, N, H, W]``, 255 where not labelled.
-        present: Which annotators labelled the image, boolean ``[B, N]``.
-
-    Returns:
-        Scores in [0, 1] ``[B, C - 1]``, one a foreground class; NaN for a class that exceeds no
-        threshold on either side, and for an image that nobody labelled.
-
-    Raises:
-        ValueError: If the shapes do not fit one another.
+    neither side exceeds anywhere, Dice is 1. NaN for a class that exceeds none on either side.
 
     Example:
         >>> masks = torch.tensor([[[[1, 1, 0]], [[0, 1, 0]]]])
@@ -188,21 +149,10 @@ def max_dice(
 ) -> dict[str, Tensor]:
     """Dice of each prediction with the most similar annotation, and the reverse.
 
-    Args:
-        annotator_prediction: Predicted class ids ``[B, S, H, W]``.
-        masks: Class ids given by the annotators ``[B, N, H, W]``, 255 where not labelled.
-        present: Which annotators labelled the image, boolean ``[B, N]``.
-        num_classes: Number of classes with the background, which is class 0.
-
-    Returns:
-        Scores in [0, 1] ``[B]`` each. ``dice_max/predictions``: mean over predictions of the
-        largest Dice with an annotation, low where predictions resemble nobody;
-        ``dice_max/annotators``: mean over annotators of the largest Dice with a prediction, low
-        where somebody is not covered; ``dice_max/mean`` of both. Dice as in
-        :func:`annotator_dice`. NaN for an image that nobody labelled.
-
-    Raises:
-        ValueError: If the shapes do not fit one another.
+    ``dice_max/predictions``: mean over predictions of the largest Dice with an annotation, low
+    where predictions resemble nobody; ``dice_max/annotators``: mean over annotators of the largest
+    Dice with a prediction, low where somebody is not covered; ``dice_max/mean`` of both. ``[B]``
+    each.
 
     Example:
         >>> masks = torch.tensor([[[[1, 1, 0]], [[0, 0, 0]]]])
@@ -212,10 +162,9 @@ def max_dice(
     Source:
         Y. Wu et al., "Diversified and Personalized Multi-rater Medical Image Segmentation", 2024.
     """
-    predicted, given, judged = _predicted_and_given(
-        annotator_prediction, masks, present, num_classes
-    )
-    dice = _pair_dice(predicted, given)
+    inputs = annotator_prediction, masks, present, num_classes
+    predicted, given, judged = _predicted_and_given(*inputs)
+    dice = _overlap(predicted, given).dice
     predictions = dice.masked_fill(~judged.unsqueeze(1), 0).amax(2).mean(1)
     predictions = predictions.masked_fill(~judged.any(1), torch.nan)
     annotators = (dice.amax(1) * judged).sum(1) / judged.sum(1)
@@ -229,39 +178,26 @@ def max_dice(
 def matched_dice(
     annotator_prediction: Tensor, masks: Tensor, present: Tensor, num_classes: int
 ) -> Tensor:
-    """Dice of each annotation with a prediction of its own, in the best matching.
+    """Dice of each annotation with a prediction of its own, in the best matching ``[B]``.
 
     The sum of 1 - Dice is smallest (Hungarian matching). Predictions left over are not judged, so
     that more samples are an advantage: compare models with the same number of them. Where S
     predictions are fewer than the N annotators who labelled the image, each is copied and may be
     matched to up to ceil(N / S) annotators.
 
-    Args:
-        annotator_prediction: Predicted class ids ``[B, S, H, W]``.
-        masks: Class ids given by the annotators ``[B, N, H, W]``, 255 where not labelled.
-        present: Which annotators labelled the image, boolean ``[B, N]``.
-        num_classes: Number of classes with the background, which is class 0.
-
-    Returns:
-        Means over annotators in [0, 1] ``[B]``; NaN for an image that nobody labelled.
-
-    Raises:
-        ValueError: If the shapes do not fit one another.
-
     Example:
-        >>> masks, present = torch.tensor([[[[1, 1, 0]], [[0, 0, 0]]]]), torch.tensor([[True, True]])
-        >>> matched_dice(masks.flip(1), masks, present, 2), matched_dice(masks[:, :1], masks, present, 2)
-        (tensor([1.]), tensor([0.5000]))
+        >>> masks, present = torch.tensor([[[[1, 1, 0]], [[0, 0, 0]]]]), torch.ones(1, 2) > 0
+        >>> matched_dice(masks.flip(1), masks, present, num_classes=2)
+        tensor([1.])
 
     Source:
         Y. Wu et al., "Diversified and Personalized Multi-rater Medical Image Segmentation", 2024;
         copies of the smaller set: S. Kohl et al., "A Hierarchical Probabilistic U-Net for Modeling
         Multi-Scale Ambiguities", 2019.
     """
-    predicted, given, judged = _predicted_and_given(
-        annotator_prediction, masks, present, num_classes
-    )
-    dice = _pair_dice(predicted, given)
+    inputs = annotator_prediction, masks, present, num_classes
+    predicted, given, judged = _predicted_and_given(*inputs)
+    dice = _overlap(predicted, given).dice
     images = zip(dice.cpu().numpy(), judged.cpu().numpy(), strict=True)
     return dice.new_tensor([_matched(image[:, there]) for image, there in images])
 
@@ -276,34 +212,14 @@ def _matched(dice: np.ndarray) -> float:
     return float(dice[linear_sum_assignment(dice, maximize=True)].mean())
 
 
-class _SetMetric(Averages):
-    """Averages over the images that any annotator labelled."""
-
-    higher_is_better = True
-
-    def __init__(self, classes: Sequence[str], *keys: str) -> None:
-        self.classes = check_names("classes", classes, least=2)
-        super().__init__(*keys)
-
-
-class GeneralizedEnergyDistance(_SetMetric):
-    """Averages :func:`generalized_energy_distance` over images: ``{"ged2"}``, 0 is best.
-
-    Args:
-        classes: Names, where the index is the class id and 0 is the background.
-
-    Example:
-        >>> metric = GeneralizedEnergyDistance(["background", "cup"])
-        >>> masks, present = torch.tensor([[[[0, 1, 1]], [[0, 0, 1]]]]), torch.ones(1, 2) > 0
-        >>> metric.update(annotator_prediction=masks[:, :1], masks=masks, present=present)
-        >>> metric.compute()
-        {'ged2': tensor(0.2500)}
-    """
+class GeneralizedEnergyDistance(Averages):
+    """Averages :func:`generalized_energy_distance` over images: ``{"ged2"}``, 0 is best."""
 
     higher_is_better = False
 
     def __init__(self, classes: Sequence[str]) -> None:
-        super().__init__(classes, "ged2")
+        self.classes = check_names("classes", classes, least=2)
+        super().__init__("ged2")
 
     def update(self, *, annotator_prediction: Tensor, masks: Tensor, present: Tensor) -> None:
         """Add one batch."""
@@ -311,55 +227,35 @@ class GeneralizedEnergyDistance(_SetMetric):
         self.add_images(generalized_energy_distance(*inputs))
 
 
-class SoftDice(_SetMetric):
-    """Averages :func:`soft_dice` over images: ``{"dice_soft/<class>", "dice_soft/mean"}``.
+class SetDice(Averages):
+    """Averages :func:`soft_dice`, :func:`max_dice` and :func:`matched_dice` over images.
 
-    A class's score leaves out the images where the class exceeds no threshold on either side; the
-    mean is over images of each image's macro average over the other classes, 1 where there is none.
-
-    Args:
-        classes: Names, where the index is the class id and 0 is the background.
+    ``compute`` returns ``dice_soft/<class>`` and ``dice_soft/mean``; ``dice_max/predictions``,
+    ``dice_max/annotators`` and ``dice_max/mean``; and ``dice_match``. The soft Dice of a class
+    leaves out the images where it is NaN; the mean is over images of each image's macro average
+    over the other classes, 1 where there is none.
     """
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        super().__init__(classes, *(f"dice_soft/{name}" for name in (*classes[1:], "mean")))
+    higher_is_better = True
 
-    def update(self, *, annotator_probs: Tensor, masks: Tensor, present: Tensor) -> None:
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = check_names("classes", classes, least=2)
+        soft = (f"dice_soft/{name}" for name in (*self.classes[1:], "mean"))
+        largest = (f"dice_max/{kind}" for kind in ("predictions", "annotators", "mean"))
+        super().__init__(*soft, *largest, "dice_match")
+
+    def update(
+        self,
+        *,
+        annotator_prediction: Tensor,
+        annotator_probs: Tensor,
+        masks: Tensor,
+        present: Tensor,
+    ) -> None:
         """Add one batch."""
         check_inputs(("annotator_probs", annotator_probs, "BSCHW"), C=len(self.classes))
-        scores = soft_dice(annotator_probs, masks, present)
+        soft = soft_dice(annotator_probs, masks, present)
         unknown = ~labelled_pixels(masks, present).flatten(1).any(1)
-        mean = macro_over_classes(scores).masked_fill(unknown, torch.nan)
-        self.add_images(*scores.unbind(1), mean)
-
-
-class MaxDice(_SetMetric):
-    """Averages :func:`max_dice` over images, under the same keys.
-
-    Args:
-        classes: Names, where the index is the class id and 0 is the background.
-    """
-
-    def __init__(self, classes: Sequence[str]) -> None:
-        kinds = ("predictions", "annotators", "mean")
-        super().__init__(classes, *(f"dice_max/{kind}" for kind in kinds))
-
-    def update(self, *, annotator_prediction: Tensor, masks: Tensor, present: Tensor) -> None:
-        """Add one batch."""
+        mean = macro_over_classes(soft).masked_fill(unknown, torch.nan)
         inputs = annotator_prediction, masks, present, len(self.classes)
-        self.add_images(*max_dice(*inputs).values())
-
-
-class MatchedDice(_SetMetric):
-    """Averages :func:`matched_dice` over images: ``{"dice_match"}``.
-
-    Args:
-        classes: Names, where the index is the class id and 0 is the background.
-    """
-
-    def __init__(self, classes: Sequence[str]) -> None:
-        super().__init__(classes, "dice_match")
-
-    def update(self, *, annotator_prediction: Tensor, masks: Tensor, present: Tensor) -> None:
-        """Add one batch."""
-        self.add_images(matched_dice(annotator_prediction, masks, present, len(self.classes)))
+        self.add_images(*soft.unbind(1), mean, *max_dice(*inputs).values(), matched_dice(*inputs))

@@ -1,4 +1,7 @@
-"""Why: do the prototypes that are shown as reasons carry the decision, and what do they stand for?"""
+"""Why: are all prototypes used, do they carry the decision, and does each stand for one thing?
+
+Arguments are explained in :mod:`tax_lightning.metrics`.
+"""
 
 from __future__ import annotations
 
@@ -25,26 +28,18 @@ _ORDERS = 4  # random ones that a control averages over
 class PrototypeUsage(PooledMetric):
     """Are all prototypes of an annotator used?
 
-    ``update`` takes ``within``, the share of each kernel within its annotator
-    ``[B, N, K, H, W]``, all pixels of which count. ``compute`` returns, by annotator and as mean,
+    All pixels count, whoever labelled them. ``compute`` returns, by annotator and as mean,
 
     - ``prototype_usage``: exp(H(m)) / K of an annotator's mean shares m; 1 where all K prototypes
       are used alike, 1/K where one does all the work;
     - ``prototype_pruned``: share of prototypes that have the largest share of their annotator's at
       no pixel, in [0, 1 - 1/K], 0 is best.
 
-    Args:
-        annotators: Names, in the order of the N axis.
-        kernels: Number K of kernels of an annotator.
-
-    Raises:
-        ValueError: If names repeat, ``kernels`` is below 1 or ``within`` does not fit.
-
     Example:
         >>> metric = PrototypeUsage(["Ada", "Ben"], kernels=2)
         >>> metric.update(within=torch.tensor([[0.5, 0.5], [1.0, 0.0]])[None, :, :, None, None])
         >>> metric.compute()["prototype_usage/Ada"], metric.compute()["prototype_usage/Ben"]
-        (tensor(1.0000), tensor(0.5000))
+        (tensor(1.), tensor(0.5000))
 
     Source:
         The exponential of the entropy as an effective number: M. O. Hill, "Diversity and
@@ -82,11 +77,9 @@ class Purity(PooledMetric):
     """Does each prototype stand for one class?
 
     For every prototype the ten most similar pixels are kept, each from another image, and the
-    classes there: memory does not grow with the data. An image must come once only.
-
-    ``update`` takes ``similarity`` ``[B, N, K, H, W]``; ``reference`` ``[B, H, W]``, 255 where
-    unknown; and ``eligible``, boolean ``[B, N, K, H, W]``, the pixels that may stand for a
-    prototype: false for a pruned one. ``compute`` returns
+    classes there: memory does not grow with the data. An image must come once only. ``similarity``
+    is ``[B, N, K, H, W]``, and ``eligible``, boolean of the same shape, says which pixels may stand
+    for a prototype: none for a pruned one. ``compute`` returns
 
     - ``purity/class``: the largest share of one class among a prototype's pixels, averaged by the
       number of pixels at which the prototype is the most similar of its annotator's; in [1/10, 1].
@@ -94,14 +87,6 @@ class Purity(PooledMetric):
     - ``purity_ami/class``: the adjusted mutual information of prototype and class, which does not:
       0 is chance, 1 is best; NaN where no prototype has two pixels;
     - both with ``_shuffled`` before the slash: the control, each pixel with another one's class.
-
-    Args:
-        annotators: Number N of annotators.
-        kernels: Number K of prototypes of an annotator.
-        classes: Number C of classes.
-
-    Raises:
-        ValueError: If a number is below 1, a class is out of range, or tensors do not fit.
 
     Example:
         >>> metric = Purity(annotators=1, kernels=2, classes=2)
@@ -206,14 +191,11 @@ def _information(classes: Tensor) -> Tensor:
 class WhyFaithfulness(Averages):
     """How much of a decision hangs on the kernels with the largest shares in it?
 
-    All N * K active kernels of a pixel take part; those whose weight is 0 everywhere are pruned. The
-    decision c is the class that all of them together give. The share of kernel (n, k) in it is
-    a_nk p_nk(c) / p(c).
-
-    ``update`` takes ``log_who`` ``[B, N, H, W]``, ``log_within`` ``[B, N, K, H, W]`` (-inf for a
-    pruned kernel), ``log_kernel_probs`` ``[B, N, K, C, H, W]``, and ``cases``, the pixels that
-    count, boolean ``[B, H, W]``, of which at most 64 an image are looked at, evenly spaced.
-    ``compute`` returns values in [0, 1]:
+    All kernels of all annotators take part that have a weight anywhere. The decision c is the class
+    that they give together; the share of kernel (n, k) in it is a_nk p_nk(c) / p(c). ``update``
+    takes what each kernel would label, ``log_kernel_probs`` ``[B, N, K, C, H, W]``, and the pixels
+    that count, ``cases``, boolean ``[B, H, W]``, of which at most 64 an image are looked at, evenly
+    spaced. ``compute`` returns, in [0, 1],
 
     - ``why_deletion_area``: kernels are removed one by one, the largest share first, the weights of
       the others made to sum to 1 again; the mean of p(c) with 0, 1 .. M - 1 of the M gone.
@@ -221,16 +203,12 @@ class WhyFaithfulness(Averages):
     - ``why_sufficiency_1``: does the kernel with the largest share give c alone? The control
       ``why_sufficiency_1_random`` is the share of all kernels that do.
 
-    Raises:
-        ValueError: If tensors do not fit.
-
     Example:
         >>> metric = WhyFaithfulness()
-        >>> probs = torch.tensor([[0.8, 0.2], [0.4, 0.6]])  # 2 kernels, 2 classes
-        >>> metric.update(  # 1 annotator, 1 pixel
+        >>> metric.update(  # 1 annotator, 2 kernels, 2 classes, 1 pixel
         ...     log_who=torch.zeros(1, 1, 1, 1),
         ...     log_within=torch.tensor([0.75, 0.25]).log().view(1, 1, 2, 1, 1),
-        ...     log_kernel_probs=probs.log().view(1, 1, 2, 2, 1, 1),
+        ...     log_kernel_probs=torch.tensor([0.8, 0.2, 0.4, 0.6]).log().view(1, 1, 2, 2, 1, 1),
         ...     cases=torch.ones(1, 1, 1, dtype=torch.bool),
         ... )
         >>> metric.compute()["why_deletion_area"]  # (0.7 + 0.4) / 2
