@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_maps import IGNORED, dice_table, everyone, judged, maps
+from small_maps import IGNORED, computed, dice_table, everyone, judged, maps, pair_score
 
 from tax_lightning.metrics import (
-    MatchedDice,
-    MaxDice,
-    SoftDice,
+    GeneralizedEnergyDistance,
+    SetDice,
+    generalized_energy_distance,
     matched_dice,
     max_dice,
     soft_dice,
@@ -113,8 +113,7 @@ def test_soft_dice_equals_loops_over_pixels():
     np.testing.assert_allclose(soft_dice(probs, masks, present).numpy(), expected, atol=1e-6)
 
 
-def test_soft_dice_metric_averages_images_by_class():
-    metric = SoftDice(CLASSES)
+def test_metric_averages_images():
     probs = torch.cat(
         [
             probabilities((1.0, 0.0), (0.0, 0.0)),  # disc is right, cup in neither
@@ -124,13 +123,16 @@ def test_soft_dice_metric_averages_images_by_class():
         ]
     )
     masks = torch.cat([maps((1, 0)), maps((1, 0)), maps((0, 0)), maps((255, 255))])
-    metric.update(annotator_probs=probs, masks=masks, present=torch.ones(4, 1, dtype=torch.bool))
-    result = {name: float(value) for name, value in metric.compute().items()}
-    assert result == {
-        "dice_soft/disc": pytest.approx((1 + 0) / 2),
-        "dice_soft/cup": 0,
-        "dice_soft/mean": pytest.approx((1 + 0 + 1) / 3),
-    }
+    result = computed(
+        SetDice(CLASSES),
+        annotator_prediction=probs.argmax(2),
+        annotator_probs=probs,
+        masks=masks,
+        present=everyone(1, images=4),
+    )
+    assert result.pop("dice_soft/disc") == pytest.approx((1 + 0) / 2)
+    assert result.pop("dice_soft/cup") == 0
+    assert list(result.values()) == pytest.approx([(1 + 0 + 1) / 3] * 5)
 
 
 # ---------------------------------------------------------------------- maximal and matched Dice
@@ -268,6 +270,7 @@ def test_max_and_matched_dice_equal_all_loops(data):
 
 def all_scores(predicted, masks, present) -> dict[str, torch.Tensor]:
     return {
+        "ged2": generalized_energy_distance(predicted, masks, present, num_classes=3),
         "dice_soft": soft_dice(one_hot(predicted, 3), masks, present),
         "dice_match": matched_dice(predicted, masks, present, num_classes=3),
         **max_dice(predicted, masks, present, num_classes=3),
@@ -291,17 +294,18 @@ def test_neither_order_matters_and_scores_are_shares(predicted, masks, present, 
     exchanged = all_scores(predicted, masks[:, order], present[:, order])
     for name, score in scores.items():
         known = score[~score.isnan()]
-        assert ((known >= 0) & (known <= 1 + 1e-6)).all()
+        assert ((known >= -1e-6) & (known <= (2 if name == "ged2" else 1) + 1e-6)).all()
         for other in (others[name], exchanged[name]):
-            torch.testing.assert_close(other, score, equal_nan=True)
+            torch.testing.assert_close(other, score, equal_nan=True, rtol=0, atol=1e-6)
 
 
 @settings(max_examples=50)
 @given(masks=label_maps)
 def test_the_annotations_themselves_are_the_best_prediction(masks):
     masks = torch.from_numpy(masks)
-    for score in all_scores(masks, masks, torch.ones(2, 3, dtype=torch.bool)).values():
-        assert (score.nan_to_num(1) == 1).all()
+    scores = all_scores(masks, masks, everyone(3, images=2))
+    assert scores.pop("ged2").abs().max() < 1e-6
+    assert all((score.nan_to_num(1) == 1).all() for score in scores.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -315,18 +319,6 @@ def test_low_precision_changes_nothing_that_it_can_hold(dtype):
     assert torch.equal(soft_dice(one_hot(labels, 3).to(dtype), masks, present), plain["dice_soft"])
 
 
-def test_metrics_average_the_images_that_have_labels():
-    masks = torch.cat([maps((1, 0)), maps((1, 0)), maps((255, 255))])
-    predicted = torch.cat([maps((1, 0)), maps((0, 1)), maps((1, 1))])
-    present = torch.tensor([[True], [True], [False]])
-    for metric in (MaxDice(num_classes=2), MatchedDice(num_classes=2)):
-        batch = {"annotator_prediction": predicted, "masks": masks}
-        metric.update(**batch, present=torch.zeros_like(present))
-        assert all(value.isnan() for value in metric.compute().values())
-        metric.update(**batch, present=present)
-        assert all(value == pytest.approx(0.5) for value in metric.compute().values())
-
-
 def test_wrong_arguments_are_named():
     masks, present = torch.zeros(1, 2, 3, 3, dtype=torch.long), everyone(2)
     with pytest.raises(
@@ -335,11 +327,84 @@ def test_wrong_arguments_are_named():
         max_dice(masks[..., :2], masks, present, num_classes=2)
     with pytest.raises(ValueError, match=r"`annotator_prediction` has shape \[1, 3, 3\], expected"):
         matched_dice(masks[:, 0], masks, present, num_classes=2)
-    with pytest.raises(ValueError, match="`num_classes` is 1, expected at least 2"):
-        MaxDice(num_classes=1)
-    with pytest.raises(ValueError, match="`num_classes` is 0, expected at least 2"):
-        MatchedDice(num_classes=0)
-    with pytest.raises(ValueError, match=r"`annotator_probs` has shape \[1, 2, 2, 3, 3\], expect"):
-        SoftDice(CLASSES).update(annotator_probs=one_hot(masks, 2), masks=masks, present=present)
     with pytest.raises(ValueError, match=r"`classes` is \['background'\], expected at least 2"):
-        SoftDice(["background"])
+        GeneralizedEnergyDistance(["background"])
+    with pytest.raises(ValueError, match=r"`annotator_probs` has shape \[1, 2, 2, 3, 3\], expect"):
+        SetDice(CLASSES).update(
+            annotator_prediction=masks,
+            annotator_probs=one_hot(masks, 2),
+            masks=masks,
+            present=present,
+        )
+
+
+# ---------------------------------------------------------------------- energy distance
+
+
+def brute_mean(first: list[np.ndarray], second: list[np.ndarray], num_classes: int) -> float:
+    return float(np.mean([1 - pair_score(a, b, num_classes, "iou") for a in first for b in second]))
+
+
+def brute_ged(predicted: np.ndarray, masks: np.ndarray, present: np.ndarray, classes: int) -> float:
+    p, a = list(predicted), [masks[n] for n in judged(masks, present)]
+    if not a:
+        return float("nan")
+    return 2 * brute_mean(p, a, classes) - brute_mean(p, p, classes) - brute_mean(a, a, classes)
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_equals_double_loop_on_any_sets(data):
+    samples, annotators, num_classes = (data.draw(st.integers(1, 4)) for _ in range(3))
+    num_classes += 1
+    label = st.integers(0, num_classes - 1)
+    predicted = data.draw(hnp.arrays(np.int64, (samples, 2, 3), elements=label))
+    known = st.one_of(label, st.just(IGNORED))
+    masks = data.draw(hnp.arrays(np.int64, (annotators, 2, 3), elements=known))
+    present = data.draw(hnp.arrays(bool, annotators))
+    image = predicted, masks, present
+    found = generalized_energy_distance(*(torch.from_numpy(x)[None] for x in image), num_classes)
+    expected = brute_ged(*image, num_classes)
+    assert found.item() == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+
+def test_is_0_for_the_same_maps_in_any_order_and_number():
+    masks = torch.randint(3, (4, 3, 5, 5))
+    masks[0, 1] = 0
+    found = generalized_energy_distance(masks[:, [2, 0, 1, 1, 2, 0]], masks, everyone(3, 4), 3)
+    torch.testing.assert_close(found, torch.zeros(4), rtol=0, atol=1e-6)
+
+
+def test_an_empty_map_is_at_distance_0_from_an_empty_map():
+    # A = {empty, one pixel}, P = {empty}: 2 * (0 + 1) / 2 - 0 - 2 / 4. With an epsilon in the
+    # denominator instead of the rule, two empty maps would be at distance 1.
+    masks = torch.zeros(1, 2, 2, 2, dtype=torch.long)
+    masks[0, 1, 0, 0] = 1
+    found = generalized_energy_distance(
+        masks[:, :1], masks, torch.ones(1, 2, dtype=torch.bool), num_classes=2
+    )
+    assert found.item() == pytest.approx(0.5)
+
+
+def test_disjoint_sets_are_as_far_apart_as_can_be():
+    predicted = torch.tensor([[[[1, 0]], [[1, 0]]]])
+    present = torch.ones(1, 2, dtype=torch.bool)
+    found = generalized_energy_distance(predicted, predicted.flip(-1), present, num_classes=2)
+    assert found.item() == pytest.approx(2)
+
+
+def test_absent_annotators_do_not_count():
+    predicted = torch.tensor([[[[1, 0, 0]], [[1, 1, 0]]]])
+    masks = torch.tensor([[[[1, 0, 0]], [[0, 0, 1]], [[1, 1, 0]]]])
+    present = torch.tensor([[True, False, True]])
+    found = generalized_energy_distance(predicted, masks, present, num_classes=2)
+    assert found.item() == pytest.approx(0)
+
+
+def test_energy_distance_averages_labelled_images():
+    masks = torch.tensor([[[[1, 0]], [[1, 0]]], [[[1, 0]], [[1, 0]]], [[[255, 255]]] * 2])
+    predicted = torch.tensor([[[[1, 0]]], [[[0, 1]]], [[[1, 1]]]])
+    present = torch.tensor([[True, True], [True, False], [True, True]])
+    batch = {"annotator_prediction": predicted, "masks": masks, "present": present}
+    found = computed(GeneralizedEnergyDistance(["background", "cup"]), **batch)
+    assert found == {"ged2": pytest.approx((0 + 2) / 2)}
