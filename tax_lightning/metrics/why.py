@@ -66,7 +66,7 @@ class PrototypeUsage(PooledMetric):
         # Shares of half precision do not sum to 1 exactly, so divide by their own total.
         entropy = torch.special.entr(shares / shares.sum(1, keepdim=True)).sum(1)
         pruned = (leads == 0).float().mean(1).masked_fill(leads.sum(1) == 0, torch.nan)
-        values = {}
+        values: dict[str, Tensor] = {}
         for kind, value in (("usage", entropy.exp() / self.kernels), ("pruned", pruned)):
             named = zip((*self.annotators, "mean"), (*value, value.mean()), strict=True)
             values |= {f"prototype_{kind}/{name}": each for name, each in named}
