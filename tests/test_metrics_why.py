@@ -46,14 +46,6 @@ def test_pruned_share_by_hand():
     assert all(math.isnan(value) for value in usage(within[..., :0]).values())
 
 
-def test_usage_pools_pixels_of_batches_of_any_size():
-    metric, within = PrototypeUsage(["Ada"], kernels=2), torch.eye(2)[:, None, :, None, None]
-    metric.update(within=within[:1])
-    found = computed(metric, within=within[1:].expand(3, -1, -1, -1, -1))
-    entropy = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
-    assert found["prototype_usage/Ada"] == pytest.approx(np.exp(entropy) / 2)
-
-
 @settings(max_examples=50)
 @given(hnp.arrays(np.float32, (2, 2, 3, 2, 2), elements=st.floats(-8, 8, width=32)))
 def test_usage_is_between_one_kernel_and_all(scores):

@@ -55,9 +55,8 @@ class EvidenceMetrics(nn.Module):
         who = [WhoAccuracy(), Removal(len(annotators))]
         self.who = MetricCollection(who, compute_groups=False)
         self.shuffled_who = self.who.clone(postfix="_shuffled")
-        self.why = MetricCollection(
-            [Purity(len(annotators), kernels, classes)], compute_groups=False
-        )
+        purity = Purity(len(annotators), kernels, classes)
+        self.why = MetricCollection([purity], compute_groups=False)
 
     def update_evidence(
         self,
@@ -72,11 +71,7 @@ class EvidenceMetrics(nn.Module):
         eligible: Tensor | None = None,
         **of_kernels: Tensor,
     ) -> None:
-        """Add one batch; arguments as in :mod:`tax_lightning.metrics`, and the evidence.
-
-        ``similarity`` is the evidence ``[B, N, K, H, W]``, and counts where ``eligible``, boolean of
-        the same shape; ``of_kernels`` is what :class:`.WhyFaithfulness` takes besides.
-        """
+        """Add one batch; see :class:`.Purity`; ``of_kernels`` is for :class:`.WhyFaithfulness`."""
         labels = {"masks": masks, "present": present, "reference": reference, "expert": expert}
         weights = {"log_who": log_who, "log_annotator_probs": log_annotator_probs}
         who = log_who.exp()

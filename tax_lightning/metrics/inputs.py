@@ -14,13 +14,7 @@ from tax_lightning.constants import IGNORE_INDEX
 def check_inputs(*arguments: tuple[str, Tensor, str], **sizes: int) -> None:
     """Check that tensors fit one another; looks at shapes and types only, never at values.
 
-    Args:
-        arguments: Name, tensor and layout of each argument. A layout is a letter a dimension, such
-            as ``"BNHW"``; a letter stands for one size in all layouts.
-        sizes: Sizes that are known beforehand, such as ``N=3``.
-
-    Raises:
-        ValueError: If a shape contradicts its layout, or if ``present`` is not boolean.
+    A layout is a letter a dimension; a letter stands for one size in all layouts.
 
     Example:
         >>> masks, present = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, dtype=torch.bool)
@@ -61,12 +55,8 @@ def check_count(argument: str, number: int) -> int:
 
 
 def labelled_pixels(masks: Tensor, present: Tensor) -> Tensor:
-    """Where each annotator gave a label ``[B, N, H, W]``; of ``masks``, and ``present`` ``[B, N]``.
-
-    Example:
-        >>> labelled_pixels(torch.tensor([[[[0, 1, 255]]]]), torch.tensor([[True]])).tolist()
-        [[[[True, True, False]]]]
-    """
+    """Where each annotator gave a label, boolean ``[B, N, H, W]``; checks both arguments."""
+    check_inputs(("masks", masks, "BNHW"), ("present", present, "BN"))
     return (masks != IGNORE_INDEX) & present[:, :, None, None]
 
 
@@ -74,33 +64,18 @@ def foreground_masks(labels: Tensor, num_classes: int) -> Tensor:
     """One boolean mask a foreground class ``[B, N, num_classes - 1, H, W]``.
 
     An eighth of the memory of one-hot integers. Pixels without a label are in no mask.
-
-    Example:
-        >>> foreground_masks(torch.tensor([[[[0, 1, 2, 255]]]]), 3).int().tolist()
-        [[[[[0, 1, 0, 0]], [[0, 0, 1, 0]]]]]
     """
     foreground = torch.arange(1, num_classes, device=labels.device)
     return labels.unsqueeze(2) == foreground[:, None, None]
 
 
 def macro_over_classes(scores: Tensor) -> Tensor:
-    """Average of ``[..., classes]`` over the classes that appear, the others being NaN.
-
-    1 where no class appears: both sides then agree.
-
-    Example:
-        >>> macro_over_classes(torch.tensor([[0.5, torch.nan], [torch.nan, torch.nan]])).tolist()
-        [0.5, 1.0]
-    """
+    """Average over classes ``[..., C]`` but those of NaN; 1 where no class appears on either side."""
     return scores.nanmean(-1).nan_to_num(nan=1.0)
 
 
 class PooledMetric(Metric):
-    """A metric that is a function of sums, so that any parts of the data merge to the whole.
-
-    Args:
-        starts: What each sum starts from, by name.
-    """
+    """A metric that is a function of sums by name, so that parts of the data merge to the whole."""
 
     is_differentiable = False
     full_state_update = False
@@ -122,12 +97,7 @@ class PooledMetric(Metric):
 
 
 class Averages(PooledMetric):
-    """Averages over images or over pixels by key; NaN for a key without a case.
-
-    Args:
-        keys: Name of each average.
-        starts: What further sums start from, by name.
-    """
+    """Averages over images or over pixels by key, NaN without a case; and further sums."""
 
     def __init__(self, *keys: str, **starts: Tensor) -> None:
         totals, cases = torch.zeros(len(keys)), torch.zeros(len(keys), dtype=torch.long)

@@ -48,13 +48,11 @@ def _class_dice(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 def annotator_dice(
     annotator_prediction: Tensor, masks: Tensor, present: Tensor, num_classes: int
 ) -> Tensor:
-    """Dice of each annotator's predicted and given segmentation, image by image.
+    """Dice of each annotator's predicted and given segmentation, image by image ``[B, N]``.
 
     A macro average over the foreground classes that appear on either side, over the labelled
-    pixels; 1 where no foreground class appears on either side.
-
-    Returns:
-        Scores in [0, 1] ``[B, N]``; NaN where an annotator is absent or labelled no pixel.
+    pixels; 1 where no foreground class appears on either side. NaN where an annotator is absent or
+    labelled no pixel.
 
     Example:
         >>> masks = torch.tensor([[[[0, 1]], [[0, 0]], [[255, 255]]]])
@@ -62,21 +60,16 @@ def annotator_dice(
         >>> annotator_dice(predicted, masks, torch.tensor([[True, True, False]]), num_classes=2)
         tensor([[0.6667, 1.0000,    nan]])
     """
-    check_inputs(
-        ("annotator_prediction", annotator_prediction, "BNHW"),
-        ("masks", masks, "BNHW"),
-        ("present", present, "BN"),
-    )
-    scores = macro_over_classes(_class_dice(annotator_prediction, masks, num_classes))
     judged = labelled_pixels(masks, present).flatten(2).any(-1)
+    check_inputs(("masks", masks, "BNHW"), ("annotator_prediction", annotator_prediction, "BNHW"))
+    scores = macro_over_classes(_class_dice(annotator_prediction, masks, num_classes))
     return scores.masked_fill(~judged, torch.nan)
 
 
 def fused_dice(prediction: Tensor, reference: Tensor, num_classes: int) -> Tensor:
-    """Dice of the fused segmentation and the reference, by image and class.
+    """Dice of the fused segmentation and the reference ``[B, num_classes - 1]``.
 
-    Returns:
-        Scores in [0, 1] ``[B, num_classes - 1]``; NaN for a class that appears on neither side.
+    Pixels of unknown reference are left out; NaN for a class that appears on neither side.
 
     Example:
         >>> fused_dice(torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 0, 1]]]), num_classes=3)
@@ -89,9 +82,8 @@ def fused_dice(prediction: Tensor, reference: Tensor, num_classes: int) -> Tenso
 class AnnotatorDice(Averages):
     """Dice of each annotator's prediction with that same annotator's mask.
 
-    Averages :func:`annotator_dice` over the images that the annotator labelled. ``compute``
-    returns ``{"dice/<annotator>", "dice/mean"}`` in [0, 1]; the mean is over annotators with a
-    case.
+    Averages :func:`annotator_dice` over the images that the annotator labelled:
+    ``{"dice/<annotator>", "dice/mean"}``, the mean over the annotators that have any.
     """
 
     higher_is_better = True
@@ -143,9 +135,8 @@ class FusedOverlap(Averages):
             return
         scores = fused_dice(prediction, reference, len(self.classes))
         unknown = (reference == IGNORE_INDEX).flatten(1).all(1)
-        self.add_images(
-            *scores.unbind(1), macro_over_classes(scores).masked_fill(unknown, torch.nan)
-        )
+        mean = macro_over_classes(scores).masked_fill(unknown, torch.nan)
+        self.add_images(*scores.unbind(1), mean)
         confusion = multiclass_confusion_matrix(
             prediction,
             reference,
@@ -213,12 +204,8 @@ class RelativeArea(Averages):
 
     def update(self, *, annotator_prediction: Tensor, masks: Tensor, present: Tensor) -> None:
         """Add one batch."""
-        check_inputs(
-            ("masks", masks, "BNHW"),
-            ("present", present, "BN"),
-            ("annotator_prediction", annotator_prediction, "BNHW"),
-            N=len(self.annotators),
-        )
+        inputs = ("masks", masks, "BNHW"), ("annotator_prediction", annotator_prediction, "BNHW")
+        check_inputs(*inputs, N=len(self.annotators))
         counted = labelled_pixels(masks, present)
         areas = [_relative_area(labels, counted) for labels in (masks, annotator_prediction)]
         self.add_images(*torch.cat(areas, 1).unbind(1))
@@ -310,7 +297,6 @@ class SegmentationCalibration(PooledMetric):
             ("probs", probs, "BCHW"),
             ("annotator_probs", annotator_probs, "BSCHW"),
             ("masks", masks, "BNHW"),
-            ("present", present, "BN"),
             ("reference", reference, "BHW"),
         )
         confidence, prediction = probs.max(1)

@@ -39,7 +39,7 @@ class _Overlap(NamedTuple):
 
 
 def _maps(labels: Tensor, num_classes: int, labelled: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels of each foreground class ``[B, C - 1, N, HW]``, and labelled ones ``[B, 1, N, HW]``."""
+    """Zeros and ones: of each foreground class ``[B, C - 1, N, HW]``, labelled ``[B, 1, N, HW]``."""
     foreground = foreground_masks(labels, num_classes) & labelled.unsqueeze(2)
     by_class = (x.transpose(1, 2).flatten(3).float() for x in (foreground, labelled.unsqueeze(2)))
     return next(by_class), next(by_class)
@@ -61,11 +61,7 @@ def _predicted_and_given(
     annotator_prediction: Tensor, masks: Tensor, present: Tensor, num_classes: int
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
     """Check the arguments; both sets, and which annotators labelled any pixel ``[B, N]``."""
-    check_inputs(
-        ("annotator_prediction", annotator_prediction, "BSHW"),
-        ("masks", masks, "BNHW"),
-        ("present", present, "BN"),
-    )
+    check_inputs(("annotator_prediction", annotator_prediction, "BSHW"), ("masks", masks, "BNHW"))
     labelled = labelled_pixels(masks, present)
     everywhere = torch.ones_like(annotator_prediction, dtype=torch.bool)
     predicted = _maps(annotator_prediction, num_classes, everywhere)
@@ -124,11 +120,7 @@ def soft_dice(annotator_probs: Tensor, masks: Tensor, present: Tensor) -> Tensor
         W. Ji et al., "Learning Calibrated Medical Image Segmentation via Multi-rater Agreement
         Modeling", 2021.
     """
-    check_inputs(
-        ("annotator_probs", annotator_probs, "BSCHW"),
-        ("masks", masks, "BNHW"),
-        ("present", present, "BN"),
-    )
+    check_inputs(("annotator_probs", annotator_probs, "BSCHW"), ("masks", masks, "BNHW"))
     samples, num_classes = annotator_probs.shape[1:3]
     labelled = labelled_pixels(masks, present)
     given = (foreground_masks(masks, num_classes) & labelled.unsqueeze(2)).sum(1)
@@ -191,9 +183,8 @@ def matched_dice(
         tensor([1.])
 
     Source:
-        Y. Wu et al., "Diversified and Personalized Multi-rater Medical Image Segmentation", 2024;
-        copies of the smaller set: S. Kohl et al., "A Hierarchical Probabilistic U-Net for Modeling
-        Multi-Scale Ambiguities", 2019.
+        As :func:`max_dice`; copies of the smaller set: S. Kohl et al., "A Hierarchical
+        Probabilistic U-Net for Modeling Multi-Scale Ambiguities", 2019.
     """
     inputs = annotator_prediction, masks, present, num_classes
     predicted, given, judged = _predicted_and_given(*inputs)

@@ -37,7 +37,6 @@ def disagreement(masks: Tensor, present: Tensor) -> Tensor:
         >>> disagreement(masks, torch.tensor([[True, True]])).tolist()
         [[[False, True, False]]]
     """
-    check_inputs(("masks", masks, "BNHW"), ("present", present, "BN"))
     labelled = labelled_pixels(masks, present)
     highest = masks.masked_fill(~labelled, -1).amax(1)
     lowest = masks.masked_fill(~labelled, IGNORE_INDEX).amin(1)
@@ -81,20 +80,11 @@ class WhoAccuracy(Averages):
     """
 
     def __init__(self) -> None:
-        super().__init__(
-            "named",
-            "average",
-            "who_accuracy_d1",
-            "who_chance_d1",
-            "who_accuracy_expert",
-            "who_ceiling_expert",
-            "who_chance_expert",
-            "majority_overrules_expert",
-            "who_entropy_disputed",
-            "who_entropy_unanimous",
-            who_ece_d1=confidence_bins(),
-            who_ece_expert=confidence_bins(),
-        )
+        d1 = (f"who_{kind}_d1" for kind in ("accuracy", "chance"))
+        expert = (f"who_{kind}_expert" for kind in ("accuracy", "ceiling", "chance"))
+        entropy = (f"who_entropy_{kind}" for kind in ("disputed", "unanimous"))
+        keys = "named", "average", *d1, *expert, "majority_overrules_expert", *entropy
+        super().__init__(*keys, who_ece_d1=confidence_bins(), who_ece_expert=confidence_bins())
 
     def update(
         self,

@@ -26,9 +26,9 @@ _ORDERS = 4  # random ones that a control averages over
 
 
 class PrototypeUsage(PooledMetric):
-    """Are all prototypes of an annotator used?
+    """Are all prototypes of an annotator used, over all pixels, whoever labelled them?
 
-    All pixels count, whoever labelled them. ``compute`` returns, by annotator and as mean,
+    ``compute`` returns, by annotator and as mean,
 
     - ``prototype_usage``: exp(H(m)) / K of an annotator's mean shares m; 1 where all K prototypes
       are used alike, 1/K where one does all the work;
