@@ -101,7 +101,7 @@ class EvidenceMetrics(nn.Module):
 class ExplanationMetrics(EvidenceMetrics):
     """Measures who and why over a data set; costs several times the evaluation itself.
 
-    To :class:`EvidenceMetrics` it adds what changes when kernels are removed, and probes, which pass
+    Adds to :class:`EvidenceMetrics` what changes when kernels are removed, and probes, which pass
     images through the model again.
 
     Args:

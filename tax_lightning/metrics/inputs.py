@@ -70,7 +70,7 @@ def foreground_masks(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def macro_over_classes(scores: Tensor) -> Tensor:
-    """Average over classes ``[..., C]`` but those of NaN; 1 where no class appears on either side."""
+    """Average over the classes ``[..., C]`` that are not NaN; 1 where neither side has any."""
     return scores.nanmean(-1).nan_to_num(nan=1.0)
 
 

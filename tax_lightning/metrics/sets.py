@@ -39,7 +39,7 @@ class _Overlap(NamedTuple):
 
 
 def _maps(labels: Tensor, num_classes: int, labelled: Tensor) -> tuple[Tensor, Tensor]:
-    """Zeros and ones: of each foreground class ``[B, C - 1, N, HW]``, labelled ``[B, 1, N, HW]``."""
+    """Pixels by foreground class ``[B, C - 1, N, HW]`` and labelled ``[B, 1, N, HW]``, 0 or 1."""
     foreground = foreground_masks(labels, num_classes) & labelled.unsqueeze(2)
     by_class = (x.transpose(1, 2).flatten(3).float() for x in (foreground, labelled.unsqueeze(2)))
     return next(by_class), next(by_class)
