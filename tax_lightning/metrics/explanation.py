@@ -38,16 +38,8 @@ class EvidenceMetrics(nn.Module):
         kernels: Number K of pieces of evidence for each annotator.
 
     Example:
-        >>> metrics = EvidenceMetrics(["Ana", "Ben"], classes=2)
-        >>> masks, evidence = torch.randint(0, 2, (1, 2, 8, 8)), torch.randn(1, 2, 8, 8)
-        >>> metrics.update_evidence(
-        ...     log_who=evidence.log_softmax(1),
-        ...     log_annotator_probs=torch.randn(1, 2, 2, 8, 8).log_softmax(2),
-        ...     similarity=evidence.unsqueeze(2),
-        ...     masks=masks, present=torch.ones(1, 2) > 0, reference=masks[:, 0],
-        ... )
-        >>> metrics.compute()["who_necessity"].shape
-        torch.Size([])
+        >>> sorted(EvidenceMetrics(["Ana", "Ben"], classes=2).who)
+        ['Removal', 'WhoAccuracy']
     """
 
     def __init__(self, annotators: Sequence[str], classes: int, kernels: int = 1) -> None:

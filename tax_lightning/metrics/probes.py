@@ -220,8 +220,9 @@ def _insertions(
                 targets = [_random_corner(images, size, generator) for _ in images]
                 y = torch.tensor([target[0] + source.y - top for target in targets])
                 x = torch.tensor([target[1] + source.x - left for target in targets])
-                for key, corner in corners.items():
-                    output = output_of(_pasted(images, targets, image, corner, size))
+                for key, (row, column) in corners.items():
+                    patch = image[:, row : row + size, column : column + size]
+                    output = output_of(_pasted(images, targets, patch))
                     top_kernel = _assignment(output)[torch.arange(len(y)), :, y, x].argmax(1)
                     won = top_kernel == n * output.log_within.shape[2] + k
                     yield (n, k), key, won.float().cpu()
@@ -235,16 +236,9 @@ def _random_corner(image: Tensor, size: int, generator: torch.Generator) -> tupl
     return int(top), int(left)
 
 
-def _pasted(
-    images: Tensor,
-    targets: Sequence[tuple[int, int]],
-    source: Tensor,
-    corner: tuple[int, int],
-    size: int,
-) -> Tensor:
-    """Copies of images ``[B, ch, H, W]`` with a patch of the source at a target in each."""
-    top, left = corner
-    pasted = images.clone()
+def _pasted(images: Tensor, targets: Sequence[tuple[int, int]], patch: Tensor) -> Tensor:
+    """Copies of images ``[B, ch, H, W]`` with the patch at a target in each."""
+    pasted, size = images.clone(), patch.shape[-1]
     for image, (y, x) in zip(pasted, targets, strict=True):
-        image[:, y : y + size, x : x + size] = source[:, top : top + size, left : left + size]
+        image[:, y : y + size, x : x + size] = patch
     return pasted

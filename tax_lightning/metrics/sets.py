@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,16 +27,6 @@ from tax_lightning.metrics.inputs import (
 _THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-class _Overlap(NamedTuple):
-    """Overlap of all pairs of segmentations ``[B, I, J]``, over the pixels that both label.
-
-    A macro average over the foreground classes that appear in either, 1 where none does.
-    """
-
-    dice: Tensor
-    iou: Tensor
-
-
 def _maps(labels: Tensor, num_classes: int, labelled: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels by foreground class ``[B, C - 1, N, HW]`` and labelled ``[B, 1, N, HW]``, 0 or 1."""
     foreground = foreground_masks(labels, num_classes) & labelled.unsqueeze(2)
@@ -45,7 +34,11 @@ def _maps(labels: Tensor, num_classes: int, labelled: Tensor) -> tuple[Tensor, T
     return next(by_class), next(by_class)
 
 
-def _overlap(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> _Overlap:
+def _overlap(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Dice and IoU of all pairs ``[B, I, J]``, over the pixels that both label.
+
+    Macro averages over the foreground classes that appear in either, 1 where none does.
+    """
     # Matrix products of zeros and ones, exact in float32 for images of up to 2^24 pixels (also in
     # TF32, whose sums are float32); mixed precision would round the counts of pixels.
     with torch.autocast(first[0].device.type, enabled=False):
@@ -54,7 +47,7 @@ def _overlap(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> _Ov
     # 0 / 0 is NaN for a class in neither map. An epsilon there would make such pairs count as far
     # apart, and so change what is said of sets that hold empty maps.
     dice, iou = 2 * common / area, common / (area - common)
-    return _Overlap(macro_over_classes(dice), macro_over_classes(iou))
+    return macro_over_classes(dice), macro_over_classes(iou)
 
 
 def _predicted_and_given(
@@ -92,7 +85,7 @@ def generalized_energy_distance(
     inputs = annotator_prediction, masks, present, num_classes
     predicted, given, judged = _predicted_and_given(*inputs)
     pairs = (predicted, given), (predicted, predicted), (given, given)
-    across, among_predicted, among_given = (1 - _overlap(*pair).iou for pair in pairs)
+    across, among_predicted, among_given = (1 - _overlap(*pair)[1] for pair in pairs)
     # An absent annotator has no pixel, so its distances are 0 and only the counts leave it out.
     samples, annotators = annotator_prediction.shape[1], judged.sum(1)
     return (
@@ -156,7 +149,7 @@ def max_dice(
     """
     inputs = annotator_prediction, masks, present, num_classes
     predicted, given, judged = _predicted_and_given(*inputs)
-    dice = _overlap(predicted, given).dice
+    dice, _ = _overlap(predicted, given)
     predictions = dice.masked_fill(~judged.unsqueeze(1), 0).amax(2).mean(1)
     predictions = predictions.masked_fill(~judged.any(1), torch.nan)
     annotators = (dice.amax(1) * judged).sum(1) / judged.sum(1)
@@ -188,7 +181,7 @@ def matched_dice(
     """
     inputs = annotator_prediction, masks, present, num_classes
     predicted, given, judged = _predicted_and_given(*inputs)
-    dice = _overlap(predicted, given).dice
+    dice, _ = _overlap(predicted, given)
     images = zip(dice.cpu().numpy(), judged.cpu().numpy(), strict=True)
     return dice.new_tensor([_matched(image[:, there]) for image, there in images])
 

@@ -246,13 +246,9 @@ class WhyFaithfulness(Averages):
         log_shares = log_weights + log_probs.gather(1, index).squeeze(1)
         order = log_shares.argsort(dim=0, descending=True, stable=True)
         generator = torch.Generator().manual_seed(0)  # the same orders at every pixel and update
-        random = [torch.randperm(len(order), generator=generator) for _ in range(_ORDERS)]
-        areas = [
-            _deletion_area(
-                log_weights, log_shares, ranks.argsort()[:, None].expand_as(order).to(order)
-            )
-            for ranks in random
-        ]
+        ranks = [torch.randperm(len(order), generator=generator) for _ in range(_ORDERS)]
+        random = (rank.argsort().to(order)[:, None].expand_as(order) for rank in ranks)
+        areas = [_deletion_area(log_weights, log_shares, one) for one in random]
         same = log_probs.argmax(1) == decision
         values = (
             _deletion_area(log_weights, log_shares, order),
@@ -277,8 +273,7 @@ def _spread(cases: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _deletion_area(log_weights: Tensor, log_shares: Tensor, order: Tensor) -> Tensor:
     """Mean of p(decision) ``[P]`` with the first 0, 1 .. M - 1 kernels of the order gone."""
-    shares, weights = (
-        values.gather(0, order).flip(0).logcumsumexp(0) for values in (log_shares, log_weights)
-    )
+    both = (log_shares, log_weights)
+    shares, weights = (values.gather(0, order).flip(0).logcumsumexp(0) for values in both)
     # Only kernels without any weight at this pixel may be left; they cannot decide anything.
     return (shares - weights).exp().nan_to_num(nan=0.0).mean(0)
