@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from torchmetrics import Metric
 
 IGNORED = 255
 
@@ -36,3 +37,9 @@ def judged(masks: np.ndarray, present: np.ndarray) -> list[int]:
 def dice_table(predicted: np.ndarray, masks: np.ndarray, num_classes: int) -> np.ndarray:
     """Dice of every prediction of one image with every mask ``[S, N]``."""
     return np.array([[pair_score(p, m, num_classes, "dice") for m in masks] for p in predicted])
+
+
+def computed(metric: Metric, **batch: torch.Tensor) -> dict[str, float]:
+    """What a new metric says of one batch."""
+    metric.update(**batch)
+    return {name: float(value) for name, value in metric.compute().items()}

@@ -157,7 +157,7 @@ def test_the_gate_learns_who_is_right():
     assert found["test/who_accuracy_expert"] > found["test/who_accuracy_expert_shuffled"]
     assert found["test/who_necessity"] > found["test/who_necessity_shuffled"]
     assert found["test/fused_dice/mean"] > 0.9
-    assert 0 < found["test/purity/event"] <= 1
+    assert 0 < found["test/purity/class"] <= 1
     assert "test/purity_shuffled/class" in found
     assert not any(key.startswith(("test/why", "test/integrity")) for key in found)
     (again,) = make_trainer().test(module, loader(samples), verbose=False)

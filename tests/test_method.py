@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.functional.classification import binary_auroc
 
-from tax_lightning.metrics.who import disagreement, expert_accuracy
+from tax_lightning.metrics import WhoAccuracy, disagreement
 from tax_lightning.models.mixture import mix
 from tax_lightning.models.network import Seen, TAXNetwork
 from tax_lightning.modules.tax import TAXLightningModule
@@ -206,7 +206,9 @@ def look(network: TAXNetwork, images: int = 30) -> Findings:
     output = network.eval()(scenes["image"])
     masks, reference, expert = scenes["masks"], scenes["reference"], scenes["expert"]
     present = torch.ones(masks.shape[:2], dtype=torch.bool)
-    accuracy = expert_accuracy(output.who, masks, present, reference, expert)["who_accuracy_expert"]
+    metric, labels = WhoAccuracy(), {"masks": masks, "present": present, "reference": reference}
+    metric.update(who=output.who, expert=expert, **labels)
+    accuracy = metric.compute()["who_accuracy_expert"]
     disputed = disagreement(masks, present)
     owned = disputed & (expert != 255)
     expert = output.who.gather(1, expert.masked_fill(~owned, 0).unsqueeze(1)).squeeze(1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torchmetrics import MetricCollection
 
-from tax_lightning.metrics import ConsistencyError, segmentation_metrics, set_metrics
+from tax_lightning.metrics import segmentation_metrics, set_metrics
 
 ANNOTATORS = ("Ada", "Ben", "Cem")
 CLASSES = ("background", "disc", "cup")
@@ -20,9 +20,11 @@ BOTH_KEYS = {
     "ged2",
 }
 SEGMENTATION_KEYS = BOTH_KEYS | {
-    *(f"who_{kind}_d1" for kind in ("accuracy", "chance")),
-    *(f"who_{kind}_expert" for kind in ("accuracy", "ceiling", "chance", "needed")),
-    *(f"prototype_usage/{name}" for name in (*ANNOTATORS, "mean")),
+    *(f"who_{kind}_d1" for kind in ("accuracy", "chance", "ece")),
+    *(f"who_{kind}_expert" for kind in ("accuracy", "ceiling", "chance", "ece")),
+    *("who_agreement_lift", "who_entropy_disputed", "who_entropy_unanimous"),
+    "majority_overrules_expert",
+    *(f"prototype_{k}/{name}" for k in ("usage", "pruned") for name in (*ANNOTATORS, "mean")),
     *(f"relative_area_{side}/{name}" for side in ("true", "predicted") for name in ANNOTATORS),
     "relative_area_spearman",
     "relative_area_error",
@@ -31,8 +33,6 @@ SET_KEYS = BOTH_KEYS | {
     *(f"dice_soft/{name}" for name in (*CLASSES[1:], "mean")),
     *(f"dice_max/{name}" for name in ("predictions", "annotators", "mean")),
     "dice_match",
-    "ncc",
-    "consistency_error",
     "ece_reference",
     "ece_annotators",
 }
@@ -80,13 +80,7 @@ def results(which: str, *batches: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def everything(*batches: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The results of both collections, and the matrices that are no scalars."""
-    metric = ConsistencyError(ANNOTATORS, CLASSES)
-    for batch in batches:
-        metric.update(
-            **{name: batch[name] for name in ("annotator_prediction", "masks", "present")}
-        )
-    return {which: results(which, *batches) for which in KEYS} | {"matrices": metric.matrices()}
+    return {which: results(which, *batches) for which in KEYS}
 
 
 SHARDS = ((5,), (2, 1))  # images of each batch of each process
@@ -139,17 +133,34 @@ def test_what_the_data_lack_is_nan_and_the_rest_is_not(which):
     batch = make_batch(4, seed=1)
     del batch["reference"], batch["expert"]
     missing = {name for name, value in results(which, batch).items() if value.isnan()}
-    of_the_truth = ("fused_", "who_", "ece_reference")
-    assert missing == {name for name in KEYS[which] if name.startswith(of_the_truth)}
+    of_the_truth = ("fused_", "who_", "ece_reference", "majority")
+    expected = {name for name in KEYS[which] if name.startswith(of_the_truth)}
+    assert missing == expected - {"who_entropy_disputed", "who_entropy_unanimous"}
 
 
-def test_metrics_without_a_case_yet_stay_apart():
-    # In the first batch nobody disagrees, so that both "who" metrics hold the same zeros.
-    first, second = make_batch(2, seed=2), make_batch(2, seed=3)
-    first["masks"] = torch.zeros_like(first["masks"])
-    found = results("segmentation", first, second)
-    assert found["who_chance_d1"].isfinite()
-    assert found["who_accuracy_d1"] != found["who_accuracy_expert"]
+@pytest.mark.parametrize("which", KEYS)
+def test_absent_annotators_and_images_without_labels_do_not_count(which):
+    batch, nothing = make_batch(3, seed=2), make_batch(3, seed=3)
+    nothing["masks"][0] = 255
+    nothing["present"][1:] = False
+    nothing["reference"] = torch.full_like(nothing["reference"], 255)
+    found, expected = results(which, batch, nothing), results(which, batch)
+    for name in found:
+        if not name.startswith("prototype_"):  # of all pixels, whoever labelled them
+            torch.testing.assert_close(found[name], expected[name], equal_nan=True)
+
+
+@pytest.mark.parametrize("which", KEYS)
+def test_empty_masks_met_by_empty_predictions_are_right(which):
+    batch = make_batch(2, seed=6)
+    for name in ("prediction", "annotator_prediction", "masks", "reference"):
+        batch[name] = torch.zeros_like(batch[name])
+    batch["annotator_probs"] = torch.eye(3)[0].view(1, 1, 3, 1, 1).expand(2, 3, 3, 6, 6)
+    found = results(which, batch)
+    right = ("dice/", "fused_dice/mean", "dice_soft/mean", "dice_max", "dice_match")
+    assert all(found[name] == 1 for name in found if name.startswith(right))
+    assert found["ged2"] == 0
+    assert found["fused_dice/cup"].isnan()  # in neither map: no case
 
 
 def test_what_both_collections_measure_has_one_name_and_value():
@@ -166,8 +177,7 @@ def test_samples_are_paired_with_nobody():
     batch["annotator_probs"] = torch.randn(4, 16, 3, 6, 6).softmax(2)
     metrics.update(**batch)
     found = metrics.compute()
-    paired = {"consistency_error", *(f"dice/{name}" for name in (*ANNOTATORS, "mean"))}
-    assert set(found) == SET_KEYS - paired
+    assert set(found) == SET_KEYS - {f"dice/{name}" for name in (*ANNOTATORS, "mean")}
     assert all(value.isfinite() for value in found.values())
 
 
@@ -186,8 +196,7 @@ def test_the_annotations_themselves_are_the_best_answer():
             "annotator_probs": probs,
         },
     )
-    # Correlation and calibration ask for more than that: the annotators differ.
-    del found["ncc"], found["ece_annotators"]
-    errors = {"ged2", "consistency_error", "ece_reference"}
+    del found["ece_annotators"]  # asks for more than that: the annotators differ
+    errors = {"ged2", "ece_reference"}
     expected = {name: 0.0 if name in errors else 1.0 for name in found}
     assert {name: float(value) for name, value in found.items()} == pytest.approx(expected)

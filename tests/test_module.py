@@ -350,17 +350,18 @@ class Owned(Squares):
 def expected_keys(split: str) -> set[str]:
     per_annotator = (
         "dice",
+        "prototype_pruned",
         "prototype_usage",
         "relative_area_predicted",
         "relative_area_true",
     )
     keys = {f"{kind}/{name}" for kind in per_annotator for name in ANNOTATORS}
-    keys |= {"dice/mean", "prototype_usage/mean", "ged2", "loss"}
+    keys |= {"dice/mean", "prototype_pruned/mean", "prototype_usage/mean", "ged2", "loss"}
     keys |= {"relative_area_error", "relative_area_spearman"}
     keys |= {f"fused_{kind}/{name}" for kind in ("dice", "iou") for name in ("cell", "mean")}
-    keys |= {"who_accuracy_d1", "who_chance_d1"}
-    keys |= {"who_accuracy_expert", "who_ceiling_expert", "who_chance_expert"}
-    keys |= {"who_needed_expert"}
+    keys |= {"who_accuracy_d1", "who_chance_d1", "who_ece_d1", "who_agreement_lift"}
+    keys |= {"who_accuracy_expert", "who_ceiling_expert", "who_chance_expert", "who_ece_expert"}
+    keys |= {"majority_overrules_expert", "who_entropy_disputed", "who_entropy_unanimous"}
     return {f"{split}/{key}" for key in keys}
 
 
@@ -371,7 +372,7 @@ def test_metrics_are_logged_by_name(trained):
     (tested,) = make_trainer().test(module, make_loader(Owned()), verbose=False)
     assert set(validated) == expected_keys("val")
     of_sets = {
-        *("dice_soft/cell", "dice_soft/mean", "dice_match", "ncc", "consistency_error"),
+        *("dice_soft/cell", "dice_soft/mean", "dice_match"),
         *("dice_max/predictions", "dice_max/annotators", "dice_max/mean"),
         *("ece_reference", "ece_annotators"),
     }
@@ -956,7 +957,8 @@ def test_without_a_reference_the_result_lies_between_the_annotators():
 def test_without_a_reference_a_test_of_the_explanation_measures_what_it_can():
     module = make_module(reference="none", who_target="none", explanation_metrics=True)
     (found,) = make_trainer().test(module, make_loader(Squares(4)), verbose=False)
-    assert {"test/who_necessity", "test/why_size", "test/stability_top_kernel"} <= set(found)
+    expected = {"test/who_necessity", "test/why_deletion_area", "test/stability_top_kernel"}
+    assert expected <= set(found)
     assert not any(key.startswith(("test/purity", "test/who_accuracy")) for key in found)
     assert all(value == value for value in found.values())
 

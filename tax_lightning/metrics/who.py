@@ -1,326 +1,90 @@
-"""Does the model name the right annotator where annotators disagree?"""
+"""Who decides: does the model name the right annotator where annotators disagree?
+
+The annotator named at a pixel is the one with the largest share among those who labelled it. All
+metrics pool the pixels of all images. Arguments are explained in :mod:`tax_lightning.metrics`.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.metrics.inputs import check_inputs, labelled_pixels, named_annotator, sum_where
-from tax_lightning.metrics.pooled import PooledMetric, count, total
+from tax_lightning.metrics.inputs import (
+    Averages,
+    PooledMetric,
+    check_count,
+    check_inputs,
+    labelled_pixels,
+)
+from tax_lightning.metrics.segmentation import calibration_error, confidence_bins, histogram
+from tax_lightning.models.mixture import among, mix
+
+# Shares crowd near 0 and 1, where bins of equal width would make ties of most. Their logits spread,
+# and in single precision those of the shares above 1/2 all lie below 16.
+_LOGIT_LIMIT = 16
+_BINS_PER_LOGIT = 32
+_BINS = 2 * _LOGIT_LIMIT * _BINS_PER_LOGIT
 
 
 def disagreement(masks: Tensor, present: Tensor) -> Tensor:
-    """Find the pixels where at least two annotators gave different labels.
-
-    Args:
-        masks: Class ids given by the annotators ``[B, N, H, W]``, 255 where not labelled.
-        present: Which annotators labelled the image, boolean ``[B, N]``.
-
-    Returns:
-        Boolean ``[B, H, W]``; false where fewer than two annotators gave a label.
-
-    Raises:
-        ValueError: If the shapes do not fit one another.
+    """Find the pixels where at least two annotators gave different labels, boolean ``[B, H, W]``.
 
     Example:
-        >>> import torch
         >>> masks = torch.tensor([[[[0, 1, 1]], [[0, 0, 255]]]])
         >>> disagreement(masks, torch.tensor([[True, True]])).tolist()
         [[[False, True, False]]]
     """
-    check_inputs(("masks", masks, "BNHW"), ("present", present, "BN"))
     labelled = labelled_pixels(masks, present)
     highest = masks.masked_fill(~labelled, -1).amax(1)
     lowest = masks.masked_fill(~labelled, IGNORE_INDEX).amin(1)
     return highest > lowest
 
 
-def labelled_and_right(
-    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Check that they fit; where each annotator gave a label, and where the reference's.
+class WhoAccuracy(Averages):
+    """Are the shares right: is the annotator named the one to believe, and how sure is it?
 
-    Returns:
-        Two booleans ``[B, N, H, W]``; nobody is right where the reference is unknown.
+    ``compute`` returns, in [0, 1] where nothing else is said,
 
-    Raises:
-        ValueError: If the shapes do not fit one another.
-
-    Example:
-        >>> import torch
-        >>> masks = torch.tensor([[[[0, 255]], [[1, 1]]]])
-        >>> reference = torch.tensor([[[1, 1]]])
-        >>> _, right = labelled_and_right(masks / 2, masks, torch.ones(1, 2) > 0, reference)
-        >>> right.tolist()
-        [[[[False, False]], [[True, True]]]]
-    """
-    check_inputs(
-        ("who", who, "BNHW"),
-        ("masks", masks, "BNHW"),
-        ("present", present, "BN"),
-        ("reference", reference, "BHW"),
-    )
-    labelled = labelled_pixels(masks, present)
-    return labelled, labelled & (masks == reference.unsqueeze(1))
-
-
-def expert_pixels(
-    labelled: Tensor, disputed: Tensor, reference: Tensor, expert: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The disputed pixels whose reference is known and whose expert gave a label.
-
-    Args:
-        labelled: Where each annotator has given a label, boolean ``[B, N, H, W]``.
-        disputed: Where annotators disagree, boolean ``[B, H, W]``.
-        reference: True class ids ``[B, H, W]``, 255 where unknown.
-        expert: Index of the expert at each pixel ``[B, H, W]``, 255 where there is none.
-
-    Returns:
-        Boolean ``[B, H, W]``, and the expert's index ``[B, 1, H, W]``, 0 where there is none.
-
-    Raises:
-        ValueError: If the shapes do not fit one another.
+    - over D1, the pixels where annotators disagree and exactly one gave the reference's label:
+      ``who_accuracy_d1``, how often the model names that one, and ``who_chance_d1``, how often a
+      blind guess among those who labelled the pixel would;
+    - over all disputed pixels whose reference is known: ``who_agreement_lift``, (P(named is right)
+      - P(average is right)) / (1 - P(average is right)), the average over those who labelled the
+      pixel; 1 where the named annotator is always right, below 0 where less often than the average;
+    - over those of them that their expert labelled: ``who_accuracy_expert``, how often the model
+      names the expert; ``who_chance_expert``, how often a blind guess would;
+      ``who_ceiling_expert``, how often a guess among those who are right would (0 at a pixel whose
+      expert is not); and ``majority_overrules_expert``, how often the other annotators' labels, one
+      vote each, outvote the expert's (a tie counts half). The last three depend on labels alone;
+    - ``who_ece_d1`` and ``who_ece_expert``, calibration errors of the largest share for both
+      accuracies, 0 is best. Shares are taken among those who labelled the pixel, and are equal
+      where none of these has any;
+    - ``who_entropy_disputed`` and ``who_entropy_unanimous``, H(w) / log N of all N shares, where
+      labels differ, and where at least two were given, all alike: 0 where one annotator has it all,
+      1 where all have the same.
 
     Example:
-        >>> import torch
-        >>> labelled = torch.tensor([[[[True, True]], [[True, False]]]])
-        >>> disputed, reference = torch.tensor([[[True, True]]]), torch.tensor([[[1, 1]]])
-        >>> expert_pixels(labelled, disputed, reference, torch.tensor([[[1, 1]]]))[0].tolist()
-        [[[True, False]]]
-    """
-    check_inputs(("masks", labelled, "BNHW"), ("expert", expert, "BHW"))
-    known = (expert != IGNORE_INDEX) & (reference != IGNORE_INDEX)
-    index = expert.masked_fill(~known, 0).unsqueeze(1)
-    return disputed & known & labelled.gather(1, index).squeeze(1), index
-
-
-def _chance(labelled: Tensor) -> Tensor:
-    """Chance that a blind guess among the annotators with a label is right ``[B, H, W]``."""
-    return 1 / labelled.sum(1)
-
-
-def _d1_sums(who: Tensor, masks: Tensor, present: Tensor, reference: Tensor) -> dict[str, Tensor]:
-    """Hits, sum of chances and number of pixels over D1."""
-    labelled, right = labelled_and_right(who, masks, present, reference)
-    cases = disagreement(masks, present) & (right.sum(1) == 1)
-    hits = right.gather(1, named_annotator(who, labelled)).squeeze(1)
-    return {
-        "hits": (hits & cases).sum(),
-        "chance": sum_where(_chance(labelled), cases),
-        "pixels": cases.sum(),
-    }
-
-
-def _d1_means(hits: Tensor, chance: Tensor, pixels: Tensor) -> dict[str, Tensor]:
-    """Results of :func:`who_accuracy` from its sums."""
-    return {"who_accuracy_d1": hits / pixels, "who_chance_d1": chance / pixels}
-
-
-def who_accuracy(
-    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor
-) -> dict[str, Tensor]:
-    """Share of pixels whose named annotator is the one that is right, where only one is (D1).
-
-    D1 are the pixels where annotators disagree and exactly one of them gave the reference's label.
-    The annotator named at a pixel is the one with the largest share among those who labelled it.
-
-    Args:
-        who: Share of each annotator in the decision ``[B, N, H, W]``, sums to 1 over N.
-        masks: Class ids given by the annotators ``[B, N, H, W]``, 255 where not labelled.
-        present: Which annotators labelled the image, boolean ``[B, N]``.
-        reference: True class ids ``[B, H, W]``, 255 where unknown.
-
-    Returns:
-        ``who_accuracy_d1``, in [0, 1], and ``who_chance_d1``, what a blind guess would get: the
-        mean over D1 of 1 / number of annotators who labelled the pixel. NaN where D1 is empty.
-
-    Raises:
-        ValueError: If the shapes do not fit one another.
-
-    Example:
-        >>> import torch
-        >>> who_accuracy(
-        ...     who=torch.tensor([[[[0.9, 0.8]], [[0.1, 0.2]]]]),
-        ...     masks=torch.tensor([[[[1, 1]], [[0, 0]]]]),
-        ...     present=torch.tensor([[True, True]]),
-        ...     reference=torch.tensor([[[1, 0]]]),
-        ... )
-        {'who_accuracy_d1': tensor(0.5000), 'who_chance_d1': tensor(0.5000)}
-    """
-    return _d1_means(**_d1_sums(who, masks, present, reference))
-
-
-def _needed(masks: Tensor, labelled: Tensor, index: Tensor) -> Tensor:
-    """Whether the others outvote annotator ``index``: 1, or 1/2 where the most votes are shared.
-
-    Each of those who labelled the pixel has one vote. ``[B, H, W]``.
-    """
-    own = masks.gather(1, index)
-    others = labelled.scatter(1, index, value=False)
-    support = (others & (masks == own)).sum(1)
-    rival = torch.zeros_like(support)
-    for theirs, voted in zip(masks.unbind(1), others.unbind(1), strict=True):
-        votes = (others & (masks == theirs.unsqueeze(1))).sum(1)
-        rival = torch.where(voted & (theirs != own.squeeze(1)), rival.maximum(votes), rival)
-    needed: Tensor = (rival > support) + (rival == support) / 2
-    return needed
-
-
-def _expert_sums(
-    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor, expert: Tensor
-) -> dict[str, Tensor]:
-    """Hits, sums of ceilings, chances and needs, and number of pixels that have an expert."""
-    labelled, right = labelled_and_right(who, masks, present, reference)
-    cases, index = expert_pixels(labelled, disagreement(masks, present), reference, expert)
-    hits = (named_annotator(who, labelled) == index).squeeze(1)
-    expert_right = cases & right.gather(1, index).squeeze(1)
-    return {
-        "hits": (hits & cases).sum(),
-        "ceiling": sum_where(1 / right.sum(1), expert_right),
-        "chance": sum_where(_chance(labelled), cases),
-        "needed": sum_where(_needed(masks, labelled, index), cases),
-        "pixels": cases.sum(),
-    }
-
-
-def _expert_means(
-    hits: Tensor, ceiling: Tensor, chance: Tensor, needed: Tensor, pixels: Tensor
-) -> dict[str, Tensor]:
-    """Results of :func:`expert_accuracy` from its sums."""
-    return {
-        "who_accuracy_expert": hits / pixels,
-        "who_ceiling_expert": ceiling / pixels,
-        "who_chance_expert": chance / pixels,
-        "who_needed_expert": needed / pixels,
-    }
-
-
-def expert_accuracy(
-    who: Tensor, masks: Tensor, present: Tensor, reference: Tensor, expert: Tensor
-) -> dict[str, Tensor]:
-    """Share of disputed pixels whose named annotator is the expert who owns the pixel.
-
-    The expert is known for synthetic data only. Counted are the pixels where annotators disagree,
-    the reference is known and the expert gave a label. The annotator named at a pixel is the one
-    with the largest share among those who labelled it.
-
-    Args:
-        who: Share of each annotator in the decision ``[B, N, H, W]``, sums to 1 over N.
-        masks: Class ids given by the annotators ``[B, N, H, W]``, 255 where not labelled.
-        present: Which annotators labelled the image, boolean ``[B, N]``.
-        reference: True class ids ``[B, H, W]``, 255 where unknown.
-        expert: Index of the expert at each pixel ``[B, H, W]``, 255 where there is none.
-
-    Returns:
-        ``who_accuracy_expert``; ``who_ceiling_expert``, what one would get who knew the labels and
-        the reference alone and guessed among the annotators that are right (0 at a pixel whose
-        expert is not among them); ``who_chance_expert``, what a blind guess among the annotators who
-        labelled the pixel would get; ``who_needed_expert``, the share at which the labels of the
-        others, one vote each, outvote the expert's (a tie counts half): roughly the
-        ``who_flip_rate`` (see :func:`~tax_lightning.metrics.removal_effects`) of a model that
-        draws what everyone labelled, names the expert and weighs all others alike. Of one that
-        names somebody else it may be larger. In [0, 1]; NaN where no pixel counts.
-
-    Raises:
-        ValueError: If the shapes do not fit one another.
-
-    Example:
-        >>> import torch
-        >>> result = expert_accuracy(
-        ...     who=torch.tensor([[[[0.7]], [[0.2]], [[0.1]]]]),
-        ...     masks=torch.tensor([[[[1]], [[1]], [[0]]]]),
-        ...     present=torch.tensor([[True, True, True]]),
-        ...     reference=torch.tensor([[[1]]]),
-        ...     expert=torch.tensor([[[0]]]),
-        ... )
-        >>> for name, value in result.items():
-        ...     print(name, round(float(value), 3))
-        who_accuracy_expert 1.0
-        who_ceiling_expert 0.5
-        who_chance_expert 0.333
-        who_needed_expert 0.5
-    """
-    return _expert_means(**_expert_sums(who, masks, present, reference, expert))
-
-
-class WhoAccuracy(PooledMetric):
-    """Does the model name the annotator that is right, where exactly one is right?
-
-    Pools the pixels of all images; see :func:`who_accuracy`.
-
-    ``update`` takes ``who`` ``[B, N, H, W]``, ``masks`` ``[B, N, H, W]`` (255 where not labelled),
-    ``present`` (boolean ``[B, N]``) and ``reference`` ``[B, H, W]`` (255 where unknown); without a
-    reference a batch adds nothing. ``compute`` returns ``{"who_accuracy_d1", "who_chance_d1"}``, in
-    [0, 1]; NaN without a case.
-
-    Raises:
-        ValueError: If tensors do not fit.
-
-    Example:
-        >>> import torch
         >>> metric = WhoAccuracy()
         >>> metric.update(
-        ...     who=torch.tensor([[[[0.9, 0.8]], [[0.1, 0.2]]]]),
-        ...     masks=torch.tensor([[[[1, 1]], [[0, 0]]]]),
-        ...     present=torch.tensor([[True, True]]),
-        ...     reference=torch.tensor([[[1, 0]]]),
-        ... )
-        >>> metric.compute()
-        {'who_accuracy_d1': tensor(0.5000), 'who_chance_d1': tensor(0.5000)}
-    """
-
-    higher_is_better = True
-
-    def __init__(self) -> None:
-        super().__init__(hits=count(), chance=total(), pixels=count())
-
-    def update(
-        self, *, who: Tensor, masks: Tensor, present: Tensor, reference: Tensor | None = None
-    ) -> None:
-        """Add one batch; nothing where it has no reference."""
-        if reference is not None:
-            self.add(**_d1_sums(who, masks, present, reference))
-
-    def compute(self) -> dict[str, Tensor]:
-        """Average over the pixels of D1."""
-        return _d1_means(**self.sums)
-
-
-class ExpertAccuracy(PooledMetric):
-    """Does the model name the expert who owns the pixel? For synthetic data.
-
-    Pools the pixels of all images; see :func:`expert_accuracy`.
-
-    ``update`` takes ``who`` ``[B, N, H, W]``, ``masks`` ``[B, N, H, W]`` (255 where not labelled),
-    ``present`` (boolean ``[B, N]``), ``reference`` ``[B, H, W]`` (255 where unknown) and ``expert``
-    ``[B, H, W]`` (255 where there is none); without a reference or an expert a batch adds nothing.
-    ``compute`` returns ``{"who_accuracy_expert", "who_ceiling_expert", "who_chance_expert",
-    "who_needed_expert"}``, in [0, 1]; NaN without a case.
-
-    Raises:
-        ValueError: If tensors do not fit.
-
-    Example:
-        >>> import torch
-        >>> metric = ExpertAccuracy()
-        >>> metric.update(
-        ...     who=torch.tensor([[[[0.7]], [[0.3]]]]),
-        ...     masks=torch.tensor([[[[1]], [[0]]]]),
-        ...     present=torch.tensor([[True, True]]),
+        ...     who=torch.tensor([0.7, 0.2, 0.1]).view(1, 3, 1, 1),
+        ...     masks=torch.tensor([1, 1, 0]).view(1, 3, 1, 1),
+        ...     present=torch.ones(1, 3, dtype=torch.bool),
         ...     reference=torch.tensor([[[1]]]),
         ...     expert=torch.tensor([[[0]]]),
         ... )
-        >>> metric.compute()["who_accuracy_expert"], metric.compute()["who_needed_expert"]
-        (tensor(1.), tensor(1.))
+        >>> metric.compute()["who_accuracy_expert"], metric.compute()["who_ceiling_expert"]
+        (tensor(1.), tensor(0.5000))
     """
 
-    higher_is_better = True
-
     def __init__(self) -> None:
-        super().__init__(
-            hits=count(), ceiling=total(), chance=total(), needed=total(), pixels=count()
-        )
+        d1 = (f"who_{kind}_d1" for kind in ("accuracy", "chance"))
+        expert = (f"who_{kind}_expert" for kind in ("accuracy", "ceiling", "chance"))
+        entropy = (f"who_entropy_{kind}" for kind in ("disputed", "unanimous"))
+        keys = "named", "average", *d1, *expert, "majority_overrules_expert", *entropy
+        super().__init__(*keys, who_ece_d1=confidence_bins(), who_ece_expert=confidence_bins())
 
     def update(
         self,
@@ -331,10 +95,161 @@ class ExpertAccuracy(PooledMetric):
         reference: Tensor | None = None,
         expert: Tensor | None = None,
     ) -> None:
-        """Add one batch; nothing where it has no reference or no expert."""
-        if reference is not None and expert is not None:
-            self.add(**_expert_sums(who, masks, present, reference, expert))
+        """Add one batch."""
+        unknown = torch.full_like(masks[:, 0], IGNORE_INDEX)
+        reference = unknown if reference is None else reference
+        expert = unknown if expert is None else expert
+        maps = ("masks", masks, "BNHW"), ("reference", reference, "BHW"), ("expert", expert, "BHW")
+        check_inputs(("who", who, "BNHW"), *maps)
+        disputed, labelled = disagreement(masks, present), labelled_pixels(masks, present)
+        right, labels = labelled & (masks == reference.unsqueeze(1)), labelled.sum(1)
+        named = who.masked_fill(~labelled, -torch.inf).argmax(1, keepdim=True)
+        index = expert.masked_fill(expert == IGNORE_INDEX, 0).unsqueeze(1)
+        known = disputed & (reference != IGNORE_INDEX)
+        d1 = known & (right.sum(1) == 1)
+        by_expert = known & (expert != IGNORE_INDEX) & labelled.gather(1, index).squeeze(1)
+
+        hit, is_expert = right.gather(1, named).squeeze(1), (named == index).squeeze(1)
+        ceiling = right.gather(1, index).squeeze(1) / right.sum(1)  # 0 / 0 where nobody is right
+        entropy = torch.special.entr(who.float()).sum(1) / math.log(max(2, who.shape[1]))
+        self.add_pixels(
+            (hit, known),
+            (right.sum(1) / labels, known),
+            (hit, d1),
+            (1 / labels, d1),
+            (is_expert, by_expert),
+            (ceiling.nan_to_num(nan=0.0), by_expert),
+            (1 / labels, by_expert),
+            (_outvoted(masks, labelled, index), by_expert),
+            (entropy, disputed),
+            (entropy, ~disputed & (labels >= 2)),
+        )
+        shares = who.float().masked_fill(~labelled, 0)
+        shares = torch.where(shares.sum(1, keepdim=True) > 0, shares, labelled.float())
+        total = shares.sum(1).clamp(min=torch.finfo(shares.dtype).tiny)
+        confidence = shares.gather(1, named).squeeze(1) / total
+        self.add(
+            who_ece_d1=histogram(confidence, hit, d1),
+            who_ece_expert=histogram(confidence, is_expert, by_expert),
+        )
 
     def compute(self) -> dict[str, Tensor]:
-        """Average over the disputed pixels that have an expert."""
-        return _expert_means(**self.sums)
+        """Average over each kind of pixels."""
+        values = super().compute()
+        # Of those who disagree one at least is wrong, so there is no 0 / 0.
+        named, average = values.pop("named"), values.pop("average")
+        errors = {
+            key: calibration_error(self.sums[key]) for key in ("who_ece_d1", "who_ece_expert")
+        }
+        return values | errors | {"who_agreement_lift": (named - average) / (1 - average)}
+
+
+def _outvoted(masks: Tensor, labelled: Tensor, index: Tensor) -> Tensor:
+    """Whether the others outvote annotator ``index`` ``[B, H, W]``: 1, or 1/2 for a tie."""
+    own = masks.gather(1, index)
+    others = labelled.scatter(1, index, value=False)
+    support = (others & (masks == own)).sum(1)
+    rival = torch.zeros_like(support)
+    # One annotator at a time: all pairs at once would be N times the memory of the masks.
+    for theirs, voted in zip(masks.unbind(1), others.unbind(1), strict=True):
+        votes = (others & (masks == theirs.unsqueeze(1))).sum(1)
+        rival = torch.where(voted & (theirs != own.squeeze(1)), rival.maximum(votes), rival)
+    outvoted: Tensor = (rival > support) + (rival == support) / 2
+    return outvoted
+
+
+class Removal(PooledMetric):
+    """Does the annotator named decide? Leave annotators out and see.
+
+    Annotator n is removed by giving the others n's share, in proportion to theirs (equally, where
+    nobody else has any), and mixing again. Counted are the disputed pixels; all N annotators may be
+    named and are removed there, for all took part in the decision. ``named`` ``[B, N, H, W]`` are
+    the shares that the explanation claims, those of ``log_who`` if not given. ``compute`` returns
+
+    - ``who_flip_rate``: share of pixels whose decision changes without the annotator named;
+    - ``who_necessity``: the same less the mean of that over the other N - 1, in [-1, 1];
+    - ``who_sufficiency``: share of pixels where the annotator named alone decides the same;
+    - ``who_deletion_auroc``: chance that of a removal that flips a pixel's decision and one that
+      does not, the first is of the larger share claimed; equal ones count half. Shares are counted
+      in 1024 bins on the logit scale, so that memory does not grow with the data.
+
+    Example:
+        >>> metric = Removal(num_annotators=2)
+        >>> metric.update(
+        ...     log_who=torch.tensor([0.9, 0.1]).log().view(1, 2, 1, 1),
+        ...     log_annotator_probs=torch.tensor([0.1, 0.9, 0.7, 0.3]).log().view(1, 2, 2, 1, 1),
+        ...     masks=torch.tensor([1, 0]).view(1, 2, 1, 1),
+        ...     present=torch.ones(1, 2, dtype=torch.bool),
+        ... )
+        >>> metric.compute()["who_necessity"]
+        tensor(1.)
+    """
+
+    higher_is_better = True
+
+    def __init__(self, num_annotators: int) -> None:
+        self.num_annotators = check_count("num_annotators", num_annotators)
+        names = ("pixels", "flipped_top", "flipped_other", "sufficient")
+        super().__init__(
+            **{name: torch.zeros((), dtype=torch.long) for name in names},
+            scores=torch.zeros(2, _BINS, dtype=torch.long),  # of removals: no flip, flip
+        )
+
+    def update(
+        self,
+        *,
+        log_who: Tensor,
+        log_annotator_probs: Tensor,
+        masks: Tensor,
+        present: Tensor,
+        named: Tensor | None = None,
+    ) -> None:
+        """Add one batch."""
+        named = log_who.exp() if named is None else named
+        check_inputs(
+            ("log_who", log_who, "BNHW"),
+            ("log_annotator_probs", log_annotator_probs, "BNCHW"),
+            ("named", named, "BNHW"),
+            ("masks", masks, "BNHW"),
+            N=self.num_annotators,
+        )
+        disputed = disagreement(masks, present)
+        log_who, log_annotator_probs = log_who.float(), log_annotator_probs.float()
+        named, top = named.float(), named.argmax(1)
+        decision = mix(log_who, log_annotator_probs).argmax(1)
+        alone = log_annotator_probs.argmax(2).gather(1, top.unsqueeze(1)).squeeze(1)
+        self.add(pixels=disputed.sum(), sufficient=(disputed & (alone == decision)).sum())
+        for n in range(self.num_annotators if self.num_annotators > 1 else 0):
+            left = mix(_without(log_who, n), log_annotator_probs).argmax(1)
+            flips, bins = disputed & (left != decision), _score_bins(named[:, n])
+            scores = (bins[where].bincount(minlength=_BINS) for where in (disputed & ~flips, flips))
+            top_flips = (flips & (top == n)).sum()
+            self.add(flipped_top=top_flips, flipped_other=flips.sum() - top_flips)
+            self.add(scores=torch.stack([*scores]))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Average over the disputed pixels."""
+        sums, others = self.sums, self.num_annotators - 1
+        flip_rate = sums["flipped_top"] / sums["pixels"]
+        no_flip, flip = sums["scores"]
+        # Shares before products: the product of two counts of pixels may exceed 64 bits.
+        below = (no_flip.cumsum(0) - no_flip / 2) / no_flip.sum()
+        return {
+            "who_flip_rate": flip_rate,
+            "who_necessity": flip_rate - sums["flipped_other"] / (others * sums["pixels"]),
+            "who_sufficiency": sums["sufficient"] / sums["pixels"],
+            "who_deletion_auroc": (below * (flip / flip.sum())).sum(),
+        }
+
+
+def _without(log_who: Tensor, n: int) -> Tensor:
+    """Logarithms of shares if annotator n took no part; equal ones if nobody else has a share."""
+    others = torch.arange(log_who.shape[1], device=log_who.device).view(-1, 1, 1) != n
+    nobody = log_who.masked_fill(~others, -torch.inf).amax(1, keepdim=True).isneginf()
+    return among(log_who.masked_fill(nobody, 0), others)
+
+
+def _score_bins(shares: Tensor) -> Tensor:
+    """Bin of each share on the logit scale, 0 to 1023."""
+    logits = torch.logit(shares, eps=torch.finfo(shares.dtype).eps)
+    return ((logits + _LOGIT_LIMIT) * _BINS_PER_LOGIT).long()

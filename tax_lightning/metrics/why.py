@@ -1,298 +1,279 @@
-"""Do the kernels that are named as the reason really carry the decision?
+"""Why: are all prototypes used, do they carry the decision, and does each stand for one thing?
 
-A kernel's share in a decision is computed, not observed. These metrics observe: they take kernels
-away, or leave only a few, and look at what becomes of the decision. Each has its control, the same
-with kernels chosen by chance.
+Arguments are explained in :mod:`tax_lightning.metrics`.
 """
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics.functional.clustering import adjusted_mutual_info_score
 
-from tax_lightning.metrics.inputs import check_inputs
-from tax_lightning.models.mixture import among, mix
-from typing import Literal
-
-Mixing = Literal["prob"]
-
-KEYS = (
-    "why_deletion_area",
-    "why_deletion_area_random",
-    "why_sufficiency_1",
-    "why_sufficiency_1_random",
-    "why_sufficiency_3",
-    "why_size",
+from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.metrics.inputs import (
+    Averages,
+    PooledMetric,
+    check_count,
+    check_inputs,
+    check_names,
 )
 
-
-def _spread(cases: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, row and column of at most ``limit`` cases an image, evenly spaced among its own."""
-    chosen = []
-    for image in cases:
-        places = image.nonzero()
-        if len(places) > limit:
-            places = places[torch.arange(limit, device=cases.device) * len(places) // limit]
-        chosen.append(places)
-    number = torch.arange(len(cases), device=cases.device)
-    image = number.repeat_interleave(torch.tensor([len(p) for p in chosen], device=cases.device))
-    y, x = torch.cat(chosen).unbind(1)
-    return image, y, x
+_TOP = 10  # pixels kept for a prototype, each from another image
+_PIXELS = 64  # looked at in one image at most, as the time grows with them
+_ORDERS = 4  # random ones that a control averages over
 
 
-def _gather(
-    log_who: Tensor, log_within: Tensor, log_kernel_probs: Tensor, cases: Tensor, limit: int
-) -> tuple[Tensor, Tensor]:
-    """Assignment ``[M, 1, P]`` and probabilities ``[M, C, 1, P]`` of the M active kernels.
+class PrototypeUsage(PooledMetric):
+    """Are all prototypes of an annotator used, over all pixels, whoever labelled them?
 
-    The P pixels are laid out as an image of one row, as the rules of mixing take images.
-    """
-    image, y, x = _spread(cases, limit)
-    log_assignment = log_who[image, :, y, x].unsqueeze(2) + log_within[image, :, :, y, x]
-    log_weights = log_assignment.float().flatten(1).T.unsqueeze(1)
-    log_probs = log_kernel_probs[image, :, :, :, y, x].float().flatten(1, 2).permute(1, 2, 0)
-    active = (log_weights > -torch.inf).any(-1).squeeze(1)
-    return log_weights[active], log_probs[active].unsqueeze(2)
+    ``compute`` returns, by annotator and as mean,
 
-
-def _ranks(log_weights: Tensor, log_probs: Tensor, decision: Tensor, mixing: Mixing) -> Tensor:
-    """Place of each kernel by its share in the decision ``[M, 1, P]``, 0 for the largest."""
-    shares = log_weights
-    if mixing == "prob":
-        index = decision.expand(len(log_weights), 1, *decision.shape[1:])
-        shares = log_weights + log_probs.gather(1, index).squeeze(1)
-    order = shares.argsort(dim=0, descending=True, stable=True)
-    return order.argsort(dim=0)
-
-
-def _deletion_area(
-    log_weights: Tensor, log_probs: Tensor, decision: Tensor, ranks: Tensor, mixing: Mixing
-) -> Tensor:
-    """Mean of p(decision) ``[1, 1, P]`` with the kernels of the lowest 0, 1 .. M - 1 ranks gone."""
-    area = torch.zeros_like(decision, dtype=torch.float32)
-    for removed in range(len(log_weights)):
-        left = mix(among(log_weights, ranks >= removed), log_probs)
-        # Only kernels without any weight at this pixel may be left; they cannot decide anything.
-        area += left.gather(0, decision).exp().nan_to_num(nan=0.0)
-    return area / len(log_weights)
-
-
-def _random_area(
-    log_weights: Tensor,
-    log_probs: Tensor,
-    decision: Tensor,
-    mixing: Mixing,
-    orders: int,
-    seed: int,
-) -> Tensor:
-    """Mean of the deletion area over random orders, the same ones at every pixel and update."""
-    generator = torch.Generator().manual_seed(seed)
-    area = torch.zeros_like(decision, dtype=torch.float32)
-    for _ in range(orders):
-        ranks = torch.randperm(len(log_weights), generator=generator).to(decision.device)
-        area += _deletion_area(log_weights, log_probs, decision, ranks[:, None, None], mixing)
-    return area / orders
-
-
-def _why_sums(
-    log_who: Tensor,
-    log_within: Tensor,
-    log_kernel_probs: Tensor,
-    cases: Tensor,
-    mixing: Mixing,
-    pixels: int,
-    orders: int,
-    seed: int,
-) -> tuple[Tensor, Tensor]:
-    """Sums of the values of ``KEYS`` over the pixels looked at, and the number of these pixels."""
-    check_inputs(
-        ("log_who", log_who, "BNHW"),
-        ("log_within", log_within, "BNKHW"),
-        ("log_kernel_probs", log_kernel_probs, "BNKCHW"),
-        ("cases", cases, "BHW"),
-    )
-    if cases.dtype is not torch.bool:
-        raise ValueError(f"`cases` has dtype {cases.dtype}, expected torch.bool; pass a mask.")
-    weights, probs = _gather(log_who, log_within, log_kernel_probs, cases, pixels)
-    count = torch.tensor(weights.shape[-1], device=cases.device)
-    if not count:
-        return torch.zeros(len(KEYS), device=cases.device), count
-    decision = mix(weights, probs).argmax(0, keepdim=True)
-    ranks = _ranks(weights, probs, decision, mixing)
-
-    def same_with(top: int) -> Tensor:
-        alone = mix(among(weights, ranks < top), probs)
-        return alone.argmax(0, keepdim=True) == decision
-
-    values = (
-        _deletion_area(weights, probs, decision, ranks, mixing),
-        _random_area(weights, probs, decision, mixing, orders, seed),
-        same_with(1),
-        (probs.argmax(1) == decision).float().mean(0),  # the mean over the kernels, so exact
-        same_with(3),
-        torch.special.entr(weights.exp()).sum(0).exp(),
-    )
-    return torch.stack([value.sum(dtype=torch.float32) for value in values]), count
-
-
-def _why_means(sums: Tensor, count: Tensor) -> dict[str, Tensor]:
-    """Results of :func:`why_faithfulness` from its sums."""
-    return dict(zip(KEYS, sums / count, strict=True))
-
-
-def _check_settings(mixing: Mixing, pixels: int, orders: int) -> None:
-    if mixing not in get_args(Mixing):
-        raise ValueError(
-            f"`mixing` is {mixing!r}, expected one of {list(get_args(Mixing))}; pass the network's."
-        )
-    if pixels < 1 or orders < 1:
-        raise ValueError(
-            f"`pixels` is {pixels} and `orders` is {orders}, expected at least 1 each; "
-            "leave out the metric to save its time."
-        )
-
-
-def why_faithfulness(
-    log_who: Tensor,
-    log_within: Tensor,
-    log_kernel_probs: Tensor,
-    cases: Tensor,
-    mixing: Mixing = "prob",
-    pixels: int = 64,
-    orders: int = 4,
-    seed: int = 0,
-) -> dict[str, Tensor]:
-    """How much of each decision hangs on the kernels with the largest shares in it.
-
-    All N * K active kernels of a pixel take part; those whose weight is 0 everywhere are pruned. The
-    decision c is the class that all of them together give. The share of kernel (n, k) in it is
-    a_nk p_nk(c) / p(c) where probabilities are mixed, and a_nk where logits are.
-
-    - Deletion: kernels are removed one by one, the largest share first, the weights of the others
-      made to sum to 1 again. The area under the curve of p(c) is the mean over 0, 1 .. M - 1
-      removed kernels of the M; the lower it is compared with the area for random orders, the more
-      the decision hangs on the kernels that were named.
-    - Sufficiency: do the m kernels with the largest shares give c alone?
-    - Size: exp(H(a)), the number of kernels that the assignment is spread over.
-
-    Args:
-        log_who: Logarithm of each annotator's weight ``[B, N, H, W]``.
-        log_within: Logarithm of the kernels' weights within their annotator ``[B, N, K, H, W]``;
-            -inf for a pruned one.
-        log_kernel_probs: Logarithm of what each kernel would label ``[B, N, K, C, H, W]``.
-        cases: Pixels that count, boolean ``[B, H, W]``, such as those of
-            :func:`~tax_lightning.metrics.who.disagreement`.
-        mixing: How the network mixes, ``"prob"`` or ``"logit"``.
-        pixels: Largest number of pixels looked at in one image, evenly spaced among its cases;
-            bounds the time, which grows with the square of N * K.
-        orders: Number of random orders that the control averages over.
-        seed: Makes the random orders the same at every call.
-
-    Returns:
-        ``why_deletion_area``, ``why_deletion_area_random``, ``why_sufficiency_1``,
-        ``why_sufficiency_3``, ``why_sufficiency_1_random`` (exact: the share of kernels that give c
-        alone), in [0, 1], and ``why_size`` in [1, N * K]. NaN without a case.
-
-    Raises:
-        ValueError: If the shapes do not fit one another, ``cases`` is not boolean, ``mixing`` is
-            unknown, or ``pixels`` or ``orders`` is below 1.
+    - ``prototype_usage``: exp(H(m)) / K of an annotator's mean shares m; 1 where all K prototypes
+      are used alike, 1/K where one does all the work;
+    - ``prototype_pruned``: share of prototypes that have the largest share of their annotator's at
+      no pixel, in [0, 1 - 1/K], 0 is best.
 
     Example:
-        >>> import torch
-        >>> probs = torch.tensor([[0.8, 0.2], [0.4, 0.6]])  # 2 kernels, 2 classes
-        >>> result = why_faithfulness(  # 1 annotator, 1 pixel
+        >>> metric = PrototypeUsage(["Ada", "Ben"], kernels=2)
+        >>> metric.update(within=torch.tensor([[0.5, 0.5], [1.0, 0.0]])[None, :, :, None, None])
+        >>> metric.compute()["prototype_usage/Ada"], metric.compute()["prototype_usage/Ben"]
+        (tensor(1.), tensor(0.5000))
+
+    Source:
+        The exponential of the entropy as an effective number: M. O. Hill, "Diversity and
+        evenness: a unifying notation and its consequences", 1973.
+    """
+
+    def __init__(self, annotators: Sequence[str], kernels: int) -> None:
+        self.annotators = check_names("annotators", annotators, least=1)
+        self.kernels = check_count("kernels", kernels)
+        shares = torch.zeros(len(annotators), kernels)
+        super().__init__(shares=shares, leads=shares.long())
+
+    def update(self, *, within: Tensor) -> None:
+        """Add one batch."""
+        check_inputs(("within", within, "BNKHW"), N=len(self.annotators), K=self.kernels)
+        kernels = torch.arange(self.kernels, device=within.device).view(-1, 1, 1)
+        leads = within.argmax(2, keepdim=True) == kernels
+        pixels = (0, 3, 4)
+        self.add(shares=within.sum(pixels, dtype=torch.float32), leads=leads.sum(pixels))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Both by annotator, and the means over annotators."""
+        shares, leads = self.sums["shares"], self.sums["leads"]
+        # Shares of half precision do not sum to 1 exactly, so divide by their own total.
+        entropy = torch.special.entr(shares / shares.sum(1, keepdim=True)).sum(1)
+        pruned = (leads == 0).float().mean(1).masked_fill(leads.sum(1) == 0, torch.nan)
+        values: dict[str, Tensor] = {}
+        for kind, value in (("usage", entropy.exp() / self.kernels), ("pruned", pruned)):
+            named = zip((*self.annotators, "mean"), (*value, value.mean()), strict=True)
+            values |= {f"prototype_{kind}/{name}": each for name, each in named}
+        return values
+
+
+class Purity(PooledMetric):
+    """Does each prototype stand for one class?
+
+    For every prototype the ten most similar pixels are kept, each from another image, and the
+    classes there: memory does not grow with the data. An image must come once only. ``similarity``
+    is ``[B, N, K, H, W]``, and ``eligible``, boolean of the same shape, says which pixels may stand
+    for a prototype: none for a pruned one. ``compute`` returns
+
+    - ``purity/class``: the largest share of one class among a prototype's pixels, averaged by the
+      number of pixels at which the prototype is the most similar of its annotator's; in [1/10, 1].
+      It rises with the number of prototypes;
+    - ``purity_ami/class``: the adjusted mutual information of prototype and class, which does not:
+      0 is chance, 1 is best; NaN where no prototype has two pixels;
+    - both with ``_shuffled`` before the slash: the control, each pixel with another one's class.
+
+    Example:
+        >>> metric = Purity(annotators=1, kernels=2, classes=2)
+        >>> similarity = torch.tensor([[0.9, 0.1], [0.2, 0.8]])[None, None, :, None]
+        >>> for _ in range(5):  # five images of two pixels
+        ...     metric.update(similarity=similarity, reference=torch.tensor([[[0, 1]]]))
+        >>> metric.compute()["purity/class"], metric.compute()["purity_ami/class"]
+        (tensor(1.), tensor(1.))
+
+    Source:
+        N. X. Vinh, J. Epps, J. Bailey, "Information theoretic measures for clusterings
+        comparison", 2010.
+    """
+
+    higher_is_better = True
+
+    kept: Tensor
+    usage: Tensor
+
+    def __init__(self, annotators: int, kernels: int, classes: int) -> None:
+        self.annotators = check_count("annotators", annotators)
+        self.kernels = check_count("kernels", kernels)
+        self.classes = check_count("classes", classes)
+        super().__init__(usage=torch.zeros(annotators, kernels, dtype=torch.long))
+        nothing = torch.tensor([-torch.inf, IGNORE_INDEX])  # similarity and class of a pixel
+        empty = nothing.repeat(annotators, kernels, _TOP, 1)
+        # What all processes kept is merged and the best ten are kept again.
+        self.add_state("kept", empty, lambda parts: _best(parts.movedim(0, 2).flatten(2, 3)))
+
+    def update(
+        self, *, similarity: Tensor, reference: Tensor, eligible: Tensor | None = None
+    ) -> None:
+        """Add one batch."""
+        eligible = torch.ones_like(similarity, dtype=torch.bool) if eligible is None else eligible
+        check_inputs(
+            ("similarity", similarity, "BNKHW"),
+            ("eligible", eligible, "BNKHW"),
+            ("reference", reference, "BHW"),
+            N=self.annotators,
+            K=self.kernels,
+        )
+        if not len(similarity):
+            return
+        similarity = similarity.float().masked_fill(~eligible, -torch.inf)
+        highest, index = similarity.flatten(3).max(dim=3)
+        found = reference.flatten(1).gather(1, index.flatten(1)).view_as(index)
+        found = found.masked_fill(highest == -torch.inf, IGNORE_INDEX)
+        wrong = found[(found != IGNORE_INDEX) & ((found < 0) | (found >= self.classes))]
+        if wrong.numel():
+            raise ValueError(
+                f"`reference` has the class {int(wrong[0])}, expected 0 to {self.classes - 1}, or "
+                "255 where unknown; give the metric the right number of classes."
+            )
+        new = torch.stack([highest, found.float()], dim=-1).movedim(0, 2)
+        self.kept = _best(torch.cat([self.kept, new], dim=2))
+        kernels = torch.arange(self.kernels, device=similarity.device).view(-1, 1, 1)
+        leads = similarity.argmax(2, keepdim=True) == kernels
+        self.usage += (leads & (similarity > -torch.inf)).sum((0, 3, 4))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Purity and information, and their shuffled controls."""
+        classes = self.kept[..., 1].long()
+        known = classes != IGNORE_INDEX
+        order = torch.randperm(int(known.sum()), generator=torch.Generator().manual_seed(0))
+        given = torch.empty_like(order)
+        given[order] = order.roll(1)  # one cycle through all pixels, so that none keeps its own
+        shuffled = classes.masked_scatter(known, classes[known][given.to(classes.device)])
+        return {
+            "purity/class": self._purity(classes),
+            "purity_shuffled/class": self._purity(shuffled),
+            "purity_ami/class": _information(classes),
+            "purity_ami_shuffled/class": _information(shuffled),
+        }
+
+    def _purity(self, classes: Tensor) -> Tensor:
+        known = classes != IGNORE_INDEX
+        same = (classes.unsqueeze(-1) == classes.unsqueeze(-2)) & known.unsqueeze(-1)
+        largest, counts = same.sum(-1).amax(-1), known.sum(-1)
+        weights = self.usage.float().masked_fill(counts == 0, 0)
+        return (weights * largest / counts.clamp(min=1)).sum() / weights.sum()
+
+
+def _best(rows: Tensor) -> Tensor:
+    """The ten rows of ``[N, K, R, 2]`` whose first field, the similarity, is largest."""
+    order = rows[..., 0].argsort(dim=2, descending=True, stable=True)[..., :_TOP]
+    return rows.take_along_dim(order.unsqueeze(-1), dim=2)
+
+
+def _information(classes: Tensor) -> Tensor:
+    """Adjusted mutual information of prototype and class, of pixels ``[N, K, T]``."""
+    rows = classes.flatten(0, 1).cpu()  # a loop over single numbers, which suits no GPU
+    known = rows != IGNORE_INDEX
+    if known.sum() == 0 or known.sum(1).max() < 2:
+        return torch.full((), torch.nan, device=classes.device)
+    prototype = torch.arange(len(rows)).unsqueeze(1).expand_as(rows)
+    # torchmetrics builds a sparse tensor; torch wants to be told whether to check such tensors.
+    with torch.sparse.check_sparse_tensor_invariants(enable=False):
+        score: Tensor = adjusted_mutual_info_score(prototype[known], rows[known])
+    return score.to(classes.device)
+
+
+class WhyFaithfulness(Averages):
+    """How much of a decision hangs on the kernels with the largest shares in it?
+
+    All kernels of all annotators take part that have a weight anywhere. The decision c is the class
+    that they give together; the share of kernel (n, k) in it is a_nk p_nk(c) / p(c). ``update``
+    takes what each kernel would label, ``log_kernel_probs`` ``[B, N, K, C, H, W]``, and the pixels
+    that count, ``cases``, boolean ``[B, H, W]``, of which at most 64 an image are looked at, evenly
+    spaced. ``compute`` returns, in [0, 1],
+
+    - ``why_deletion_area``: kernels are removed one by one, the largest share first, the weights of
+      the others made to sum to 1 again; the mean of p(c) with 0, 1 .. M - 1 of the M gone.
+      ``why_deletion_area_random``, in random order, is the control and should be larger;
+    - ``why_sufficiency_1``: does the kernel with the largest share give c alone? The control
+      ``why_sufficiency_1_random`` is the share of all kernels that do.
+
+    Example:
+        >>> metric = WhyFaithfulness()
+        >>> metric.update(  # 1 annotator, 2 kernels, 2 classes, 1 pixel
         ...     log_who=torch.zeros(1, 1, 1, 1),
         ...     log_within=torch.tensor([0.75, 0.25]).log().view(1, 1, 2, 1, 1),
-        ...     log_kernel_probs=probs.log().view(1, 1, 2, 2, 1, 1),
+        ...     log_kernel_probs=torch.tensor([0.8, 0.2, 0.4, 0.6]).log().view(1, 1, 2, 2, 1, 1),
         ...     cases=torch.ones(1, 1, 1, dtype=torch.bool),
         ... )
-        >>> round(float(result["why_deletion_area"]), 3)  # (0.7 + 0.4) / 2
-        0.55
-        >>> float(result["why_sufficiency_1"]), float(result["why_sufficiency_1_random"])
-        (1.0, 0.5)
+        >>> metric.compute()["why_deletion_area"]  # (0.7 + 0.4) / 2
+        tensor(0.5500)
 
     Source:
         Deletion curves: V. Petsiuk, A. Das, K. Saenko, "RISE: Randomized Input Sampling for
-        Explanation of Black-box Models", arXiv 1806.07421; there pixels are removed, here kernels.
-    """
-    _check_settings(mixing, pixels, orders)
-    return _why_means(
-        *_why_sums(log_who, log_within, log_kernel_probs, cases, mixing, pixels, orders, seed)
-    )
-
-
-class WhyFaithfulness(Metric):
-    """How much of each decision hangs on the kernels with the largest shares in it.
-
-    Pools the pixels of all images, in each of which ``pixels`` cases at most are looked at; see
-    :func:`why_faithfulness`.
-
-    ``update`` takes ``log_who`` ``[B, N, H, W]``, ``log_within`` ``[B, N, K, H, W]``,
-    ``log_kernel_probs`` ``[B, N, K, C, H, W]`` and ``cases`` (boolean ``[B, H, W]``). ``compute``
-    returns ``{"why_deletion_area", "why_deletion_area_random", "why_sufficiency_1",
-    "why_sufficiency_1_random", "why_sufficiency_3", "why_size"}``; NaN without a case.
-
-    Args:
-        mixing: How the network mixes, ``"prob"`` or ``"logit"``.
-        pixels: Largest number of pixels looked at in one image.
-        orders: Number of random orders that the control averages over.
-        seed: Makes the random orders the same at every update.
-
-    Raises:
-        ValueError: If a setting is out of range or tensors do not fit.
-
-    Example:
-        >>> import torch
-        >>> metric = WhyFaithfulness(mixing="prob")
-        >>> probs = torch.tensor([[0.8, 0.2], [0.4, 0.6]])  # 2 annotators with a kernel each
-        >>> metric.update(
-        ...     log_who=torch.tensor([0.5, 0.5]).log().view(1, 2, 1, 1),
-        ...     log_within=torch.zeros(1, 2, 1, 1, 1),
-        ...     log_kernel_probs=probs.log().view(1, 2, 1, 2, 1, 1),
-        ...     cases=torch.ones(1, 1, 1, dtype=torch.bool),
-        ... )
-        >>> round(float(metric.compute()["why_size"]), 3)
-        2.0
+        Explanation of Black-box Models", 2018; there pixels are removed, here kernels.
     """
 
-    is_differentiable = False
-    full_state_update = False
-
-    sums: Tensor
-    count: Tensor
-
-    def __init__(
-        self, mixing: Mixing = "prob", pixels: int = 64, orders: int = 4, seed: int = 0
-    ) -> None:
-        super().__init__()
-        _check_settings(mixing, pixels, orders)
-        self.mixing = mixing
-        self.pixels = pixels
-        self.orders = orders
-        self.seed = seed
-        self.add_state("sums", torch.zeros(len(KEYS)), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+    def __init__(self) -> None:
+        kinds = ("why_deletion_area", "why_sufficiency_1")
+        super().__init__(*(f"{kind}{control}" for kind in kinds for control in ("", "_random")))
 
     def update(
         self, *, log_who: Tensor, log_within: Tensor, log_kernel_probs: Tensor, cases: Tensor
     ) -> None:
         """Add one batch."""
-        sums, count = _why_sums(
-            log_who,
-            log_within,
-            log_kernel_probs,
-            cases,
-            self.mixing,
-            self.pixels,
-            self.orders,
-            self.seed,
+        check_inputs(
+            ("log_who", log_who, "BNHW"),
+            ("log_within", log_within, "BNKHW"),
+            ("log_kernel_probs", log_kernel_probs, "BNKCHW"),
+            ("cases", cases, "BHW"),
         )
-        self.sums += sums
-        self.count += count
+        image, y, x = _spread(cases)
+        if not len(image):
+            return
+        log_weights = log_who[image, :, y, x].unsqueeze(2) + log_within[image, :, :, y, x]
+        log_weights = log_weights.float().flatten(1).T  # [M, P]
+        active = (log_weights > -torch.inf).any(1)
+        log_probs = log_kernel_probs[image, :, :, :, y, x].float().flatten(1, 2).permute(1, 2, 0)
+        log_weights, log_probs = log_weights[active], log_probs[active]  # [M, C, P]
+        decision = (log_weights.unsqueeze(1) + log_probs).logsumexp(0).argmax(0)
+        index = decision.expand(len(log_probs), 1, -1)
+        log_shares = log_weights + log_probs.gather(1, index).squeeze(1)
+        order = log_shares.argsort(dim=0, descending=True, stable=True)
+        generator = torch.Generator().manual_seed(0)  # the same orders at every pixel and update
+        ranks = [torch.randperm(len(order), generator=generator) for _ in range(_ORDERS)]
+        random = (rank.argsort().to(order)[:, None].expand_as(order) for rank in ranks)
+        areas = [_deletion_area(log_weights, log_shares, one) for one in random]
+        same = log_probs.argmax(1) == decision
+        values = (
+            _deletion_area(log_weights, log_shares, order),
+            torch.stack(areas).mean(0),
+            same.gather(0, order[:1]).squeeze(0),
+            same.float().mean(0),
+        )
+        self.add_pixels(*((value, torch.ones_like(decision, dtype=torch.bool)) for value in values))
 
-    def compute(self) -> dict[str, Tensor]:
-        """Average over the pixels looked at."""
-        return _why_means(self.sums, self.count)
+
+def _spread(cases: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, row and column of at most 64 cases an image, evenly spaced among its own."""
+    chosen = []
+    for number, image in enumerate(cases):
+        places = image.nonzero()
+        if len(places) > _PIXELS:
+            places = places[torch.arange(_PIXELS, device=cases.device) * len(places) // _PIXELS]
+        chosen.append(torch.cat([torch.full_like(places[:, :1], number), places], 1))
+    image, y, x = torch.cat(chosen).unbind(1)
+    return image, y, x
+
+
+def _deletion_area(log_weights: Tensor, log_shares: Tensor, order: Tensor) -> Tensor:
+    """Mean of p(decision) ``[P]`` with the first 0, 1 .. M - 1 kernels of the order gone."""
+    both = (log_shares, log_weights)
+    shares, weights = (values.gather(0, order).flip(0).logcumsumexp(0) for values in both)
+    # Only kernels without any weight at this pixel may be left; they cannot decide anything.
+    return (shares - weights).exp().nan_to_num(nan=0.0).mean(0)
