@@ -1,138 +1,99 @@
-"""Make Markdown tables and a figure of what ``study.py`` has stored.
+"""Make Markdown tables and a figure of what ``experiments.ablation.study`` has stored.
 
-python experiments/ablation/table.py --data synthetic --figure synthetic.png > synthetic.md
+python -m experiments.ablation.table --data synthetic --figure synthetic.png > synthetic.md
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# Python looks for imports beside a script only; what the studies share is one folder up.
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-from dots import Panel, Row, draw
-from resumable import Results, add_seeds, cell, make_parser, read_results, table, values
-from variants import DATA, DEFAULT, Variant, groups, variants
+from experiments.ablation.variants import DATA, DEFAULT, Variant, groups, variants
+from experiments.dots import Panel, Row, draw
+from experiments.runs import read_rows, say
+from experiments.tables import Rows, cell, commits, of_data, study_parser, table, values
 
 HERE = Path(__file__).resolve().parent
+GONE = "Terms and options that are gone"
 
-# Title of a column -> key of the metric.
-_HOW_WELL = {
-    "Annotator Dice": "test/dice/mean",
-    "Fused Dice": "test/fused_dice/mean",
+# Title of a column -> the metric. Those whose title ends in "ECE" are better when lower.
+HOW_WELL = {"Annotator Dice": "dice/mean", "Fused Dice": "fused_dice/mean"}
+WHY = {
+    "Necessity": "who_necessity",
+    "Prototype usage": "prototype_usage/mean",
+    "Purity": "purity/class",
 }
-_WHY = {
-    "Necessity": "test/who_necessity",
-    "Prototype usage": "test/prototype_usage/mean",
-    "Purity": "test/purity/class",
-}
-COLUMNS: dict[str, dict[str, str]] = {
+COLUMNS = {
     "synthetic": {
-        **_HOW_WELL,
-        "Who @expert": "test/who_accuracy_expert",
-        "Label-only ceiling": "test/who_ceiling_expert",
-        "Who ECE": "test/who_ece_expert",
-        **_WHY,
+        **HOW_WELL,
+        "Who @expert": "who_accuracy_expert",
+        "Label-only ceiling": "who_ceiling_expert",
+        "Who ECE": "who_ece_expert",
+        **WHY,
     },
-    # No expert is known, and a majority never has just one member, so the calibration error of who
-    # has no case here.
-    "bubil_mini": {
-        **_HOW_WELL,
-        "Agreement lift": "test/who_agreement_lift",
-        "Who Brier": "test/who_brier",
-        **_WHY,
-    },
+    # Nobody is known to be the expert, and a majority never has just one member, so the
+    # calibration error of who has no case here.
+    "bubil_mini": {**HOW_WELL, "Agreement lift": "who_agreement_lift", **WHY},
 }
-LOWER_IS_BETTER = ("Who ECE", "Who Brier")
 NOT_DRAWN = ("Label-only ceiling",)  # it is the data's, the same for every variant
 
 
-def tables(results: Results, data: str, seeds: Sequence[int]) -> str:
-    """All tables of a data set, one a group, and what they were made with.
+def all_groups(rows: Rows, data: str) -> dict[str, list[Variant]]:
+    """The groups that have results, and one of the variants that the code no longer has."""
+    found = {title: members for title, members in groups(data).items()}
+    gone = dict.fromkeys(row["name"] for row in rows if row["name"] not in variants(data))
+    base = Variant(DEFAULT, "none of these (base)")
+    return found | ({GONE: [base, *(Variant(name, name) for name in gone)]} if gone else {})
 
-    Args:
-        results: As `read_results` gives them.
-        data: Name of the data set.
-        seeds: The seeds that were asked for.
 
-    Returns:
-        Markdown.
-    """
+def tables(rows: Rows, data: str, seeds: Sequence[int]) -> str:
+    """All tables of a data set as Markdown, one a group, and what they were made with."""
     columns = COLUMNS[data]
 
-    def line(row: Variant) -> list[str]:
-        found = (values(results, row.name, key) for key in columns.values())
-        return [row.label, *(cell(one, len(seeds)) for one in found)]
+    def line(variant: Variant) -> list[str]:
+        found = (values(rows, variant.name, metric) for metric in columns.values())
+        return [variant.label, *(cell(one, len(seeds)) for one in found)]
 
-    parts = [table(title, map(line, rows), list(columns)) for title, rows in groups(data).items()]
-    return "\n\n".join([*parts, _made_with(results, seeds)])
-
-
-def _made_with(results: Results, seeds: Sequence[int]) -> str:
-    """Seeds and commits: results of several commits may not be comparable."""
-    runs = [run for by_seed in results.values() for run in by_seed.values()]
-    commits = ", ".join(sorted({run["commit"] for run in runs})) or "none"
+    parts = [
+        table(title, map(line, members), list(columns))
+        for title, members in all_groups(rows, data).items()
+    ]
     numbers = ", ".join(map(str, seeds))
-    return (
-        f"Mean ± standard deviation over the seeds {numbers}; {len(runs)} runs; commit {commits}."
-    )
+    made = f"Mean ± standard deviation over the seeds {numbers}; {len(rows)} runs"
+    return "\n\n".join([*parts, f"{made}; commit {commits(rows)}."])
 
 
-def figure_parts(results: Results, data: str) -> tuple[list[Row], list[Panel]]:
-    """Rows and panels of the figure: the default first, then each group without it.
-
-    Args:
-        results: As `read_results` gives them.
-        data: Name of the data set.
-
-    Returns:
-        Rows of variants and headings, and a panel for each metric that has a value.
-    """
-    rows = [Row("base", DEFAULT)]
-    for title, members in groups(data).items():
-        rows.append(Row(title))
-        rows += [Row(row.label, row.name) for row in members if row.name != DEFAULT]
+def figure_parts(rows: Rows, data: str) -> tuple[list[Row], list[Panel]]:
+    """Lines and panels of the figure: the default first, then each group without it."""
+    lines = [Row("base", DEFAULT)]
+    for title, members in all_groups(rows, data).items():
+        lines.append(Row(title))
+        lines += [Row(member.label, member.name) for member in members if member.name != DEFAULT]
     panels = []
-    for title, key in COLUMNS[data].items():
-        points = {name: found for name in results if (found := values(results, name, key))}
+    names = dict.fromkeys(row["name"] for row in rows)
+    for title, metric in COLUMNS[data].items():
+        points = {name: found for name in names if (found := values(rows, name, metric))}
         if points and title not in NOT_DRAWN:
-            hint = "lower is better" if title in LOWER_IS_BETTER else "higher is better"
+            hint = "lower is better" if title.endswith("ECE") else "higher is better"
             panels.append(Panel(title, hint, points))
-    return rows, panels
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__)
-    parser.add_argument("--data", choices=DATA, required=True, help="data set")
-    add_seeds(parser)
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="of study.py")
-    parser.add_argument("--figure", type=Path, help="PNG file to write")
-    return parser
+    return lines, panels
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables and draw the figure.
-
-    Args:
-        arguments: Of the command line; ``None`` takes those of the process.
-
-    Returns:
-        Exit status: 0, or 1 where there are no results.
-    """
-    options = _parser().parse_args(arguments)
-    seeds = list(dict.fromkeys(options.seeds))
-    results = read_results(options.results / options.data, variants(options.data), seeds)
-    if not results:
-        where = options.results / options.data
-        print(f"no results of the seeds {seeds} in {where}: run study.py first", file=sys.stderr)
+    """Print the tables and draw the figure; returns 1 where there are no results."""
+    parser = study_parser(__doc__, HERE / "results.csv")
+    parser.add_argument("--data", choices=DATA, required=True, help="data set")
+    parser.add_argument("--figure", type=Path, help="PNG file to write")
+    options = parser.parse_args(arguments)
+    rows = of_data(read_rows(options.table), options.data, options.seeds)
+    if not rows:
+        say(f"no results of {options.data} in {options.table}: run experiments.ablation.study")
         return 1
-    print(tables(results, options.data, seeds))
+    print(tables(rows, options.data, options.seeds))
     if options.figure is not None:
-        rows, panels = figure_parts(results, options.data)
-        draw(rows, panels, baseline=DEFAULT).save(options.figure)
+        lines, panels = figure_parts(rows, options.data)
+        draw(lines, panels, baseline=DEFAULT).save(options.figure)
     return 0
 
 

@@ -1,7 +1,7 @@
 """What each method costs, against a plain network of the same backbone measured in the same run.
 
-    python experiments/benchmark/cost.py
-    python experiments/benchmark/cost.py --methods TAX multi-head --annotators 5 --side 256
+    python -m experiments.benchmark.cost
+    python -m experiments.benchmark.cost --methods TAX multi-head --annotators 5 --side 256
 
 Parameters, processor time of a training step and of the segmentation of a batch, and the most
 memory that a process held. Every measurement is a process of its own with one thread. The methods
@@ -32,18 +32,15 @@ import lightning as L
 import segmentation_models_pytorch as smp
 import torch
 from lightning.pytorch.callbacks import Callback
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-# Python looks for imports beside a script only; what the studies share is one folder up.
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-from dots import Panel, Row, draw
-from methods import METHODS, TAX
-from PIL import Image
-from resumable import make_parser, table
-
+from experiments.benchmark.methods import METHODS, TAX
+from experiments.dots import Panel, Row, draw
+from experiments.runs import REPO
+from experiments.tables import table
 from tax_lightning import Schedule, TAXLightningModule, baselines
 
 PLAIN = "plain network"
@@ -104,9 +101,9 @@ def make_module(method: str, annotators: int, encoder: str) -> L.LightningModule
     options: dict[str, Any] = {"encoder": encoder, "reference": "given"}
     if method == TAX:  # without a schedule all terms have their full weight from the first step on
         return TAXLightningModule(names, CLASSES, schedule=Schedule(enabled=False), **options)
-    flags = METHODS[method].flags
-    options["reference"] = flags.get("model.init_args.reference", "given")
-    module: L.LightningModule = getattr(baselines, flags["model"])(names, CLASSES, **options)
+    chosen = METHODS[method]
+    options["reference"] = chosen.reference or "given"
+    module: L.LightningModule = getattr(baselines, chosen.model or "")(names, CLASSES, **options)
     return module
 
 
@@ -160,13 +157,16 @@ def measure_here(method: str, options: argparse.Namespace) -> dict[str, float]:
 
 def measure(method: str, annotators: int, options: argparse.Namespace) -> dict[str, float]:
     """Measure one method in a process of its own."""
-    command = [sys.executable, __file__, "--here", method, "--annotators", str(annotators)]
+    command = [sys.executable, "-m", "experiments.benchmark.cost", "--here", method]
+    command += ["--annotators", str(annotators)]
     for name in ("encoder", "side", "batch"):
         command += [f"--{name}", str(getattr(options, name))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if options.allocator == "keeping":
         environment |= KEEPING
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=REPO, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -240,7 +240,9 @@ def figure(all_turns: Mapping[int, Sequence[Turn]], methods: Sequence[str]) -> I
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--annotators", type=int, nargs="+", default=[4, 5, 16, 64])
     parser.add_argument("--encoder", default="resnet34", help="of segmentation_models_pytorch")

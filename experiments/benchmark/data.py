@@ -1,7 +1,7 @@
 """How fast batches are read, against the bare decode of the same files with OpenCV.
 
-    python experiments/benchmark/data.py
-    python experiments/benchmark/data.py --root FOLDER --values 0 255
+    python -m experiments.benchmark.data
+    python -m experiments.benchmark.data --root FOLDER --values 0 255
 
 Everything runs in one process and one thread, and the files have been read before, so that the disk
 does not count. The ways of reading take turns; a ratio is the median of those of the single turns.
