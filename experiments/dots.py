@@ -1,4 +1,4 @@
-"""A dot plot: a row a variant, a panel a metric, a dot a seed, a bar at the mean."""
+"""A dot plot: a line for each variant, a panel for each metric, a ring a seed, a bar at the mean."""
 
 from __future__ import annotations
 
@@ -24,12 +24,7 @@ PAPER, INK, GREY, PALE, BLUE = "#ffffff", "#1f2328", "#6e7781", "#eef1f4", "#096
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the figure.
-
-    Args:
-        label: Its text.
-        name: Key of its values; ``None`` for a heading.
-    """
+    """A line of the figure: its text, and the key of its values; ``None`` for a heading."""
 
     label: str
     name: str | None = None
@@ -37,13 +32,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Panel:
-    """A metric.
-
-    Args:
-        title: Its name.
-        hint: A second, smaller line.
-        points: Values by name of the row, one a seed; a row without any is left empty.
-    """
+    """A metric: title, a smaller second line, and by name of the row one value a seed."""
 
     title: str
     hint: str
@@ -52,10 +41,6 @@ class Panel:
 
 def ticks(low: float, high: float) -> list[float]:
     """Two to six round numbers between two limits.
-
-    Args:
-        low: Lower limit.
-        high: Upper limit, above ``low``.
 
     Example:
         >>> ticks(0.11, 0.93)
@@ -78,15 +63,12 @@ def limits(panel: Panel) -> tuple[float, float]:
 
 
 def draw(rows: Sequence[Row], panels: Sequence[Panel], baseline: str) -> Image.Image:
-    """Draw the figure.
+    """Draw the figure as an RGB picture.
 
     Args:
         rows: From top to bottom.
         panels: From left to right, at least one.
         baseline: Name of the row whose mean is a vertical line through every panel.
-
-    Returns:
-        RGB picture.
 
     Raises:
         ValueError: If there is no panel.
@@ -96,10 +78,10 @@ def draw(rows: Sequence[Row], panels: Sequence[Panel], baseline: str) -> Image.I
     width = EDGE + LABELS + len(panels) * (PANEL + GAP) - GAP + EDGE
     canvas = _Canvas(width, TOP + LINE * len(rows) + BOTTOM)
     for line, row in enumerate(rows):
-        _draw_label(canvas, row, line)
+        indent, colour = (0, GREY) if row.name is None else (14, INK)
+        canvas.text(EDGE + indent, _middle(line), row.label, colour, "lm", LETTERS)
     for column, panel in enumerate(panels):
-        left = EDGE + LABELS + column * (PANEL + GAP)
-        _draw_panel(canvas, left, rows, panel, baseline)
+        _draw_panel(canvas, EDGE + LABELS + column * (PANEL + GAP), rows, panel, baseline)
     return canvas.image
 
 
@@ -115,24 +97,16 @@ class _Canvas:
         self._draw.text((x * SCALE, y * SCALE), text, fill=colour, font=font, anchor=anchor)
 
     def box(self, x0: float, y0: float, x1: float, y1: float, colour: str) -> None:
-        ends = (x0 * SCALE, y0 * SCALE, x1 * SCALE, y1 * SCALE)
-        self._draw.rectangle(tuple(map(round, ends)), fill=colour)
+        self._draw.rectangle([round(end * SCALE) for end in (x0, y0, x1, y1)], fill=colour)
 
-    def ring(self, x: float, y: float, colour: str) -> None:
+    def ring(self, x: float, y: float) -> None:
         ends = [place * SCALE for place in (x - DOT, y - DOT, x + DOT, y + DOT)]
-        self._draw.ellipse(ends, outline=colour, width=SCALE)
+        self._draw.ellipse(ends, outline=BLUE, width=SCALE)
 
 
 def _middle(line: int) -> float:
     """Height of a row's middle."""
     return TOP + LINE * (line + 0.5)
-
-
-def _draw_label(canvas: _Canvas, row: Row, line: int) -> None:
-    if row.name is None:
-        canvas.text(EDGE, _middle(line), row.label, GREY, "lm", LETTERS)
-    else:
-        canvas.text(EDGE + 14, _middle(line), row.label, INK, "lm", LETTERS)
 
 
 def _draw_panel(
@@ -160,4 +134,4 @@ def _draw_panel(
             mean = place(statistics.fmean(values))
             canvas.box(mean - 1, _middle(line) - 7, mean + 1, _middle(line) + 7, INK)
             for value in values:
-                canvas.ring(place(value), _middle(line), BLUE)
+                canvas.ring(place(value), _middle(line))

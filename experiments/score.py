@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
@@ -27,34 +26,26 @@ from tax_lightning.modules.base import MultiAnnotatorModule
 
 
 class ImageScores(Callback):
-    """Collects scores of every test image.
-
-    Attributes:
-        scores: By name and id of the image: ``dice``, the mean over annotators; ``fused_dice``, the
-            mean over the classes that appear; ``ged2``. NaN where there is no case.
-    """
+    """Collects scores of every test image, by name of the score and id of the image."""
 
     def __init__(self) -> None:
         self.scores: dict[str, dict[str, float]] = {}
 
-    def on_test_batch_end(
+    def on_test_batch_end(  # noqa: D102
         self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,  # noqa: ANN401 - as the parent
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
         batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        *_: Any,  # noqa: ANN401
     ) -> None:
-        """Score the images of one batch."""
-        assert isinstance(pl_module, MultiAnnotatorModule)
         for name, scores in _scores(pl_module, batch).items():
             pairs = zip(batch["id"], scores.tolist(), strict=True)
             self.scores.setdefault(name, {}).update(pairs)
 
 
 def _scores(module: MultiAnnotatorModule, batch: Batch) -> dict[str, Tensor]:
-    """Scores ``[B]`` by name."""
+    """Scores ``[B]`` by name, NaN without a case; Dice is the mean over annotators or classes."""
     output = module(batch["image"])
     masks, present, classes = batch["masks"], batch["present"], len(module.classes)
     samples = output.log_sample_probs.argmax(dim=2)

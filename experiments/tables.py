@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from experiments.runs import Row
+from experiments.runs import Row, read_rows, say
 
 MISSING = "-"
 Rows = Sequence[Row]
@@ -21,14 +21,19 @@ def study_parser(description: str | None, table: Path | None) -> argparse.Argume
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, a thread each")
     parser.add_argument("--table", type=Path, default=table, help="CSV file of results")
+    parser.add_argument(
+        "--only_tables", action="store_true", help="print what is there, run nothing"
+    )
     return parser
 
 
-def of_data(rows: Iterable[Row], data: str, seeds: Sequence[int]) -> list[Row]:
-    """The rows of a data set and of some seeds, in the order of the seeds."""
+def stored(path: Path, data: str, seeds: Sequence[int]) -> Rows:
+    """The rows of a data set and of some seeds, in the order of the seeds; says if there are none."""
     wanted = {str(seed): place for place, seed in enumerate(seeds)}
-    chosen = [row for row in rows if row["data"] == data and row["seed"] in wanted]
-    return sorted(chosen, key=lambda row: wanted[row["seed"]])
+    rows = [row for row in read_rows(path) if row["data"] == data and row["seed"] in wanted]
+    if not rows:
+        say(f"no results of {data} with these seeds in {path}")
+    return sorted(rows, key=lambda row: wanted[row["seed"]])
 
 
 def values(rows: Rows, name: str, metric: str) -> list[float]:

@@ -1,22 +1,45 @@
-"""Train and test every variant with several seeds; resumable.
+"""Train and test every variant with several seeds, and print tables; resumable.
 
     python -m experiments.ablation.study --data synthetic --jobs 2 --seeds 0 1 2
+    python -m experiments.ablation.study --data synthetic --only_tables --figure FILE.png
 
-``results.csv`` gets a row for each run; ``experiments.ablation.table`` makes tables of them.
+``results.csv`` gets a row for each run. The tables are printed at the end, or at once.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.ablation.variants import DATA, Variant, groups, variants
+from experiments.ablation.variants import DATA, DEFAULT, Variant, groups, variants
+from experiments.dots import Panel, Row, draw
 from experiments.runs import Run, carry_out, fit_and_test
-from experiments.tables import study_parser
+from experiments.tables import Rows, cell, commits, stored, study_parser, table, values
 
 HERE = Path(__file__).resolve().parent
+GONE = "Terms and options that are gone"
+
+# Title of a column -> the metric. Those whose title ends in "ECE" are better when lower.
+HOW_WELL = {"Annotator Dice": "dice/mean", "Fused Dice": "fused_dice/mean"}
+WHY = {
+    "Necessity": "who_necessity",
+    "Prototype usage": "prototype_usage/mean",
+    "Purity": "purity/class",
+}
+COLUMNS = {
+    "synthetic": {
+        **HOW_WELL,
+        "Who @expert": "who_accuracy_expert",
+        "Label-only ceiling": "who_ceiling_expert",
+        "Who ECE": "who_ece_expert",
+        **WHY,
+    },
+    # Nobody is known to be the expert, and a majority never has just one member, so the
+    # calibration error of who has no case here.
+    "bubil_mini": {**HOW_WELL, "Agreement lift": "who_agreement_lift", **WHY},
+}
+NOT_DRAWN = ("Label-only ceiling",)  # it is the data's, the same for every variant
 
 
 def chosen(data: str, only: Sequence[str] | None) -> list[Variant]:
@@ -38,37 +61,90 @@ def chosen(data: str, only: Sequence[str] | None) -> list[Variant]:
     return [every[name] for name in names]
 
 
-def make_runs(options: argparse.Namespace) -> list[Run]:
+def make_runs(
+    data: str, root: Path | None, only: Sequence[str] | None, seeds: Sequence[int]
+) -> list[Run]:
     """Every variant that was asked for, with each seed: all with one seed first, then more.
 
     Raises:
         ValueError: If an option is wrong.
     """
-    root: tuple[str, ...] = ()
-    if options.data != "synthetic":
-        if options.root is None or not options.root.is_dir():
-            raise ValueError(f"--root {options.root}: expected the folder of {options.data}.")
-        root = (f"--data.init_args.root={options.root.resolve()}",)
+    where: tuple[str, ...] = ()
+    if data != "synthetic":
+        if root is None or not root.is_dir():
+            raise ValueError(f"--root {root}: expected the folder of {data}.")
+        where = (f"--data.init_args.root={root.resolve()}",)
     test = ("--model.init_args.explanation_metrics=true",)
     return [
-        Run(HERE / f"{options.data}.yaml", variant.name, seed, root, variant.flags, test)
-        for seed in options.seeds
-        for variant in chosen(options.data, options.only)
+        Run(HERE / f"{data}.yaml", variant.name, seed, where, variant.flags, test)
+        for seed in seeds
+        for variant in chosen(data, only)
     ]
 
 
+def all_groups(rows: Rows, data: str) -> dict[str, list[Variant]]:
+    """The groups of variants, and one of those with results that the code no longer has."""
+    gone = dict.fromkeys(row["name"] for row in rows if row["name"] not in variants(data))
+    base = Variant(DEFAULT, "none of these (base)")
+    return groups(data) | ({GONE: [base, *(Variant(name, name) for name in gone)]} if gone else {})
+
+
+def tables(rows: Rows, data: str, seeds: Sequence[int]) -> str:
+    """All tables of a data set as Markdown, one a group, and what they were made with."""
+    columns = COLUMNS[data]
+
+    def line(variant: Variant) -> list[str]:
+        found = (values(rows, variant.name, metric) for metric in columns.values())
+        return [variant.label, *(cell(one, len(seeds)) for one in found)]
+
+    parts = [
+        table(title, map(line, members), list(columns))
+        for title, members in all_groups(rows, data).items()
+    ]
+    numbers = ", ".join(map(str, seeds))
+    made = f"Mean ± standard deviation over the seeds {numbers}; {len(rows)} runs"
+    return "\n\n".join([*parts, f"{made}; commit {commits(rows)}."])
+
+
+def figure_parts(rows: Rows, data: str) -> tuple[list[Row], list[Panel]]:
+    """Lines and panels of the figure: the default first, then each group without it."""
+    lines = [Row("base", DEFAULT)]
+    for title, members in all_groups(rows, data).items():
+        lines.append(Row(title))
+        lines += [Row(member.label, member.name) for member in members if member.name != DEFAULT]
+    panels = []
+    names = dict.fromkeys(row["name"] for row in rows)
+    for title, metric in COLUMNS[data].items():
+        points = {name: found for name in names if (found := values(rows, name, metric))}
+        if points and title not in NOT_DRAWN:
+            hint = "lower is better" if title.endswith("ECE") else "higher is better"
+            panels.append(Panel(title, hint, points))
+    return lines, panels
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out the study; returns the exit status of `carry_out`."""
+    """Carry out the study and print its tables; returns the exit status."""
     parser = study_parser(__doc__, HERE / "results.csv")
     parser.add_argument("--data", choices=DATA, required=True, help="data set")
     parser.add_argument("--root", type=Path, help="folder of the data set, for bubil_mini")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="variants or groups; default all")
+    parser.add_argument("--figure", type=Path, help="PNG file to write")
     options = parser.parse_args(arguments)
-    try:
-        runs = make_runs(options)
-    except ValueError as error:
-        parser.error(str(error))
-    return carry_out(options.table, runs, fit_and_test, options.jobs)
+    status = 0
+    if not options.only_tables:
+        try:
+            runs = make_runs(options.data, options.root, options.only, options.seeds)
+        except ValueError as error:
+            parser.error(str(error))
+        status = carry_out(options.table, runs, fit_and_test, options.jobs)
+    rows = stored(options.table, options.data, options.seeds)
+    if not rows:
+        return status or 1
+    print(tables(rows, options.data, options.seeds))
+    if options.figure is not None:
+        lines, panels = figure_parts(rows, options.data)
+        draw(lines, panels, baseline=DEFAULT).save(options.figure)
+    return status
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
     python -m experiments.benchmark.compare --bubil_mini DIR --lidc_mini DIR --jobs 2 --seeds 0 1 2
 
-``results.csv`` gets a row for each run; ``experiments.benchmark.report`` makes tables and figures.
+    python -m experiments.benchmark.compare --only_tables --figures . > comparison.md
+
+``results.csv`` gets a row for each run. Tables are printed at the end, or at once.
 
 All methods have the same images, masks, backbone, augmentation, optimizer, number of steps and rule
 for choosing a checkpoint (the smallest GED^2 on the validation images). These stand in the
@@ -20,8 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.benchmark.methods import METHODS
+from experiments.benchmark.report import FIGURES, draw_figures, text_of
 from experiments.runs import Run, carry_out, fit_and_test
-from experiments.tables import study_parser
+from experiments.tables import stored, study_parser
 
 HERE = Path(__file__).resolve().parent
 # Data set -> the option of its folder, and whose folder that is; none are made as a run goes.
@@ -82,19 +85,29 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", nargs="+", choices=list(FOLDERS), default=list(FOLDERS))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--configs", type=Path, default=HERE, help="folder of configurations")
+    parser.add_argument("--figures", type=Path, help=f"folder for {' and '.join(FIGURES)}")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out the comparison; returns the exit status of `carry_out`."""
+    """Carry out the comparison and print its tables; returns the exit status."""
     parser = make_parser()
     options = parser.parse_args(arguments)
-    try:
-        runs = make_runs(options)
-    except ValueError as error:
-        parser.error(str(error))
-    table = options.table or options.configs / "results.csv"
-    return carry_out(table, runs, fit_and_test, options.jobs)
+    table, status = options.table or options.configs / "results.csv", 0
+    if not options.only_tables:
+        try:
+            runs = make_runs(options)
+        except ValueError as error:
+            parser.error(str(error))
+        status = carry_out(table, runs, fit_and_test, options.jobs)
+    found = {data: stored(table, data, options.seeds) for data in options.data}
+    everything = {data: rows for data, rows in found.items() if rows}
+    if not everything:
+        return status or 1
+    print(text_of(everything, options.seeds))
+    if options.figures is not None:
+        draw_figures(options.figures, everything)
+    return status
 
 
 if __name__ == "__main__":

@@ -63,19 +63,16 @@ class Plain(L.LightningModule):
         super().__init__()
         self.network = smp.Unet(encoder, encoder_weights=None, classes=len(CLASSES))
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Cross-entropy."""
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: D102
         return F.cross_entropy(self.network(batch["image"]), batch["reference"])
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Probabilities."""
-        with torch.no_grad():
-            probs: Tensor = self.network(images).softmax(dim=1)
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:  # noqa: D102
+        probs: Tensor = self.network(images).softmax(dim=1)
         return probs
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """As of all methods by default."""
-        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+    def configure_optimizers(self) -> torch.optim.Optimizer:  # noqa: D102
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)  # as of all methods by default
 
 
 class StepTimes(Callback):
@@ -84,12 +81,10 @@ class StepTimes(Callback):
     def __init__(self) -> None:
         self.seconds: list[float] = []
 
-    def on_train_batch_start(self, *_: Any) -> None:  # noqa: ANN401
-        """Look at the clock."""
+    def on_train_batch_start(self, *_: Any) -> None:  # noqa: ANN401, D102
         self._start = time.process_time()
 
-    def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401
-        """Look at it again."""
+    def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401, D102
         self.seconds.append(time.process_time() - self._start)
 
 
@@ -113,10 +108,9 @@ def make_batch(annotators: int, images: int, side: int) -> dict[str, Any]:
     place = torch.arange(side) - side / 2
     distance = (place[:, None].square() + place.square()).sqrt()
     radii = side * torch.linspace(0.2, 0.4, annotators)
-    masks = (distance < radii[:, None, None]).long().expand(images, -1, -1, -1)
     return {
         "image": torch.randn(images, 3, side, side, generator=generator),
-        "masks": masks,
+        "masks": (distance < radii[:, None, None]).long().expand(images, -1, -1, -1),
         "reference": (distance < 0.3 * side).long().expand(images, -1, -1),
     }
 
@@ -139,8 +133,7 @@ def measure_here(method: str, options: argparse.Namespace) -> dict[str, float]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    loader = DataLoader([batch] * (WARM_UP + STEPS), batch_size=None)
-    trainer.fit(module, loader)
+    trainer.fit(module, DataLoader([batch] * (WARM_UP + STEPS), batch_size=None))
     module.eval()
     segmentation = []
     for _ in range(WARM_UP + STEPS):
@@ -197,10 +190,7 @@ def report(options: argparse.Namespace) -> None:
             for _ in range(options.turns)
         ]
         print(f"\n{annotators} annotators\n")
-        rows = [
-            [method, *(f"{ratio:.2f}" for ratio in ratios(turns, method, PLAIN).values())]
-            for method in methods
-        ]
+        rows = [[m, *(f"{r:.2f}" for r in ratios(turns, m, PLAIN).values())] for m in methods]
         print(table("Method, relative to a plain network", rows, list(QUANTITIES)), flush=True)
         if {TAX, "multi-head"} <= set(methods):
             against = ratios(turns, TAX, "multi-head")["step, s"]
@@ -224,11 +214,9 @@ def figure(all_turns: Mapping[int, Sequence[Turn]], methods: Sequence[str]) -> I
             quantity.partition(",")[0],
             "over a plain network",
             {
-                f"{method} {annotators}": [
-                    turn[method][quantity] / turn[PLAIN][quantity] for turn in turns
-                ]
-                for annotators, turns in all_turns.items()
-                for method in methods
+                f"{m} {n}": [turn[m][quantity] / turn[PLAIN][quantity] for turn in turns]
+                for n, turns in all_turns.items()
+                for m in methods
             },
         )
         for quantity in QUANTITIES
@@ -239,7 +227,8 @@ def figure(all_turns: Mapping[int, Sequence[Turn]], methods: Sequence[str]) -> I
     return draw(rows, panels, f"{PLAIN} {min(all_turns)}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def main() -> None:
+    """Read the arguments and measure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -252,12 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--allocator", choices=["keeping", "system"], default="keeping")
     parser.add_argument("--figure", type=Path, help="picture to write")
     parser.add_argument("--here", choices=[PLAIN, *METHODS], help=argparse.SUPPRESS)
-    return parser
-
-
-def main() -> None:
-    """Read the arguments and measure."""
-    options = _parser().parse_args()
+    options = parser.parse_args()
     if options.here is not None:
         print(json.dumps(measure_here(options.here, options)))
     else:

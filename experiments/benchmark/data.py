@@ -1,9 +1,8 @@
 """How fast batches are read, against the bare decode of the same files with OpenCV.
 
     python -m experiments.benchmark.data
-    python -m experiments.benchmark.data --root FOLDER --values 0 255
 
-Everything runs in one process and one thread, and the files have been read before, so that the disk
+The files are made up: images with masks of eight annotators, in the plain layout. Everything runs in one process and one thread, and the files have been read before, so that the disk
 does not count. The ways of reading take turns; a ratio is the median of those of the single turns.
 """
 
@@ -12,7 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -25,7 +24,6 @@ from scipy import ndimage
 from tax_lightning.data import FolderDataModule, SampleTable
 
 IMAGES, SIDE, ANNOTATORS = 64, 512, 8
-SHOWN = 4  # annotators of the first table
 
 
 def write_folder(root: Path) -> None:
@@ -48,15 +46,13 @@ def _save(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def load(root: Path, values: Sequence[int], count: int, cache: Path | None) -> FolderDataModule:
+def load(root: Path, count: int, cache: Path | None) -> FolderDataModule:
     """All images for training, with the first annotators' masks."""
-    names = sorted(path.name for path in (root / "masks").iterdir() if path.is_dir())
-    classes = [f"class{number}" for number in range(len(values))]
     return FolderDataModule(
         root,
-        classes,
-        dict(zip(values, classes, strict=True)),
-        annotators=names[:count],
+        ["background", "blob"],
+        {0: "background", 255: "blob"},
+        annotators=[f"annotator{number}" for number in range(count)],
         val_fraction=0.0,
         test_fraction=0.0,
         train_transforms=[],
@@ -85,25 +81,21 @@ def seconds_an_image(read: Callable[[], int]) -> float:
     return (time.process_time() - start) / count
 
 
-def measure(ways: dict[str, Callable[[], int]], repeats: int) -> dict[str, list[float]]:
-    """Seconds an image for each way, in turns; the first turn fills caches and is left out."""
-    turns = [{name: seconds_an_image(read) for name, read in ways.items()} for _ in range(repeats)]
-    return {name: [turn[name] for turn in turns[1:]] for name in ways}
-
-
-def measured(
-    root: Path, values: Sequence[int], count: int, repeats: int
-) -> dict[str, tuple[float, float]]:
+def measured(root: Path, count: int, repeats: int) -> dict[str, tuple[float, float]]:
     """Way of reading -> milliseconds an image, and speed relative to the bare decode."""
     with tempfile.TemporaryDirectory() as cache:
-        plain = load(root, values, count, None)
-        kept = load(root, values, count, Path(cache))
+        plain = load(root, count, None)
+        kept = load(root, count, Path(cache))
         ways = {
             "bare decode": lambda: decode(plain.table),
             "uncached": lambda: batches(plain),
             "cached": lambda: batches(kept),
         }
-        found = measure(ways, repeats + 1)
+        turns = [
+            {name: seconds_an_image(read) for name, read in ways.items()}
+            for _ in range(repeats + 1)  # the first fills caches and is left out
+        ]
+    found = {name: [turn[name] for turn in turns[1:]] for name in ways}
     bare = found["bare decode"]
     return {
         name: (1e3 * median(own), median(b / o for b, o in zip(bare, own, strict=True)))
@@ -111,40 +103,23 @@ def measured(
     }
 
 
-def report(root: Path, values: Sequence[int], repeats: int) -> None:
-    """Print both tables."""
-    available = len(list((root / "masks").iterdir()))
-    count = min(SHOWN, available)
-    print(f"{count} annotators, images of {root.name}\n")
-    print("| way of reading | images a second | against the bare decode |\n|---|---|---|")
-    for name, (cost, ratio) in measured(root, values, count, repeats).items():
-        print(f"| {name} | {1e3 / cost:.0f} | {ratio:.2f} |")
-    print("\n| annotators | bare decode, ms | uncached, ms | ratio | cached, ms | ratio |")
-    print("|---|---|---|---|---|---|")
-    for count in (1, 2, 4, 8):
-        if count <= available:
-            found = measured(root, values, count, repeats)
+def main() -> None:
+    """Make up files, measure and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=7, help="turns to take the median of")
+    repeats = parser.parse_args().repeats
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(Path(folder))
+        print("| annotators | bare decode, ms | uncached, ms | ratio | cached, ms | ratio |")
+        print("|---|---|---|---|---|---|")
+        for count in (1, 2, 4, 8):
+            found = measured(Path(folder), count, repeats)
             cells = [f"{found['bare decode'][0]:.2f}"]
             for name in ("uncached", "cached"):
                 cells += [f"{found[name][0]:.2f}", f"{found[name][1]:.2f}"]
             print(f"| {count} | {' | '.join(cells)} |", flush=True)
-
-
-def main() -> None:
-    """Read the arguments and measure."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--root", type=Path, help="folder in the plain layout; default: made up")
-    parser.add_argument("--values", type=int, nargs="+", default=[0, 255], help="greys in masks")
-    parser.add_argument("--repeats", type=int, default=7, help="turns to take the median of")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    if options.root is not None:
-        report(options.root, options.values, options.repeats)
-        return
-    with tempfile.TemporaryDirectory() as root:
-        write_folder(Path(root))
-        report(Path(root), options.values, options.repeats)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""Make tables and figures of what ``experiments.benchmark.compare`` has stored.
-
-    python -m experiments.benchmark.report --figures . > comparison.md
+"""Tables and figures of the comparison.
 
 A value is bold where its method is the best of its column and a paired test over the test images
 says so: Wilcoxon's signed ranks against each other method, on the scores of the images averaged
@@ -10,7 +8,6 @@ over seeds, with p < 0.05 after Holm's correction.
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,13 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
-from experiments.benchmark.compare import FOLDERS
 from experiments.benchmark.methods import METHODS, TAX
 from experiments.dots import Panel, Row, draw
-from experiments.runs import read_rows, say
-from experiments.tables import Rows, cell, commits, of_data, study_parser, table, values
+from experiments.tables import Rows, cell, commits, table, values
 
-HERE = Path(__file__).resolve().parent
 SIGNIFICANT = 0.05
 HIGHER, LOWER = 1, -1
 
@@ -151,34 +145,12 @@ def text_of(everything: Mapping[str, Rows], seeds: Sequence[int]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def draw_figure(path: Path, everything: Mapping[str, Rows], metric: str, hint: str) -> None:
-    """A dot plot: a line for each method, a panel for each data set that has the metric."""
-    panels = []
-    for data, rows in everything.items():
-        points = {name: found for name in METHODS if (found := values(rows, name, metric))}
-        if points:
-            panels.append(Panel(data, hint, points))
-    if panels:
-        draw([Row(name, name) for name in METHODS], panels, baseline=TAX).save(path)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables and draw the figures; returns 1 where there are no results."""
-    parser = study_parser(__doc__, HERE / "results.csv")
-    parser.add_argument("--figures", type=Path, help=f"folder for {' and '.join(FIGURES)}")
-    options = parser.parse_args(arguments)
-    stored = read_rows(options.table)
-    found = {data: of_data(stored, data, options.seeds) for data in FOLDERS}
-    everything = {data: rows for data, rows in found.items() if rows}
-    if not everything:
-        say(f"no results in {options.table}: run experiments.benchmark.compare first")
-        return 1
-    print(text_of(everything, options.seeds))
-    if options.figures is not None:
-        for name, (metric, hint) in FIGURES.items():
-            draw_figure(options.figures / name, everything, metric, hint)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def draw_figures(folder: Path, everything: Mapping[str, Rows]) -> None:
+    """Dot plots: a line for each method, a panel for each data set that has the metric."""
+    for file, (metric, hint) in FIGURES.items():
+        panels = []
+        for data, rows in everything.items():
+            points = {name: found for name in METHODS if (found := values(rows, name, metric))}
+            panels += [Panel(data, hint, points)] if points else []
+        if panels:
+            draw([Row(name, name) for name in METHODS], panels, baseline=TAX).save(folder / file)

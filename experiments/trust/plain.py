@@ -18,8 +18,8 @@ from pathlib import Path
 
 import yaml
 
-from experiments.runs import REPO, Row, Run, carry_out, fit_and_test, read_rows, say
-from experiments.tables import Rows, by_seed, cell, commits, of_data, study_parser, table, values
+from experiments.runs import REPO, Row, Run, carry_out, fit_and_test
+from experiments.tables import Rows, by_seed, cell, commits, stored, study_parser, table, values
 
 HERE = Path(__file__).resolve().parent
 DICE = "fused_dice/mean"
@@ -134,7 +134,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = study_parser(__doc__, HERE / "plain.csv")
     quickstart = REPO / "experiments" / "quickstart.yaml"
     parser.add_argument("--config", type=Path, default=quickstart, help="what to train")
-    parser.add_argument("--only_tables", action="store_true", help="only print what is there")
     options = parser.parse_args(arguments)
     config, status = options.config.resolve(), 0
     try:
@@ -144,9 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.only_tables:
         runs = make_runs(config, options.seeds)
         status = carry_out(options.table, runs, fit_and_test, options.jobs)
-    rows = of_data(read_rows(options.table), config.stem, options.seeds)
+    rows = stored(options.table, config.stem, options.seeds)
     if not rows:
-        say(f"no results of {config.stem} and these seeds in {options.table}")
         return status or 1
     print(tables(rows))
     return status

@@ -26,8 +26,8 @@ import yaml
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from experiments.runs import Run, RunFailedError, carry_out, fit, read_rows, say
-from experiments.tables import Rows, by_seed, cell, commits, of_data, study_parser, table, values
+from experiments.runs import Run, RunFailedError, carry_out, fit
+from experiments.tables import Rows, by_seed, cell, commits, stored, study_parser, table, values
 from tax_lightning import TAXLightningModule
 from tax_lightning.batch import unpacked
 from tax_lightning.data import SyntheticDataModule
@@ -116,29 +116,27 @@ def outcome_file(table: Path, config: Path, seed: int) -> Path:
     return table.with_name(f"{table.stem}-{config.stem}-seed{seed}.pt")
 
 
-async def measure(
-    run: Run, scratch: Path, table: Path, control: int | None
-) -> dict[str, float | str]:
-    """Train a model; store what it says if it has all annotators, else compare it to that one."""
-    place = outcome_file(table, run.config, run.seed)
-    if run.name != ALL and not place.is_file():
-        row = f"{run.config.stem}, {ALL}, {run.seed}"
-        raise RunFailedError(f"{place} is gone: delete the row {row} to train that model again.")
+async def measure(run: Run, scratch: Path, table: Path, control: int | None) -> Mapping[str, float]:
+    """Train a model; keep what it says if it has all annotators, else compare it to that one."""
+    whole = outcome_file(table, run.config, run.seed)
+    other = outcome_file(table, run.config, run.seed if control is None else control)
+    for file in (whole, other) if run.name != ALL else ():
+        if not file.is_file():
+            raise RunFailedError(f"{file} is gone: delete the row of that model to train it again.")
     seconds, data = await fit(run, scratch), make_data(run.config)
     said, dice = await asyncio.to_thread(outcome, scratch / "best.ckpt", data)
     found = {"fit_seconds": seconds, "fused_dice": dice}
     if run.name == ALL:
-        part = place.with_suffix(".part")
+        part = whole.with_suffix(".part")
         torch.save(said, part)
-        part.replace(place)
-        return {**found}
-    whole, index = torch.load(place), data.annotators.index(run.name.removeprefix(WITHOUT))
-    found |= compare(whole, said["prediction"], index)
+        part.replace(whole)
+        return found
+    index = data.annotators.index(run.name.removeprefix(WITHOUT))
+    found |= compare(torch.load(whole), said["prediction"], index)
     if control is not None:
-        other = torch.load(outcome_file(table, run.config, control))
-        noise = compare(whole, other["prediction"], index)
+        noise = compare(torch.load(whole), torch.load(other)["prediction"], index)
         found |= {_of_seed(key): value for key, value in noise.items()}
-    return {**found}
+    return found
 
 
 def _of_seed(key: str) -> str:
@@ -269,7 +267,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--without", nargs="+", metavar="NAME", help="who to leave out; default: each"
     )
-    parser.add_argument("--only_tables", action="store_true", help="only print what is there")
     options = parser.parse_args(arguments)
     config, status = options.config.resolve(), 0
     torch.set_num_threads(1)
@@ -278,9 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status = train(options.table, config, options.without, options.seeds, options.jobs)
         except (OSError, ValueError) as error:
             parser.error(str(error))
-    rows = of_data(read_rows(options.table), config.stem, options.seeds)
+    rows = stored(options.table, config.stem, options.seeds)
     if not rows:
-        say(f"no results of {config.stem} and these seeds in {options.table}")
         return status or 1
     print(tables(rows))
     return status
