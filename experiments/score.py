@@ -31,20 +31,14 @@ class ImageScores(Callback):
     def __init__(self) -> None:
         self.scores: dict[str, dict[str, float]] = {}
 
-    def on_test_batch_end(  # noqa: D102
-        self,
-        trainer: Any,
-        pl_module: Any,
-        outputs: Any,
-        batch: Batch,
-        *_: Any,  # noqa: ANN401
-    ) -> None:
-        for name, scores in _scores(pl_module, batch).items():
+    def on_test_batch_end(self, *arguments: Any) -> None:  # noqa: ANN401, D102
+        _, module, _, batch, *_ = arguments
+        for name, scores in image_scores(module, batch).items():
             pairs = zip(batch["id"], scores.tolist(), strict=True)
             self.scores.setdefault(name, {}).update(pairs)
 
 
-def _scores(module: MultiAnnotatorModule, batch: Batch) -> dict[str, Tensor]:
+def image_scores(module: MultiAnnotatorModule, batch: Batch) -> dict[str, Tensor]:
     """Scores ``[B]`` by name, NaN without a case; Dice is the mean over annotators or classes."""
     output = module(batch["image"])
     masks, present, classes = batch["masks"], batch["present"], len(module.classes)
@@ -62,14 +56,12 @@ def _scores(module: MultiAnnotatorModule, batch: Batch) -> dict[str, Tensor]:
 class ScoreCLI(TAXCLI):
     """The command ``tax`` whose ``test`` leaves a file."""
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Options for the file."""
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:  # noqa: D102
         super().add_arguments_to_parser(parser)
         parser.add_argument("--result", type=str, help="JSON file to write")
         parser.add_argument("--images", type=bool, default=False, help="score single images")
 
-    def before_test(self) -> None:
-        """Score single images if that was asked for."""
+    def before_test(self) -> None:  # noqa: D102
         if self.config.test.images:
             self.trainer.callbacks.append(ImageScores())
 

@@ -28,7 +28,7 @@ def study_parser(description: str | None, table: Path | None) -> argparse.Argume
 
 
 def stored(path: Path, data: str, seeds: Sequence[int]) -> Rows:
-    """The rows of a data set and of some seeds, in the order of the seeds; says if there are none."""
+    """The rows of a data set and of some seeds, ordered by seed; says if there are none."""
     wanted = {str(seed): place for place, seed in enumerate(seeds)}
     rows = [row for row in read_rows(path) if row["data"] == data and row["seed"] in wanted]
     if not rows:
@@ -77,11 +77,6 @@ def table(title: str, lines: Iterable[Sequence[str]], columns: Sequence[str]) ->
 
 def by_seed(title: str, rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, str]) -> str:
     """A Markdown table with a line for each seed, and one for mean and sample deviation.
-
-    Args:
-        title: Of the first column.
-        rows: For each seed its values by key.
-        columns: Key by title of the column; a value that a seed lacks becomes a dash.
 
     Example:
         >>> print(by_seed("Seed", {"0": {"dice": 0.5}, "1": {"dice": 0.7}}, {"Dice": "dice"}))

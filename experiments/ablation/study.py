@@ -21,23 +21,26 @@ HERE = Path(__file__).resolve().parent
 GONE = "Terms and options that are gone"
 
 # Title of a column -> the metric. Those whose title ends in "ECE" are better when lower.
-HOW_WELL = {"Annotator Dice": "dice/mean", "Fused Dice": "fused_dice/mean"}
-WHY = {
-    "Necessity": "who_necessity",
-    "Prototype usage": "prototype_usage/mean",
-    "Purity": "purity/class",
-}
-COLUMNS = {
+WHO = {
     "synthetic": {
-        **HOW_WELL,
         "Who @expert": "who_accuracy_expert",
         "Label-only ceiling": "who_ceiling_expert",
         "Who ECE": "who_ece_expert",
-        **WHY,
     },
     # Nobody is known to be the expert, and a majority never has just one member, so the
     # calibration error of who has no case here.
-    "bubil_mini": {**HOW_WELL, "Agreement lift": "who_agreement_lift", **WHY},
+    "bubil_mini": {"Agreement lift": "who_agreement_lift"},
+}
+COLUMNS = {
+    data: {
+        "Annotator Dice": "dice/mean",
+        "Fused Dice": "fused_dice/mean",
+        **who,
+        "Necessity": "who_necessity",
+        "Prototype usage": "prototype_usage/mean",
+        "Purity": "purity/class",
+    }
+    for data, who in WHO.items()
 }
 NOT_DRAWN = ("Label-only ceiling",)  # it is the data's, the same for every variant
 
@@ -49,16 +52,13 @@ def chosen(data: str, only: Sequence[str] | None) -> list[Variant]:
         ValueError: If a name is neither.
     """
     every, titles = variants(data), groups(data)
-    names: dict[str, None] = {}
+    found: dict[str, Variant] = {}
     for name in only if only is not None else every:
         if name not in titles and name not in every:
-            raise ValueError(
-                f"--only {name!r}: expected a variant or a group of {data}: "
-                f"{', '.join([*every, *map(repr, titles)])}."
-            )
-        members = [variant.name for variant in titles[name]] if name in titles else [name]
-        names |= dict.fromkeys(members)
-    return [every[name] for name in names]
+            known = ", ".join([*every, *map(repr, titles)])
+            raise ValueError(f"--only {name!r}: expected a variant or a group of {data}: {known}.")
+        found |= {v.name: v for v in titles.get(name) or [every[name]]}
+    return list(found.values())
 
 
 def make_runs(
@@ -69,11 +69,9 @@ def make_runs(
     Raises:
         ValueError: If an option is wrong.
     """
-    where: tuple[str, ...] = ()
-    if data != "synthetic":
-        if root is None or not root.is_dir():
-            raise ValueError(f"--root {root}: expected the folder of {data}.")
-        where = (f"--data.init_args.root={root.resolve()}",)
+    if data != "synthetic" and (root is None or not root.is_dir()):
+        raise ValueError(f"--root {root}: expected the folder of {data}.")
+    where = () if root is None else (f"--data.init_args.root={root.resolve()}",)
     test = ("--model.init_args.explanation_metrics=true",)
     return [
         Run(HERE / f"{data}.yaml", variant.name, seed, where, variant.flags, test)
@@ -97,10 +95,8 @@ def tables(rows: Rows, data: str, seeds: Sequence[int]) -> str:
         found = (values(rows, variant.name, metric) for metric in columns.values())
         return [variant.label, *(cell(one, len(seeds)) for one in found)]
 
-    parts = [
-        table(title, map(line, members), list(columns))
-        for title, members in all_groups(rows, data).items()
-    ]
+    found = all_groups(rows, data).items()
+    parts = [table(title, map(line, members), list(columns)) for title, members in found]
     numbers = ", ".join(map(str, seeds))
     made = f"Mean ± standard deviation over the seeds {numbers}; {len(rows)} runs"
     return "\n\n".join([*parts, f"{made}; commit {commits(rows)}."])

@@ -10,6 +10,8 @@ DEFAULT = "default"
 REFERENCE = {"synthetic": "given", "bubil_mini": "majority"}  # as in the configurations
 LOSS_TERMS = ("annotator", "fused", "who", "cluster", "separation")
 MODEL = "model.init_args"
+# Without a reference there is no fused Dice to select by.
+WITHOUT_REFERENCE = (f"--{MODEL}.reference=none", "--checkpoint.monitor=val/dice/mean")
 
 
 @dataclass(frozen=True)
@@ -52,20 +54,13 @@ def groups(data: str) -> dict[str, list[Variant]]:
             Variant("projection=off", "off", (f"--{MODEL}.schedule.enabled=false",)),
         ],
         "Labels an image": [
-            *(
-                Variant(f"labels={count}", count, (f"--data.init_args.labels_per_image={count}",))
-                for count in ("1", "2")
-            ),
+            Variant("labels=1", "1", ("--data.init_args.labels_per_image=1",)),
+            Variant("labels=2", "2", ("--data.init_args.labels_per_image=2",)),
             _default("all"),
         ],
         "Reference in training": [
             *_options("reference", [*given, "majority", "staple"], REFERENCE[data]),
-            # Without a reference there is no fused Dice to select by.
-            Variant(
-                "reference=none",
-                "none",
-                (f"--{MODEL}.reference=none", "--checkpoint.monitor=val/dice/mean"),
-            ),
+            Variant("reference=none", "none", WITHOUT_REFERENCE),
         ],
     }
 

@@ -28,8 +28,8 @@ from experiments.tables import stored, study_parser
 
 HERE = Path(__file__).resolve().parent
 # Data set -> the option of its folder, and whose folder that is; none are made as a run goes.
-FOLDERS: dict[str, tuple[str, str] | None] = {
-    "synthetic": None,
+FOLDERS: dict[str, tuple[str, str]] = {
+    "synthetic": ("", ""),
     "simulated": ("data.init_args.data.init_args.root", "bubil_mini"),
     "bubil_mini": ("data.init_args.root", "bubil_mini"),
     "lidc_mini": ("data.init_args.root", "lidc_mini"),
@@ -67,18 +67,17 @@ def _folder_option(data: str, options: argparse.Namespace) -> tuple[str, ...]:
     Raises:
         ValueError: If there is no such folder.
     """
-    place = FOLDERS[data]
-    if place is None:
+    option, source = FOLDERS[data]
+    if not option:
         return ()
-    option, source = place
     folder: Path | None = getattr(options, source)
     if folder is None or not folder.is_dir():
         raise ValueError(f"--{source} {folder}: expected the folder of {source}, for {data}.")
     return (f"--{option}={folder.resolve()}",)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The options."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out the comparison and print its tables; returns the exit status."""
     parser = study_parser(__doc__, None)
     parser.add_argument("--bubil_mini", type=Path, help="folder of the cells")
     parser.add_argument("--lidc_mini", type=Path, help="folder of the lung nodules")
@@ -86,12 +85,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--configs", type=Path, default=HERE, help="folder of configurations")
     parser.add_argument("--figures", type=Path, help=f"folder for {' and '.join(FIGURES)}")
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out the comparison and print its tables; returns the exit status."""
-    parser = make_parser()
     options = parser.parse_args(arguments)
     table, status = options.table or options.configs / "results.csv", 0
     if not options.only_tables:
@@ -100,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ValueError as error:
             parser.error(str(error))
         status = carry_out(table, runs, fit_and_test, options.jobs)
-    found = {data: stored(table, data, options.seeds) for data in options.data}
-    everything = {data: rows for data, rows in found.items() if rows}
+    found = ((data, stored(table, data, options.seeds)) for data in options.data)
+    everything = {data: rows for data, rows in found if rows}
     if not everything:
         return status or 1
     print(text_of(everything, options.seeds))

@@ -26,8 +26,8 @@ import yaml
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from experiments.runs import Run, RunFailedError, carry_out, fit
-from experiments.tables import Rows, by_seed, cell, commits, stored, study_parser, table, values
+from experiments.runs import INTERRUPTED, Run, RunFailedError, carry_out, fit
+from experiments.tables import Rows, by_seed, commits, stored, study_parser, values
 from tax_lightning import TAXLightningModule
 from tax_lightning.batch import unpacked
 from tax_lightning.data import SyntheticDataModule
@@ -48,9 +48,6 @@ CHANGES = {
     "AUROC of w_n, by seed": f"auroc{SEED}",
 }
 QUALITY = {"Fused Dice, all": "fused_dice_all", "Fused Dice without n": "fused_dice"}
-
-Outcome = Mapping[str, Tensor]
-"""What a model says of the test scenes; see `outcome`."""
 
 
 def make_data(config: Path) -> SyntheticDataModule:
@@ -79,21 +76,15 @@ def make_data(config: Path) -> SyntheticDataModule:
 def without(config: Path, annotators: Sequence[str], left_out: str, seed: int) -> Run:
     """The training without an annotator."""
     rest = ", ".join(name for name in annotators if name != left_out)
-    flags = (f"--data.init_args.annotators=[{rest}]",)
-    return Run(config, f"{WITHOUT}{left_out}", seed, fit=flags)
+    return Run(config, f"{WITHOUT}{left_out}", seed, fit=(f"--data.init_args.annotators=[{rest}]",))
 
 
 def outcome(checkpoint: Path, data: SyntheticDataModule) -> tuple[dict[str, Tensor], float]:
-    """What a model says of the test scenes.
-
-    Args:
-        checkpoint: Of the model.
-        data: With all annotators, whoever the model was trained with.
+    """What a model says of the test scenes, and its mean fused Dice against the reference.
 
     Returns:
-        outcome: ``prediction`` ``[I, H, W]`` uint8, ``who`` ``[I, N, H, W]``, and ``disputed``
-            ``[I, H, W]`` bool: the pixels D where labels differ.
-        dice: Mean fused Dice against the reference.
+        ``prediction`` ``[I, H, W]`` uint8, ``who`` ``[I, N, H, W]``, and ``disputed`` ``[I, H, W]``
+        bool: the pixels D where the labels of all annotators of ``data`` differ; and Dice.
     """
     module = TAXLightningModule.load_from_checkpoint(
         checkpoint, map_location="cpu", weights_only=True
@@ -116,10 +107,12 @@ def outcome_file(table: Path, config: Path, seed: int) -> Path:
     return table.with_name(f"{table.stem}-{config.stem}-seed{seed}.pt")
 
 
-async def measure(run: Run, scratch: Path, table: Path, control: int | None) -> Mapping[str, float]:
+async def measure(
+    run: Run, scratch: Path, table: Path, control: Mapping[int, int]
+) -> Mapping[str, float]:
     """Train a model; keep what it says if it has all annotators, else compare it to that one."""
     whole = outcome_file(table, run.config, run.seed)
-    other = outcome_file(table, run.config, run.seed if control is None else control)
+    other = outcome_file(table, run.config, control.get(run.seed, run.seed))
     for file in (whole, other) if run.name != ALL else ():
         if not file.is_file():
             raise RunFailedError(f"{file} is gone: delete the row of that model to train it again.")
@@ -133,26 +126,15 @@ async def measure(run: Run, scratch: Path, table: Path, control: int | None) -> 
         return found
     index = data.annotators.index(run.name.removeprefix(WITHOUT))
     found |= compare(torch.load(whole), said["prediction"], index)
-    if control is not None:
+    if other != whole:
         noise = compare(torch.load(whole), torch.load(other)["prediction"], index)
-        found |= {_of_seed(key): value for key, value in noise.items()}
+        for key, value in noise.items():  # auroc_disputed -> auroc_seed_disputed
+            found[f"{key.removesuffix(D)}{SEED}{D if key.endswith(D) else ''}"] = value
     return found
 
 
-def _of_seed(key: str) -> str:
-    """``auroc_disputed`` -> ``auroc_seed_disputed``."""
-    return f"{key.removesuffix(D)}{SEED}{D if key.endswith(D) else ''}"
-
-
 def auroc(score: Tensor, positive: Tensor) -> float:
-    """Chance that a positive pixel has a higher score than another one; ties count half.
-
-    Args:
-        score: In [0, 1], of any shape.
-        positive: Bool, of the same shape.
-
-    Returns:
-        A number in [0, 1]; NaN where all pixels, or none, are positive.
+    """Chance that a positive pixel has a higher score than another one; NaN without both kinds.
 
     Example:
         >>> round(auroc(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1]) > 0), 3)
@@ -171,30 +153,17 @@ def changes(who: Tensor, changed: Tensor, index: int) -> dict[str, float]:
     Args:
         who: Weights ``[N, P]`` of the annotators at the pixels.
         changed: Bool ``[P]``.
-        index: The annotator.
-
-    Returns:
-        ``changed``, share of the pixels; ``auroc`` of this annotator's weight; ``auroc_others``,
-        mean over the other annotators of the same for theirs. What has no case is left out.
+        index: The annotator. ``auroc_others`` is the mean over all others.
     """
     scores = [auroc(weight, changed) for weight in who]
-    others = [score for m, score in enumerate(scores) if m != index]
-    found = {
-        "changed": float(changed.double().mean()),
-        "auroc": scores[index],
-        "auroc_others": statistics.fmean(others) if others else math.nan,
-    }
+    own = scores.pop(index)
+    found = {"changed": float(changed.double().mean()), "auroc": own}
+    found["auroc_others"] = statistics.fmean(scores) if scores else math.nan
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 
-def compare(whole: Outcome, other: Tensor, index: int) -> dict[str, float]:
-    """`changes` on all test pixels, and on D under keys that end in `D`.
-
-    Args:
-        whole: Outcome of the model with all annotators.
-        other: Prediction of the other model, ``[I, H, W]``.
-        index: The annotator whose weight is looked at.
-    """
+def compare(whole: Mapping[str, Tensor], other: Tensor, index: int) -> dict[str, float]:
+    """`changes` from a model to the prediction of another, on all pixels and on D."""
     changed, who = whole["prediction"] != other, whole["who"].movedim(1, 0)
     on_d = changes(who[:, whole["disputed"]], changed[whole["disputed"]], index)
     return {
@@ -204,12 +173,10 @@ def compare(whole: Outcome, other: Tensor, index: int) -> dict[str, float]:
 
 
 def tables(rows: Rows) -> str:
-    """Tables over seeds, on all pixels and on D, and over annotators; and the commits."""
+    """Tables over seeds on all pixels and on D, means over the annotators; and the commits."""
     on_d = {title: f"{key}{D}" for title, key in CHANGES.items()}
-    names = [name for name in dict.fromkeys(row["name"] for row in rows) if name != ALL]
-    seeds = list(dict.fromkeys(row["seed"] for row in rows))
     means: dict[str, dict[str, float]] = {}
-    for seed in seeds:
+    for seed in dict.fromkeys(row["seed"] for row in rows):
         of_seed = [row for row in rows if row["seed"] == seed]
         found = {
             key: [float(row[key]) for row in of_seed if row["name"] != ALL and key in row]
@@ -217,18 +184,10 @@ def tables(rows: Rows) -> str:
         }
         found["fused_dice_all"] = values(of_seed, ALL, "fused_dice")
         means[seed] = {key: statistics.fmean(them) for key, them in found.items() if them}
-    columns = {**{f"{title}, D": key for title, key in on_d.items()}, **QUALITY}
-    lines = []
-    for name in names:
-        found = {key: values(rows, name, key) for key in columns.values()}
-        found["fused_dice_all"] = values(rows, ALL, "fused_dice")
-        cells = (cell(found[key], len(seeds)) for key in columns.values())
-        lines.append([name.removeprefix(WITHOUT), *cells])
     return "\n\n".join(
         [
             by_seed("Seed, all test pixels", means, CHANGES | QUALITY),
             by_seed("Seed, disputed pixels D", means, on_d),
-            table("n", lines, list(columns)),
             f"Commit {commits(rows)}.",
         ]
     )
@@ -248,25 +207,20 @@ def train(
     for name in left_out or ():
         if name not in annotators:
             raise ValueError(f"--without {name}: expected some of {', '.join(annotators)}.")
+    control = dict(zip(seeds, [*seeds[1:], seeds[0]], strict=True)) if len(seeds) > 1 else {}
+    step = partial(measure, table=table, control=control)
     whole = [Run(config, ALL, seed) for seed in seeds]
-    status = carry_out(table, whole, partial(measure, table=table, control=None), jobs)
-    for seed, following in zip(seeds, [*seeds[1:], seeds[0]], strict=True):
-        if status == 0:
-            runs = [without(config, annotators, name, seed) for name in left_out or annotators]
-            control = following if following != seed else None
-            status = carry_out(table, runs, partial(measure, table=table, control=control), jobs)
-    return status
+    names = left_out or annotators
+    others = [without(config, annotators, name, seed) for seed in seeds for name in names]
+    status = carry_out(table, whole, step, jobs)
+    return status if status == INTERRUPTED else carry_out(table, others, step, jobs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, compare and print; returns the exit status, 1 where nothing is printed."""
     parser = study_parser(__doc__, HERE / "retraining.csv")
-    parser.add_argument(
-        "--config", type=Path, default=HERE / "specialists.yaml", help="what to train"
-    )
-    parser.add_argument(
-        "--without", nargs="+", metavar="NAME", help="who to leave out; default: each"
-    )
+    parser.add_argument("--config", type=Path, default=HERE / "specialists.yaml")
+    parser.add_argument("--without", nargs="+", metavar="NAME", help="default: each in turn")
     options = parser.parse_args(arguments)
     config, status = options.config.resolve(), 0
     torch.set_num_threads(1)
