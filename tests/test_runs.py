@@ -1,10 +1,8 @@
 """The runner of the studies, the test that it starts, their tables and their figures."""
 
 import asyncio
-import csv
 import doctest
 import importlib
-import json
 import os
 import signal
 import subprocess
@@ -18,7 +16,7 @@ import torch
 import yaml
 
 from experiments import dots, runs, tables
-from experiments.runs import Run, RunFailedError, add_row, carry_out, fit_and_test, read_rows
+from experiments.runs import Run, add_row, carry_out, fit_and_test, read_rows
 from tax_lightning.baselines import Consensus
 from tax_lightning.batch import unpacked
 from tax_lightning.data import SyntheticDataModule
@@ -83,18 +81,13 @@ def test_a_run_is_one_row_that_says_all(fake):
     assert float(row["dice/mean"]) == pytest.approx(1 / 3, abs=1e-8)
     assert row["images/dice"] == "0 1"
     assert float(row["fit_seconds"]) >= 0
-    assert float(row["test_seconds"]) >= 0
     assert row["commit"] == runs.code_commit() != ""
-    fit, test = calls(fake)
-    assert fit.startswith("tax_lightning fit --config=cells.yaml")
-    assert test.startswith("experiments.score test --config=cells.yaml")
-    for call in (fit, test):
-        assert "--seed_everything=2" in call
-        assert "--both=1" in call
-    assert "--kernels=8" in fit
-    assert "--kernels=8" not in test  # data and reference of a test are alike for all runs
-    assert "--why=true" in test
+    fit, test = (set(call.split()) for call in calls(fake))
+    both = {"--config=cells.yaml", "--seed_everything=2", "--both=1"}
+    assert fit >= both | {"tax_lightning", "fit", "--kernels=8"}
+    assert test >= both | {"experiments.score", "test", "--why=true"}
     assert "--why=true" not in fit
+    assert "--kernels=8" not in test  # data and reference of a test are alike for all runs
     assert not list((fake / "tmp").iterdir())
 
 
@@ -105,10 +98,9 @@ def test_what_is_there_is_not_run_again(fake):
     assert carry_out(table, seeds(0, 1), fit_and_test, 2) == 0
     assert len(calls(fake)) == 4
     assert all("--seed_everything=1" in call for call in calls(fake)[2:])
-    before = table.read_bytes()
     assert carry_out(table, seeds(0, 1), fit_and_test, 1) == 0
     assert len(calls(fake)) == 4
-    assert table.read_bytes() == before
+    assert len(keys(table)) == 2
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])
@@ -119,9 +111,7 @@ def test_a_failed_run_is_reported_and_tried_again(fake, capsys, command):
     assert [seed for _, _, seed in keys(table)] == ["0", "2"]
     said = capsys.readouterr().err
     assert f" {command} --config=data.yaml" in said
-    assert "exit status 1\n" in said
-    assert "tax: error: all is lost\n" in said
-    assert "line 99\n" in said
+    assert "line 99\ntax: error: all is lost\n" in said
     assert "line 9\n" not in said  # the end only
     assert said.endswith("FAILED data default 1\n")
     assert not list((fake / "tmp").iterdir())
@@ -194,25 +184,6 @@ def test_a_table_is_the_old_or_the_new_one(tmp_path, monkeypatch, broken):
     assert table.read_bytes() == before
 
 
-def test_rows_may_have_different_metrics(tmp_path):
-    table = tmp_path / "results.csv"
-    add_row(table, {"data": "d", "name": "a", "seed": "0", "dice": 0.1 + 0.2})
-    add_row(table, {"data": "d", "name": "b", "seed": "0", "area": 1.0})
-    with table.open(newline="") as file:
-        head, *_ = csv.reader(file)
-    assert head == [*runs.FIRST, "area", "dice"]
-    first, second = read_rows(table)
-    assert first["dice"] == "0.3"
-    assert "area" not in first
-    assert "dice" not in second
-
-
-def test_a_program_that_fails_says_so(tmp_path):
-    assert asyncio.run(runs.execute("tax_lightning", ["--version"], tmp_path)) >= 0
-    with pytest.raises(RunFailedError, match=r"^python -m json.tool .*none.json\nexit status "):
-        asyncio.run(runs.execute("json.tool", [str(tmp_path / "none.json")], tmp_path))
-
-
 def test_every_table_in_git_has_one_row_a_run():
     for path in (REPO / "experiments").rglob("*.csv"):
         found = keys(path)
@@ -220,33 +191,31 @@ def test_every_table_in_git_has_one_row_a_run():
         assert path.stat().st_size < 300_000
 
 
-# ---------------------------------------------------------------------- the test of a checkpoint
-
-
-SCENES = {"size": 64, "train_samples": 4, "val_samples": 2, "test_samples": 3, "batch_size": 2}
-NETWORK = {
-    "encoder": "tu-test_resnet.r160_in1k",
-    "encoder_weights": None,
-    "backbone_options": {"encoder_depth": 3, "decoder_channels": [16, 8, 8]},
-    "reference": "given",
-}
+TINY = """
+trainer: {max_epochs: 1, accelerator: cpu}
+data:
+  class_path: SyntheticDataModule
+  init_args: {size: 64, train_samples: 4, val_samples: 2, test_samples: 3, batch_size: 2}
+model:
+  class_path: TAXLightningModule
+  init_args:
+    encoder: tu-test_resnet.r160_in1k
+    encoder_weights: null
+    backbone_options: {encoder_depth: 3, decoder_channels: [16, 8, 8]}
+    reference: given
+"""
 
 
 def test_training_and_test_of_a_checkpoint(tmp_path):
     config = tmp_path / "tiny.yaml"
-    settings = {
-        "trainer": {"max_epochs": 1, "accelerator": "cpu"},
-        "data": {"class_path": "SyntheticDataModule", "init_args": SCENES},
-        "model": {"class_path": "TAXLightningModule", "init_args": NETWORK},
-    }
-    config.write_text(yaml.safe_dump(settings))
+    config.write_text(TINY)
     fit = ("--model.init_args.reference=majority",)
     run = Run(config, "majority", 0, ("--model=Consensus",), fit, ("--images=true",))
     found = asyncio.run(fit_and_test(run, tmp_path))
     assert not list(tmp_path.rglob("*.png"))
     # Trained for the majority, measured against what the configuration names.
     assert torch.load(tmp_path / "best.ckpt")["hyper_parameters"]["reference"] == "majority"
-    data = SyntheticDataModule(**SCENES)
+    data = SyntheticDataModule(**yaml.safe_load(TINY)["data"]["init_args"])
     data.setup("test")
     model = Consensus.load_from_checkpoint(tmp_path / "best.ckpt").eval()
     overlap = FusedOverlap(data.classes)
@@ -259,18 +228,17 @@ def test_training_and_test_of_a_checkpoint(tmp_path):
         numbers = [float(text) for text in found[f"images/{score}"].split()]
         assert len(numbers) == 3
         assert np.mean(numbers) == pytest.approx(found[metric], abs=1e-5)
-    stored = json.loads((tmp_path / "result.json").read_text())
-    assert stored.items() <= found.items()
-
-
-# ---------------------------------------------------------------------- tables and figures
 
 
 def test_the_rows_of_a_data_set_are_in_the_order_of_the_seeds(tmp_path, capsys):
     path = tmp_path / "results.csv"
     for data, seed, dice in (("a", "2", 0.9), ("b", "0", 0.1), ("a", "0", 0.5), ("a", "7", 0.0)):
         add_row(path, {"data": data, "name": "x", "seed": seed, "dice": dice})
+    add_row(path, {"data": "a", "name": "y", "seed": "0", "area": 0.1 + 0.2})
     rows = tables.stored(path, "a", [0, 1, 2])
+    assert path.read_text().startswith(",".join([*runs.FIRST, "area", "dice"]))
+    assert tables.values(rows, "y", "area") == [0.3]
+    assert tables.values(rows, "y", "dice") == []
     assert tables.values(rows, "x", "dice") == [0.5, 0.9]
     assert tables.cell(tables.values(rows, "x", "dice"), 3) == "0.700 ± 0.283 (2 of 3)"
     assert tables.stored(path, "c", [0]) == []
@@ -297,26 +265,20 @@ def test_rings_bar_and_line_are_where_the_numbers_are():
     assert rings[rings > 0.25].mean() == pytest.approx(0.5, abs=0.01)
 
 
-def test_equal_values_still_have_an_axis():
-    assert dots.limits(dots.Panel("m", "", {"a": [0.5, 0.5]})) == pytest.approx((0.45, 0.55))
-
-
-def test_a_figure_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="panels is empty"):
-        dots.draw([], [], baseline="default")
-
-
 @pytest.mark.parametrize("scale", [0.001, 0.013, 0.37, 0.81, 1.0, 47.0])
 def test_an_axis_has_two_to_six_ticks(scale):
     found = dots.ticks(0.3 * scale, 1.3 * scale)
     assert 2 <= len(found) <= 6
     assert all(0.3 * scale <= tick <= 1.3 * scale for tick in found)
+    assert dots.limits(dots.Panel("m", "", {"a": [0.5, 0.5]})) == pytest.approx((0.45, 0.55))
+    with pytest.raises(ValueError, match="panels is empty"):
+        dots.draw([], [], baseline="default")
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["tables", "dots", "ablation.variants", "benchmark.report", "trust.retraining"],
-)
+EXAMPLES = ["tables", "dots", "ablation.variants", "benchmark.report", "trust.retraining"]
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
 def test_the_examples_hold(module):
     found = doctest.testmod(importlib.import_module(f"experiments.{module}"))
     assert found.attempted > found.failed == 0

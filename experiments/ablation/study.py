@@ -1,7 +1,7 @@
 """Train and test every variant with several seeds, and print tables; resumable.
 
     python -m experiments.ablation.study --data synthetic --jobs 2 --seeds 0 1 2
-    python -m experiments.ablation.study --data synthetic --only_tables --figure FILE.png
+    python -m experiments.ablation.study --data synthetic --only_tables --figure FILE.png > FILE.md
 
 ``results.csv`` gets a row for each run. The tables are printed at the end, or at once.
 """

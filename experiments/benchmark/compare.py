@@ -1,8 +1,7 @@
 """Train every method on every data set with every seed, on equal terms; resumable.
 
     python -m experiments.benchmark.compare --bubil_mini DIR --lidc_mini DIR --jobs 2 --seeds 0 1 2
-
-    python -m experiments.benchmark.compare --only_tables --figures . > comparison.md
+    python -m experiments.benchmark.compare --only_tables --figures DIR > FILE.md
 
 ``results.csv`` gets a row for each run. Tables are printed at the end, or at once.
 
