@@ -28,35 +28,27 @@ REAL_DATA = {
 FEW = dict.fromkeys(("bubil", "bubil_mini"), ("val_fraction", "test_fraction"))
 
 
-def root_of(config: Path, request: pytest.FixtureRequest) -> list[str]:
-    """The option that points a configuration of real data at its folder."""
-    if config.stem not in REAL_DATA:
-        return []
-    option, name = REAL_DATA[config.stem]
-    return [
-        f"--data.init_args.{option}={request.getfixturevalue('data_root') / name}",
-        *(f"--data.init_args.{share}=0.45" for share in FEW.get(config.stem, ())),
-    ]
-
-
 @pytest.mark.parametrize("config", AT_HAND, ids=lambda path: path.stem)
 def test_fit_test_and_predict(config, request, tmp_path, capsys):
-    where = [f"--trainer.default_root_dir={tmp_path}"]
-    common = ["--config", str(config), *root_of(config, request), *where]
-    quick = ["--config", str(REPO / "tests" / "quick.yaml"), "--trainer.logger=false"]
+    common = [f"--config={config}", f"--trainer.default_root_dir={tmp_path}"]
+    if config.stem in REAL_DATA:
+        option, name = REAL_DATA[config.stem]
+        root = request.getfixturevalue("data_root") / name
+        common += [f"--data.init_args.{option}={root}"]
+        common += [f"--data.init_args.{share}=0.45" for share in FEW.get(config.stem, ())]
+    common += [f"--config={REPO / 'tests' / 'quick.yaml'}", "--trainer.logger=false"]
 
-    main(["fit", *common, *quick])
+    main(["fit", *common])
     said = capsys.readouterr().out
     checkpoint = said.split("checkpoint  ")[1].split("\n")[0]
     assert Path(checkpoint).is_file()
     assert "fused_dice" in said
 
-    main(["test", *common, *quick, "--ckpt_path", checkpoint])
+    main(["test", *common, "--ckpt_path", checkpoint])
     assert "test/dice/mean" in capsys.readouterr().out
 
     output = tmp_path / "predictions"
-    place = f"--predictions.output_dir={output}"
-    main(["predict", *common, *quick, "--ckpt_path", checkpoint, place])
+    main(["predict", *common, "--ckpt_path", checkpoint, f"--predictions.output_dir={output}"])
     assert json.loads((output / "manifest.json").read_text())["images"]
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 import math
-import statistics
 from pathlib import Path
 
 import lightning as L
@@ -39,9 +38,7 @@ def started(monkeypatch):
     """The runs that a study would carry out."""
     runs = []
     for module in (study, compare, plain, retraining):
-        monkeypatch.setattr(
-            module, "carry_out", lambda table, todo, measure, jobs: runs.extend(todo) or 0
-        )
+        monkeypatch.setattr(module, "carry_out", lambda _, todo, *__: runs.extend(todo) or 0)
     return runs
 
 
@@ -126,13 +123,10 @@ def test_tables_and_figure_of_the_ablation(tmp_path, capsys):
     one, default = split(side)
     assert default["Side of a kernel, pixels"] == "3 (base)"
     assert default["Who @expert"] == "1.000 ± 0.000"
-    assert default["Fused Dice"] == "-"
     assert one["Annotator Dice"] == "0.700 ± 0.283 (2 of 3)"
     assert one["Who @expert"] == "-"
     assert split(parts[-1])[1][study.GONE] == "mixing=logit"
-    assert made == (
-        "Mean ± standard deviation over the seeds 0, 1, 2; 6 runs; commit c0ffee, decaf.\n"
-    )
+    assert made.endswith("over the seeds 0, 1, 2; 6 runs; commit c0ffee, decaf.\n")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     lines, panels = study.figure_parts(study.stored(path, "synthetic", [0, 1, 2]), "synthetic")
     assert [panel.title for panel in panels] == ["Annotator Dice", "Who @expert"]
@@ -165,12 +159,10 @@ def test_the_comparison_is_every_method_on_every_data_set_with_every_seed(
 
 def leading(path, by, column="dice", metric="dice/mean"):
     """Two methods and two seeds; TAX leads by so much on each of 12 images."""
-    base = [0.5 + 0.01 * i for i in range(12)]
     for name, ahead in (("TAX", by), ("multi-head", 0.0)):
-        scores = [score + ahead for score in base]
-        text = " ".join(map(str, scores))
+        scores = [0.5 + 0.01 * i + ahead for i in range(12)]
+        found = {metric: np.mean(scores), f"images/{column}": " ".join(map(str, scores))}
         for seed in (0, 1):
-            found = {metric: statistics.fmean(scores), f"images/{column}": text}
             store(path, "synthetic", name, seed, fit_seconds=40.0, test_seconds=20.0, **found)
     return compare.stored(path, "synthetic", [0, 1])
 
@@ -196,17 +188,15 @@ def test_scores_of_images_are_averaged_over_seeds_before_they_are_compared():
 
 
 def test_what_the_comparison_prints(tmp_path, capsys):
-    path = tmp_path / "results.csv"
-    leading(path, 0.1)
-    arguments = ["--only_tables", "--table", str(path), "--figures", str(tmp_path)]
-    assert compare.main([*arguments, "--data", "synthetic", "lidc_mini"]) == 0
+    leading(tmp_path / "t.csv", 0.1)
+    where = ["--table", str(tmp_path / "t.csv"), "--figures", str(tmp_path)]
+    assert compare.main(["--only_tables", *where, "--data", "synthetic", "lidc_mini"]) == 0
     said = capsys.readouterr().out
-    assert "### synthetic" in said
+    assert said.startswith("### synthetic\n")
     assert "lidc_mini" not in said
     assert "**0.655 ± 0.000 (2 of 3)**" in said
     assert said.endswith("4 runs, 4 minutes of one thread each; commit c0ffee.\n")
-    assert (tmp_path / "annotator_dice.png").is_file()
-    assert not (tmp_path / "ged2.png").exists()  # nothing was measured
+    assert [path.name for path in tmp_path.glob("*.png")] == ["annotator_dice.png"]
 
 
 @pytest.mark.parametrize("method", ["plain network", "TAX", "multi-head", "separate", "STAPLE"])
@@ -219,11 +209,9 @@ def test_every_kind_of_method_can_be_measured(monkeypatch, method):
 
 
 def test_a_ratio_is_taken_within_a_turn():
-    turns = [  # each on a machine that is as slow as it happens to be
-        {"a": dict.fromkeys(cost.QUANTITIES, 3 * slow), "b": dict.fromkeys(cost.QUANTITIES, slow)}
-        for slow in (1.0, 8.0, 2.0)
-    ]
-    assert cost.ratios(turns, "a", "b") == dict.fromkeys(cost.QUANTITIES, 3.0)
+    one, four, six = (dict.fromkeys(cost.QUANTITIES, value) for value in (1.0, 4.0, 6.0))
+    turns = [{"a": four, "b": one}, {"a": six, "b": four}, {"a": six, "b": one}]
+    assert cost.ratios(turns, "a", "b") == four  # the median of 4, 1.5 and 6
 
 
 def test_both_networks_side_by_side(tmp_path, capsys):
@@ -289,12 +277,11 @@ def scenes(tmp_path, name="SyntheticDataModule", **options):
 def test_leaving_one_out_leaves_scenes_and_reference_the_same(tmp_path):
     config = scenes(tmp_path)
     whole = retraining.make_data(config)
-    run = retraining.without(config, whole.annotators, whole.annotators[2], 7)
-    assert run.key == ("tiny", f"without-{whole.annotators[2]}", "7")
+    run = retraining.without(config, whole.annotators, "Chloe", 7)
+    assert run.key == ("tiny", "without-Chloe", "7")
     option, value = run.fit[0].split("=")
-    assert option == "--data.init_args.annotators"
+    assert (option, value) == ("--data.init_args.annotators", "[Ana, Ben, Dara, Emil]")
     fewer, rest = SyntheticDataModule(**SCENES, annotators=yaml.safe_load(value)), [0, 1, 3, 4]
-    assert fewer.annotators == tuple(whole.annotators[n] for n in rest)
     for name in ("train-0000", "val-0001", "test-0001"):
         before, after = whole.read(name), fewer.read(name)
         for key in ("image", "reference"):
@@ -302,17 +289,14 @@ def test_leaving_one_out_leaves_scenes_and_reference_the_same(tmp_path):
         assert torch.equal(before["masks"][rest], after["masks"])
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
+def test_data_that_change_with_who_is_left_out_are_refused(tmp_path):
+    for options, said in (
         ({"missing": 0.5}, "missing=0.5.*expected 0 and null"),
         ({"labels_per_image": 2}, "labels_per_image=2.*expected 0 and null"),
         ({"name": "FolderDataModule"}, "FolderDataModule, expected SyntheticDataModule"),
-    ],
-)
-def test_data_that_change_with_who_is_left_out_are_refused(tmp_path, options, said):
-    with pytest.raises(ValueError, match=said):
-        retraining.make_data(scenes(tmp_path, **options))
+    ):
+        with pytest.raises(ValueError, match=said):
+            retraining.make_data(scenes(tmp_path, **options))
 
 
 def test_auroc_by_hand():
@@ -390,15 +374,12 @@ def test_tables_of_retraining(tmp_path, capsys):
         for name, auroc in zip(("without-Ana", "without-Ben"), rocs, strict=True):
             more = {"auroc_disputed": 0.25} if name == "without-Ana" else {}
             store(path, "specialists", name, seed, fused_dice=0.5, auroc=auroc, **more)
-    arguments = ["--table", str(path), "--only_tables", "--seeds", "3", "8"]
-    assert retraining.main(arguments) == 0
+    assert retraining.main(["--table", str(path), "--only_tables", "--seeds", "3", "8"]) == 0
     pixels, on_d, commit = capsys.readouterr().out.split("\n\n")
     three, eight, mean = split(pixels)
     assert (three["AUROC of w_n"], eight["AUROC of w_n"]) == ("0.750", "1.000")
     assert mean["AUROC of w_n"] == "0.875 ± 0.177"  # deviations ± .125: sd .125 * sqrt(2)
-    assert three["Changed by seed"] == "-"
-    assert three["Fused Dice, all"] == "0.900"
-    assert mean["Fused Dice without n"] == "0.500 ± 0.000"
+    assert (three["Changed by seed"], three["Fused Dice, all"]) == ("-", "0.900")
     assert split(on_d)[0]["AUROC of w_n"] == "0.250"  # Ana's alone
     assert commit == "Commit c0ffee.\n"
 

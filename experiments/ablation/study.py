@@ -42,7 +42,6 @@ COLUMNS = {
     }
     for data, who in WHO.items()
 }
-NOT_DRAWN = ("Label-only ceiling",)  # it is the data's, the same for every variant
 
 
 def chosen(data: str, only: Sequence[str] | None) -> list[Variant]:
@@ -112,7 +111,7 @@ def figure_parts(rows: Rows, data: str) -> tuple[list[Row], list[Panel]]:
     names = dict.fromkeys(row["name"] for row in rows)
     for title, metric in COLUMNS[data].items():
         points = {name: found for name in names if (found := values(rows, name, metric))}
-        if points and title not in NOT_DRAWN:
+        if points and title != "Label-only ceiling":  # the same for every variant
             hint = "lower is better" if title.endswith("ECE") else "higher is better"
             panels.append(Panel(title, hint, points))
     return lines, panels

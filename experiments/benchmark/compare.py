@@ -44,7 +44,7 @@ def make_runs(options: argparse.Namespace) -> list[Run]:
     for name in options.data:
         if not (options.configs / f"{name}.yaml").is_file():
             raise ValueError(f"--configs {options.configs}: expected a folder with {name}.yaml.")
-    folders = {name: _folder_option(name, options) for name in options.data}
+    folders = {name: folder_option(name, options) for name in options.data}
     return [
         Run(
             (options.configs / f"{data}.yaml").resolve(),
@@ -60,12 +60,8 @@ def make_runs(options: argparse.Namespace) -> list[Run]:
     ]
 
 
-def _folder_option(data: str, options: argparse.Namespace) -> tuple[str, ...]:
-    """The option that names the folder of a data set.
-
-    Raises:
-        ValueError: If there is no such folder.
-    """
+def folder_option(data: str, options: argparse.Namespace) -> tuple[str, ...]:
+    """The option that names the folder of a data set; a ``ValueError`` if there is no such."""
     option, source = FOLDERS[data]
     if not option:
         return ()
