@@ -59,7 +59,7 @@ def test_the_overlay_debug_stacks(tmp_path, capsys):
     assert "fused_dice" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("config", EXPERIMENTS.glob("*.yaml"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_it_is_in_the_readme_and_fetches_nothing(config):
     assert config.name in (EXPERIMENTS / "README.md").read_text()
     if config in CONFIGS:
