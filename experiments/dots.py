@@ -1,4 +1,4 @@
-"""A dot plot: a row a variant, a panel a metric, a dot a seed, a bar at the mean."""
+"""A dot plot: a line for each variant, a panel for each metric, a ring for each seed."""
 
 from __future__ import annotations
 
@@ -9,27 +9,16 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-SCALE = 2  # pixels of the picture for one of the lengths below, so that letters are sharp
-LINE = 20  # height of a row
-LETTERS = 12
-TOP = 48  # room for the titles
-BOTTOM = 28  # room for the ticks
-EDGE = 12
-LABELS = 236  # width of the column of names
-PANEL = 170
-GAP = 22
-DOT = 3.0
+# In pixels; twice what a screen needs, so that letters are sharp.
+LINE, TOP, BOTTOM, EDGE = 40, 96, 56, 24  # height of a row; room around the rows
+LABELS, PANEL, GAP = 472, 340, 44  # widths
+LARGE, SMALL = 24, 20  # letters
 PAPER, INK, GREY, PALE, BLUE = "#ffffff", "#1f2328", "#6e7781", "#eef1f4", "#0969da"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the figure.
-
-    Args:
-        label: Its text.
-        name: Key of its values; ``None`` for a heading.
-    """
+    """A line of the figure: its text, and the key of its values; ``None`` for a heading."""
 
     label: str
     name: str | None = None
@@ -37,13 +26,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Panel:
-    """A metric.
-
-    Args:
-        title: Its name.
-        hint: A second, smaller line.
-        points: Values by name of the row, one a seed; a row without any is left empty.
-    """
+    """A metric: title, a smaller second line, and by name of the row one value a seed."""
 
     title: str
     hint: str
@@ -52,10 +35,6 @@ class Panel:
 
 def ticks(low: float, high: float) -> list[float]:
     """Two to six round numbers between two limits.
-
-    Args:
-        low: Lower limit.
-        high: Upper limit, above ``low``.
 
     Example:
         >>> ticks(0.11, 0.93)
@@ -78,15 +57,12 @@ def limits(panel: Panel) -> tuple[float, float]:
 
 
 def draw(rows: Sequence[Row], panels: Sequence[Panel], baseline: str) -> Image.Image:
-    """Draw the figure.
+    """Draw the figure as an RGB picture.
 
     Args:
         rows: From top to bottom.
         panels: From left to right, at least one.
         baseline: Name of the row whose mean is a vertical line through every panel.
-
-    Returns:
-        RGB picture.
 
     Raises:
         ValueError: If there is no panel.
@@ -94,49 +70,18 @@ def draw(rows: Sequence[Row], panels: Sequence[Panel], baseline: str) -> Image.I
     if not panels:
         raise ValueError("panels is empty, expected at least one metric that has a value.")
     width = EDGE + LABELS + len(panels) * (PANEL + GAP) - GAP + EDGE
-    canvas = _Canvas(width, TOP + LINE * len(rows) + BOTTOM)
+    image = Image.new("RGB", (width, TOP + LINE * len(rows) + BOTTOM), PAPER)
+    canvas = ImageDraw.Draw(image)
     for line, row in enumerate(rows):
-        _draw_label(canvas, row, line)
+        indent, colour = (0, GREY) if row.name is None else (28, INK)
+        _text(canvas, EDGE + indent, _middle(line), row.label, colour, "lm")
     for column, panel in enumerate(panels):
-        left = EDGE + LABELS + column * (PANEL + GAP)
-        _draw_panel(canvas, left, rows, panel, baseline)
-    return canvas.image
-
-
-class _Canvas:
-    """A picture in which lengths are those of the figure, whatever the scale."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self.image = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
-        self._draw = ImageDraw.Draw(self.image)
-
-    def text(self, x: float, y: float, text: str, colour: str, anchor: str, size: int) -> None:
-        font = ImageFont.load_default(size * SCALE)
-        self._draw.text((x * SCALE, y * SCALE), text, fill=colour, font=font, anchor=anchor)
-
-    def box(self, x0: float, y0: float, x1: float, y1: float, colour: str) -> None:
-        ends = (x0 * SCALE, y0 * SCALE, x1 * SCALE, y1 * SCALE)
-        self._draw.rectangle(tuple(map(round, ends)), fill=colour)
-
-    def ring(self, x: float, y: float, colour: str) -> None:
-        ends = [place * SCALE for place in (x - DOT, y - DOT, x + DOT, y + DOT)]
-        self._draw.ellipse(ends, outline=colour, width=SCALE)
-
-
-def _middle(line: int) -> float:
-    """Height of a row's middle."""
-    return TOP + LINE * (line + 0.5)
-
-
-def _draw_label(canvas: _Canvas, row: Row, line: int) -> None:
-    if row.name is None:
-        canvas.text(EDGE, _middle(line), row.label, GREY, "lm", LETTERS)
-    else:
-        canvas.text(EDGE + 14, _middle(line), row.label, INK, "lm", LETTERS)
+        _draw_panel(canvas, EDGE + LABELS + column * (PANEL + GAP), rows, panel, baseline)
+    return image
 
 
 def _draw_panel(
-    canvas: _Canvas, left: float, rows: Sequence[Row], panel: Panel, baseline: str
+    canvas: ImageDraw.ImageDraw, left: int, rows: Sequence[Row], panel: Panel, baseline: str
 ) -> None:
     low, high = limits(panel)
     bottom = TOP + LINE * len(rows)
@@ -144,20 +89,40 @@ def _draw_panel(
     def place(value: float) -> float:
         return left + PANEL * (value - low) / (high - low)
 
-    canvas.text(left + PANEL / 2, 14, panel.title, INK, "mm", LETTERS)
-    canvas.text(left + PANEL / 2, 32, panel.hint, GREY, "mm", LETTERS - 2)
+    def box(x0: float, y0: float, x1: float, y1: float, colour: str) -> None:
+        canvas.rectangle([round(end) for end in (x0, y0, x1, y1)], fill=colour)
+
+    _text(canvas, left + PANEL / 2, 28, panel.title, INK, "mm")
+    _text(canvas, left + PANEL / 2, 64, panel.hint, GREY, "mm", SMALL)
     for line, row in enumerate(rows):
         if row.name is not None:
-            canvas.box(left, _middle(line) - 8, left + PANEL, _middle(line) + 8, PALE)
+            box(left, _middle(line) - 16, left + PANEL, _middle(line) + 16, PALE)
     for tick in ticks(low, high):
-        canvas.box(place(tick), bottom, place(tick) + 0.5, bottom + 4, GREY)
-        canvas.text(place(tick), bottom + 14, f"{tick:g}", GREY, "mm", LETTERS - 2)
+        box(place(tick), bottom, place(tick) + 1, bottom + 8, GREY)
+        _text(canvas, place(tick), bottom + 28, f"{tick:g}", GREY, "mm", SMALL)
     if baseline in panel.points:
         mean = place(statistics.fmean(panel.points[baseline]))
-        canvas.box(mean - 0.25, TOP, mean + 0.25, bottom, GREY)
+        box(mean - 0.5, TOP, mean + 0.5, bottom, GREY)
     for line, row in enumerate(rows):
         if values := panel.points.get(row.name or "", ()):
-            mean = place(statistics.fmean(values))
-            canvas.box(mean - 1, _middle(line) - 7, mean + 1, _middle(line) + 7, INK)
-            for value in values:
-                canvas.ring(place(value), _middle(line), BLUE)
+            mean, y = place(statistics.fmean(values)), _middle(line)
+            box(mean - 2, y - 14, mean + 2, y + 14, INK)
+            for x in map(place, values):
+                canvas.ellipse((x - 6, y - 6, x + 6, y + 6), outline=BLUE, width=2)
+
+
+def _middle(line: int) -> float:
+    """Height of a row's middle."""
+    return TOP + LINE * (line + 0.5)
+
+
+def _text(
+    canvas: ImageDraw.ImageDraw,
+    x: float,
+    y: float,
+    text: str,
+    colour: str,
+    anchor: str,
+    size: int = LARGE,
+) -> None:
+    canvas.text((x, y), text, fill=colour, font=ImageFont.load_default(size), anchor=anchor)

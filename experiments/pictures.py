@@ -27,23 +27,20 @@ from tax_lightning.visualization.gallery import PrototypeCard, render_gallery
 from tax_lightning.visualization.palette import Picture
 from tax_lightning.visualization.panels import render_panel
 
-REPOSITORY = Path(__file__).parent.parent
+REPO = Path(__file__).parent.parent
+SHOWN = "val-0031"  # the image of the panel
 COUNTED = 16  # validation images in which is counted what a prototype decides
 
 
 class Pictures(L.Callback):
     """Draws during a validation, which brings model and data together."""
 
-    def __init__(self, sample_id: str, folder: Path) -> None:
-        self.sample_id = sample_id
-        self.folder = folder
-
     @torch.no_grad()
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the panel and the gallery."""
         data: SyntheticDataModule = trainer.datamodule
-        sample = data.read(self.sample_id)
-        explanation = explained(trainer, pl_module, sample["image"], self.sample_id)
+        sample = data.read(SHOWN)
+        explanation = explained(trainer, pl_module, sample["image"], SHOWN)
         panel = render_panel(
             explanation,
             picture_of(trainer, sample["image"]),
@@ -51,23 +48,21 @@ class Pictures(L.Callback):
             sample["reference"].numpy(),
             callout_patches(trainer, pl_module, [explanation]),
         )
-        self._save("quickstart.png", panel)
-        ids = [f"val-{number:04}" for number in range(COUNTED)]
-        images = [data.read(sample_id)["image"] for sample_id in ids]
+        save("quickstart.png", panel)
+        images = {f"val-{n:04}": data.read(f"val-{n:04}")["image"] for n in range(COUNTED)}
         explanations = [
-            explained(trainer, pl_module, image, sample_id)
-            for image, sample_id in zip(images, ids, strict=True)
+            explained(trainer, pl_module, image, sample_id) for sample_id, image in images.items()
         ]
-        cards = prototype_cards(trainer, pl_module, explanations, images)
-        self._save("gallery.png", render_gallery(_of_the_busiest(cards)))
-
-    def _save(self, name: str, picture: Picture) -> None:
-        path = self.folder / name
-        Image.fromarray(picture).save(path, optimize=True)
-        print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
+        cards = prototype_cards(trainer, pl_module, explanations, list(images.values()))
+        save("gallery.png", render_gallery(of_the_busiest(cards)))
 
 
-def _of_the_busiest(cards: list[PrototypeCard]) -> list[PrototypeCard]:
+def save(name: str, picture: Picture) -> None:
+    """Write a picture of the docs."""
+    Image.fromarray(picture).save(REPO / "docs" / name, optimize=True)
+
+
+def of_the_busiest(cards: list[PrototypeCard]) -> list[PrototypeCard]:
     """The cards of the annotator who decides most."""
 
     def decides(name: str) -> float:
@@ -81,20 +76,14 @@ def main() -> None:
     """Read the arguments and draw."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--ckpt_path", type=Path, required=True, help="of a run of the quick start")
-    parser.add_argument("--image", default="val-0031", help="whose panel to show")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "docs", help="the folder")
-    options = parser.parse_args()
-    quick = yaml.safe_load((REPOSITORY / "experiments" / "quickstart.yaml").read_text())
-    module = TAXLightningModule.load_from_checkpoint(
-        options.ckpt_path, map_location="cpu", weights_only=True
-    )
+    path = parser.parse_args().ckpt_path
+    quick = yaml.safe_load((REPO / "experiments" / "quickstart.yaml").read_text())
+    module = TAXLightningModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     trainer = L.Trainer(
         accelerator="cpu",
         logger=False,
-        callbacks=[Pictures(options.image, options.output)],
+        callbacks=[Pictures()],
         limit_val_batches=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     data = SyntheticDataModule(**quick["data"]["init_args"])
     trainer.validate(module, data, verbose=False)

@@ -28,68 +28,39 @@ REAL_DATA = {
 FEW = dict.fromkeys(("bubil", "bubil_mini"), ("val_fraction", "test_fraction"))
 
 
-def root_of(config: Path, request: pytest.FixtureRequest) -> list[str]:
-    """The option that points a configuration of real data at its folder."""
-    if config.stem not in REAL_DATA:
-        return []
-    option, name = REAL_DATA[config.stem]
-    return [
-        f"--data.init_args.{option}={request.getfixturevalue('data_root') / name}",
-        *(f"--data.init_args.{share}=0.45" for share in FEW.get(config.stem, ())),
-    ]
-
-
 @pytest.mark.parametrize("config", AT_HAND, ids=lambda path: path.stem)
 def test_fit_test_and_predict(config, request, tmp_path, capsys):
-    where = [f"--trainer.default_root_dir={tmp_path}"]
-    common = ["--config", str(config), *root_of(config, request), *where]
-    quick = ["--config", str(REPO / "tests" / "quick.yaml"), "--trainer.logger=false"]
+    common = [f"--config={config}", f"--trainer.default_root_dir={tmp_path}"]
+    if config.stem in REAL_DATA:
+        option, name = REAL_DATA[config.stem]
+        root = request.getfixturevalue("data_root") / name
+        common += [f"--data.init_args.{option}={root}"]
+        common += [f"--data.init_args.{share}=0.45" for share in FEW.get(config.stem, ())]
+    common += [f"--config={REPO / 'tests' / 'quick.yaml'}", "--trainer.logger=false"]
 
-    main(["fit", *common, *quick])
+    main(["fit", *common])
     said = capsys.readouterr().out
     checkpoint = said.split("checkpoint  ")[1].split("\n")[0]
     assert Path(checkpoint).is_file()
     assert "fused_dice" in said
 
-    main(["test", *common, *quick, "--ckpt_path", checkpoint])
+    main(["test", *common, "--ckpt_path", checkpoint])
     assert "test/dice/mean" in capsys.readouterr().out
 
     output = tmp_path / "predictions"
-    main(
-        [
-            "predict",
-            *common,
-            *quick,
-            "--ckpt_path",
-            checkpoint,
-            f"--predictions.output_dir={output}",
-        ]
-    )
-    manifest = json.loads((output / "manifest.json").read_text())
-    assert manifest["images"]
+    main(["predict", *common, "--ckpt_path", checkpoint, f"--predictions.output_dir={output}"])
+    assert json.loads((output / "manifest.json").read_text())["images"]
 
 
-@pytest.mark.parametrize("overlay", sorted(OVERLAYS - {"ddp"}))
-def test_overlays_stack(overlay, tmp_path, capsys):
-    main(
-        [
-            "fit",
-            *("--config", str(EXPERIMENTS / "quickstart.yaml")),
-            *("--config", str(EXPERIMENTS / f"{overlay}.yaml")),
-            *("--config", str(REPO / "tests" / "tiny.yaml")),
-            f"--trainer.default_root_dir={tmp_path}",
-        ]
-    )
+def test_the_overlay_debug_stacks(tmp_path, capsys):
+    files = ("experiments/quickstart.yaml", "experiments/debug.yaml", "tests/tiny.yaml")
+    configs = [f"--config={REPO / name}" for name in files]
+    main(["fit", *configs, f"--trainer.default_root_dir={tmp_path}"])
     assert "fused_dice" in capsys.readouterr().out
 
 
-def test_the_readme_of_the_experiments_names_each():
-    said = (EXPERIMENTS / "README.md").read_text()
-    for path in EXPERIMENTS.glob("*.yaml"):
-        assert path.name in said
-
-
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_nothing_is_fetched(config):
-    settings = yaml.safe_load(config.read_text())["model"]["init_args"]
-    assert settings["encoder_weights"] is None
+@pytest.mark.parametrize("config", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_it_is_in_the_readme_and_fetches_nothing(config):
+    assert config.name in (EXPERIMENTS / "README.md").read_text()
+    if config in CONFIGS:
+        assert yaml.safe_load(config.read_text())["model"]["init_args"]["encoder_weights"] is None

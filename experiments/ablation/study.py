@@ -1,129 +1,145 @@
-"""Train and test every variant of the study, each with several seeds; resumable.
+"""Train and test every variant with several seeds, and print tables; resumable.
 
-    python experiments/ablation/study.py --data synthetic --jobs 2 --seeds 0 1 2
+    python -m experiments.ablation.study --data synthetic --jobs 2 --seeds 0 1 2
+    python -m experiments.ablation.study --data synthetic --only_tables --figure FILE.png > FILE.md
 
-Each run is a ``tax fit``, then a ``tax test`` of its best checkpoint, in a temporary folder. What
-remains is one file a run, ``OUT/DATA/VARIANT/seedK.json``, written only when the run is complete. A
-run whose file exists is not repeated. A run that fails leaves ``seedK.failed.txt`` instead, the
-study goes on, and the next call tries it again. ``table.py`` makes tables of the files.
+``results.csv`` gets a row for each run. The tables are printed at the end, or at once.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-# Python looks for imports beside a script only; what the studies share is one folder up.
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-from resumable import (
-    Run,
-    add_jobs,
-    add_seeds,
-    carry_out_all,
-    code_commit,
-    fit_and_test,
-    make_parser,
-)
-from variants import DATA, Variant, groups, variants
+from experiments.ablation.variants import DATA, DEFAULT, Variant, groups, variants
+from experiments.dots import Panel, Row, draw
+from experiments.runs import Run, carry_out, fit_and_test
+from experiments.tables import Rows, cell, commits, stored, study_parser, table, values
 
 HERE = Path(__file__).resolve().parent
-TEST_OPTIONS = ("--model.init_args.explanation_metrics=true",)
+GONE = "Terms and options that are gone"
 
-
-async def measure(run: Run, scratch: Path) -> dict[str, Any]:
-    """Train and test a variant."""
-    commit = code_commit()  # of the code that will run; it may change meanwhile
-    return {
-        "data": run.config.stem,
-        "variant": run.name,
-        "seed": run.seed,
-        "flags": dict(run.flags),
-        **await fit_and_test(run, scratch, test_options=TEST_OPTIONS),
-        "commit": commit,
+# Title of a column -> the metric. Those whose title ends in "ECE" are better when lower.
+WHO = {
+    "synthetic": {
+        "Who @expert": "who_accuracy_expert",
+        "Label-only ceiling": "who_ceiling_expert",
+        "Who ECE": "who_ece_expert",
+    },
+    # Nobody is known to be the expert, and a majority never has just one member, so the
+    # calibration error of who has no case here.
+    "bubil_mini": {"Agreement lift": "who_agreement_lift"},
+}
+COLUMNS = {
+    data: {
+        "Annotator Dice": "dice/mean",
+        "Fused Dice": "fused_dice/mean",
+        **who,
+        "Necessity": "who_necessity",
+        "Prototype usage": "prototype_usage/mean",
+        "Purity": "purity/class",
     }
+    for data, who in WHO.items()
+}
 
 
-def _chosen(data: str, only: Sequence[str] | None) -> list[Variant]:
+def chosen(data: str, only: Sequence[str] | None) -> list[Variant]:
     """The variants by name or by the title of their group; all where none is named.
 
     Raises:
         ValueError: If a name is neither.
     """
     every, titles = variants(data), groups(data)
-    names: dict[str, None] = {}
+    found: dict[str, Variant] = {}
     for name in only if only is not None else every:
-        if name in titles:
-            names |= dict.fromkeys(variant.name for variant in titles[name])
-        elif name in every:
-            names[name] = None
-        else:
-            raise ValueError(
-                f"--only {name!r}: expected a variant or a group of {data}: "
-                f"{', '.join([*every, *map(repr, titles)])}."
-            )
-    return [every[name] for name in names]
+        if name not in titles and name not in every:
+            known = ", ".join([*every, *map(repr, titles)])
+            raise ValueError(f"--only {name!r}: expected a variant or a group of {data}: {known}.")
+        found |= {v.name: v for v in titles.get(name) or [every[name]]}
+    return list(found.values())
 
 
-def _make_runs(options: argparse.Namespace) -> list[Run]:
-    """Every variant that was asked for, with each seed.
+def make_runs(
+    data: str, root: Path | None, only: Sequence[str] | None, seeds: Sequence[int]
+) -> list[Run]:
+    """Every variant that was asked for, with each seed: all with one seed first, then more.
 
     Raises:
         ValueError: If an option is wrong.
     """
-    root = _root(options.data, options.root)
-    chosen = _chosen(options.data, options.only)
-    config, out = HERE / f"{options.data}.yaml", options.out.resolve()
+    if data != "synthetic" and (root is None or not root.is_dir()):
+        raise ValueError(f"--root {root}: expected the folder of {data}.")
+    where = () if root is None else (f"--data.init_args.root={root.resolve()}",)
+    test = ("--model.init_args.explanation_metrics=true",)
     return [
-        Run(config, variant.name, seed, out, tuple(variant.flags.items()), root)
-        for seed in dict.fromkeys(options.seeds)  # a whole table with one seed first, then more
-        for variant in chosen
+        Run(HERE / f"{data}.yaml", variant.name, seed, where, variant.flags, test)
+        for seed in seeds
+        for variant in chosen(data, only)
     ]
 
 
-def _root(data: str, folder: Path | None) -> tuple[str, ...]:
-    """The argument that names the folder of the data; none for data that are made as a run goes.
-
-    Raises:
-        ValueError: If there is no such folder.
-    """
-    if data == "synthetic":
-        return ()
-    if folder is None or not folder.is_dir():
-        raise ValueError(f"--root {folder}: expected the folder of {data}.")
-    return (f"--data.init_args.root={folder.resolve()}",)
+def all_groups(rows: Rows, data: str) -> dict[str, list[Variant]]:
+    """The groups of variants, and one of those with results that the code no longer has."""
+    gone = dict.fromkeys(row["name"] for row in rows if row["name"] not in variants(data))
+    base = Variant(DEFAULT, "none of these (base)")
+    return groups(data) | ({GONE: [base, *(Variant(name, name) for name in gone)]} if gone else {})
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__)
-    parser.add_argument("--data", choices=DATA, required=True, help="data set")
-    parser.add_argument("--root", type=Path, help="folder of the data set, for bubil_mini")
-    add_seeds(parser)
-    add_jobs(parser)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="variants or groups; default all")
-    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of results")
-    return parser
+def tables(rows: Rows, data: str, seeds: Sequence[int]) -> str:
+    """All tables of a data set as Markdown, one a group, and what they were made with."""
+    columns = COLUMNS[data]
+
+    def line(variant: Variant) -> list[str]:
+        found = (values(rows, variant.name, metric) for metric in columns.values())
+        return [variant.label, *(cell(one, len(seeds)) for one in found)]
+
+    found = all_groups(rows, data).items()
+    parts = [table(title, map(line, members), list(columns)) for title, members in found]
+    numbers = ", ".join(map(str, seeds))
+    made = f"Mean ± standard deviation over the seeds {numbers}; {len(rows)} runs"
+    return "\n\n".join([*parts, f"{made}; commit {commits(rows)}."])
+
+
+def figure_parts(rows: Rows, data: str) -> tuple[list[Row], list[Panel]]:
+    """Lines and panels of the figure: the default first, then each group without it."""
+    lines = [Row("base", DEFAULT)]
+    for title, members in all_groups(rows, data).items():
+        lines.append(Row(title))
+        lines += [Row(member.label, member.name) for member in members if member.name != DEFAULT]
+    panels = []
+    names = dict.fromkeys(row["name"] for row in rows)
+    for title, metric in COLUMNS[data].items():
+        points = {name: found for name in names if (found := values(rows, name, metric))}
+        if points and title != "Label-only ceiling":  # the same for every variant
+            hint = "lower is better" if title.endswith("ECE") else "higher is better"
+            panels.append(Panel(title, hint, points))
+    return lines, panels
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out the study.
-
-    Args:
-        arguments: Of the command line; ``None`` takes those of the process.
-
-    Returns:
-        Exit status: 0 if every run has a result, 1 if some failed, 130 if interrupted.
-    """
-    parser = _parser()
+    """Carry out the study and print its tables; returns the exit status."""
+    parser = study_parser(__doc__, HERE / "results.csv")
+    parser.add_argument("--data", choices=DATA, required=True, help="data set")
+    parser.add_argument("--root", type=Path, help="folder of the data set, for bubil_mini")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="variants or groups; default all")
+    parser.add_argument("--figure", type=Path, help="PNG file to write")
     options = parser.parse_args(arguments)
-    try:
-        runs = _make_runs(options)
-    except ValueError as error:
-        parser.error(str(error))
-    return carry_out_all(runs, measure, options.jobs)
+    status = 0
+    if not options.only_tables:
+        try:
+            runs = make_runs(options.data, options.root, options.only, options.seeds)
+        except ValueError as error:
+            parser.error(str(error))
+        status = carry_out(options.table, runs, fit_and_test, options.jobs)
+    rows = stored(options.table, options.data, options.seeds)
+    if not rows:
+        return status or 1
+    print(tables(rows, options.data, options.seeds))
+    if options.figure is not None:
+        lines, panels = figure_parts(rows, options.data)
+        draw(lines, panels, baseline=DEFAULT).save(options.figure)
+    return status
 
 
 if __name__ == "__main__":

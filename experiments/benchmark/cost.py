@@ -1,7 +1,7 @@
 """What each method costs, against a plain network of the same backbone measured in the same run.
 
-    python experiments/benchmark/cost.py
-    python experiments/benchmark/cost.py --methods TAX multi-head --annotators 5 --side 256
+    python -m experiments.benchmark.cost
+    python -m experiments.benchmark.cost --methods TAX multi-head --annotators 5
 
 Parameters, processor time of a training step and of the segmentation of a batch, and the most
 memory that a process held. Every measurement is a process of its own with one thread. The methods
@@ -32,25 +32,23 @@ import lightning as L
 import segmentation_models_pytorch as smp
 import torch
 from lightning.pytorch.callbacks import Callback
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-# Python looks for imports beside a script only; what the studies share is one folder up.
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-from dots import Panel, Row, draw
-from methods import METHODS, TAX
-from PIL import Image
-from resumable import make_parser, table
-
+from experiments.benchmark.methods import METHODS, TAX
+from experiments.dots import Panel, Row, draw
+from experiments.runs import REPO
+from experiments.tables import table
 from tax_lightning import Schedule, TAXLightningModule, baselines
 
 PLAIN = "plain network"
 CLASSES = ("background", "cell")
 Turn: TypeAlias = Mapping[str, Mapping[str, float]]  # method -> quantity -> value
 QUANTITIES = ("parameters", "step, s", "segmentation, s", "memory, MiB")
-WARM_UP, STEPS = 2, 3
+ENCODER, SIDE, BATCH = "resnet34", 256, 2
+WARM_UP, STEPS, TURNS = 2, 3, 3
 # Variables of glibc, in bytes: nothing is given back, and what is asked for comes in large parts.
 KEEPING = {
     "MALLOC_MMAP_THRESHOLD_": str(2**33),
@@ -62,23 +60,20 @@ KEEPING = {
 class Plain(L.LightningModule):
     """A network of segmentation_models_pytorch with cross-entropy on the reference."""
 
-    def __init__(self, encoder: str) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.network = smp.Unet(encoder, encoder_weights=None, classes=len(CLASSES))
+        self.network = smp.Unet(ENCODER, encoder_weights=None, classes=len(CLASSES))
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Cross-entropy."""
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: D102
         return F.cross_entropy(self.network(batch["image"]), batch["reference"])
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Probabilities."""
-        with torch.no_grad():
-            probs: Tensor = self.network(images).softmax(dim=1)
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:  # noqa: D102
+        probs: Tensor = self.network(images).softmax(dim=1)
         return probs
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """As of all methods by default."""
-        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+    def configure_optimizers(self) -> torch.optim.Optimizer:  # noqa: D102
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)  # as of all methods by default
 
 
 class StepTimes(Callback):
@@ -87,51 +82,44 @@ class StepTimes(Callback):
     def __init__(self) -> None:
         self.seconds: list[float] = []
 
-    def on_train_batch_start(self, *_: Any) -> None:  # noqa: ANN401
-        """Look at the clock."""
+    def on_train_batch_start(self, *_: Any) -> None:  # noqa: ANN401, D102
         self._start = time.process_time()
 
-    def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401
-        """Look at it again."""
+    def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401, D102
         self.seconds.append(time.process_time() - self._start)
 
 
-def make_module(method: str, annotators: int, encoder: str) -> L.LightningModule:
+def make_module(method: str, annotators: int) -> L.LightningModule:
     """The module of a method, as the command line would build it."""
     if method == PLAIN:
-        return Plain(encoder)
+        return Plain()
     names = [f"annotator {n}" for n in range(annotators)]
-    options: dict[str, Any] = {"encoder": encoder, "reference": "given"}
+    options: dict[str, Any] = {"encoder": ENCODER, "reference": "given"}
     if method == TAX:  # without a schedule all terms have their full weight from the first step on
         return TAXLightningModule(names, CLASSES, schedule=Schedule(enabled=False), **options)
-    flags = METHODS[method].flags
-    options["reference"] = flags.get("model.init_args.reference", "given")
-    module: L.LightningModule = getattr(baselines, flags["model"])(names, CLASSES, **options)
-    return module
+    chosen = METHODS[method]
+    options["reference"] = chosen.reference or "given"
+    return getattr(baselines, chosen.model or "")(names, CLASSES, **options)
 
 
-def make_batch(annotators: int, images: int, side: int) -> dict[str, Any]:
+def make_batch(annotators: int) -> dict[str, Any]:
     """Noise for images, and discs of different sizes for masks."""
-    generator = torch.Generator().manual_seed(0)
-    place = torch.arange(side) - side / 2
+    place = torch.arange(SIDE) - SIDE / 2
     distance = (place[:, None].square() + place.square()).sqrt()
-    radii = side * torch.linspace(0.2, 0.4, annotators)
-    masks = (distance < radii[:, None, None]).long().expand(images, -1, -1, -1)
+    radii = SIDE * torch.linspace(0.2, 0.4, annotators)
     return {
-        "image": torch.randn(images, 3, side, side, generator=generator),
-        "masks": masks,
-        "reference": (distance < 0.3 * side).long().expand(images, -1, -1),
+        "image": torch.randn(BATCH, 3, SIDE, SIDE),
+        "masks": (distance < radii[:, None, None]).long().expand(BATCH, -1, -1, -1),
+        "reference": (distance < 0.3 * SIDE).long().expand(BATCH, -1, -1),
     }
 
 
-def measure_here(method: str, options: argparse.Namespace) -> dict[str, float]:
+def measure_here(method: str, annotators: int) -> dict[str, float]:
     """Measure one method in this process."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    (annotators,) = options.annotators
-    module = make_module(method, annotators, options.encoder)
-    batch = make_batch(annotators, options.batch, options.side)
+    module, batch = make_module(method, annotators), make_batch(annotators)
     times = StepTimes()
     trainer = L.Trainer(
         max_steps=WARM_UP + STEPS,
@@ -142,8 +130,7 @@ def measure_here(method: str, options: argparse.Namespace) -> dict[str, float]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    loader = DataLoader([batch] * (WARM_UP + STEPS), batch_size=None)
-    trainer.fit(module, loader)
+    trainer.fit(module, DataLoader([batch] * (WARM_UP + STEPS), batch_size=None))
     module.eval()
     segmentation = []
     for _ in range(WARM_UP + STEPS):
@@ -158,29 +145,22 @@ def measure_here(method: str, options: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def measure(method: str, annotators: int, options: argparse.Namespace) -> dict[str, float]:
+def measure(method: str, annotators: int, allocator: str) -> dict[str, float]:
     """Measure one method in a process of its own."""
-    command = [sys.executable, __file__, "--here", method, "--annotators", str(annotators)]
-    for name in ("encoder", "side", "batch"):
-        command += [f"--{name}", str(getattr(options, name))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if options.allocator == "keeping":
-        environment |= KEEPING
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "experiments.benchmark.cost", "--here", method]
+    command += ["--annotators", str(annotators)]
+    kept = KEEPING if allocator == "keeping" else {}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **kept}
+    done = subprocess.run(
+        command, cwd=REPO, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def ratios(turns: Sequence[Turn], method: str, to: str) -> dict[str, float]:
-    """Median over turns of each quantity of a method over that of another.
-
-    Example:
-        >>> turn = {"a": dict.fromkeys(QUANTITIES, 3.0), "b": dict.fromkeys(QUANTITIES, 2.0)}
-        >>> ratios([turn], "a", "b")["step, s"]
-        1.5
-    """
+    """Median over turns of each quantity of a method over that of another."""
     return {
         key: statistics.median(turn[method][key] / turn[to][key] for turn in turns)
         for key in QUANTITIES
@@ -193,26 +173,23 @@ def report(options: argparse.Namespace) -> None:
     all_turns: dict[int, list[Turn]] = {}
     for annotators in options.annotators:
         turns = all_turns[annotators] = [
-            {method: measure(method, annotators, options) for method in methods}
-            for _ in range(options.turns)
+            {method: measure(method, annotators, options.allocator) for method in methods}
+            for _ in range(TURNS)
         ]
         print(f"\n{annotators} annotators\n")
-        rows = [
-            [method, *(f"{ratio:.2f}" for ratio in ratios(turns, method, PLAIN).values())]
-            for method in methods
-        ]
+        rows = [[m, *(f"{r:.2f}" for r in ratios(turns, m, PLAIN).values())] for m in methods]
         print(table("Method, relative to a plain network", rows, list(QUANTITIES)), flush=True)
         if {TAX, "multi-head"} <= set(methods):
             against = ratios(turns, TAX, "multi-head")["step, s"]
             print(f"\nTraining step of TAX over that of multi-head: {against:.2f}", flush=True)
-    if len(all_turns) > 1:
-        few, many = min(all_turns), max(all_turns)
-        steps = {
-            n: {m: statistics.median(turn[m]["step, s"] for turn in turns) for m in methods}
-            for n, turns in all_turns.items()
-        }
-        rows = [[m, f"{steps[many][m] / steps[few][m]:.2f}"] for m in methods]
-        print("\n" + table("Method", rows, [f"step with {many} over {few} annotators"]))
+    few, many = min(all_turns), max(all_turns)
+    step = {
+        (n, m): statistics.median(turn[m]["step, s"] for turn in turns)
+        for n, turns in all_turns.items()
+        for m in methods
+    }
+    rows = [[m, f"{step[many, m] / step[few, m]:.2f}"] for m in methods]
+    print("\n" + table("Method", rows, [f"step with {many} over {few} annotators"]))
     if options.figure is not None:
         figure(all_turns, methods).save(options.figure)
 
@@ -224,11 +201,9 @@ def figure(all_turns: Mapping[int, Sequence[Turn]], methods: Sequence[str]) -> I
             quantity.partition(",")[0],
             "over a plain network",
             {
-                f"{method} {annotators}": [
-                    turn[method][quantity] / turn[PLAIN][quantity] for turn in turns
-                ]
-                for annotators, turns in all_turns.items()
-                for method in methods
+                f"{m} {n}": [turn[m][quantity] / turn[PLAIN][quantity] for turn in turns]
+                for n, turns in all_turns.items()
+                for m in methods
             },
         )
         for quantity in QUANTITIES
@@ -239,25 +214,18 @@ def figure(all_turns: Mapping[int, Sequence[Turn]], methods: Sequence[str]) -> I
     return draw(rows, panels, f"{PLAIN} {min(all_turns)}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__)
+def main() -> None:
+    """Read the arguments and measure."""
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--annotators", type=int, nargs="+", default=[4, 5, 16, 64])
-    parser.add_argument("--encoder", default="resnet34", help="of segmentation_models_pytorch")
-    parser.add_argument("--side", type=int, default=256, help="of an image, in pixels")
-    parser.add_argument("--batch", type=int, default=2, help="images a step")
-    parser.add_argument("--turns", type=int, default=3, help="of which the median is taken")
     parser.add_argument("--allocator", choices=["keeping", "system"], default="keeping")
     parser.add_argument("--figure", type=Path, help="picture to write")
     parser.add_argument("--here", choices=[PLAIN, *METHODS], help=argparse.SUPPRESS)
-    return parser
-
-
-def main() -> None:
-    """Read the arguments and measure."""
-    options = _parser().parse_args()
+    options = parser.parse_args()
     if options.here is not None:
-        print(json.dumps(measure_here(options.here, options)))
+        print(json.dumps(measure_here(options.here, *options.annotators)))
     else:
         report(options)
 

@@ -1,18 +1,17 @@
 """How fast batches are read, against the bare decode of the same files with OpenCV.
 
-    python experiments/benchmark/data.py
-    python experiments/benchmark/data.py --root FOLDER --values 0 255
+    python -m experiments.benchmark.data
 
-Everything runs in one process and one thread, and the files have been read before, so that the disk
-does not count. The ways of reading take turns; a ratio is the median of those of the single turns.
+The files are made up: grainy images, each with masks of up to eight annotators. Everything runs in
+one process and one thread, and the files have been read before, so that the disk does not count.
+The ways of reading take turns; a ratio is the median of those of the single turns.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -24,8 +23,7 @@ from scipy import ndimage
 
 from tax_lightning.data import FolderDataModule, SampleTable
 
-IMAGES, SIDE, ANNOTATORS = 64, 512, 8
-SHOWN = 4  # annotators of the first table
+IMAGES, SIDE, ANNOTATORS, TURNS = 64, 512, 8, 7
 
 
 def write_folder(root: Path) -> None:
@@ -48,15 +46,13 @@ def _save(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def load(root: Path, values: Sequence[int], count: int, cache: Path | None) -> FolderDataModule:
+def load(root: Path, count: int, cache: Path | None) -> FolderDataModule:
     """All images for training, with the first annotators' masks."""
-    names = sorted(path.name for path in (root / "masks").iterdir() if path.is_dir())
-    classes = [f"class{number}" for number in range(len(values))]
     return FolderDataModule(
         root,
-        classes,
-        dict(zip(values, classes, strict=True)),
-        annotators=names[:count],
+        ["background", "blob"],
+        {0: "background", 255: "blob"},
+        annotators=[f"annotator{number}" for number in range(count)],
         val_fraction=0.0,
         test_fraction=0.0,
         train_transforms=[],
@@ -64,87 +60,60 @@ def load(root: Path, values: Sequence[int], count: int, cache: Path | None) -> F
     )
 
 
-def decode(table: SampleTable) -> int:
+def decode(table: SampleTable) -> None:
     """OpenCV on every file, and nothing else."""
     for sample in table.samples:
         cv2.imread(str(sample.image), cv2.IMREAD_COLOR_RGB)
         for file in sample.mask_files:
             cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
-    return len(table)
 
 
-def batches(data: FolderDataModule) -> int:
+def batches(data: FolderDataModule) -> None:
     """An epoch of training batches."""
-    return sum(len(batch["id"]) for batch in data.train_dataloader())
+    for _ in data.train_dataloader():
+        pass
 
 
-def seconds_an_image(read: Callable[[], int]) -> float:
-    """Processor time of one pass: other work on the machine does not count."""
+def milliseconds(read: Callable[[], None]) -> float:
+    """Processor time an image of one pass: other work on the machine does not count."""
     start = time.process_time()
-    count = read()
-    return (time.process_time() - start) / count
+    read()
+    return 1e3 * (time.process_time() - start) / IMAGES
 
 
-def measure(ways: dict[str, Callable[[], int]], repeats: int) -> dict[str, list[float]]:
-    """Seconds an image for each way, in turns; the first turn fills caches and is left out."""
-    turns = [{name: seconds_an_image(read) for name, read in ways.items()} for _ in range(repeats)]
-    return {name: [turn[name] for turn in turns[1:]] for name in ways}
-
-
-def measured(
-    root: Path, values: Sequence[int], count: int, repeats: int
-) -> dict[str, tuple[float, float]]:
+def measured(root: Path, count: int) -> dict[str, tuple[float, float]]:
     """Way of reading -> milliseconds an image, and speed relative to the bare decode."""
     with tempfile.TemporaryDirectory() as cache:
-        plain = load(root, values, count, None)
-        kept = load(root, values, count, Path(cache))
+        plain, kept = load(root, count, None), load(root, count, Path(cache))
         ways = {
             "bare decode": lambda: decode(plain.table),
             "uncached": lambda: batches(plain),
             "cached": lambda: batches(kept),
         }
-        found = measure(ways, repeats + 1)
+        turns = [
+            {name: milliseconds(read) for name, read in ways.items()}
+            for _ in range(TURNS + 1)  # the first fills caches and is left out
+        ]
+    found = {name: [turn[name] for turn in turns[1:]] for name in ways}
     bare = found["bare decode"]
     return {
-        name: (1e3 * median(own), median(b / o for b, o in zip(bare, own, strict=True)))
+        name: (median(own), median(b / o for b, o in zip(bare, own, strict=True)))
         for name, own in found.items()
     }
 
 
-def report(root: Path, values: Sequence[int], repeats: int) -> None:
-    """Print both tables."""
-    available = len(list((root / "masks").iterdir()))
-    count = min(SHOWN, available)
-    print(f"{count} annotators, images of {root.name}\n")
-    print("| way of reading | images a second | against the bare decode |\n|---|---|---|")
-    for name, (cost, ratio) in measured(root, values, count, repeats).items():
-        print(f"| {name} | {1e3 / cost:.0f} | {ratio:.2f} |")
-    print("\n| annotators | bare decode, ms | uncached, ms | ratio | cached, ms | ratio |")
-    print("|---|---|---|---|---|---|")
-    for count in (1, 2, 4, 8):
-        if count <= available:
-            found = measured(root, values, count, repeats)
-            cells = [f"{found['bare decode'][0]:.2f}"]
-            for name in ("uncached", "cached"):
-                cells += [f"{found[name][0]:.2f}", f"{found[name][1]:.2f}"]
-            print(f"| {count} | {' | '.join(cells)} |", flush=True)
-
-
 def main() -> None:
-    """Read the arguments and measure."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--root", type=Path, help="folder in the plain layout; default: made up")
-    parser.add_argument("--values", type=int, nargs="+", default=[0, 255], help="greys in masks")
-    parser.add_argument("--repeats", type=int, default=7, help="turns to take the median of")
-    options = parser.parse_args()
+    """Make up files, measure and print the table."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    if options.root is not None:
-        report(options.root, options.values, options.repeats)
-        return
-    with tempfile.TemporaryDirectory() as root:
-        write_folder(Path(root))
-        report(Path(root), options.values, options.repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(Path(folder))
+        print("| annotators | decode, ms | ratio | uncached, ms | ratio | cached, ms | ratio |")
+        print("|---|---|---|---|---|---|---|")
+        for count in (1, 2, 4, 8):
+            found = measured(Path(folder), count)
+            cells = [f"{value:.2f}" for pair in found.values() for value in pair]
+            print(f"| {count} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

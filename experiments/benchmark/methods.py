@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 TAX = "TAX"
@@ -13,40 +12,41 @@ class Method:
     """One way to learn from several annotators.
 
     Args:
-        name: Of its row, and of the folder of its results.
-        flags: Options of ``tax fit``, without dashes, and their values.
-        names_annotators: Whether it says what each annotator would draw.
+        model: Class of a baseline; ``None`` for the model of the configuration.
+        reference: What it is trained for, in place of the reference of the configuration. It is
+            measured against that of the configuration all the same.
         says_who: Whether it says who decides.
     """
 
-    name: str
-    flags: Mapping[str, str]
-    names_annotators: bool = True
+    model: str | None = None
+    reference: str | None = None
     says_who: bool = False
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Options of ``tax fit`` and ``tax test``."""
+        return () if self.model is None else (f"--model={self.model}",)
 
-def _baseline(name: str, model: str, **options: bool) -> Method:
-    return Method(name, {"model": model}, **options)
+    @property
+    def fit(self) -> tuple[str, ...]:
+        """Options of ``tax fit`` alone."""
+        return () if self.reference is None else (f"--model.init_args.reference={self.reference}",)
 
-
-def _explained(method: Method) -> Method:
-    """The method, with its explanation measured in the test."""
-    flags = {**method.flags, "model.init_args.explanation_metrics": "true"}
-    return Method(method.name, flags, says_who=True)
+    @property
+    def test(self) -> tuple[str, ...]:
+        """Options of ``tax test`` alone."""
+        return ("--model.init_args.explanation_metrics=true",) if self.says_who else ()
 
 
 METHODS = {
-    method.name: method
-    for method in (
-        _explained(Method(TAX, {})),
-        _baseline("multi-head", "MultiHead"),
-        _explained(_baseline("gated multi-head", "GatedMultiHead")),
-        _baseline("CM global", "ConfusionGlobal"),
-        _baseline("CM pixel", "ConfusionPixel"),
-        _baseline("Pionono", "Pionono"),
-        _baseline("Probabilistic U-Net", "ProbabilisticUNet", names_annotators=False),
-        Method("majority", {"model": "Consensus", "model.init_args.reference": "majority"}),
-        Method("STAPLE", {"model": "Consensus", "model.init_args.reference": "staple"}),
-        _baseline("separate", "Separate"),
-    )
+    TAX: Method(says_who=True),
+    "multi-head": Method("MultiHead"),
+    "gated multi-head": Method("GatedMultiHead", says_who=True),
+    "CM global": Method("ConfusionGlobal"),
+    "CM pixel": Method("ConfusionPixel"),
+    "Pionono": Method("Pionono"),
+    "Probabilistic U-Net": Method("ProbabilisticUNet"),
+    "majority": Method("Consensus", reference="majority"),
+    "STAPLE": Method("Consensus", reference="staple"),
+    "separate": Method("Separate"),
 }

@@ -1,41 +1,35 @@
 """Is the explained result as good as that of an ordinary network? Train both, with each seed.
 
-    python experiments/trust/plain.py --jobs 2 --seeds 0 1 2
+    python -m experiments.trust.plain --jobs 2 --seeds 0 1 2
 
-TAX and an ordinary network of the same architecture (``Consensus``) are trained with the
-same configuration: data, augmentation, batch size, epochs, optimizer, schedule of the learning
-rate. The ordinary one is trained on the reference alone. Of each, the checkpoint with the best
-fused Dice on the validation images is tested. Each run leaves one file,
-``OUT/CONFIG/{tax,plain}/seedK.json``; a run whose file exists is not repeated. At the end, or at
-once with ``--table``, the table is printed.
+TAX and an ordinary network of the same architecture (``Consensus``) are trained with the same
+configuration: data, augmentation, batch size, epochs, optimizer, schedule of the learning rate. The
+ordinary one is trained on the reference alone. Of each, the checkpoint with the best fused Dice on
+the validation images is tested. ``plain.csv`` gets a row for each run. At the end, or at once with
+``--only_tables``, two tables are printed: both networks side by side, and every metric of who and
+why beside its control.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-# Python looks for imports beside a script only; what the studies share is one folder up.
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+from experiments.runs import REPO, Row, Run, carry_out, fit_and_test
+from experiments.tables import Rows, by_seed, cell, commits, stored, study_parser, table, values
 
-from resumable import REPO, Run, fit_and_test
-from runner import FIT_OPTIONS, HERE, OPTIONS, carry_out_tests, make_test_parser, summary
-
-NETWORKS = ("tax", "plain")
-PLAIN = ("model", "Consensus")
-DICE = "test/fused_dice/mean"
+HERE = Path(__file__).resolve().parent
+DICE = "fused_dice/mean"
 OF_TAX = {
-    "Who @expert": "test/who_accuracy_expert",
-    "Label-only ceiling": "test/who_ceiling_expert",
-    "Chance": "test/who_chance_expert",
-    "Who ECE": "test/who_ece_expert",
-    "Integrity, min": "test/integrity_min",
-    "Dead prototypes": "test/prototype_pruned/mean",
+    "Who @expert": "who_accuracy_expert",
+    "Label-only ceiling": "who_ceiling_expert",
+    "Chance": "who_chance_expert",
+    "Who ECE": "who_ece_expert",
+    "Integrity, min": "integrity_min",
+    "Pruned prototypes": "prototype_pruned/mean",
 }
 COLUMNS = {
     "Fused Dice, TAX": "tax",
@@ -45,16 +39,44 @@ COLUMNS = {
     "Fit of TAX, min": "tax_minutes",
     "Fit of plain, min": "plain_minutes",
 }
+# Title of a row -> the metric, and its control where one makes sense.
+CONTROLLED = {
+    "who accuracy @expert": ("who_accuracy_expert", "who_accuracy_expert_shuffled"),
+    "who accuracy @D1": ("who_accuracy_d1", "who_accuracy_d1_shuffled"),
+    "agreement lift": ("who_agreement_lift", "who_agreement_lift_shuffled"),
+    "who ECE @expert": ("who_ece_expert", "who_ece_expert_shuffled"),
+    "who ECE @D1": ("who_ece_d1", "who_ece_d1_shuffled"),
+    "entropy of w, disputed pixels": ("who_entropy_disputed", None),
+    "necessity": ("who_necessity", "who_necessity_shuffled"),
+    "sufficiency": ("who_sufficiency", "who_sufficiency_shuffled"),
+    "deletion AUROC": ("who_deletion_auroc", "who_deletion_auroc_shuffled"),
+    "kernel deletion area": ("why_deletion_area", "why_deletion_area_random"),
+    "sufficiency of the first kernel": ("why_sufficiency_1", "why_sufficiency_1_random"),
+    "integrity, smallest": ("integrity_min", None),
+    "purity, class": ("purity/class", "purity_shuffled/class"),
+    "AMI, class": ("purity_ami/class", "purity_ami_shuffled/class"),
+    "patch insertion, 16 px": ("insertion_16", "insertion_16_random"),
+    "patch insertion, 32 px": ("insertion_32", "insertion_32_random"),
+    "patch insertion, 64 px": ("insertion_64", "insertion_64_random"),
+    "stability, first kernel": ("stability_top_kernel", "stability_top_kernel_shuffled"),
+    "stability, change of w": ("stability_who_distance", "stability_who_distance_shuffled"),
+    "stability, IoU of who maps": ("stability_who_iou", "stability_who_iou_shuffled"),
+    "usage": ("prototype_usage/mean", None),
+    "pruned prototypes": ("prototype_pruned/mean", None),
+    "largest cosine of two prototypes": ("prototype_max_cosine", None),
+}
 
-Results = Mapping[int, Mapping[str, Mapping[str, Any]]]
-"""What is stored of each run, by seed and network."""
 
-
-def make_runs(config: Path, seeds: Sequence[int], out: Path) -> list[Run]:
+def make_runs(config: Path, seeds: Sequence[int]) -> list[Run]:
     """Both networks with each seed."""
-    flags = {"tax": (), "plain": (PLAIN,)}
+    explained = ("--model.init_args.explanation_metrics=true",)
     return [
-        Run(config, name, seed, out, flags[name], OPTIONS) for seed in seeds for name in NETWORKS
+        run
+        for seed in seeds
+        for run in (
+            Run(config, "tax", seed, test=explained),
+            Run(config, "plain", seed, ("--model=Consensus",)),
+        )
     ]
 
 
@@ -65,87 +87,62 @@ def check_config(config: Path) -> None:
         ValueError: If TAX is to be trained for anything but the given reference by cross-entropy.
     """
     said = yaml.safe_load(config.read_text())["model"]["init_args"]
-    for option, value, default in (
-        ("reference", "given", "majority"),
-        ("segmentation_loss", "ce", "ce"),
-    ):
-        found = said.get(option, default)
-        if found != value:
-            raise ValueError(
-                f"{config.name}: model.init_args.{option} is {found}, expected {value}, for which "
-                "the ordinary network is trained."
-            )
+    found = said.get("reference", "majority"), said.get("segmentation_loss", "ce")
+    if found != ("given", "ce"):
+        raise ValueError(
+            f"{config.name}: reference and segmentation_loss are {found}, expected given and ce: "
+            "that is what the ordinary network is trained for."
+        )
 
 
-async def measure(run: Run, scratch: Path) -> dict[str, Any]:
-    """Train and test a network."""
-    # The configuration beats the checkpoint: its model must be said again.
-    test_options = [f"--{flag}={value}" for flag, value in run.flags]
-    if run.name == "tax":
-        test_options.append("--model.init_args.explanation_metrics=true")
-    return await fit_and_test(
-        run,
-        scratch,
-        fit_options=FIT_OPTIONS,
-        test_options=test_options,
+def values_of_seed(rows: Sequence[Row]) -> dict[str, float]:
+    """The values of a seed, by the keys of `COLUMNS`; one of the networks may be missing."""
+    found: dict[str, float] = {}
+    for row in rows:
+        found[row["name"]] = float(row[DICE])
+        found[f"{row['name']}_minutes"] = float(row["fit_seconds"]) / 60
+        if row["name"] == "tax":
+            found |= {key: float(row[key]) for key in OF_TAX.values() if key in row}
+    if "tax" in found and "plain" in found:
+        found["difference"] = found["tax"] - found["plain"]
+    return found
+
+
+def tables(rows: Rows) -> str:
+    """Both networks side by side, every metric beside its control, and the commits."""
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    found = {seed: values_of_seed([row for row in rows if row["seed"] == seed]) for seed in seeds}
+    lines = [
+        [title, *(cell(values(rows, "tax", key or ""), len(seeds)) for key in keys)]
+        for title, keys in CONTROLLED.items()
+    ]
+    return "\n\n".join(
+        [
+            by_seed("Seed", found, COLUMNS),
+            table("TAX", lines, ["test images", "control"]),
+            f"Commit {commits(rows)}.",
+        ]
     )
 
 
-def read_results(runs: Sequence[Run]) -> Results:
-    """The results there are."""
-    results: dict[int, dict[str, Any]] = {}
-    for run in runs:
-        if run.result.exists():
-            results.setdefault(run.seed, {})[run.name] = json.loads(run.result.read_text())
-    return results
-
-
-def row(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """The values of a seed, by the keys of `COLUMNS`.
-
-    Args:
-        results: What is stored, by network; one may be missing.
-    """
-    values: dict[str, float] = {}
-    for name, stored in results.items():
-        values[name] = stored["metrics"][DICE]
-        values[f"{name}_minutes"] = stored["seconds"]["fit"] / 60
-    if all(name in values for name in NETWORKS):
-        values["difference"] = values["tax"] - values["plain"]
-    metrics = results.get("tax", {}).get("metrics", {})
-    return values | {key: metrics[key] for key in OF_TAX.values() if key in metrics}
-
-
-def make_table(results: Results) -> str:
-    """The table of all seeds, and the code it was made with."""
-    rows = {str(seed): row(found) for seed, found in results.items()}
-    commits = {run["commit"] for found in results.values() for run in found.values()}
-    return f"{summary('Seed', rows, COLUMNS)}\n\nCommit {', '.join(sorted(commits))}."
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, test and print the table.
-
-    Args:
-        arguments: Of the command line; ``None`` takes those of the process.
-
-    Returns:
-        Exit status: 0, 1 if a run failed or there is nothing to print, 130 if interrupted.
-    """
-    config = REPO / "experiments" / "quickstart.yaml"
-    parser = make_test_parser(__doc__, config, HERE / "results" / "plain")
+    """Train, test and print; returns the exit status of `carry_out`, 1 where nothing is printed."""
+    parser = study_parser(__doc__, HERE / "plain.csv")
+    quickstart = REPO / "experiments" / "quickstart.yaml"
+    parser.add_argument("--config", type=Path, default=quickstart, help="what to train")
     options = parser.parse_args(arguments)
+    config, status = options.config.resolve(), 0
     try:
-        check_config(options.config)
-    except ValueError as error:
+        check_config(config)
+    except (OSError, ValueError) as error:
         parser.error(str(error))
-    runs = make_runs(options.config, list(dict.fromkeys(options.seeds)), options.out.resolve())
-    status = 0 if options.table else carry_out_tests(runs, measure, options.jobs)
-    results = read_results(runs)
-    if not results:
-        print(f"no results of these seeds in {options.out}", file=sys.stderr)
+    if not options.only_tables:
+        runs = make_runs(config, options.seeds)
+        status = carry_out(options.table, runs, fit_and_test, options.jobs)
+    rows = stored(options.table, config.stem, options.seeds)
+    if not rows:
         return status or 1
-    print(make_table(results))
+    print(tables(rows))
     return status
 
 
