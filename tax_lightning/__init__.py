@@ -7,14 +7,14 @@ from tax_lightning.constants import __version__
 
 # Names are imported when they are used, so that `tax --version` needs no torch.
 _PUBLIC = {
-    "TAXLightningModule": "tax_lightning.modules.tax",
-    "AddedAnnotators": "tax_lightning.modules.add_annotators",
-    "TAXNetwork": "tax_lightning.models.network",
-    "TAXOutput": "tax_lightning.models.network",
-    "KernelBank": "tax_lightning.models.kernel_bank",
-    "PrototypeMemory": "tax_lightning.models.prototypes",
+    "TAXLightningModule": "tax_lightning.modules",
+    "AddedAnnotators": "tax_lightning.modules",
+    "TAXNetwork": "tax_lightning.models",
+    "TAXOutput": "tax_lightning.models",
+    "KernelBank": "tax_lightning.models",
+    "PrototypeMemory": "tax_lightning.models",
     "LossWeights": "tax_lightning.losses",
-    "Schedule": "tax_lightning.modules.schedule",
+    "Schedule": "tax_lightning.modules",
     "MultiAnnotatorDataModule": "tax_lightning.data",
     "FolderDataModule": "tax_lightning.data",
     "SyntheticDataModule": "tax_lightning.data",
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     )
     from tax_lightning.explanation import Explanation
     from tax_lightning.losses import LossWeights
+    from tax_lightning.models import TAXNetwork, TAXOutput
     from tax_lightning.models.kernel_bank import KernelBank
-    from tax_lightning.models.network import TAXNetwork, TAXOutput
     from tax_lightning.models.prototypes import PrototypeMemory
     from tax_lightning.modules.add_annotators import AddedAnnotators
     from tax_lightning.modules.schedule import Schedule

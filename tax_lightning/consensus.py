@@ -17,20 +17,11 @@ Reference = Literal["given", "majority", "staple", "none"]
 STAPLE_ITERATIONS = 100  # at most; a few images never meet the criterion
 
 
-def check_reference(reference: str, who_target: str = "none") -> None:
-    """Raise a ``ValueError`` if there is no such reference, or none to teach who with.
-
-    Example:
-        >>> check_reference("none", who_target="expert")
-    """
+def check_reference(reference: str) -> None:
+    """Raise a ``ValueError`` if there is no such reference."""
     if reference not in get_args(Reference):
         expected = ", ".join(get_args(Reference))
         raise ValueError(f"reference={reference!r}: expected one of {expected}.")
-    if reference == "none" and who_target not in ("none", "expert"):
-        raise ValueError(
-            f"reference='none', who_target={who_target!r}: without a reference nobody can be "
-            "said to be right. Set who_target='none', or reference='majority'."
-        )
 
 
 def reference_labels(reference: Reference, batch: Batch, num_classes: int) -> Tensor | None:
@@ -38,15 +29,17 @@ def reference_labels(reference: Reference, batch: Batch, num_classes: int) -> Te
 
     Args:
         reference: where they come from: ``"given"`` with the data, the ``"majority"`` of the
-            annotators, ``"staple"``, or ``"none"``.
-        batch: with ``"masks"`` ``[B, N, H, W]``, and ``"reference"`` ``[B, H, W]`` where given.
+            annotators, ``"staple"`` (estimated once, before training, by our data modules), or
+            ``"none"``.
+        batch: with ``"masks"`` ``[B, N, H, W]``, and ``"reference"`` ``[B, H, W]`` where the labels
+            come with the data.
         num_classes: number of classes C.
 
     Returns:
         Class ids ``[B, H, W]``, 255 where unknown; ``None`` for ``"none"``.
 
     Raises:
-        ValueError: if they should be given and are not.
+        ValueError: if they should come with the data and do not.
 
     Example:
         >>> masks = torch.tensor([1, 1, 0]).view(1, 3, 1, 1)
@@ -57,12 +50,16 @@ def reference_labels(reference: Reference, batch: Batch, num_classes: int) -> Te
         return None
     if reference == "majority":
         return majority(batch["masks"], num_classes)
-    if reference == "staple":
-        return staple(batch["masks"], num_classes)
     if "reference" not in batch:
+        cure = (
+            "Our data modules add it before training; with loaders of your own, add what "
+            "tax_lightning.consensus.staple(masks, num_classes) gives for each image"
+            if reference == "staple"
+            else "Supply reference labels with the data"
+        )
         raise ValueError(
-            "reference='given': the batch has no key 'reference'. Supply reference labels with "
-            "the data, or set reference='majority'."
+            f"reference={reference!r}: the batch has no key 'reference'. {cure}, or set "
+            "reference='majority'."
         )
     given: Tensor = batch["reference"]
     return given
@@ -94,19 +91,18 @@ def majority(masks: Tensor, num_classes: int) -> Tensor:
 def staple(masks: Tensor, num_classes: int) -> Tensor:
     """Reference label by STAPLE, which weighs the annotators by how often they are right.
 
-    Estimates for each image, in turns, the labels and each annotator's rates of confusion; whoever
-    often differs from the others counts less (Warfield, Zou, Wells, "Simultaneous truth and
-    performance level estimation", IEEE TMI 2004; for several classes Rohlfing, Russakoff, Maurer,
-    IEEE TMI 2004). Runs on the CPU, image by image: tens of milliseconds for a few hundred pixels
-    a side.
+    Estimates the labels and each annotator's confusion matrix in turns. An annotator who often
+    differs from the others counts less (Warfield, Zou, Wells, "Simultaneous truth and performance
+    level estimation", IEEE TMI 2004; for several classes Rohlfing, Russakoff, Maurer, IEEE TMI
+    2004). Runs on the CPU, image by image, in tens of milliseconds for a few hundred pixels a side.
 
     Args:
         masks: class ids ``[B, N, H, W]``, 255 where annotator n did not label.
         num_classes: number of classes C.
 
     Returns:
-        Class ids ``[B, H, W]``; 255 where STAPLE is unanimous and where nobody labelled. Where
-        someone labelled a part of an image only, the rest of it is decided by the majority.
+        Class ids ``[B, H, W]``; 255 where STAPLE has a tie and where nobody labelled. Where an
+        annotator labelled only a part of an image, the majority decides the rest.
 
     Raises:
         ModuleNotFoundError: if SimpleITK is not installed, which comes with the extra ``staple``.
@@ -181,10 +177,10 @@ def agreement(
 ) -> Tensor:
     """How well each annotator agrees with the reference around each pixel.
 
-    ``exp(-sharpness * share of the window where the annotator n's label differs)``:
-    1 where an annotator is right all around, near 0 where they deviate on a visible part of the
-    window. An annotator's label at one pixel says little about who is to be believed there (many
-    agree by chance); a habit shows in the neighbourhood.
+    ``exp(-sharpness * share of the window where annotator n's label differs)`` is 1 where an
+    annotator agrees all around, and near 0 where they deviate on a visible part of the window. A
+    single pixel says little, since many annotators agree there by chance. A habit shows in the
+    neighbourhood.
 
     Args:
         masks: class ids ``[B, N, H, W]``, 255 where not labelled.
@@ -212,11 +208,10 @@ def agreement(
 def relevance(
     masks: Tensor, reference: Tensor, window: int = 23, elsewhere: float = 0.05
 ) -> Tensor:
-    """Weight of a pixel in questions of who: 1 near a disagreement, ``elsewhere`` far from any.
+    """Weight of a pixel in the terms of who and why: 1 near a disagreement, else ``elsewhere``.
 
-    Where nobody within the window deviates from the reference, all annotators say the same and
-    "who decides" carries no information; such pixels are most of an image and must not drown the
-    rest.
+    Where no annotator within the window deviates from the reference, all say the same, and who
+    decides carries no information. Most pixels are such; at full weight they would hide the others.
 
     Args:
         masks: class ids ``[B, N, H, W]``, 255 where not labelled.

@@ -1,29 +1,28 @@
 """The training objective: named terms, each weighted and each logged.
 
-    annotator  -log p_n(y^n), averaged over annotators      each annotator's tendency
-    fused      -log p(y*), taught to w and to who says y*   the resulting segmentation
-    who        -e_n log w_n                                 who is to be believed where
-    balance    KL(mean g_n || uniform)                      every kernel of an annotator is used
-    cluster    CE(g_n, balanced assignment)                 prototypes divide what is seen
-    pull       (1 - cos(z, assigned P))^2                   prototypes stay close to real pixels
-    spread     relu(cos(P, P') - 0.5)^2                     prototypes stay apart
+    annotator   -log p_n(y^n), mean over annotators      each annotator's tendency
+    fused       -log p(y*)                               the resulting segmentation
+    who         -e_n log w_n                             who agrees with the reference here
+    cluster     (1 - cos(z, assigned P))^2               prototypes stay close to real pixels
+    separation  relu(cos(P, P') - 0.5)^2                 prototypes stay apart
 
-y^n is annotator n's label, y* the reference, e_n how well n agrees with it around a pixel
-(:func:`tax_lightning.consensus.agreement`); see :mod:`tax_lightning.models.network` for the rest. The
-balance of w itself is never asked for: annotators need not decide equally often.
+y^n is annotator n's label, y* the reference label, and e_n how well annotator n agrees with the
+reference around a pixel (:func:`tax_lightning.consensus.agreement`); the other symbols are those of
+:mod:`tax_lightning.models.network`. ``cluster`` and ``separation`` are the two costs of ProtoPNet
+(arXiv 1806.10574), with a balanced assignment of pixels to prototypes. No term balances w:
+annotators need not decide equally often.
 
-The result is made of the annotators' tendencies and nothing else: where an annotator's label is not
-y*, the term ``fused`` teaches their weight w_n but not their kernels. Else the kernels of all would
-learn y*, whoever had said it, and the result would not depend on those who are said to decide.
+The term ``fused`` trains the weights w_n everywhere, but annotator n's kernels only where n's label
+is y*. Otherwise all kernels would learn y*, whatever their annotator drew, and the result would no
+longer depend on who decides.
 
-Every term is a function of sums over images and pixels. In training under several processes these
-sums are taken over all of them (:attr:`TAXLoss.total`), so that the terms and their gradients are
-those of one process with the whole batch. Only Dice is that of each process's own images.
+Every term is a function of sums over images and pixels. Under several processes these sums are
+taken over all of them (:attr:`TAXLoss.total`). So the terms and gradients are those of one process
+with the whole batch. Only Dice is computed over the images of each process.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -32,22 +31,20 @@ from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tax_lightning.assignment import assign_pixels
 from tax_lightning.consensus import agreement, relevance
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.distributed import Total, alone
-from tax_lightning.models.kernel_bank import BankKind
-from tax_lightning.models.mixture import Mixing, mix
-from tax_lightning.models.network import TAXOutput
+from tax_lightning.models.mixture import mix
+from tax_lightning.models.output import TAXOutput
 from tax_lightning.models.prototypes import PrototypeMemory
 
-WhoTarget = Literal["window", "agree", "expert", "none"]
 SegmentationLoss = Literal["ce", "dice", "ce+dice"]
-LEAST_USE = 1e-8  # of a kernel, below which the logarithm's slope has no bound
+SHARPNESS = 60.0  # how quickly disagreement inside the window lowers the agreement
+PROTOTYPE_PIXELS = 1024  # per image, for the cluster term: neighbouring pixels teach the same
 
 
-class WeighedOutput(Protocol):
-    """What a network says that weighs its annotators; the fields of ``TAXOutput`` of that name."""
+class WeightedOutput(Protocol):
+    """The output of a model that weights its annotators, as ``TAXOutput`` and ``ModelOutput``."""
 
     @property
     def log_probs(self) -> Tensor: ...  # noqa: D102
@@ -65,26 +62,22 @@ class LossWeights:
         annotator: each annotator's own segmentation against their labels.
         fused: the resulting segmentation against the reference.
         who: the weights of the annotators against their agreement with the reference.
-        balance: even use of the kernels within an annotator.
-        cluster: prototypes as the centres of clusters of pixels.
-        pull: prototypes close to pixels.
-        spread: prototypes apart from each other.
+        cluster: prototypes close to pixels.
+        separation: prototypes apart from each other.
 
     Raises:
         ValueError: if a weight is negative.
 
     Example:
-        >>> LossWeights(spread=0.0).spread
+        >>> LossWeights(separation=0.0).separation
         0.0
     """
 
     annotator: float = 1.0
     fused: float = 1.0
     who: float = 0.5
-    balance: float = 0.1
-    cluster: float = 0.1
-    pull: float = 0.2
-    spread: float = 1.0
+    cluster: float = 0.2
+    separation: float = 1.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -93,11 +86,10 @@ class LossWeights:
 
 
 class SegmentationTerms(nn.Module):
-    """The terms of the objective that teach segmentations, unweighted.
+    """The terms of the objective that train segmentations, unweighted.
 
     Args:
         segmentation: cross-entropy, Dice or their sum.
-        mixing: how one result is made of the annotators' segmentations.
 
     Raises:
         ValueError: if there is no such loss.
@@ -105,45 +97,45 @@ class SegmentationTerms(nn.Module):
 
     total: Total
 
-    def __init__(self, segmentation: SegmentationLoss = "ce", mixing: Mixing = "prob") -> None:
+    def __init__(self, segmentation: SegmentationLoss = "ce") -> None:
         super().__init__()
-        _check_known(segmentation_loss=(segmentation, SegmentationLoss))
-        self.segmentation = segmentation
-        self.mixing: Mixing = mixing
-        # Sum over all processes, with a gradient; of one process the sum that it has.
+        if segmentation not in get_args(SegmentationLoss):
+            expected = ", ".join(get_args(SegmentationLoss))
+            raise ValueError(f"segmentation_loss={segmentation!r}: expected one of {expected}.")
+        self.kinds = segmentation.split("+")
+        # Sum over all processes, with a gradient; with one process its own sum.
         self.total = alone
 
     @property
     def _total(self) -> Total:
-        """In evaluation processes may have different numbers of batches and do not meet."""
+        """In evaluation processes may have different numbers of batches, so they must not wait."""
         return self.total if self.training else alone
 
     def segmentation_terms(
-        self, output: WeighedOutput, masks: Tensor, reference: Tensor | None
+        self, output: WeightedOutput, masks: Tensor, reference: Tensor | None
     ) -> dict[str, Tensor]:
         """The terms ``annotator`` and ``fused``, scalars.
 
         Args:
-            output: what the network said.
+            output: of the network.
             masks: ``[B, N, H, W]``, 255 where not labelled.
-            reference: ``[B, H, W]``, 255 where unknown; ``None`` trains the result for the labels
-                of all annotators.
+            reference: ``[B, H, W]``, 255 where unknown; ``None`` trains the result on the labels of
+                all annotators.
         """
         own = output.log_annotator_probs
         if reference is None:
             fused = self.between(output.log_probs.unsqueeze(1).expand_as(own), masks)
         else:
             labels = reference.unsqueeze(1)
-            said_so = (masks == labels).unsqueeze(2)
-            heard = torch.where(said_so, own, own.detach())
-            fused = self.between(mix(output.log_who, heard, self.mixing).unsqueeze(1), labels)
+            agrees = (masks == labels).unsqueeze(2)
+            taught = torch.where(agrees, own, own.detach())
+            fused = self.between(mix(output.log_who, taught).unsqueeze(1), labels)
         return {"annotator": self.between(own, masks), "fused": fused}
 
     def between(self, log_probs: Tensor, labels: Tensor) -> Tensor:
         """Loss of ``[B, N, C, H, W]`` against ``[B, N, H, W]``: over pixels first, then over N."""
-        kinds = self.segmentation.split("+")
-        terms = [_cross_entropy(log_probs, labels, self._total)] if "ce" in kinds else []
-        if "dice" in kinds:
+        terms = [_cross_entropy(log_probs, labels, self._total)] if "ce" in self.kinds else []
+        if "dice" in self.kinds:
             terms.append(_dice(log_probs, labels))
         return torch.stack(terms).sum()
 
@@ -154,43 +146,28 @@ class TAXLoss(SegmentationTerms):
     Args:
         annotators: number of annotators N.
         segmentation: loss of the two segmentation terms: cross-entropy, Dice or their sum.
-        who_target: what the weights w are taught. ``"window"``: agreement with the reference in a
-            window around the pixel; ``"agree"``: agreement at the pixel itself; ``"expert"``: the
-            known expert of synthetic data; ``"none"``: nothing, which leaves who arbitrary.
-        window: side of the window in pixels, odd.
-        sharpness: how quickly disagreement inside the window lowers the agreement.
-        mixing: how the network makes one result of the annotators' segmentations.
+        window: side in pixels, odd, of the window in which agreement with the reference counts.
 
     Raises:
-        ValueError: if an argument is none of the values named.
+        ValueError: if there is no such loss or the window is even.
     """
 
     images_seen: Tensor
     images_labelled: Tensor
 
     def __init__(
-        self,
-        annotators: int,
-        segmentation: SegmentationLoss = "ce",
-        who_target: WhoTarget = "window",
-        window: int = 23,
-        sharpness: float = 60.0,
-        mixing: Mixing = "prob",
+        self, annotators: int, segmentation: SegmentationLoss = "ce", window: int = 23
     ) -> None:
-        super().__init__(segmentation, mixing)
-        _check_known(who_target=(who_target, WhoTarget))
+        super().__init__(segmentation)
         if window < 1 or window % 2 == 0:
             raise ValueError(f"who_window={window}: expected an odd number of pixels.")
-        self.who_target = who_target
-        self.window = 1 if who_target == "agree" else window
-        self.sharpness = sharpness
-        self.neighbourhood = window
-        # Share of images that each annotator labelled, counted as training goes along.
+        self.window = window
+        # Share of images that each annotator labelled, counted while training.
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.long))
         self.register_buffer("images_labelled", torch.zeros(annotators, dtype=torch.long))
 
     def observe(self, labelled: Tensor, images: Tensor) -> None:
-        """Count whose labels came: ``labelled`` ``[N]`` of ``images`` ``[]``."""
+        """Count the images with labels of each annotator ``[N]``, and all images ``[]``."""
         self.images_labelled += labelled.round().long()
         self.images_seen += images.round().long()
 
@@ -211,63 +188,37 @@ class TAXLoss(SegmentationTerms):
         masks: Tensor,
         present: Tensor,
         reference: Tensor | None,
-        expert: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The terms ``who``, ``balance``, ``cluster``, ``pull`` and ``spread``, scalars.
+        """The terms ``who``, ``cluster`` and ``separation``, scalars.
 
         Args:
-            output: what the network said.
-            memory: the prototypes that said it.
+            output: of the network.
+            memory: the prototypes of that network.
             masks: ``[B, N, H, W]``, 255 where not labelled.
             present: ``[B, N]`` bool.
-            reference: ``[B, H, W]``, 255 where unknown; ``None`` believes every annotator.
-            expert: ``[B, H, W]`` index of the expert, 255 where none; for ``who_target="expert"``.
+            reference: ``[B, H, W]``, 255 where unknown; with ``None`` nobody can be said to be
+                right, so ``who`` is left out.
         """
         with torch.autocast(masks.device.type, enabled=False):
             weight = self.relevance(output, reference)
             agree = self.agreement(masks, present, reference)
             return {
-                "who": self._who(output.log_who, agree, weight, present, expert),
-                "balance": _balance(output.within, weight, memory.kind, self._total),
-                **_prototype_terms(output, memory, agree * weight.unsqueeze(1), self._total),
-                "spread": _spread(memory.unit_vectors),
+                **({} if reference is None else {"who": self._who(output, agree, weight, present)}),
+                "cluster": self._cluster(output, memory, agree * weight.unsqueeze(1)),
+                "separation": _separation(memory.unit_vectors),
             }
 
     def relevance(self, output: TAXOutput, reference: Tensor | None) -> Tensor:
-        """Weight of each pixel in questions of who, ``[B, H, W]`` in [0, 1].
+        """Weight of each pixel in the terms of who and why, ``[B, H, W]`` in [0, 1].
 
-        Near a disagreement of the annotators as the network knows them. Taken from the labels at
-        hand instead, it would depend on who happens to be present, and favour those who are
-        present where others deviate.
+        High where the network expects that annotators disagree. The labels at hand would not do:
+        they depend on who is present, and would favour annotators who are present where the others
+        deviate.
         """
-        said = output.log_annotator_probs.detach().max(dim=2).indices  # argmax is slower
         if reference is None:
             return torch.ones_like(output.log_probs[:, 0])
-        return relevance(said, reference, self.neighbourhood)
-
-    @torch.no_grad()
-    def follow(
-        self,
-        output: TAXOutput,
-        memory: PrototypeMemory,
-        masks: Tensor,
-        present: Tensor,
-        reference: Tensor | None,
-        keep: int = 0,
-    ) -> None:
-        """Move the prototypes to the pixels assigned to them, where no gradient teaches them.
-
-        Those of the first ``keep`` annotators stay.
-        """
-        with torch.autocast(masks.device.type, enabled=False):
-            agree = self.agreement(masks, present, reference)
-            weight = agree * self.relevance(output, reference).unsqueeze(1)
-            _, embedding, _, weight, target = assign_pixels(output, memory, weight, self._total)
-            taken = target * weight.unsqueeze(2)
-            if memory.kind == "shared":
-                taken = taken.sum(dim=1, keepdim=True)
-            sums = self._total(torch.einsum("bnkm,bdm->nkd", taken, embedding.float()))
-            memory.follow(sums, self._total(taken.sum(dim=(0, 3))), keep=keep)
+        expected = output.log_annotator_probs.detach().max(dim=2).indices  # argmax is slower
+        return relevance(expected, reference, self.window)
 
     def agreement(self, masks: Tensor, present: Tensor, reference: Tensor | None) -> Tensor:
         """e_n: how well annotator n agrees with the reference, ``[B, N, H, W]`` in [0, 1].
@@ -276,39 +227,72 @@ class TAXLoss(SegmentationTerms):
         """
         if reference is None:
             return (masks != IGNORE_INDEX).float()
-        agree = agreement(masks, reference, self.window, self.sharpness)
+        agree = agreement(masks, reference, self.window, SHARPNESS)
         return agree * present[:, :, None, None]
 
-    def _who(
-        self,
-        log_who: Tensor,
-        agree: Tensor,
-        weight: Tensor,
-        present: Tensor,
-        expert: Tensor | None,
-    ) -> Tensor:
-        if self.who_target == "none":
-            return log_who.new_zeros(())
-        if self.who_target == "expert":
-            return _expert_loss(log_who, expert, self._total)
-        # An annotator who labels half of the images counts double where they do. Normalising the
-        # target over whoever is present would instead favour those who label alone.
+    def _who(self, output: TAXOutput, agree: Tensor, weight: Tensor, present: Tensor) -> Tensor:
+        # An annotator who labelled half of the images counts double where they did. Normalising the
+        # target over whoever is present would instead favour annotators who label alone.
         rate = (present / self.label_rate)[:, :, None, None]
-        loss = -(rate * agree * log_who).sum(dim=1)
-        return _mean([(weight * loss).sum()], weight.sum(), self._total)[0]
+        loss = -(rate * agree * output.log_who).sum(dim=1)
+        return _mean((weight * loss).sum(), weight.sum(), self._total)
+
+    def _cluster(self, output: TAXOutput, memory: PrototypeMemory, weight: Tensor) -> Tensor:
+        """``weight`` of each pixel for each annotator is ``[B, N, H, W]``, 0 or more."""
+        height, width = weight.shape[-2:]
+        # The same places in all images.
+        pixels = torch.randperm(height * width, device=weight.device)[:PROTOTYPE_PIXELS]
+        weight = weight.flatten(2)[..., pixels]
+        embedding = output.embedding.flatten(2)[..., pixels].unsqueeze(3)
+        cosine = memory.similarity(embedding).squeeze(4)
+        usable = cosine.detach().masked_fill(~memory.active[:, :, None], float("-inf"))
+        assigned = balanced_assignment(usable, weight, total=self._total).argmax(
+            dim=2, keepdim=True
+        )
+        distance = weight * (1 - cosine.gather(2, assigned).squeeze(2)).square()
+        return _mean(distance.sum(), weight.sum(), self._total)
 
 
-def _check_known(**arguments: tuple[str, Any]) -> None:
-    """Raise a ``ValueError`` at a value that is not among those of its ``Literal``."""
-    for name, (value, literal) in arguments.items():
-        if value not in get_args(literal):
-            raise ValueError(f"{name}={value!r}: expected one of {', '.join(get_args(literal))}.")
+@torch.no_grad()
+def balanced_assignment(
+    cosine: Tensor,
+    weight: Tensor,
+    temperature: float = 0.05,
+    iterations: int = 3,
+    total: Total = alone,
+) -> Tensor:
+    """Assign pixels to the prototypes of each annotator so that all prototypes get equal weight.
+
+    Without the balance most pixels would go to one or two prototypes, and the others would explain
+    nothing. Sinkhorn-Knopp iterations as in SwAV (arXiv 2006.09882), with weighted pixels.
+
+    Args:
+        cosine: of pixels and prototypes, ``[B, N, K, M]``.
+        weight: of the pixels, ``[B, N, M]``, 0 or more.
+        temperature: lower is closer to a hard assignment.
+        iterations: of normalising over prototypes and over pixels.
+        total: sum over all processes, each of which has some of the pixels.
+
+    Returns:
+        ``[B, N, K, M]``, sums to 1 over K.
+
+    Example:
+        >>> cosine = torch.tensor([[0.9, 0.8], [0.1, 0.3]]).view(1, 1, 2, 2)  # K = 2, M = 2
+        >>> balanced_assignment(cosine, torch.ones(1, 1, 2)).argmax(dim=2)
+        tensor([[[0, 1]]])
+    """
+    weight = weight.unsqueeze(2)
+    plan = ((cosine - cosine.amax(dim=2, keepdim=True)) / temperature).exp() * weight
+    for _ in range(iterations):
+        plan = plan / total(plan.sum(dim=(0, 3), keepdim=True)).clamp_min(1e-12)
+        plan = plan / plan.sum(dim=2, keepdim=True).clamp_min(1e-12) * weight
+    return plan / plan.sum(dim=2, keepdim=True).clamp_min(1e-12)
 
 
-def _mean(sums: list[Tensor], count: Tensor, total: Total) -> Tensor:
-    """Sums over a count, both over all processes; 0 where nothing was counted."""
-    whole = total(torch.stack([*sums, count]))
-    return whole[:-1] / whole[-1].clamp_min(1e-6)
+def _mean(summed: Tensor, count: Tensor, total: Total) -> Tensor:
+    """Sum over count, both over all processes; 0 where nothing was counted."""
+    summed, count = total(torch.stack([summed, count]))
+    return summed / count.clamp_min(1e-6)
 
 
 def _cross_entropy(log_probs: Tensor, labels: Tensor, total: Total) -> Tensor:
@@ -330,51 +314,13 @@ def _dice(log_probs: Tensor, labels: Tensor) -> Tensor:
     one_hot = (labels.unsqueeze(2) == classes).long()
     one_hot = one_hot.masked_fill(~known.unsqueeze(2), IGNORE_INDEX)
     # Each class of each annotator is a channel of its own, over all images and pixels.
-    dice = DiceLoss("multilabel", from_logits=False, ignore_index=IGNORE_INDEX)
+    dice: Any = DiceLoss("multilabel", from_logits=False, ignore_index=IGNORE_INDEX)
     loss: Tensor = dice(log_probs.exp().flatten(1, 2), one_hot.flatten(1, 2))
     # Annotators without a label count zero in that mean.
     return loss * labels.shape[1] / known.sum((0, 2, 3)).count_nonzero().clamp_min(1)
 
 
-def _expert_loss(log_who: Tensor, expert: Tensor | None, total: Total) -> Tensor:
-    if expert is None:
-        raise ValueError(
-            "who_target='expert': the batch has no key 'expert'. Only synthetic data knows the "
-            "expert of each pixel; use who_target='window'."
-        )
-    loss = F.nll_loss(log_who, expert, ignore_index=IGNORE_INDEX, reduction="sum")
-    return _mean([loss], (expert != IGNORE_INDEX).sum().to(loss), total)[0]
-
-
-def _balance(within: Tensor, weight: Tensor, kind: BankKind, total: Total) -> Tensor:
-    """Mean over n of KL(mean use of n's kernels || uniform).
-
-    Shared kernels are to be used evenly by all annotators together, not by each.
-    """
-    kernels = within.shape[1:3]
-    # As a product of matrices, without a copy of all the values in between.
-    columns = weight.flatten(1).unsqueeze(2).to(within.dtype)
-    used = (within.flatten(3).flatten(1, 2) @ columns).sum(dim=(0, 2))
-    use = _mean(list(used), weight.sum(), total).view(kernels)
-    if kind == "shared":
-        use = use.mean(dim=0, keepdim=True)
-    divergence: Tensor = use * (use.clamp_min(LEAST_USE).log() + math.log(kernels[1]))
-    return divergence.sum(dim=1).mean()
-
-
-def _prototype_terms(
-    output: TAXOutput, memory: PrototypeMemory, weight: Tensor, total: Total
-) -> dict[str, Tensor]:
-    """``cluster`` and ``pull`` on sampled pixels, weighted by ``[B, N, H, W]``."""
-    log_within, _, cosine, weight, target = assign_pixels(output, memory, weight, total)
-    cross_entropy = -(target * log_within).sum(dim=2)
-    nearest = cosine.gather(2, target.argmax(dim=2, keepdim=True)).squeeze(2)
-    sums = [(weight * cross_entropy).sum(), (weight * (1 - nearest).square()).sum()]
-    cluster, pull = _mean(sums, weight.sum(), total)
-    return {"cluster": cluster, "pull": pull}
-
-
-def _spread(vectors: Tensor) -> Tensor:
+def _separation(vectors: Tensor) -> Tensor:
     flat = vectors.flatten(0, 1)
     cosine = flat @ flat.T
     apart = ~torch.eye(len(flat), dtype=torch.bool, device=flat.device)

@@ -14,5 +14,7 @@ def test_no_file_imports_the_folder_that_it_is_in():
         beside = {file.stem for file in path.parent.iterdir()}
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module == folder:
-                circles += [(path.name, name.name) for name in node.names if name.name not in beside]
+                circles += [
+                    (path.name, name.name) for name in node.names if name.name not in beside
+                ]
     assert circles == []

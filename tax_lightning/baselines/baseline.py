@@ -11,11 +11,11 @@ from tax_lightning.batch import Batch
 from tax_lightning.consensus import Reference
 from tax_lightning.explanation import Prediction
 from tax_lightning.losses import SegmentationLoss, SegmentationTerms
-from tax_lightning.models.backbone import DenseNetwork
+from tax_lightning.models.backbone import DenseNetwork, evaluating
 from tax_lightning.models.mixture import mix
+from tax_lightning.models.output import ModelOutput
 from tax_lightning.modules import checkpoints
-from tax_lightning.modules.base import ModelOutput, MultiAnnotatorModule
-from tax_lightning.modules.projection import evaluating
+from tax_lightning.modules.base import MultiAnnotatorModule
 
 HEAD_SIZE = 3  # of the convolution that ends a network, as smp has it
 
@@ -109,7 +109,7 @@ class Baseline(MultiAnnotatorModule):
             result: Tensor = output.log_probs.exp()
             return result
         weights = output.log_who[:, chosen].log_softmax(dim=1)
-        return mix(weights, output.log_annotator_probs[:, chosen], "prob").exp()
+        return mix(weights, output.log_annotator_probs[:, chosen]).exp()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """The segmentations of each image, on the CPU."""

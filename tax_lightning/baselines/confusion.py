@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tax_lightning.baselines.baseline import Baseline, SegmentationNetwork
 from tax_lightning.batch import Batch
 from tax_lightning.models.kernel_bank import KernelBank
-from tax_lightning.modules.base import ModelOutput
+from tax_lightning.models.output import ModelOutput
 
 RIGHT = 0.95  # probability on the diagonal of a matrix at the start
 
@@ -168,7 +168,7 @@ class ConfusionPixel(Confusion):
         self.confusion = KernelBank(
             len(self.annotators), size, size, self.network.channels, kernel_size
         )
-        for weight, bias in zip(self.confusion.weights, self.confusion.biases, strict=True):
+        for weight, bias in [(self.confusion.weight, self.confusion.bias)]:
             nn.init.zeros_(weight)
             bias.data.copy_(nearly_identity(size))
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tax_lightning.baselines.baseline import Baseline, SegmentationNetwork
 from tax_lightning.batch import Batch
-from tax_lightning.modules.base import ModelOutput
+from tax_lightning.models.output import ModelOutput
 
 
 class Consensus(Baseline):

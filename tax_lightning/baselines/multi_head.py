@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tax_lightning.baselines.baseline import Baseline
@@ -11,8 +12,7 @@ from tax_lightning.metrics import EvidenceMetrics
 from tax_lightning.models.backbone import DenseNetwork
 from tax_lightning.models.kernel_bank import KernelBank
 from tax_lightning.models.mixture import mix
-from tax_lightning.modules import evaluation
-from tax_lightning.modules.base import ModelOutput
+from tax_lightning.models.output import ModelOutput
 
 
 class MultiHead(Baseline):
@@ -115,7 +115,7 @@ class GatedMultiHead(MultiHead):
         features = self.network.features(images)
         own, evidence = self._own(features), self.gate(features).float()
         log_who = evidence.log_softmax(dim=1)
-        return ModelOutput(mix(log_who, own, "prob"), own, log_who, evidence=evidence)
+        return ModelOutput(mix(log_who, own), own, log_who, evidence=evidence)
 
     def segmentation_terms(
         self, batch: Batch, output: ModelOutput, reference: Tensor | None
@@ -126,7 +126,17 @@ class GatedMultiHead(MultiHead):
     def _measure_in_test(self, batch: Batch, output: ModelOutput, reference: Tensor | None) -> None:
         super()._measure_in_test(batch, output, reference)
         if self.explanation_metrics is not None:
-            evaluation.measure_evidence(batch, output, reference, self.explanation_metrics)
+            assert output.evidence is not None
+            unknown = torch.full_like(batch["masks"][:, 0], 255)
+            self.explanation_metrics.update_evidence(
+                log_who=output.log_who,
+                log_annotator_probs=output.log_annotator_probs,
+                similarity=output.evidence.unsqueeze(2),
+                masks=batch["masks"],
+                present=batch["present"],
+                reference=unknown if reference is None else reference,
+                expert=batch.get("expert"),
+            )
 
     def _values_of_test(self) -> dict[str, Tensor]:
         values = super()._values_of_test()

@@ -13,7 +13,7 @@ from tax_lightning.baselines.baseline import Baseline
 from tax_lightning.baselines.latent import LatentHead, noise
 from tax_lightning.batch import Batch
 from tax_lightning.models.backbone import DenseNetwork
-from tax_lightning.modules.base import ModelOutput
+from tax_lightning.models.output import ModelOutput
 
 
 class Pionono(Baseline):

@@ -12,9 +12,8 @@ from tax_lightning.baselines.baseline import Baseline
 from tax_lightning.baselines.latent import LatentHead, noise, start
 from tax_lightning.batch import Batch
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.models.backbone import DenseNetwork
-from tax_lightning.modules.base import ModelOutput
-from tax_lightning.modules.projection import evaluating
+from tax_lightning.models.backbone import DenseNetwork, evaluating
+from tax_lightning.models.output import ModelOutput
 
 WIDTHS = (32, 64, 128)  # of the two encoders, one stride of 2 each
 LOG_SIGMA = 7.0  # beyond which a standard deviation is no longer one

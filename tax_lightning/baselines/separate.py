@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tax_lightning.baselines.baseline import Baseline, SegmentationNetwork
-from tax_lightning.modules.base import ModelOutput
+from tax_lightning.models.output import ModelOutput
 
 
 class Separate(Baseline):

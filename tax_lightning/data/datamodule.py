@@ -36,6 +36,7 @@ from tax_lightning.data.dataset import (
     FewerLabels,
     MultiAnnotatorDataset,
     Source,
+    StapleReference,
     collate_samples,
     to_picture,
 )
@@ -141,6 +142,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         check_transforms([*self.train_transforms, *self.eval_transforms])
         self.predict_split = predict_split
         self._sources: dict[str, Source] = {}
+        self._uses_staple = False
 
     @property
     def decoder(self) -> Decoder:
@@ -282,8 +284,20 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
             source = self._source(split)
             if split == "train" and self.labels_per_image is not None:
                 source = FewerLabels(source, self.labels_per_image)
+            if self._uses_staple:
+                source = StapleReference(source, len(self.classes))
             self._sources[split] = source
         return self._sources[split]
+
+    def use_staple(self) -> None:
+        """Let the reference of every sample be the STAPLE estimate of its masks.
+
+        Estimated once for each sample, see :func:`tax_lightning.consensus.staple`.
+        """
+        if not self._uses_staple:
+            self._uses_staple = True
+            for split, source in self._sources.items():
+                self._sources[split] = StapleReference(source, len(self.classes))
 
     def _all_sources(self) -> Iterator[Source]:
         yield from (self._samples_of(split) for split in SPLITS)

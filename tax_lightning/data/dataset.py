@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from tax_lightning.batch import unpacked
+from tax_lightning.consensus import staple
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.preparation import IMAGENET
 from tax_lightning.data.samples import RawSample
@@ -213,6 +216,38 @@ class FewerLabels:
         if deviation is not None:
             deviation[hidden] = 0  # no rule acted where nothing is shown
         return replace(raw, masks=masks, present=present, deviation=deviation)
+
+
+class StapleReference:
+    """Samples whose reference is the STAPLE estimate of their masks, made once for all of them.
+
+    Args:
+        source: The samples.
+        classes: Number of classes.
+    """
+
+    def __init__(self, source: Source, classes: int) -> None:
+        rank_zero_info(f"STAPLE estimates the reference of {len(source.ids)} images.")
+        self.source = source
+        self._estimates = [_staple_png(source[i], classes) for i in range(len(source.ids))]
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Those of the samples."""
+        return self.source.ids
+
+    def __getitem__(self, index: int) -> RawSample:
+        """The sample with the estimate as its reference."""
+        estimate = cv2.imdecode(self._estimates[index], cv2.IMREAD_UNCHANGED)
+        return replace(self.source[index], reference=np.asarray(estimate, np.uint8))
+
+
+def _staple_png(sample: RawSample, classes: int) -> npt.NDArray[np.uint8]:
+    """The estimate as the bytes of a PNG, since label maps shrink to a hundredth."""
+    labels = staple(torch.from_numpy(sample.masks).long().unsqueeze(0), classes)
+    done, png = cv2.imencode(".png", labels[0].numpy().astype(np.uint8))
+    assert done
+    return np.asarray(png, np.uint8)
 
 
 def _own(plane: npt.NDArray[np.uint8]) -> Tensor:

@@ -18,8 +18,11 @@ from tax_lightning.metrics.removal import Removal
 from tax_lightning.metrics.usage import AssignmentUsage, prototype_max_cosine
 from tax_lightning.metrics.who import ExpertAccuracy, WhoAccuracy, disagreement
 from tax_lightning.metrics.why import WhyFaithfulness
-from tax_lightning.models.mixture import Mixing
-from tax_lightning.models.network import TAXNetwork, TAXOutput, TAXWeights
+from typing import Literal
+
+Mixing = Literal["prob"]
+from tax_lightning.models.network import TAXNetwork
+from tax_lightning.models.output import TAXOutput, TAXWeights
 
 PROBED_IMAGES = 4  # of the first that come, for what needs passes of its own
 # These do not depend on the who map, or not on whose weight is whose.
@@ -160,10 +163,10 @@ class ExplanationMetrics(EvidenceMetrics):
     """
 
     def __init__(self, network: TAXNetwork, annotators: Sequence[str], classes: int) -> None:
-        super().__init__(annotators, classes, network.kernels, network.mixing)
+        super().__init__(annotators, classes, network.kernels, "prob")
         # Not a submodule: it belongs to the module that is measured.
         self._network = [network]
-        self.why = WhyFaithfulness(network.mixing)
+        self.why = WhyFaithfulness("prob")
         self.usage = AssignmentUsage(annotators, network.kernels)
         self.probed: list[Tensor] = []
 
@@ -278,7 +281,7 @@ def exchanged(who: Tensor) -> Tensor:
 
 def _weights(network: TAXNetwork, images: Tensor) -> TAXWeights:
     """Who and why of images, without what the kernels would label: a third of the time."""
-    return network.weigh(network.see(images).embedding)
+    return network.gate(network.encode(images).embedding)
 
 
 def _weights_as_one(network: TAXNetwork, images: Tensor) -> TAXWeights:

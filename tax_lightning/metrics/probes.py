@@ -21,7 +21,7 @@ from tax_lightning.explanation import PrototypeSource
 from tax_lightning.metrics.inputs import check_inputs
 
 if TYPE_CHECKING:
-    from tax_lightning.models.network import TAXOutput, TAXWeights
+    from tax_lightning.models.output import TAXOutput, TAXWeights
 
 OutputOf = Callable[[Tensor], "TAXOutput | TAXWeights"]
 

@@ -10,7 +10,10 @@ from torchmetrics import Metric
 
 from tax_lightning.metrics.inputs import check_inputs, labelled_pixels
 from tax_lightning.metrics.who import disagreement
-from tax_lightning.models.mixture import Mixing, among, mix
+from tax_lightning.models.mixture import among, mix
+from typing import Literal
+
+Mixing = Literal["prob"]
 
 # Shares crowd near 0 and 1, where bins of equal width would make ties of most. Their logits spread,
 # and in single precision those of the shares above 1/2 all lie below 16.
@@ -75,7 +78,7 @@ def _sums(
     disputed = disagreement(masks, present)
     seen = labelled_pixels(masks, present).any(1)
     top = named.argmax(1)
-    log_probs = mix(log_who, log_annotator_probs, mixing)
+    log_probs = mix(log_who, log_annotator_probs)
     decision, probs = log_probs.argmax(1), log_probs.exp()
     alone = log_annotator_probs.argmax(2).gather(1, top.unsqueeze(1)).squeeze(1)
 
@@ -85,7 +88,7 @@ def _sums(
     change = log_who.new_zeros(2, annotators)
     # Of one annotator nobody would be left.
     for n in range(annotators if annotators > 1 else 0):
-        log_rest = mix(_without(log_who, n), log_annotator_probs, mixing)
+        log_rest = mix(_without(log_who, n), log_annotator_probs)
         flips = log_rest.argmax(1) != decision
         bins = _score_bins(named[:, n])
         distance = (log_rest.exp() - probs).abs().sum(1) / 2

@@ -14,7 +14,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tax_lightning.metrics.inputs import check_inputs
-from tax_lightning.models.mixture import Mixing, among, mix
+from tax_lightning.models.mixture import among, mix
+from typing import Literal
+
+Mixing = Literal["prob"]
 
 KEYS = (
     "why_deletion_area",
@@ -71,7 +74,7 @@ def _deletion_area(
     """Mean of p(decision) ``[1, 1, P]`` with the kernels of the lowest 0, 1 .. M - 1 ranks gone."""
     area = torch.zeros_like(decision, dtype=torch.float32)
     for removed in range(len(log_weights)):
-        left = mix(among(log_weights, ranks >= removed), log_probs, mixing)
+        left = mix(among(log_weights, ranks >= removed), log_probs)
         # Only kernels without any weight at this pixel may be left; they cannot decide anything.
         area += left.gather(0, decision).exp().nan_to_num(nan=0.0)
     return area / len(log_weights)
@@ -117,11 +120,11 @@ def _why_sums(
     count = torch.tensor(weights.shape[-1], device=cases.device)
     if not count:
         return torch.zeros(len(KEYS), device=cases.device), count
-    decision = mix(weights, probs, mixing).argmax(0, keepdim=True)
+    decision = mix(weights, probs).argmax(0, keepdim=True)
     ranks = _ranks(weights, probs, decision, mixing)
 
     def same_with(top: int) -> Tensor:
-        alone = mix(among(weights, ranks < top), probs, mixing)
+        alone = mix(among(weights, ranks < top), probs)
         return alone.argmax(0, keepdim=True) == decision
 
     values = (

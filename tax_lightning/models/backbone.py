@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -60,6 +62,7 @@ class DenseNetwork(nn.Module):
         context: bool = False,
     ) -> None:
         super().__init__()
+        ours = backbone is None
         if backbone is None:
             backbone = _build_backbone(
                 architecture, encoder, encoder_weights, in_channels, backbone_options or {}
@@ -69,7 +72,7 @@ class DenseNetwork(nn.Module):
             backbone.segmentation_head = nn.Identity()
         self.backbone = backbone
         self.asks_for_context = context
-        self.channels, self.context_channels = self._dry_run(in_channels)
+        self.channels, self.context_channels = self._dry_run(in_channels, ours=ours)
 
     def features(self, images: Tensor) -> Tensor:
         """Dense features ``[B, D, H, W]`` at the resolution of the images ``[B, ch, H, W]``.
@@ -136,18 +139,27 @@ class DenseNetwork(nn.Module):
         return features, context if self.asks_for_context else None
 
     @torch.enable_grad()
-    def _dry_run(self, in_channels: int) -> tuple[int, int]:
-        """Read the backbone's channels off one image, and hold still what has no part in them.
+    def _dry_run(self, in_channels: int, *, ours: bool) -> tuple[int, int]:
+        """Read the backbone's channels off one image, and take out what has no part in them.
 
-        A shortened encoder (``encoder_depth=3``) keeps the parameters of its deeper layers. No
-        gradient would ever reach them, for which DistributedDataParallel stops with an error.
+        An encoder of smp that is cut off (``encoder_depth=3``) still has its deeper layers. They
+        would be saved with each checkpoint and counted as parameters; and as no gradient reaches
+        them, DistributedDataParallel would stop with an error. A backbone that the user gave keeps
+        its layers; those without a part are only held still.
         """
         was_training = self.backbone.training
         self.backbone.eval()
         probe = next(self.backbone.parameters(), torch.zeros(1))
         side = 128 * math.ceil(self.size_multiple / 128)
         images = torch.zeros(1, in_channels, side, side, device=probe.device)
+        ran: set[nn.Module] = set()
+        hooks = [
+            module.register_forward_hook(lambda module, *_: ran.add(module))
+            for module in self.backbone.modules()
+        ]
         features, context = self._run_backbone(images)
+        for hook in hooks:
+            hook.remove()
         maps = [features] if context is None else [features, context]
         for given in maps:
             if not isinstance(given, Tensor) or given.ndim != 4:
@@ -163,8 +175,31 @@ class DenseNetwork(nn.Module):
             gradients = torch.autograd.grad(learnt, trained, allow_unused=True)
             for parameter, gradient in zip(trained, gradients, strict=True):
                 parameter.requires_grad_(gradient is not None)
+            if ours:
+                _remove_unused(self.backbone, ran)
         self.backbone.train(was_training)
         return features.shape[1], 0 if context is None else context.shape[1]
+
+
+def _remove_unused(module: nn.Module, ran: set[nn.Module]) -> None:
+    """Replace the layers that did not run and whose parameters got no gradient."""
+    for name, child in module.named_children():
+        parameters = list(child.parameters())
+        if any(part in ran for part in child.modules()) or any(p.requires_grad for p in parameters):
+            _remove_unused(child, ran)
+        elif parameters:
+            setattr(module, name, nn.Identity())
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time of the block; a module in training mode returns to it."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
 
 
 def _is_encoder_decoder(backbone: nn.Module) -> bool:

@@ -1,34 +1,28 @@
-"""How weighted segmentations become one: the rule that the whole explanation rests on.
+"""Mixtures of segmentations: the sum that the explanation rests on.
 
-The same rule is used twice, for an annotator's kernels (weights g_nk) and for the annotators of the
-result (weights w_n):
-
-    prob    p = sum_m weight_m p_m                        shares of the decision add up exactly
-    logit   p = softmax over classes of sum_m weight_m l_m   as if one kernel had been mixed first
+The same sum is used twice, over an annotator's kernels (weights g_nk) and over the annotators
+(weights w_n). Probabilities are mixed, so the shares of the parts in a decision add up to 1.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Mixing = Literal["prob", "logit"]
 
+def mix(log_weights: Tensor, log_probs: Tensor) -> Tensor:
+    """Mix M segmentations by weight: p = sum_m weight_m p_m, in logarithms.
 
-def mix(log_weights: Tensor, log_probs: Tensor, mixing: Mixing) -> Tensor:
-    """Mix M segmentations by weight, in logarithms.
-
-    In logarithms a pixel that is certainly wrong still has a slope to learn from, and in float32
-    the mixture is exact also where the convolutions ran in bf16.
+    In logarithms a pixel that is certainly wrong still has a gradient, and float32 is exact enough
+    where the convolutions ran in bf16.
 
     Args:
         log_weights: ``[..., M, H, W]``, logarithms of weights that sum to 1 over M; -inf leaves
-            one out.
+            a segmentation out.
         log_probs: ``[..., M, C, H, W]``, logarithms of probabilities over C.
-        mixing: ``"prob"`` or ``"logit"``.
 
     Returns:
         ``[..., C, H, W]``, logarithms of probabilities that sum to 1 over C.
@@ -36,26 +30,21 @@ def mix(log_weights: Tensor, log_probs: Tensor, mixing: Mixing) -> Tensor:
     Example:
         >>> weights = torch.tensor([0.75, 0.25]).view(2, 1, 1)
         >>> probs = torch.tensor([[0.8, 0.2], [0.4, 0.6]]).view(2, 2, 1, 1)
-        >>> mix(weights.log(), probs.log(), "prob").exp().flatten()
+        >>> mix(weights.log(), probs.log()).exp().flatten()
         tensor([0.7000, 0.3000])
-        >>> mix(weights.log(), probs.log(), "logit").exp().flatten()
-        tensor([0.7188, 0.2812])
     """
-    if mixing == "prob":
-        return logsumexp(log_weights.unsqueeze(-3), dim=-4, added=log_probs)
-    # Logarithms of probabilities are the logits up to a number that is the same for all classes.
-    return (log_weights.exp().unsqueeze(-3) * log_probs).sum(dim=-4).log_softmax(dim=-3)
+    return logsumexp(log_weights.unsqueeze(-3), dim=-4, added=log_probs)
 
 
 def among(log_weights: Tensor, chosen: Tensor) -> Tensor:
-    """Weights if only some of the M took part: the others get none, the rest sum to 1 again.
+    """The weights if only some of the M parts took part; these sum to 1 again.
 
     Args:
         log_weights: ``[..., M, H, W]``.
         chosen: bool, broadcastable to that shape; at least one of M at every pixel.
 
     Returns:
-        ``[..., M, H, W]``; -inf for who does not take part.
+        ``[..., M, H, W]``; -inf for those left out.
 
     Example:
         >>> log_weights = torch.tensor([0.5, 0.3, 0.2]).log().view(3, 1, 1)
@@ -67,12 +56,12 @@ def among(log_weights: Tensor, chosen: Tensor) -> Tensor:
 
 
 def logsumexp(values: Tensor, dim: int, added: Tensor | None = None) -> Tensor:
-    """``torch.logsumexp`` with a cheaper backward pass: there are N K C values a pixel.
+    """``torch.logsumexp`` with a cheaper backward pass, since there are N K C values a pixel.
 
     Args:
         values: any shape; along ``dim`` at least one is greater than -inf.
-        dim: the dimension to sum over; it is left out of the result.
-        added: to the values first; broadcast.
+        dim: the dimension to sum over; the result does not have it.
+        added: is added to the values first; broadcast.
 
     Example:
         >>> logsumexp(torch.tensor([[0.25, 0.75], [0.5, 0.0]]).log(), dim=1).exp()
@@ -83,15 +72,13 @@ def logsumexp(values: Tensor, dim: int, added: Tensor | None = None) -> Tensor:
 
 
 class _LogSumExp(torch.autograd.Function):
-    """Keeps the exponentials of the forward pass, where PyTorch's own computes them again.
-
-    In place where the values are a sum of two that nobody else sees.
-    """
+    """Keeps the exponentials of the forward pass; PyTorch's own computes them twice."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, added: Tensor | None, dim: int) -> Tensor:  # noqa: ANN401
         whole = values if added is None else values + added
         largest = whole.amax(dim, keepdim=True)
+        # In place where the sum was made here, so that nobody else sees it.
         parts = (whole - largest if added is None else whole.sub_(largest)).exp_()
         total = parts.sum(dim, keepdim=True)
         ctx.save_for_backward(parts, total)

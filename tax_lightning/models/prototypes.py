@@ -1,4 +1,4 @@
-"""The prototype memory: what each kernel looks for, and the training pixels that it came from."""
+"""The prototype memory: what each kernel responds to, and the training pixels it was taken from."""
 
 from __future__ import annotations
 
@@ -12,38 +12,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tax_lightning.explanation import PrototypeSource
-from tax_lightning.models.kernel_bank import BankKind, Cohorts, joined
 
-NEAREST = 9
+NEAREST = 9  # further training pixels that are noted for each prototype
 LEAST_SIMILARITY = 0.5
 
 
 class PrototypeMemory(nn.Module):
     """One unit-length prototype for each kernel of each annotator, and where it was taken from.
 
-    The cosine between a pixel's embedding and prototype (n, k) is the evidence for kernel (n, k) at
-    that pixel. During training the prototypes are learnt by gradient; :meth:`project` then moves
-    each of them onto a real training pixel, so that "this decision is due to prototype (n, k)"
-    can be shown as a training patch (arXiv 2302.09561 asks for visual guidance by a prototype bank;
-    moving prototypes onto training examples follows ProtoPNet, arXiv 1806.10574).
+    The cosine of a pixel's embedding and prototype (n, k) is the evidence for kernel (n, k) at that
+    pixel. Prototypes are learnt by gradient. :meth:`project` then moves each of them onto a real
+    training pixel, so that the reason for a decision can be shown as a training patch. A memory of
+    prototypes is what arXiv 2302.09561 asks for; the projection follows ProtoPNet, arXiv 1806.10574.
 
-    The provenance (sample id, pixel, similarity, label, nearest pixels) is part of the ``state_dict``
+    The sources (sample id, pixel, similarity, label, nearest pixels) are part of the ``state_dict``
     as plain tensors and strings, without any image data.
 
     Args:
-        cohorts: number of annotators N, or a number for each cohort of annotators, see
-            :class:`~tax_lightning.models.kernel_bank.KernelBank`.
+        annotators: number of annotators N.
         kernels: kernels, and so prototypes, per annotator K.
-        channels: length D of an embedding.
+        channels: length E of an embedding.
         temperature: tau, by which a cosine is divided before the softmax; greater than 0.
-        kind: ``"private"``: each annotator has K prototypes and one prior; ``"shared"``: all have
-            the same K prototypes, and each a prior for each of them, on the scale of a cosine.
 
     Raises:
         ValueError: if ``temperature`` is not positive.
 
     Shape:
-        - embedding: ``[B, D, H, W]``, unit length over D
+        - embedding: ``[B, E, H, W]``, unit length over E
         - evidence: ``[B, N, K, H, W]``; -inf for a pruned prototype
 
     Example:
@@ -62,115 +57,62 @@ class PrototypeMemory(nn.Module):
     source_similarity: Tensor
 
     def __init__(
-        self,
-        cohorts: int | Sequence[int],
-        kernels: int,
-        channels: int,
-        temperature: float = 0.1,
-        kind: BankKind = "private",
+        self, annotators: int, kernels: int, channels: int, temperature: float = 0.1
     ) -> None:
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature={temperature}: expected a number greater than 0.")
         self.temperature = temperature
-        self.kind = kind
-        sizes = [cohorts] if isinstance(cohorts, int) else list(cohorts)
-        rows = sizes if kind == "private" else [1]
-        self.prototypes = Cohorts(
-            [F.normalize(torch.randn(row, kernels, channels), dim=-1) for row in rows]
-        )
-        self.priors = Cohorts(
-            [torch.zeros(n) if kind == "private" else torch.zeros(n, kernels) for n in sizes]
-        )
-        places = (sum(rows), kernels, 1 + NEAREST)  # the source, then its nearest pixels
+        self.vectors = nn.Parameter(F.normalize(torch.randn(annotators, kernels, channels), dim=-1))
+        self.prior = nn.Parameter(torch.zeros(annotators))
+        places = (annotators, kernels, 1 + NEAREST)  # the source, then its nearest pixels
         self.register_buffer("active", torch.ones(places[:2], dtype=torch.bool))
         self.register_buffer("projected", torch.tensor(False))
         self.register_buffer("source_pixel", torch.full((*places, 2), -1))
         self.register_buffer("source_label", torch.full(places, -1))
         self.register_buffer("source_similarity", torch.full(places, float("nan")))
-        self.source_ids = _no_ids(*places[:2])
-
-    @property
-    def annotators(self) -> int:
-        """Number of annotators N."""
-        return sum(self.priors.sizes)
-
-    @property
-    def vectors(self) -> Tensor:
-        """All prototypes as they are learnt, ``[N, K, D]``; shared ones ``[1, K, D]``."""
-        return self.prototypes.whole
-
-    @property
-    def prior(self) -> Tensor:
-        """Priors ``[N]``; those of shared prototypes ``[N, K]``."""
-        return self.priors.whole
+        self.source_ids = _no_ids(annotators, kernels)
 
     @property
     def unit_vectors(self) -> Tensor:
-        """The prototypes at unit length, float32 ``[N, K, D]``; shared ones ``[1, K, D]``."""
+        """The prototypes at unit length, float32 ``[N, K, E]``."""
         return F.normalize(self.vectors.float(), dim=-1)
 
     def similarity(self, embedding: Tensor) -> Tensor:
-        """Cosine of pixels with each prototype.
-
-        Args:
-            embedding: ``[B, D, H, W]``, unit length over D.
-
-        Returns:
-            ``[B, N, K, H, W]`` in [-1, 1]; of shared prototypes ``[B, 1, K, H, W]``.
-        """
-        with torch.autocast(embedding.device.type, enabled=False):
-            return joined([_cosine(embedding.float(), part) for part in self.prototypes])
+        """Cosine of pixels ``[B, E, H, W]`` with each prototype: ``[B, N, K, H, W]`` in [-1, 1]."""
+        return self._respond(embedding, self.unit_vectors)
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Evidence for every kernel at every pixel ``[B, N, K, H, W]``: cosine / tau + prior."""
-        prior = self.prior if self.kind == "private" else self.prior / self.temperature
-        bias = prior.view(self.annotators, -1).expand_as(self.active)
-        bias = bias.masked_fill(~self.active, float("-inf")).float()
-        if self.kind == "shared":
-            return self.similarity(embedding / self.temperature) + bias[None, :, :, None, None]
-        # In one operation, without a pass over all pixels for the scale and another for the priors.
+        bias = self.prior.float().unsqueeze(1).expand_as(self.active)
+        bias = bias.masked_fill(~self.active, float("-inf"))
+        return self._respond(embedding, self.unit_vectors / self.temperature, bias)
+
+    def _respond(self, embedding: Tensor, vectors: Tensor, bias: Tensor | None = None) -> Tensor:
+        """One convolution, so that scale and bias need no further pass over all pixels."""
+        # In float32 also where the convolutions run in bf16, so that the shares add up.
         with torch.autocast(embedding.device.type, enabled=False):
-            cohorts = zip(self.prototypes, bias.split(self.prototypes.sizes), strict=True)
-            parts = [_cosine(embedding.float(), *part, 1 / self.temperature) for part in cohorts]
-        return joined(parts)
+            weight = vectors.flatten(0, 1)[..., None, None]
+            response = F.conv2d(embedding.float(), weight, None if bias is None else bias.flatten())
+        return response.unflatten(1, self.active.shape)
 
     @torch.no_grad()
     def start(self, pixels: Sequence[Tensor], seed: int = 0, keep: int = 0) -> None:
         """Start the prototypes at the centres of K clusters of each annotator's pixels.
 
         Args:
-            pixels: for each annotator embeddings ``[M_n, D]`` of unit length; an annotator with
-                fewer than K pixels keeps the present prototypes. Shared prototypes take them all.
+            pixels: for each annotator embeddings ``[M_n, E]`` of unit length; an annotator with
+                fewer than K pixels keeps the present prototypes.
             seed: makes the clustering reproducible.
-            keep: number of annotators, from the first, whose prototypes stay what they are.
+            keep: the first so many annotators keep their prototypes.
         """
         kernels = self.active.shape[1]
-        if self.kind == "shared":
-            pixels = [torch.cat(list(pixels))]
         for n, sample in enumerate(pixels):
             if n >= keep and len(sample) >= kernels:
                 rng = np.random.default_rng(seed + n)
                 points = sample.double().cpu().numpy()
                 centres, _ = kmeans2(points, kernels, iter=20, minit="++", rng=rng, missing="warn")
-                row = self.prototypes.row(n)
-                row.copy_(F.normalize(torch.from_numpy(centres).to(row), dim=-1))
-
-    @torch.no_grad()
-    def follow(self, sums: Tensor, counts: Tensor, momentum: float = 0.99, keep: int = 0) -> None:
-        """Move each prototype a step towards the mean of the pixels assigned to it.
-
-        Args:
-            sums: sum of the embeddings assigned ``[N, K, D]``, over all processes.
-            counts: weight of the pixels assigned ``[N, K]``; a prototype without any stays.
-            momentum: share of the prototype that stays, in [0, 1].
-            keep: number of annotators, from the first, whose prototypes stay what they are.
-        """
-        mean = F.normalize(sums, dim=-1)
-        for n in range(keep, len(sums)):
-            row = self.prototypes.row(n)
-            moved = F.normalize(row, dim=-1) * momentum + mean[n].to(row) * (1 - momentum)
-            row.copy_(torch.where(counts[n, :, None] > 0, F.normalize(moved, dim=-1), row))
+                self.vectors[n] = F.normalize(torch.from_numpy(centres).to(self.vectors), dim=-1)
 
     @torch.no_grad()
     def project(self, search: SourceSearch, *, final: bool, keep: int = 0) -> None:
@@ -183,10 +125,16 @@ class PrototypeMemory(nn.Module):
         Args:
             search: the most similar training pixels of every prototype.
             final: ``True`` for the projection that the explanation rests on. Trial projections
-                during training let no prototype die.
-            keep: number of annotators, from the first, whose prototypes stay what they are.
+                during training prune nothing.
+            keep: the first so many annotators keep their prototypes and sources.
         """
-        taken = self.forget_sources(keep)
+        self.forget_sources(keep)
+        taken = {
+            (ids[0], *self.source_pixel[n, k, 0].tolist())
+            for n, row in enumerate(self.source_ids)
+            for k, ids in enumerate(row)
+            if ids
+        }
         for n, k, pixel in search.pairs():
             if n >= keep and not self.source_ids[n][k] and pixel.place not in taken:
                 taken.add(pixel.place)
@@ -198,30 +146,17 @@ class PrototypeMemory(nn.Module):
             active = best >= LEAST_SIMILARITY
             self.active[keep:] = active.scatter(1, best.argmax(dim=1, keepdim=True), True)
 
-    def forget_sources(self, keep: int) -> set[tuple[str, int, int]]:
-        """Forget the sources of all annotators but the first, and revive their prototypes.
-
-        Args:
-            keep: number of annotators, from the first, whose sources stay.
-
-        Returns:
-            The places still taken.
-        """
-        rows, kernels = self.active.shape
-        self.source_ids = [*self.source_ids[:keep], *_no_ids(rows - keep, kernels)]
+    def forget_sources(self, keep: int = 0) -> None:
+        """Forget the sources of all annotators after the first ``keep``; prune nothing of theirs."""
+        annotators, kernels = self.active.shape
+        self.source_ids = [*self.source_ids[:keep], *_no_ids(annotators - keep, kernels)]
         self.source_pixel[keep:] = -1
         self.source_label[keep:] = -1
         self.source_similarity[keep:] = float("nan")
         self.active[keep:] = True
-        return {
-            (ids[0], *self.source_pixel[n, k, 0].tolist())
-            for n, row in enumerate(self.source_ids)
-            for k, ids in enumerate(row)
-            if ids
-        }
 
     def _take(self, n: int, k: int, pixels: Sequence[Pixel]) -> None:
-        self.prototypes.row(n)[k] = pixels[0].embedding.to(self.vectors)
+        self.vectors[n, k] = pixels[0].embedding.to(self.vectors)
         self.source_ids[n][k] = [pixel.sample_id for pixel in pixels]
         rows = slice(len(pixels))
         for buffer, values in (
@@ -234,14 +169,9 @@ class PrototypeMemory(nn.Module):
     def sources(
         self, annotators: Sequence[str], classes: Sequence[str]
     ) -> tuple[tuple[PrototypeSource, ...], ...]:
-        """The provenance of every prototype by name, ``[N][K]``; ids are "" before a projection.
-
-        Shared prototypes stand in the row of each annotator; whose label their sources bear is
-        not said then.
-        """
-        rows, kernels = self.active.shape
+        """The source of every prototype by name, ``[N][K]``; ids are "" before a projection."""
         return tuple(
-            tuple(self._source(min(n, rows - 1), k, name, classes) for k in range(kernels))
+            tuple(self._source(n, k, name, classes) for k in range(self.active.shape[1]))
             for n, name in enumerate(annotators)
         )
 
@@ -257,13 +187,9 @@ class PrototypeMemory(nn.Module):
             y=pixels[0][0],
             x=pixels[0][1],
             similarity=similarity[0],
-            label=classes[labels[0]] if ids and self.kind == "private" else "",
+            label=classes[labels[0]] if ids else "",
             active=bool(self.active[n, k]),
-            nearest=tuple(
-                (sample, *pixels[place], similarity[place])
-                for place, sample in enumerate(ids)
-                if place > 0
-            ),
+            nearest=tuple((ids[i], *pixels[i], similarity[i]) for i in range(1, len(ids))),
             purity=max(map(labels.count, labels)) / len(labels) if labels else None,
         )
 
@@ -285,7 +211,7 @@ class Pixel(NamedTuple):
         y: row in the evaluation-transformed image.
         x: column in the evaluation-transformed image.
         label: class id that the prototype's annotator gave there.
-        embedding: the pixel's embedding ``[D]``, unit length.
+        embedding: the pixel's embedding ``[E]``, unit length.
     """
 
     similarity: float
@@ -305,7 +231,7 @@ class SourceSearch:
     """Looks through training images for the pixels most similar to each prototype.
 
     Holds the best ten of each prototype, each from another image, so its memory does not grow with
-    the number of images. Searches over parts of the data (one a process, say) add up with
+    the number of images. Searches over parts of the data, such as one in each process, add up with
     :meth:`merge`; the order of images and of parts does not matter.
 
     Args:
@@ -314,7 +240,7 @@ class SourceSearch:
 
     Example:
         >>> search = SourceSearch(annotators=1, kernels=1)
-        >>> z = torch.tensor([[0.6, 1.0], [0.8, 0.0]]).view(1, 2, 1, 2)  # two pixels, D = 2
+        >>> z = torch.tensor([[0.6, 1.0], [0.8, 0.0]]).view(1, 2, 1, 2)  # two pixels, E = 2
         >>> search.update(
         ...     similarity=z[:, None, :1],  # the prototype is (1, 0)
         ...     eligible=torch.ones(1, 1, 1, 1, 2, dtype=torch.bool),
@@ -345,7 +271,7 @@ class SourceSearch:
             similarity: ``[B, N, K, H, W]`` cosines.
             eligible: ``[B, N, K, H, W]`` bool, pixels that may become the source of (n, k).
             labels: class ids ``[B, N, H, W]``.
-            embedding: ``[B, D, H, W]``.
+            embedding: ``[B, E, H, W]``.
             ids: the B sample ids.
         """
         width = similarity.shape[-1]
@@ -358,7 +284,7 @@ class SourceSearch:
             if len(row) > NEAREST and value < row[-1].similarity:
                 continue
             y, x = divmod(int(index[b, n, k]), width)
-            # A copy: a view would keep the whole batch alive, and send it to other processes.
+            # A copy: a view would keep the whole batch in memory, and send it to other processes.
             vector = embedding[b, :, y, x].float().cpu().clone()
             pixel = Pixel(value, ids[b], y, x, int(label[b, n, k]), vector)
             self.best[n][k] = _best_pixels([*row, pixel])
@@ -379,16 +305,6 @@ class SourceSearch:
             for pixel in pixels
         ]
         return sorted(found, key=lambda pair: (-pair[2].similarity, pair[0], pair[1]))
-
-
-def _cosine(
-    embedding: Tensor, prototypes: Tensor, bias: Tensor | None = None, scale: float = 1.0
-) -> Tensor:
-    """Scaled cosine of pixels ``[B, D, H, W]`` with ``[n, K, D]``, plus a bias ``[n, K]``."""
-    units = F.normalize(prototypes.float(), dim=-1).flatten(0, 1) * scale
-    bias = None if bias is None else bias.flatten()
-    cosine: Tensor = F.conv2d(embedding, units[..., None, None], bias)
-    return cosine.view(cosine.shape[0], *prototypes.shape[:2], *cosine.shape[-2:])
 
 
 def _best_pixels(pixels: Sequence[Pixel]) -> list[Pixel]:

@@ -1,4 +1,4 @@
-"""Annotators who come later: theirs is learnt, and all others stay as they are."""
+"""Annotators who are added to a trained model, while all others stay as they are."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +11,12 @@ from tax_lightning.batch import Batch, complete_batch
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.losses import LossWeights
 from tax_lightning.models.mixture import among, mix
-from tax_lightning.models.network import TAXOutput
+from tax_lightning.models.output import TAXOutput
 from tax_lightning.modules.checkpoints import read_checkpoint
 from tax_lightning.modules.schedule import Schedule
 from tax_lightning.modules.tax import TAXLightningModule
 
-# What the added annotators take over from those before.
+# Hyper-parameters that the base decides.
 TAKEN_OVER = (
     "architecture",
     "encoder",
@@ -24,35 +24,26 @@ TAKEN_OVER = (
     "backbone_options",
     "kernels",
     "kernel_size",
-    "embedding_channels",
-    "temperature",
-    "context",
-    "explanation_gradient",
-    "bank",
-    "mixing",
-    "prototype_update",
     "reference",
-    "who_target",
     "who_window",
-    "who_sharpness",
     "segmentation_loss",
 )
 
 
 class AddedAnnotators(TAXLightningModule):
-    """A trained model that learns annotators it did not know, from a few of their masks.
+    """A trained model that learns further annotators, from a few of their masks.
 
-    Only the kernels, prototypes and priors of the new annotators are trained, and what anyone else
-    would draw stays bit for bit what it was. Where the data have no labels of the annotators known
-    before, what the model says they would draw takes their place; where they have no reference, the
-    result of those annotators does. A checkpoint of this run is one of a plain
+    Only the kernels, prototypes and priors of the new annotators are trained; the segmentations of
+    the annotators known before stay as they were. Where the data have no labels of these, the
+    model's own segmentations take their place. Where the data have no reference, the result of the
+    annotators known before does. A checkpoint of this run is one of a plain
     :class:`~tax_lightning.modules.tax.TAXLightningModule` with all the annotators.
 
     Args:
         base: path of the checkpoint of the model that the annotators are added to.
         annotators: of the data; those that the base does not know are added.
         classes: of the data; they must be those of the base.
-        network: the module that gives the features, if the base was trained with one's own.
+        network: the module that gives the features, if the base was trained with the user's own.
         in_channels: of the data; they must be those of the base.
         loss_weights: weight of each term.
         schedule: when the new prototypes are started, projected and frozen.
@@ -71,7 +62,7 @@ class AddedAnnotators(TAXLightningModule):
         takes the place of ``TAXLightningModule(...)``.
     """
 
-    refers_to_output = True
+    reference_from_output = True
 
     def __init__(
         self,
@@ -95,7 +86,6 @@ class AddedAnnotators(TAXLightningModule):
             annotators=[*known, *added],
             classes=classes,
             network=settings["network"] if network is None else network,
-            cohorts=[*(settings["cohorts"] or [len(known)]), len(added)],
             loss_weights=loss_weights,
             schedule=schedule,
             explanation_metrics=explanation_metrics,
@@ -106,14 +96,15 @@ class AddedAnnotators(TAXLightningModule):
         self.kept = len(known)
         self.labelled_by = tuple(annotators)
         self._take_over(checkpoint["state_dict"])
-        memory, bank = self.network.memory, self.network.bank
         self.network.requires_grad_(False)
-        learnt = [bank.weights, bank.biases, memory.priors]
-        if self.prototype_update == "gradient":
-            learnt.append(memory.prototypes)
-        for cohorts in learnt:
-            if len(cohorts) > 1:  # shared kernels and prototypes stay as they are
-                cohorts[-1].requires_grad_(True)
+        for parameter in self._learnt:
+            parameter.requires_grad_(True)
+
+    @property
+    def _learnt(self) -> list[nn.Parameter]:
+        """The parameters with a row for each annotator."""
+        bank, memory = self.network.bank, self.network.memory
+        return [bank.weight, bank.bias, memory.vectors, memory.prior]
 
     def _take_over(self, theirs: dict[str, Any]) -> None:
         """Weights of the base; where there is a row for each annotator, the first rows."""
@@ -124,14 +115,21 @@ class AddedAnnotators(TAXLightningModule):
             else:
                 mine[name]["source_ids"][: len(value["source_ids"])] = value["source_ids"]
         self.load_state_dict(mine)
+        self._known_rows = [parameter[: self.kept].detach().clone() for parameter in self._learnt]
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
+        """Put back the rows of the annotators known before, which decay and momentum changed."""
+        with torch.no_grad():
+            for parameter, rows in zip(self._learnt, self._known_rows, strict=True):
+                parameter[: self.kept] = rows.to(parameter)
 
     def on_train_start(self) -> None:
         """Hold the features still from the first step on."""
         super().on_train_start()
-        self.network.freeze(prototypes=self.network.fixed_prototypes)
+        self.network.freeze(prototypes=self.network.frozen_prototypes)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Check a batch, and make room for the annotators whom the data do not have."""
+        """Check a batch, and add empty places for the annotators whom the data lack."""
         names = self.labelled_by
         if not self._needs_labels and tuple(batch.get("annotators", names)) == self.annotators:
             names = self.annotators
@@ -162,19 +160,20 @@ class AddedAnnotators(TAXLightningModule):
         known = torch.arange(len(self.annotators), device=output.log_who.device) < self.kept
         weights = among(output.log_who.detach(), known[:, None, None])
         log_probs = output.log_annotator_probs.detach()
-        return mix(weights, log_probs, self.network.mixing).argmax(dim=1)
+        return mix(weights, log_probs).argmax(dim=1)
 
     def _targets(self, batch: Batch, output: TAXOutput) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Those known before count as present everywhere, with what they would draw."""
-        would_draw = output.log_annotator_probs.detach().argmax(dim=2)
-        known = (torch.arange(len(self.annotators)) < self.kept).to(would_draw.device)
+        """Annotators known before count as present, with the model's own segmentation of each."""
+        own = output.log_annotator_probs.detach().argmax(dim=2)
+        known = (torch.arange(len(self.annotators)) < self.kept).to(own.device)
         unseen = known & ~batch["present"]
-        masks = torch.where(unseen[:, :, None, None], would_draw, batch["masks"])
+        masks = torch.where(unseen[:, :, None, None], own, batch["masks"])
         return masks, batch["present"] | known, self.reference_labels(batch, output)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What is saved is a plain module that knows all the annotators."""
+        """Save a plain module that knows all the annotators."""
         super().on_save_checkpoint(checkpoint)
+        del checkpoint["hyper_parameters"]["base"]
         plain = TAXLightningModule
         checkpoint["class_path"] = f"{plain.__module__}.{plain.__qualname__}"
 

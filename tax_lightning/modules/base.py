@@ -1,7 +1,7 @@
-"""What every model of several annotators does alike: batches, optimizers, metrics, checkpoints."""
+"""What all models of several annotators share: batches, optimizers, metrics, checkpoints."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import lightning as L
 import torch
@@ -12,73 +12,27 @@ from torchmetrics import Metric, MetricCollection
 
 from tax_lightning.batch import Batch, complete_batch, unpacked
 from tax_lightning.consensus import Reference, check_reference, reference_labels
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.preparation import Preparation
 from tax_lightning.distributed import across_processes, alone
 from tax_lightning.losses import SegmentationTerms
 from tax_lightning.metrics import segmentation_metrics, set_metrics
-from tax_lightning.models.mixture import mix
-from tax_lightning.modules import checkpoints, evaluation, inference
-
-
-class ModelOutput(NamedTuple):
-    """What a model says about a batch.
-
-    Attributes:
-        log_probs: log of the resulting segmentation, ``[B, C, H, W]``.
-        log_annotator_probs: log of what each annotator would draw, ``[B, N, C, H, W]``; N is 0 of a
-            model that names nobody.
-        log_who: log of the weight of each annotator, ``[B, N, H, W]``; equal ones where the model
-            does not say who decides.
-        log_samples: log of the segmentations that a model draws of whom it does not name,
-            ``[B, S, C, H, W]``; ``None`` where the annotators are named.
-        evidence: of which the weights are the softmax over N, ``[B, N, H, W]``, where the model
-            learns them.
-    """
-
-    log_probs: Tensor
-    log_annotator_probs: Tensor
-    log_who: Tensor
-    log_samples: Tensor | None = None
-    evidence: Tensor | None = None
-
-    @property
-    def log_sample_probs(self) -> Tensor:
-        """Log of the set of segmentations that the model expects, ``[B, S or N, C, H, W]``."""
-        return self.log_annotator_probs if self.log_samples is None else self.log_samples
-
-    @classmethod
-    def weighing_all_alike(
-        cls, log_annotator_probs: Tensor, log_probs: Tensor | None = None
-    ) -> "ModelOutput":
-        """Those of annotators who all weigh the same.
-
-        Args:
-            log_annotator_probs: ``[B, N, C, H, W]``.
-            log_probs: the result, ``[B, C, H, W]``; by default the mean of the annotators.
-
-        Example:
-            >>> said = torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log().view(1, 2, 2, 1, 1)
-            >>> ModelOutput.weighing_all_alike(said).log_probs.exp().flatten()
-            tensor([0.7500, 0.2500])
-        """
-        log_who = torch.zeros_like(log_annotator_probs[:, :, 0]).log_softmax(dim=1)
-        result = mix(log_who, log_annotator_probs, "prob") if log_probs is None else log_probs
-        return cls(result, log_annotator_probs, log_who)
+from tax_lightning.models.output import ModelOutput, TAXOutput
+from tax_lightning.modules.checkpoints import FORMAT_VERSION, check_format, check_same_names
 
 
 class MultiAnnotatorModule(L.LightningModule):
-    """A model of several annotators under any ``Trainer``, without a network.
+    """Base of the Lightning modules for several annotators; works with any ``Trainer``.
 
-    A subclass builds its network, sets ``loss``, and says what the network makes of images
-    (``forward``), of whom (``_segment``) and what it learns from (``training_step``,
-    ``_segmentation_loss``). The batches are those of
+    A subclass builds its network, sets ``loss``, and implements ``forward``, ``_segment``,
+    ``training_step`` and ``_segmentation_loss``. The batches are those of
     :class:`~tax_lightning.modules.tax.TAXLightningModule`.
 
     Args:
         annotators: names, in the order of the N axis of ``"masks"``.
         classes: names, in the order of class ids; the first is the background.
-        reference: the labels that the result is measured against, and trained for where the model
-            is, see :func:`tax_lightning.consensus.reference_labels`.
+        reference: the labels that the result is measured against (and trained for, if the model
+            does so), see :func:`tax_lightning.consensus.reference_labels`.
         optimizer: from parameters to an optimizer; the default is AdamW with a rate of 1e-3.
         lr_scheduler: from an optimizer to a scheduler, stepped every epoch.
 
@@ -89,7 +43,7 @@ class MultiAnnotatorModule(L.LightningModule):
     monitor = "val/fused_dice/mean"
     mode = "max"
     preparation: Preparation | None = None  # of its training images, where that is known
-    refers_to_output = False  # whether the reference is taken from what the network says
+    reference_from_output = False  # whether the reference is a result of the network itself
     loss: SegmentationTerms
 
     def __init__(
@@ -106,12 +60,12 @@ class MultiAnnotatorModule(L.LightningModule):
         check_reference(reference)
         self.reference: Reference = reference
         if reference == "none":
-            self.monitor = "val/dice/mean"  # there is nothing to compare the result with
+            self.monitor = "val/dice/mean"  # there is no reference to compare the result with
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
 
     def _measure_by(self, kernels: int | None = None, who: bool = True, named: bool = True) -> None:
-        """Take the metrics of the segmentation, and in testing those of sets of them too."""
+        """Make the metrics: of the segmentation, and in testing those of sets of them too."""
         names = self.annotators, self.classes
         self.val_metrics = segmentation_metrics(*names, kernels, who, named)
         in_test: dict[str, Metric | MetricCollection] = {}
@@ -127,12 +81,12 @@ class MultiAnnotatorModule(L.LightningModule):
         annotator: str | None = None,
         panel: Sequence[str] | None = None,
     ) -> Tensor:
-        """Segment images: the result, or as one annotator would, or as some of them together would.
+        """Segment images: the result, or one annotator's segmentation, or that of a panel.
 
         Args:
             images: ``[B, ch, H, W]``.
-            annotator: name; the segmentation that this annotator would draw.
-            panel: names; the result if only these annotators counted.
+            annotator: name; gives this annotator's own segmentation.
+            panel: names; gives the result if only these annotators counted.
 
         Returns:
             Probabilities ``[B, C, H, W]``.
@@ -140,21 +94,21 @@ class MultiAnnotatorModule(L.LightningModule):
         Raises:
             ValueError: if a name is unknown, nobody is named, or both arguments are given.
         """
-        chosen = inference.chosen_annotators(self.annotators, annotator, panel)
+        chosen = chosen_annotators(self.annotators, annotator, panel)
         return self._segment(images, chosen)
 
     def _segment(self, images: Tensor, chosen: list[int] | None) -> Tensor:
-        """Probabilities ``[B, C, H, W]`` if only those at these places counted; else all."""
+        """Probabilities ``[B, C, H, W]`` of the chosen annotators (places on the N axis) or all."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------ batches
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Check a batch while it is still in the CPU's memory, and fill in the optional keys."""
+        """Check a batch while it is in the CPU's memory, and fill in the optional keys."""
         return complete_batch(batch, self.annotators, self.classes, needs_labels=self._needs_labels)
 
     def _completed(self, batch: Batch) -> Batch:
-        """The batch, where a data module's own hooks kept ours from being called."""
+        """The batch, checked also where a data module's own hooks replaced ours."""
         checked = batch if "present" in batch else self.on_before_batch_transfer(batch, 0)
         return unpacked(checked)
 
@@ -167,12 +121,18 @@ class MultiAnnotatorModule(L.LightningModule):
 
         Args:
             batch: as it came.
-            output: what the network said of it; ``None`` unless :attr:`refers_to_output`.
+            output: of the network; ``None`` unless :attr:`reference_from_output`.
 
         Returns:
             Class ids, or ``None`` for ``reference="none"``.
         """
         return reference_labels(self.reference, batch, len(self.classes))
+
+    def setup(self, stage: str) -> None:
+        """Let the data module estimate the STAPLE labels once, before training."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if self.reference == "staple" and hasattr(datamodule, "use_staple"):
+            datamodule.use_staple()
 
     # ------------------------------------------------------------------ training
 
@@ -187,11 +147,11 @@ class MultiAnnotatorModule(L.LightningModule):
 
     @property
     def _progress(self) -> float:
-        """Share of the run that is over with the coming step: also the shortest run ends at 1."""
+        """Share of the run that is over after the coming step; the last step ends at 1."""
         return (self.trainer.global_step + 1) / self._total_steps
 
     def _log_loss(self, loss: Tensor, terms: dict[str, Tensor], images: int) -> None:
-        """Log the loss of a training step and, by name, the terms that it is the sum of."""
+        """Log the loss of a training step and, by name, its terms."""
         self.log("train/loss", loss, prog_bar=True, batch_size=images)
         self.log_dict(
             {f"train/loss_{name}": term.detach() for name, term in terms.items()},
@@ -217,12 +177,12 @@ class MultiAnnotatorModule(L.LightningModule):
     # ------------------------------------------------------------------ evaluation
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Update the metrics, see :func:`tax_lightning.metrics.segmentation_metrics`."""
+        """Update the metrics of :func:`tax_lightning.metrics.segmentation_metrics`."""
         loss = self._evaluate(batch, self.val_metrics)
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["masks"]))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Update the metrics, those of :func:`tax_lightning.metrics.set_metrics` among them."""
+        """Update the metrics, also those of :func:`tax_lightning.metrics.set_metrics`."""
         loss = self._evaluate(batch, self.test_metrics)
         self.log("test/loss", loss, sync_dist=True, batch_size=len(batch["masks"]))
 
@@ -235,14 +195,14 @@ class MultiAnnotatorModule(L.LightningModule):
         self._log_metrics(self.test_metrics, "test/")
         values = self._values_of_test()
         if values:
-            self.log_dict(evaluation.with_a_case(values, "test/"))
+            self.log_dict(with_a_case(values, "test/"))
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Tensor:
         """Update the metrics; returns the loss of the segmentations."""
         batch = self._completed(batch)
         output = self(batch["image"])
         reference = self.reference_labels(batch, output)
-        evaluation.measure(batch, output, reference, metrics)
+        metrics.update(**metric_inputs(batch, output, reference))
         if metrics is self.test_metrics:
             self._measure_in_test(batch, output, reference)
         return self._segmentation_loss(batch, output, reference)
@@ -269,7 +229,7 @@ class MultiAnnotatorModule(L.LightningModule):
         return {}
 
     def _log_metrics(self, metrics: MetricCollection, prefix: str) -> None:
-        known = evaluation.with_a_case(metrics.compute(), prefix)
+        known = with_a_case(metrics.compute(), prefix)
         metrics.reset()
         self.log_dict(known)
         if self.monitor in known:
@@ -278,7 +238,8 @@ class MultiAnnotatorModule(L.LightningModule):
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the class, the names, and how images are prepared."""
+        """Note the format, the class, the names, and how images are prepared."""
+        checkpoint["format_version"] = FORMAT_VERSION
         checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["names"] = {"annotators": self.annotators, "classes": self.classes}
         prepared = getattr(getattr(self._trainer, "datamodule", None), "preparation", None)
@@ -288,10 +249,78 @@ class MultiAnnotatorModule(L.LightningModule):
             checkpoint["preparation"] = self.preparation.to_primitives()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other annotators or classes; take up how images are prepared."""
-        checkpoints.check_same_names(checkpoint, annotators=self.annotators, classes=self.classes)
+        """Refuse a checkpoint of another format or other names; take up how images are prepared."""
+        check_format(checkpoint)
+        check_same_names(checkpoint, annotators=self.annotators, classes=self.classes)
         if "preparation" in checkpoint:
             self.preparation = Preparation.from_primitives(checkpoint["preparation"])
+
+
+def metric_inputs(
+    batch: Batch, output: TAXOutput | ModelOutput, reference: Tensor | None
+) -> dict[str, Tensor | None]:
+    """The keywords from which each metric of the segmentation takes those that it knows.
+
+    Args:
+        batch: with ``"masks"``, ``"present"`` and, for synthetic data, ``"expert"``.
+        output: of the network.
+        reference: ``[B, H, W]``, 255 where unknown; ``None`` where there is none at all.
+    """
+    unknown = torch.full_like(batch["masks"][:, 0], IGNORE_INDEX)
+    return {
+        "prediction": output.log_probs.argmax(dim=1),
+        "probs": output.log_probs.exp(),
+        "annotator_prediction": output.log_sample_probs.argmax(dim=2),
+        "annotator_probs": output.log_sample_probs.exp(),
+        "masks": batch["masks"],
+        "present": batch["present"],
+        "reference": unknown if reference is None else reference,
+        "who": output.log_who.exp(),
+        "expert": batch.get("expert", unknown),
+        "within": output.within if isinstance(output, TAXOutput) else None,
+    }
+
+
+def with_a_case(values: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The values under prefixed names, without those that had no case.
+
+    Accuracy of who has none without experts, nor has an annotator without masks.
+
+    Example:
+        >>> with_a_case({"who": torch.tensor(torch.nan), "dice": torch.tensor(0.5)}, "val/")
+        {'val/dice': tensor(0.5000)}
+    """
+    return {f"{prefix}{name}": value for name, value in values.items() if not value.isnan()}
+
+
+def chosen_annotators(
+    annotators: Sequence[str], annotator: str | None, panel: Sequence[str] | None
+) -> list[int] | None:
+    """Places of the annotators that count, each once; ``None`` for all.
+
+    Args:
+        annotators: names in the order of the N axis.
+        annotator: name of the only one.
+        panel: names of some.
+
+    Raises:
+        ValueError: if a name is unknown, the panel is empty, or both arguments are given.
+
+    Example:
+        >>> chosen_annotators(["Ana", "Ben"], None, ["Ben", "Ana", "Ben"])
+        [1, 0]
+    """
+    if annotator is not None and panel is not None:
+        raise ValueError("predict: give annotator=... or panel=[...], not both.")
+    if panel is not None and not panel:
+        raise ValueError(f"predict: panel=[] names nobody, expected some of {annotators}.")
+    chosen = [annotator] if annotator is not None else panel
+    if chosen is None:
+        return None
+    for name in chosen:
+        if name not in annotators:
+            raise ValueError(f"annotator {name!r} is unknown: expected one of {annotators}.")
+    return [annotators.index(name) for name in dict.fromkeys(chosen)]
 
 
 def _names(argument: str, names: Sequence[str], least: int) -> tuple[str, ...]:

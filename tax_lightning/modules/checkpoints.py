@@ -1,13 +1,12 @@
-"""What a checkpoint holds beside the weights: names, and arguments as primitives.
+"""What a checkpoint holds beside the weights: its format, names, and arguments as primitives.
 
-Of tensors and primitives only, it loads with ``weights_only=True``.
+It consists of tensors and primitives only, so it loads with ``weights_only=True``.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -16,30 +15,36 @@ from torch import nn
 
 Settings = TypeVar("Settings")
 
+FORMAT_VERSION = 2
+"""Version of what checkpoints hold; those of tax-lightning 0.1 have none."""
 
-def to_primitives(settings: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass
-    """Fields of a dataclass of settings, tuples as lists.
-
-    Example:
-        >>> from tax_lightning.modules.schedule import Schedule
-        >>> to_primitives(Schedule(trials=(0.5, 0.6)))["trials"]
-        [0.5, 0.6]
-    """
-    values = asdict(settings)
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+TRAIN_AGAIN = (
+    "Train again with this version, or load it with the version of tax-lightning that wrote it "
+    "(0.1 wrote no format version)."
+)
 
 
-def from_primitives(kind: type[Settings], value: Settings | Mapping[str, Any] | None) -> Settings:
+def settings_from(kind: type[Settings], value: Settings | Mapping[str, Any] | None) -> Settings:
     """A dataclass of settings from what a checkpoint has of it; the defaults for ``None``.
+
+    Raises:
+        ValueError: if a name is unknown.
 
     Example:
         >>> from tax_lightning.losses import LossWeights
-        >>> from_primitives(LossWeights, {"spread": 0.0}) == LossWeights(spread=0.0)
+        >>> settings_from(LossWeights, {"separation": 0.0}) == LossWeights(separation=0.0)
         True
     """
-    if isinstance(value, Mapping):
-        return kind(**value)
-    return kind() if value is None else value
+    if not isinstance(value, Mapping):
+        return kind() if value is None else value
+    known = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    for name in value:
+        if name not in known:
+            raise ValueError(
+                f"{kind.__name__}: {name!r} is unknown, expected some of {', '.join(known)}. "
+                f"If this comes from a checkpoint: {TRAIN_AGAIN}"
+            )
+    return kind(**value)
 
 
 def read_checkpoint(
@@ -54,7 +59,7 @@ def read_checkpoint(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is something else.
+        ValueError: if it is something else, or of another format version.
     """
     cure = "Give the .ckpt file that tax fit named at its end."
     if not os.path.isfile(path):
@@ -67,7 +72,37 @@ def read_checkpoint(
         raise ValueError(
             f"{argument}={path}: this is no checkpoint of tax-lightning ({error}). {cure}"
         ) from error
+    check_format(checkpoint, f"{argument}={path}")
     return checkpoint
+
+
+def check_format(checkpoint: Mapping[str, Any], source: str = "checkpoint") -> None:
+    """Raise a ``ValueError`` unless this version can read the checkpoint.
+
+    Example:
+        >>> check_format({"format_version": FORMAT_VERSION})
+    """
+    found = checkpoint.get("format_version")
+    if found != FORMAT_VERSION:
+        raise ValueError(
+            f"{source}: its format version is {found}, expected {FORMAT_VERSION}. {TRAIN_AGAIN}"
+        )
+
+
+def check_same_names(checkpoint: Mapping[str, Any], **names: tuple[str, ...]) -> None:
+    """Raise a ``ValueError`` if a checkpoint is one of other annotators or classes.
+
+    Example:
+        >>> checkpoint = {"names": {"annotators": ["Ana", "Ben"]}}
+        >>> check_same_names(checkpoint, annotators=("Ana", "Ben"))
+    """
+    # Not from the hyper-parameters: Lightning has overwritten those with what is asked for.
+    for kind, theirs in checkpoint.get("names", {}).items():
+        if tuple(theirs) != names[kind]:
+            raise ValueError(
+                f"checkpoint: its {kind} are {theirs}, but {names[kind]} were asked for. Use the "
+                f"data that it was trained for, or name the same {kind} in the same order."
+            )
 
 
 def load_model(path: str, argument: str) -> Any:  # noqa: ANN401 - of the class that it names
@@ -80,7 +115,7 @@ def load_model(path: str, argument: str) -> Any:  # noqa: ANN401 - of the class 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is something else, its class is not to be found, or it was trained with
-            one's own network, which a checkpoint cannot hold.
+            the user's own network, which a checkpoint cannot hold.
     """
     name = str(read_checkpoint(path, argument)["class_path"])
     place, _, kind = name.rpartition(".")
@@ -95,10 +130,10 @@ def load_model(path: str, argument: str) -> Any:  # noqa: ANN401 - of the class 
 
 
 def given_network(network: nn.Module | str | None) -> nn.Module | None:
-    """One's own network, of which a checkpoint has no more than the word that there was one.
+    """The user's own network, of which a checkpoint only notes that there was one.
 
     Raises:
-        ValueError: if there is only this word.
+        ValueError: if there is only this note.
     """
     if isinstance(network, str):
         raise ValueError(
@@ -106,19 +141,3 @@ def given_network(network: nn.Module | str | None) -> nn.Module | None:
             "hold: give it again, as in load_from_checkpoint(path, network=network)."
         )
     return network
-
-
-def check_same_names(checkpoint: Mapping[str, Any], **names: tuple[str, ...]) -> None:
-    """Raise a ``ValueError`` if a checkpoint is one of other annotators or classes.
-
-    Example:
-        >>> checkpoint = {"names": {"annotators": ["Ana", "Ben"]}}
-        >>> check_same_names(checkpoint, annotators=("Ana", "Ben"))
-    """
-    # Not from the hyper-parameters: those Lightning has overwritten with what is asked for.
-    for kind, theirs in checkpoint.get("names", {}).items():
-        if tuple(theirs) != names[kind]:
-            raise ValueError(
-                f"checkpoint: its {kind} are {theirs}, but {names[kind]} were asked for. Use the "
-                f"data that it was trained for, or name the same {kind} in the same order."
-            )

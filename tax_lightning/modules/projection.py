@@ -1,22 +1,22 @@
-"""The passes over images in which prototypes start and find their sources, and w is calibrated."""
+"""Passes over images: prototypes start, find their source pixels, and w is calibrated."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, Subset
 
 from tax_lightning.batch import Batch, unpacked
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.distributed import from_all_processes
-from tax_lightning.models.network import TAXOutput, TAXWeights
+from tax_lightning.models.backbone import evaluating
+from tax_lightning.models.output import TAXOutput, TAXWeights
 from tax_lightning.models.prototypes import SourceSearch
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 START_PIXELS = 4096  # per annotator, for the clusters at which the prototypes are started
 SCALES = torch.logspace(-1, 1, 61)  # of the evidence, among which w is calibrated
-LEAST_PIXELS = 100  # that tell how certain w may be; the scale from fewer is a guess
-NEAR = 0.005  # between the certainty of w and how often it is right
-LEAST_AGREEMENT = 0.5  # of an annotator around a pixel that may become a prototype's source
+LEAST_PIXELS = 100  # for the calibration; from fewer pixels the scale would be a guess
+NEAR = 0.005  # largest gap between mean weight and share of right pixels that counts as equal
+LEAST_AGREEMENT = 0.5  # of an annotator around a pixel that may become a source
 
 
 @torch.no_grad()
@@ -34,8 +34,7 @@ def find_sources(module: TAXLightningModule, loader: Iterable[Batch]) -> SourceS
     """Look for the training pixels most similar to each prototype, in all processes.
 
     Pixels qualify where the annotator labelled, agrees with the reference around, and the prototype
-    is the nearest of the annotator's own. For a shared prototype it is the annotator with the
-    largest weight among those who agree who must find it the nearest.
+    is the nearest of the annotator's own.
 
     Args:
         module: whose prototypes.
@@ -47,13 +46,10 @@ def find_sources(module: TAXLightningModule, loader: Iterable[Batch]) -> SourceS
         agree = module.loss.agreement(batch["masks"], batch["present"], reference)
         qualified = (agree >= LEAST_AGREEMENT) & (batch["masks"] != IGNORE_INDEX)
         nearest = weights.log_within == weights.log_within.amax(dim=2, keepdim=True)
-        eligible, labels = nearest & qualified.unsqueeze(2), batch["masks"]
-        if memory.kind == "shared":
-            eligible, labels = _of_leader(eligible, labels, qualified, weights.log_who)
         search.update(
             similarity=memory.similarity(weights.embedding),
-            eligible=eligible,
-            labels=labels,
+            eligible=nearest & qualified.unsqueeze(2),
+            labels=batch["masks"],
             embedding=weights.embedding,
             ids=batch["id"],
         )
@@ -64,20 +60,11 @@ def find_sources(module: TAXLightningModule, loader: Iterable[Batch]) -> SourceS
     return found
 
 
-def _of_leader(
-    eligible: Tensor, labels: Tensor, qualified: Tensor, log_who: Tensor
-) -> tuple[Tensor, Tensor]:
-    """From [B, N, K, H, W] and [B, N, H, W] those of the qualified annotator who weighs most."""
-    leader = log_who.masked_fill(~qualified, -torch.inf).argmax(dim=1, keepdim=True)
-    of_kernels = leader.unsqueeze(2).expand(-1, -1, eligible.shape[2], -1, -1)
-    return eligible.gather(1, of_kernels), labels.gather(1, leader)
-
-
 @torch.no_grad()
 def starting_pixels(module: TAXLightningModule, loader: Iterable[Batch]) -> list[Tensor]:
-    """For each annotator the embeddings ``[M, D]`` of pixels on which to believe them.
+    """For each annotator the embeddings ``[M, E]`` of pixels where they agree with the reference.
 
-    The draw depends on the image alone, not on the batch or the process that it came in.
+    The draw depends on the image alone, not on its batch or process.
     """
     per_image = max(1, START_PIXELS // _number_of_images(module, loader))
     drawn: dict[str, list[Tensor]] = {}
@@ -103,7 +90,7 @@ def _number_of_images(module: TAXLightningModule, loader: Iterable[Batch]) -> in
 
 
 def calibrate(module: TAXLightningModule, loaders: Iterable[Iterable[Batch]]) -> None:
-    """Make w as certain as it is right on the first images that tell who is right.
+    """Set the scale of w by the first loader whose images tell which annotator is right.
 
     Args:
         module: whose scale is set; to 1 where no images tell.
@@ -119,23 +106,23 @@ def calibrate(module: TAXLightningModule, loaders: Iterable[Iterable[Batch]]) ->
 
 @torch.no_grad()
 def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float | None:
-    """The scale of the evidence with which w is as certain as it is right.
+    """The scale of the evidence at which w is calibrated.
 
-    Where annotators disagree and exactly one of them says what the reference says, there is no
-    doubt who is right. On these pixels the mean of the largest w should be the share in which it
-    names the right one; of the scales that come that near, the one that changes w least is taken.
-    (The scale of largest likelihood, as in Guo, Pleiss, Sun, Weinberger,
-    "On calibration of modern neural networks", 2017, has no bound where all are named rightly, and
-    would take w for certain also where several annotators are right.) Who leads never changes.
+    Only pixels count where annotators disagree and exactly one of them agrees with the reference.
+    There the mean of the largest w should equal the share of pixels at which it names the right
+    annotator. Of the scales that come close to this, the one nearest to 1 is taken. (The scale of
+    largest likelihood, as in Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural
+    networks", 2017, has no bound where all pixels are named rightly. It would also make w certain
+    where several annotators are right.) The annotator with the largest weight never changes.
 
     Args:
         module: whose w; its present scale is 1, and it has a reference.
-        loader: batches of images, not augmented; of this process. Of images it was trained on, a
-            model is more certain than it is right of others.
+        loader: batches of images, not augmented; of this process. Better not of training images,
+            where a model is more certain than on others.
 
     Returns:
-        The scale, one of ``SCALES``; ``None`` where hardly a pixel tells, as with a majority of
-        three or more annotators for a reference.
+        The scale, one of ``SCALES``; ``None`` with too few such pixels. With the majority of three
+        or more annotators as the reference there is none.
     """
     scales = SCALES.to(module.device)
     # The sum of the largest w at each scale, then the pixels named rightly, then all pixels.
@@ -144,7 +131,7 @@ def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float 
         assert reference is not None
         agree = module.loss.agreement(batch["masks"], batch["present"], reference)
         right = (batch["masks"] == reference.unsqueeze(1)) & (batch["masks"] != IGNORE_INDEX)
-        log_who, right = _undoubted(weights.log_who, batch["masks"], right, agree)
+        log_who, right = _single_right(weights.log_who, batch["masks"], right, agree)
         for i, scale in enumerate(scales):
             sums[i] += (log_who * scale).softmax(dim=1).amax(dim=1).sum().cpu()
         named = log_who.argmax(dim=1, keepdim=True) if len(log_who) else right[:, :1].long()
@@ -158,13 +145,14 @@ def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float 
     return float(SCALES[torch.where(near, SCALES.log().abs(), torch.inf).argmin()])
 
 
-def _undoubted(
+def _single_right(
     log_who: Tensor, masks: Tensor, right: Tensor, agree: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Of the pixels with exactly one right of several, log w ``[M, N]`` and who is right.
+    """Log w ``[M, N]`` and who is right, at the pixels where one of several annotators is right.
 
-    Where the expert is absent, the only one who is right may be so by accident: who deviates
-    around the pixel is no case. Weights are those among the annotators who labelled it.
+    Where the expert is absent, another may be right by accident. So pixels are skipped whose only
+    correct annotator disagrees with the reference in the surrounding window. Weights are those
+    among the annotators who labelled the pixel.
     """
     labelled = masks != IGNORE_INDEX
     believed = (right & (agree >= LEAST_AGREEMENT)).any(dim=1)
@@ -189,7 +177,7 @@ def _draw(embedding: Tensor, weight: Tensor, count: int, name: str) -> list[Tens
 
 @torch.no_grad()
 def visit(module: TAXLightningModule, loader: Iterable[Batch]) -> Iterator[tuple[Batch, TAXOutput]]:
-    """Every batch on the module's device with what the network says of it in evaluation mode."""
+    """Every batch on the module's device, with the output of the network in evaluation mode."""
     for batch in loader:
         ready, images = _on_device(module, batch)
         with evaluating(module.network):
@@ -200,8 +188,8 @@ def visit(module: TAXLightningModule, loader: Iterable[Batch]) -> Iterator[tuple
 def visit_weights(
     module: TAXLightningModule, loader: Iterable[Batch]
 ) -> Iterator[tuple[Batch, TAXWeights, Tensor | None]]:
-    """Every batch with who and why alone, and the reference labels: a third of the time."""
-    if module.refers_to_output:
+    """Every batch with who and why only, and the reference labels: takes a third of the time."""
+    if module.reference_from_output:
         for batch, output in visit(module, loader):
             weights = TAXWeights(output.log_who, output.log_within, output.embedding)
             yield batch, weights, module.reference_labels(batch, output)
@@ -210,7 +198,7 @@ def visit_weights(
     for batch in loader:
         ready, images = _on_device(module, batch)
         with evaluating(network):
-            weights = network.weigh(network.see(images).embedding)
+            weights = network.gate(network.encode(images).embedding)
         yield ready, weights, module.reference_labels(ready, None)
 
 
@@ -258,29 +246,3 @@ def validation_loader(trainer: L.Trainer) -> Iterable[Batch]:
     first = next(iter(several)) if isinstance(loaders, dict | list | tuple) else loaders
     most = trainer.num_val_batches[0]
     return islice(first, None if most == float("inf") else int(most))
-
-
-def warn_of_dead_prototypes(annotators: Sequence[str], active: Tensor) -> None:
-    """Warn of the prototypes that found no source; ``active`` is boolean ``[N, K]``."""
-    pruned = [
-        f"{int((~row).sum())} of {name}"
-        for name, row in zip(annotators, active, strict=True)
-        if not row.all()
-    ]
-    if pruned:
-        L.pytorch.utilities.rank_zero_warn(
-            f"of {active.shape[1]} prototypes an annotator these are pruned, because no training "
-            f"pixel resembles them: {', '.join(pruned)}. They decide nothing. With fewer kernels "
-            "(kernels=...) or a longer run there may be none."
-        )
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time of the block; a module in training mode returns to it."""
-    was_training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was_training)

@@ -1,8 +1,8 @@
 """TAXLightningModule: trains, evaluates and explains a TAXNetwork under any Lightning Trainer."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, get_args
+from typing import Any
 
 import lightning as L
 import torch
@@ -10,26 +10,25 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from tax_lightning.batch import Batch
-from tax_lightning.consensus import Reference, check_reference
+from tax_lightning.consensus import Reference
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Explanation
-from tax_lightning.losses import LossWeights, SegmentationLoss, TAXLoss, WhoTarget
+from tax_lightning.losses import LossWeights, SegmentationLoss, TAXLoss
 from tax_lightning.metrics import ExplanationMetrics
-from tax_lightning.models.kernel_bank import BankKind
-from tax_lightning.models.mixture import Mixing
-from tax_lightning.models.network import TAXNetwork, TAXOutput
-from tax_lightning.modules import checkpoints, evaluation, inference
+from tax_lightning.models.backbone import evaluating
+from tax_lightning.models.mixture import mix
+from tax_lightning.models.network import TAXNetwork
+from tax_lightning.models.output import TAXOutput
 from tax_lightning.modules.base import MultiAnnotatorModule
+from tax_lightning.modules.checkpoints import given_network, settings_from
 from tax_lightning.modules.projection import (
     calibrate,
     find_sources,
     projection_loader,
     starting_pixels,
     validation_loader,
-    warn_of_dead_prototypes,
 )
 from tax_lightning.modules.schedule import Event, Schedule
-
-PrototypeUpdate = Literal["gradient", "ema"]
 
 
 class TAXLightningModule(MultiAnnotatorModule):
@@ -41,9 +40,10 @@ class TAXLightningModule(MultiAnnotatorModule):
     - ``"masks"``: int64 or uint8 ``[B, N, H, W]`` class ids, 255 where annotator n did not label
     - ``"present"``: bool ``[B, N]``, optional: whose labels are there. An empty mask is present;
       without this key an annotator is absent where all of the mask is 255.
-    - ``"reference"``: int64 ``[B, H, W]``, only for ``reference="given"``; 255 where unknown
+    - ``"reference"``: int64 ``[B, H, W]``, for ``reference="given"`` or ``"staple"``; 255 where
+      unknown
     - ``"expert"``: int64 ``[B, H, W]``, optional: index of the expert of synthetic data
-    - ``"id"``: list of str, optional: what to call the images when one is shown as a reason
+    - ``"id"``: list of str, optional: names of the images, by which prototypes name their sources
     - ``"annotators"``: names in the order of N, optional: checked against ``annotators``
 
     Args:
@@ -60,27 +60,11 @@ class TAXLightningModule(MultiAnnotatorModule):
         backbone_options: further arguments of the smp architecture.
         kernels: kernels, and prototypes, per annotator.
         kernel_size: side of a kernel in pixels, odd.
-        embedding_channels: length of the embedding that prototypes are compared with.
-        temperature: of the assignment.
-        context: whether who and why are read off the encoder's deepest features too, see
-            :class:`~tax_lightning.models.network.TAXNetwork`.
-        explanation_gradient: share, in [0, 1], of the gradient of who and why that reaches the
-            last features, see :class:`~tax_lightning.models.network.TAXNetwork`.
-        bank: ``"private"`` kernels and prototypes for each annotator, or a bank ``"shared"`` by
-            all.
-        mixing: ``"prob"`` or ``"logit"``, see :mod:`tax_lightning.models.mixture`.
-        prototype_update: prototypes are learnt by ``"gradient"``, or follow the mean of the pixels
-            assigned to them (``"ema"``).
-        cohorts: number of annotators in each cohort, where some were added later; by default all
-            are one, see :class:`~tax_lightning.modules.add_annotators.AddedAnnotators`.
         reference: the labels that the result is trained for and measured against: ``"given"`` with
             the data, the ``"majority"`` of the annotators, ties ignored, ``"staple"``, which
-            weighs them (:func:`tax_lightning.consensus.staple`), or ``"none"``: the result is
-            trained for the labels of all annotators, and nobody is taught to be believed.
-        who_target: what the weights of the annotators are taught, see
-            :class:`~tax_lightning.losses.TAXLoss`.
+            weights them (:func:`tax_lightning.consensus.staple`), or ``"none"``: the result is
+            trained on the labels of all annotators, and who is not trained.
         who_window: side in pixels, odd, of the window in which agreement with the reference counts.
-        who_sharpness: how quickly disagreement inside the window lowers the agreement.
         segmentation_loss: cross-entropy, Dice or their sum.
         loss_weights: weight of each term.
         schedule: when prototypes are started, projected and frozen.
@@ -91,8 +75,8 @@ class TAXLightningModule(MultiAnnotatorModule):
         lr_scheduler: from an optimizer to a scheduler, stepped every epoch.
 
     Raises:
-        ValueError: if names are missing or doubled, an option is unknown, or a checkpoint of one's
-            own network is loaded without that network.
+        ValueError: if names are missing or doubled, an option is unknown, or a checkpoint of the
+            user's own network is loaded without that network.
 
     Example:
         >>> module = TAXLightningModule(
@@ -107,7 +91,7 @@ class TAXLightningModule(MultiAnnotatorModule):
     """
 
     loss: TAXLoss
-    kept = 0  # annotators, from the first, that training leaves as they are
+    kept = 0  # the first so many annotators stay as they are in training
 
     def __init__(
         self,
@@ -121,18 +105,8 @@ class TAXLightningModule(MultiAnnotatorModule):
         backbone_options: dict[str, Any] | None = None,
         kernels: int = 4,
         kernel_size: int = 3,
-        embedding_channels: int = 32,
-        temperature: float = 0.1,
-        context: bool = True,
-        explanation_gradient: float = 0.3,
-        bank: BankKind = "private",
-        mixing: Mixing = "prob",
-        prototype_update: PrototypeUpdate = "gradient",
-        cohorts: Sequence[int] | None = None,
         reference: Reference = "majority",
-        who_target: WhoTarget = "window",
         who_window: int = 23,
-        who_sharpness: float = 60.0,
         segmentation_loss: SegmentationLoss = "ce",
         loss_weights: LossWeights | None = None,
         schedule: Schedule | None = None,
@@ -141,74 +115,41 @@ class TAXLightningModule(MultiAnnotatorModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(annotators, classes, reference, optimizer, lr_scheduler)
-        loss_weights = checkpoints.from_primitives(LossWeights, loss_weights)
-        schedule = checkpoints.from_primitives(Schedule, schedule)
-        built_of: dict[str, Any] = {
-            "architecture": architecture,
-            "encoder": encoder,
-            "encoder_weights": encoder_weights,
-            "in_channels": in_channels,
-            "backbone_options": backbone_options,
-            "kernels": kernels,
-            "kernel_size": kernel_size,
-            "embedding_channels": embedding_channels,
-            "temperature": temperature,
-            "context": context,
-            "explanation_gradient": explanation_gradient,
-            "bank": bank,
-            "mixing": mixing,
-        }
+        weights = settings_from(LossWeights, loss_weights)
+        self.schedule = settings_from(Schedule, schedule)
+        self.save_hyperparameters(ignore=["network", "optimizer", "lr_scheduler"])
         # Primitives only, so that a checkpoint loads with weights_only=True.
-        self.save_hyperparameters(
-            {
-                "annotators": list(annotators),
-                "classes": list(classes),
-                "network": None if network is None else "given",
-                **built_of,
-                "prototype_update": prototype_update,
-                "cohorts": None if cohorts is None else list(cohorts),
-                "reference": reference,
-                "who_target": who_target,
-                "who_window": who_window,
-                "who_sharpness": who_sharpness,
-                "segmentation_loss": segmentation_loss,
-                "loss_weights": checkpoints.to_primitives(loss_weights),
-                "schedule": checkpoints.to_primitives(schedule),
-                "explanation_metrics": explanation_metrics,
-            }
+        self.hparams.update(
+            annotators=list(annotators),
+            classes=list(classes),
+            network=None if network is None else "given",
+            loss_weights=asdict(weights),
+            schedule={**asdict(self.schedule), "trials": list(self.schedule.trials)},
         )
-        check_reference(reference, who_target)
-        if prototype_update not in get_args(PrototypeUpdate):
-            expected = ", ".join(get_args(PrototypeUpdate))
-            raise ValueError(f"prototype_update={prototype_update!r}: expected one of {expected}.")
-        if who_target == "none":
-            L.pytorch.utilities.rank_zero_warn(
-                "who_target='none': the weights of the annotators are taught nothing. The "
-                "result can be good all the same, but who decides is arbitrary and means nothing."
-            )
-        if isinstance(network, TAXNetwork):
-            self.network = network
-        else:
-            self.network = TAXNetwork(
-                cohorts or len(self.annotators),
+        self.network = (
+            network
+            if isinstance(network, TAXNetwork)
+            else TAXNetwork(
+                len(self.annotators),
                 len(self.classes),
-                backbone=checkpoints.given_network(network),
-                **built_of,
+                kernels=kernels,
+                kernel_size=kernel_size,
+                architecture=architecture,
+                encoder=encoder,
+                encoder_weights=encoder_weights,
+                in_channels=in_channels,
+                backbone_options=backbone_options,
+                backbone=given_network(network),
             )
-        self.prototype_update: PrototypeUpdate = prototype_update
-        if prototype_update == "ema":
-            self.network.memory.prototypes.requires_grad_(False)
-        self.network.check_names(self.annotators, self.classes)
-        self.loss = TAXLoss(
-            len(self.annotators),
-            segmentation_loss,
-            who_target,
-            who_window,
-            who_sharpness,
-            self.network.mixing,
         )
-        self.loss_weights = asdict(loss_weights)
-        self.schedule = schedule
+        self.network.check_names(self.annotators, self.classes)
+        self.loss = TAXLoss(len(self.annotators), segmentation_loss, who_window)
+        self.loss_weights = asdict(weights)
+        if reference == "none" or not weights.who:
+            L.pytorch.utilities.rank_zero_warn(
+                "who is not trained (reference='none', or loss_weights.who=0): the result can be "
+                "good all the same, but who decides is then arbitrary and means nothing."
+            )
         self.schedule_done: list[str] = []
         self._measure_by(kernels=self.network.kernels)
         self.explanation_metrics = (
@@ -224,28 +165,40 @@ class TAXLightningModule(MultiAnnotatorModule):
         output: TAXOutput = self.network(images)
         return output
 
+    @torch.no_grad()
     def _segment(self, images: Tensor, chosen: list[int] | None) -> Tensor:
-        return inference.segment(self.network, images, chosen)
+        with evaluating(self.network):
+            bands = self.network.bands(self.network.encode(images))
+            return torch.cat([_result(band, chosen) for band in bands], dim=2)
 
+    @torch.no_grad()
     def explain(self, images: Tensor, ids: Sequence[str] | None = None) -> Explanation:
         """Segment images and say who decided each pixel and which prototypes are the reason.
 
         Args:
             images: ``[B, ch, H, W]``.
-            ids: what to call the images.
+            ids: names of the images.
         """
-        names = [f"image {i}" for i in range(len(images))] if ids is None else ids
-        return inference.explain(self.network, images, names, self.annotators, self.classes)
+        with evaluating(self.network):
+            bands = self.network.bands(self.network.encode(images))
+            parts = [_explanation_maps(band, self.network) for band in bands]
+        return Explanation(
+            ids=tuple(f"image {i}" for i in range(len(images))) if ids is None else tuple(ids),
+            annotators=self.annotators,
+            classes=self.classes,
+            **{name: torch.cat([part[name] for part in parts], dim=-2) for name in parts[0]},
+            sources=self.network.memory.sources(self.annotators, self.classes),
+        )
 
     @property
     def explained(self) -> bool:
-        """Whether the prototypes are what they will stay, so that reasons can be named."""
+        """Whether the prototypes are final, so that reasons can be named."""
         return not self.schedule.enabled or bool(self.network.memory.projected)
 
     # ------------------------------------------------------------------ training
 
     def on_train_start(self) -> None:
-        """Pick up the schedule where a resumed run left it."""
+        """Start a new run, or continue the schedule of a resumed one."""
         super().on_train_start()
         if self.schedule.enabled and self._total_steps == float("inf"):
             raise ValueError(
@@ -259,7 +212,7 @@ class TAXLightningModule(MultiAnnotatorModule):
     def _start_anew(self) -> None:
         """Forget what belongs to an earlier run of this module.
 
-        With the schedule off, prototypes that were projected by hand stay where they are.
+        With the schedule off, prototypes that the user projected stay where they are.
         """
         self.loss.forget_counts()
         self.schedule_done = []
@@ -282,22 +235,17 @@ class TAXLightningModule(MultiAnnotatorModule):
         masks, present, reference = self._targets(batch, output)
         self._observe(present)
         terms = self.loss.segmentation_terms(output, batch["masks"], reference)
-        ramp = 0.0 if self.network.fixed_prototypes else self.schedule.ramp(self._progress)
+        ramp = 0.0 if self.network.frozen_prototypes else self.schedule.ramp(self._progress)
         if ramp > 0:
-            terms |= self.loss.explanation_terms(
-                output, self.network.memory, masks, present, reference, batch.get("expert")
-            )
-            if self.prototype_update == "ema":
-                self.loss.follow(
-                    output, self.network.memory, masks, present, reference, keep=self.kept
-                )
+            memory = self.network.memory
+            terms |= self.loss.explanation_terms(output, memory, masks, present, reference)
         loss = self._weighted(terms, ramp)
         self._log_loss(loss, terms, images=len(masks))
         # Frozen parameters keep a (zero) gradient, for which DistributedDataParallel waits.
         return loss + sum(0.0 * fixed.sum() for fixed in self.network.frozen_parameters())
 
     def _targets(self, batch: Batch, output: TAXOutput) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What the explanation is taught with: masks, who is present, and the reference."""
+        """What who and why are trained with: masks, who is present, and the reference."""
         return batch["masks"], batch["present"], self.reference_labels(batch, output)
 
     def _weighted(self, terms: Mapping[str, Tensor], ramp: float = 1.0) -> Tensor:
@@ -308,13 +256,20 @@ class TAXLightningModule(MultiAnnotatorModule):
         ]
         return torch.stack(weighted).sum()
 
+    def _observe(self, present: Tensor) -> None:
+        """Count whose labels came, over all processes."""
+        images = torch.ones_like(present[:, :1])
+        counts = torch.cat([present, images], dim=1).sum(dim=0).float()
+        counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
+        self.loss.observe(counts[:-1], counts[-1])
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep weight decay and momentum away from what is frozen."""
         for parameter in self.network.frozen_parameters():
             parameter.grad = None
 
     def on_train_end(self) -> None:
-        """Project also when a run ended before its time, so that the module can explain."""
+        """Project also when a run ended early, so that the module can explain."""
         super().on_train_end()
         if self.schedule.enabled and "final" not in self.schedule_done:
             self._carry_out("final")
@@ -325,12 +280,6 @@ class TAXLightningModule(MultiAnnotatorModule):
                 "projected now, but checkpoints saved earlier cannot name their sources. Let the "
                 "run end, or lower schedule.final."
             )
-
-    def _observe(self, present: Tensor) -> None:
-        images = torch.ones_like(present[:, :1])
-        counts = torch.cat([present, images], dim=1).sum(dim=0).float()
-        counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
-        self.loss.observe(counts[:-1], counts[-1])
 
     # ------------------------------------------------------------------ evaluation
 
@@ -344,16 +293,33 @@ class TAXLightningModule(MultiAnnotatorModule):
         return self._weighted(self.loss.segmentation_terms(output, batch["masks"], reference))
 
     def _measure_in_test(self, batch: Batch, output: TAXOutput, reference: Tensor | None) -> None:
-        super()._measure_in_test(batch, output, reference)
         if self.explanation_metrics is not None:
-            evaluation.measure_explanation(batch, output, reference, self.explanation_metrics)
+            masks = batch["masks"]
+            unknown = torch.full_like(masks[:, 0], IGNORE_INDEX)
+            self.explanation_metrics.update(
+                batch["image"],
+                output,
+                masks,
+                batch["present"],
+                unknown if reference is None else reference,
+                batch.get("expert"),
+            )
 
     def _values_of_test(self) -> dict[str, Tensor]:
-        values = super()._values_of_test()
-        if self.explanation_metrics is not None:
-            sources = self.network.memory.sources(self.annotators, self.classes)
-            values |= evaluation.explanation_values(self.explanation_metrics, sources, self.trainer)
-        return values
+        metrics = self.explanation_metrics
+        if metrics is None:
+            return {}
+        sources = self.network.memory.sources(self.annotators, self.classes)
+        values = metrics.compute()
+        # The probes are those of the first process.
+        probed = self.trainer.strategy.broadcast(metrics.probe(sources, self._image_reader()))
+        metrics.reset()
+        return values | {name: torch.tensor(value) for name, value in probed.items()}
+
+    def _image_reader(self) -> Callable[[str], Tensor] | None:
+        """Reads a training image by its id, if the data module can."""
+        read = getattr(getattr(self.trainer, "datamodule", None), "read", None)
+        return None if read is None else lambda id: read(id)["image"]
 
     # ------------------------------------------------------------------ prototypes
 
@@ -372,33 +338,70 @@ class TAXLightningModule(MultiAnnotatorModule):
         """Move every prototype onto its nearest training pixel and note where that is.
 
         Pixels qualify where the annotator labelled, agrees with the reference around, and the
-        prototype is the nearest of the annotator's own. Called by the schedule; call it yourself
-        after training with ``schedule.enabled=false``.
+        prototype is the nearest of the annotator's own. The schedule calls this; with
+        ``schedule.enabled=false`` call it yourself after training.
 
         Args:
             loader: batches of training images, not augmented. Under several processes each gives
                 its own part of the images.
-            final: see :meth:`tax_lightning.models.prototypes.PrototypeMemory.project`. The certainty of
-                who is then calibrated (:func:`tax_lightning.modules.projection.calibrate`), and everything but
-                the kernels is frozen.
-            validation: batches of images that were not trained on, by which who is calibrated; by
-                the training images where they do not tell who is right.
+            final: see :meth:`tax_lightning.models.prototypes.PrototypeMemory.project`. The weights
+                w are then calibrated (:func:`tax_lightning.modules.projection.calibrate`), and
+                everything but the kernels is frozen.
+            validation: batches of images that were not trained on, for the calibration. Where they
+                do not tell which annotator is right, the training images serve.
         """
         self.network.memory.project(find_sources(self, loader), final=final, keep=self.kept)
         if final:
-            if self.kept == 0:  # to annotators who stay as they are belongs a scale already
+            if self.kept == 0:  # annotators who stay as they are have a scale already
                 calibrate(self, [validation, loader])
             self.network.freeze()
-            warn_of_dead_prototypes(self.annotators, self.network.memory.active)
+            _warn_of_pruned_prototypes(self.annotators, self.network.memory.active)
 
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the class and the names, and how far the schedule has come."""
+        """Note also how far the schedule has come."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["schedule_done"] = list(self.schedule_done)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other annotators or classes; take up its schedule."""
+        """Take up the schedule too."""
         super().on_load_checkpoint(checkpoint)
         self.schedule_done = list(checkpoint.get("schedule_done", []))
+
+
+def _result(output: TAXOutput, chosen: list[int] | None) -> Tensor:
+    """Probabilities of the result if only the chosen annotators counted."""
+    if chosen is None:
+        return output.probs
+    weights = output.log_who[:, chosen].log_softmax(dim=1)
+    return mix(weights, output.log_annotator_probs[:, chosen]).exp()
+
+
+def _explanation_maps(output: TAXOutput, network: TAXNetwork) -> dict[str, Tensor]:
+    """The maps of an :class:`Explanation` by name."""
+    probs, annotator_probs = output.probs, output.annotator_probs
+    why_share, why = network.shares(output, probs.argmax(dim=1)).max(dim=2)
+    labels = annotator_probs.argmax(dim=2)
+    return {
+        "probs": probs,
+        "annotator_probs": annotator_probs,
+        "who": output.who,
+        "why": why,
+        "why_share": why_share,
+        "unanimous": (labels == labels[:, :1]).all(dim=1),
+    }
+
+
+def _warn_of_pruned_prototypes(annotators: Sequence[str], active: Tensor) -> None:
+    pruned = [
+        f"{int((~row).sum())} of {name}"
+        for name, row in zip(annotators, active, strict=True)
+        if not row.all()
+    ]
+    if pruned:
+        L.pytorch.utilities.rank_zero_warn(
+            f"of {active.shape[1]} prototypes an annotator these were pruned, because no training "
+            f"pixel resembles them: {', '.join(pruned)}. They decide nothing. Use fewer kernels "
+            "(kernels=...) or train longer."
+        )

@@ -1,0 +1,119 @@
+"""What a model says about a batch of images, in logarithms of probabilities."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tax_lightning.models.mixture import mix
+
+
+class ModelOutput(NamedTuple):
+    """What a model without prototypes says about a batch.
+
+    Attributes:
+        log_probs: log of the resulting segmentation, ``[B, C, H, W]``.
+        log_annotator_probs: log of each annotator's own segmentation, ``[B, N, C, H, W]``; N is 0
+            for a model that does not name annotators.
+        log_who: log of the weight of each annotator, ``[B, N, H, W]``; equal weights where the
+            model does not learn them.
+        log_samples: log of segmentations sampled from the model, ``[B, S, C, H, W]``; ``None``
+            where the annotators are named.
+        evidence: logits of the weights, ``[B, N, H, W]``, where the model learns them.
+    """
+
+    log_probs: Tensor
+    log_annotator_probs: Tensor
+    log_who: Tensor
+    log_samples: Tensor | None = None
+    evidence: Tensor | None = None
+
+    @property
+    def log_sample_probs(self) -> Tensor:
+        """Log of the set of segmentations that the model expects, ``[B, S or N, C, H, W]``."""
+        return self.log_annotator_probs if self.log_samples is None else self.log_samples
+
+    @classmethod
+    def weighing_all_alike(
+        cls, log_annotator_probs: Tensor, log_probs: Tensor | None = None
+    ) -> ModelOutput:
+        """The output of a model whose annotators all have the same weight.
+
+        Args:
+            log_annotator_probs: ``[B, N, C, H, W]``.
+            log_probs: the result, ``[B, C, H, W]``; by default the mean over annotators.
+
+        Example:
+            >>> own = torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log().view(1, 2, 2, 1, 1)
+            >>> ModelOutput.weighing_all_alike(own).log_probs.exp().flatten()
+            tensor([0.7500, 0.2500])
+        """
+        log_who = torch.zeros_like(log_annotator_probs[:, :, 0]).log_softmax(dim=1)
+        result = mix(log_who, log_annotator_probs) if log_probs is None else log_probs
+        return cls(result, log_annotator_probs, log_who)
+
+
+class TAXWeights(NamedTuple):
+    """Who and why, before anything is segmented.
+
+    Attributes:
+        log_who: log w_n, ``[B, N, H, W]``.
+        log_within: log g_nk, ``[B, N, K, H, W]``; -inf for pruned prototypes.
+        embedding: z at unit length, ``[B, E, H, W]``.
+    """
+
+    log_who: Tensor
+    log_within: Tensor
+    embedding: Tensor
+
+
+class TAXOutput(NamedTuple):
+    """What a :class:`~tax_lightning.models.network.TAXNetwork` says about a batch.
+
+    Attributes:
+        log_probs: log of the resulting segmentation p, ``[B, C, H, W]``.
+        log_annotator_probs: log of each annotator's own segmentation p_n, ``[B, N, C, H, W]``.
+        log_who: log w_n, ``[B, N, H, W]``.
+        log_within: log g_nk, ``[B, N, K, H, W]``; -inf for pruned prototypes.
+        log_kernel_probs: log p_nk, ``[B, N, K, C, H, W]``.
+        embedding: z at unit length, ``[B, E, H, W]``.
+    """
+
+    log_probs: Tensor
+    log_annotator_probs: Tensor
+    log_who: Tensor
+    log_within: Tensor
+    log_kernel_probs: Tensor
+    embedding: Tensor
+
+    @property
+    def log_sample_probs(self) -> Tensor:
+        """Log of the set of segmentations that the network expects: the annotators' own."""
+        return self.log_annotator_probs
+
+    @property
+    def probs(self) -> Tensor:
+        """The result in [0, 1], ``[B, C, H, W]``; sums to 1 over classes."""
+        return self.log_probs.exp()
+
+    @property
+    def annotator_probs(self) -> Tensor:
+        """Each annotator's own segmentation in [0, 1], ``[B, N, C, H, W]``."""
+        return self.log_annotator_probs.exp()
+
+    @property
+    def who(self) -> Tensor:
+        """w_n in [0, 1], ``[B, N, H, W]``; sums to 1 over annotators."""
+        return self.log_who.exp()
+
+    @property
+    def within(self) -> Tensor:
+        """g_nk in [0, 1], ``[B, N, K, H, W]``; sums to 1 over the kernels of an annotator."""
+        return self.log_within.exp()
+
+    @property
+    def kernel_probs(self) -> Tensor:
+        """p_nk in [0, 1], ``[B, N, K, C, H, W]``; sums to 1 over classes."""
+        return self.log_kernel_probs.exp()
