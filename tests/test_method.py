@@ -1,8 +1,9 @@
 """What the method claims, each claim beside a case in which it does not hold.
 
-Two claims are about trained models: who is right is learnt, and who is said to decide matters. All
-others hold exactly, for any weights, and need no training. That missing labels do not change what is
-taught of who is in ``test_losses.py``, as a mean over all ways in which labels may be missing.
+One claim is about trained models: who is right is learnt. All others hold exactly, for any weights,
+and need no training. Two that stand elsewhere: missing labels do not change what is taught of who
+(``test_losses.py``), and retraining without an annotator changes the result where that one decided,
+which is a measurement with its spread (``experiments/trust``) and no test.
 """
 
 import itertools
@@ -15,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from torchmetrics.functional.classification import binary_auroc
 
 from tax_lightning.losses import LossWeights
 from tax_lightning.metrics.who import disagreement, expert_accuracy
@@ -30,7 +30,6 @@ STEPS = 240
 COLOURS = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1]]).float()
 # Pixels by which annotator n misses the outline of type t, at (n - t) modulo 5; far inside: missed.
 MARGINS = (0.0, 2.5, -2.0, -99.0, 3.5)
-SPECIALISTS = (0.0, -99.0, -99.0, -99.0, -99.0)  # draw the type that they know, and no other
 OWNED = 4.0  # pixels around an object that belong to its expert
 
 pytestmark = [
@@ -47,7 +46,7 @@ class Scenes(Dataset):
 
     Each of the five annotators is the one expert for one of the five types, and draws the others
     by ``margins``: too large, too small or not at all. ``rates`` are the shares of the images that
-    each labels; ``without`` leaves one annotator out altogether.
+    each labels.
     """
 
     def __init__(
@@ -57,7 +56,6 @@ class Scenes(Dataset):
         size: int = SIZE,
         rates: tuple[float, ...] | None = None,
         margins: tuple[float, ...] = MARGINS,
-        without: int | None = None,
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.margins = margins
@@ -66,9 +64,6 @@ class Scenes(Dataset):
             if rates is not None:
                 absent = torch.rand(5, generator=generator) >= torch.tensor(rates)
                 sample["masks"][absent] = 255
-            if without is not None:
-                sample["masks"] = sample["masks"][torch.arange(5) != without]
-                del sample["expert"]  # whose numbers would be others
 
     def _draw(self, i: int, size: int, generator: torch.Generator) -> dict:
         image = 0.15 * torch.randn(3, size, size, generator=generator)
@@ -154,17 +149,12 @@ def make_trainer(**options) -> L.Trainer:
     return L.Trainer(**quiet | options)
 
 
-def train(**scenes) -> TAXLightningModule:
-    names = [name for n, name in enumerate(ANNOTATORS) if n != scenes.get("without")]
-    torch.manual_seed(0)
-    module = make_module(annotators=names)
-    make_trainer().fit(module, DataLoader(Scenes(**scenes), batch_size=4))
-    return module.eval()
-
-
 @pytest.fixture(scope="module")
 def trained() -> TAXLightningModule:
-    return train()
+    torch.manual_seed(0)
+    module = make_module()
+    make_trainer().fit(module, DataLoader(Scenes(), batch_size=4))
+    return module.eval()
 
 
 class Findings(NamedTuple):
@@ -202,11 +192,13 @@ def _dice(one: Tensor, other: Tensor) -> float:
 
 
 def test_annotators_with_habits_are_told_apart(trained):
+    # Beside each bar what seeds 0 to 8 gave, with 1 and 2 threads, with and without oneDNN, with all
+    # and with the plainest instructions of the processor.
     found = look(trained.network)
-    assert found.accuracy >= 0.85
-    assert found.belief >= 0.6
-    assert found.entropy <= 0.8
-    assert found.likeness <= 0.75
+    assert found.accuracy >= 0.85  # .973 to .992; by chance .2
+    assert found.belief >= 0.6  # .919 to .985
+    assert found.entropy <= 0.8  # .395 to .522
+    assert found.likeness <= 0.75  # .482 to .554
 
 
 @torch.no_grad()
@@ -283,18 +275,23 @@ def test_who_moves_with_the_prototypes():
     assert (after.probs - before.probs).abs().max() > 0.05
 
 
-@torch.no_grad()
-def test_without_an_annotator_the_result_changes_where_that_one_decided():
-    with torch.enable_grad():
-        everyone, others = train(margins=SPECIALISTS), train(margins=SPECIALISTS, without=3)
-    scenes = batch_of(30, seed=1, margins=SPECIALISTS)
-    said = everyone(scenes["image"])
-    changed = said.probs.argmax(1) != others(scenes["image"]).probs.argmax(1)
-    disputed = disagreement(scenes["masks"], torch.ones(30, 5, dtype=torch.bool))
-    scores = [float(binary_auroc(w[disputed], changed[disputed].int())) for w in said.who.unbind(1)]
-    own = scores.pop(3)
-    assert own >= 0.8
-    assert max(scores) <= 0.7
+def test_without_an_annotator_the_result_changes_by_what_that_one_decided():
+    # p = w_n p_n + (1 - w_n) p_rest, so that without n it changes by w_n (p_n - p_rest).
+    module = make_module(
+        network=make_network(),
+        annotators=ANNOTATORS[:3],
+        classes=["background", "cell", "debris", "other"],
+    ).eval()
+    images = torch.randn(2, 6, 9, 8)
+    with torch.no_grad():
+        output = module(images)
+    for n, name in enumerate(module.annotators):
+        rest = module.predict(images, panel=[other for other in module.annotators if other != name])
+        weight, own = output.who[:, n].unsqueeze(1), output.annotator_probs[:, n]
+        change = output.probs - rest
+        torch.testing.assert_close(change, weight * (own - rest), atol=1e-5, rtol=0)
+        assert (change.abs() <= weight + 1e-5).all()
+        assert change.abs().max() > 0.05
 
 
 # ---------------------------------------------------------------------- why
@@ -302,7 +299,8 @@ def test_without_an_annotator_the_result_changes_where_that_one_decided():
 
 @torch.no_grad()
 def test_every_active_prototype_is_the_pixel_that_it_names(trained):
-    assert check_sources(trained, Scenes()) < 0.95  # not every pixel would do
+    # Not every pixel would do: the bar is far from .427 to .737, measured as above.
+    assert check_sources(trained, Scenes()) < 0.95
 
 
 @torch.no_grad()
