@@ -23,7 +23,6 @@ def run(tmp_path_factory):
         *("--config", str(REPO / "tests" / "tiny.yaml")),
         "--trainer.accelerator=cpu",
         "--trainer.max_epochs=2",
-        "--model.init_args.encoder=resnet18",  # of which depth 3 leaves a layer unused
         "--data.init_args.missing=0.7",
         "--data.init_args.batch_size=1",
         f"--trainer.default_root_dir={folder}",

@@ -192,8 +192,8 @@ def _dice(one: Tensor, other: Tensor) -> float:
 
 
 def test_annotators_with_habits_are_told_apart(trained):
-    # Beside each bar what seeds 0 to 8 gave, with 1 and 2 threads, with and without oneDNN, with all
-    # and with the plainest instructions of the processor.
+    # Beside each bar what seeds 0 to 8 gave, with 1 and 2 threads, with and without oneDNN, and
+    # with all and with the plainest instructions of the processor.
     found = look(trained.network)
     assert found.accuracy >= 0.85  # .973 to .992; by chance .2
     assert found.belief >= 0.6  # .919 to .985
