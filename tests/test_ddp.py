@@ -1,4 +1,4 @@
-"""Two processes on the CPU, as a user starts them."""
+"""Two processes on the CPU: as a user starts them, and compared with one."""
 
 import os
 import subprocess
@@ -23,7 +23,6 @@ def run(tmp_path_factory):
         *("--config", str(REPO / "tests" / "tiny.yaml")),
         "--trainer.accelerator=cpu",
         "--trainer.max_epochs=2",
-        "--model.init_args.encoder=resnet18",  # of which depth 3 leaves a layer unused
         "--data.init_args.missing=0.7",
         "--data.init_args.batch_size=1",
         f"--trainer.default_root_dir={folder}",
@@ -72,3 +71,71 @@ def test_one_set_of_pictures_and_one_report(run):
     pictures = sorted(folder.rglob("final-*.png"))
     assert len({picture.name for picture in pictures}) == len(pictures) > 0
     assert output.count("checkpoint  ") == 1
+
+
+# ---------------------------------------------------------------------- compared with one process
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+    """What the runs of ``ddp_equal.py`` end with, by the name of the run and the process."""
+    folder = tmp_path_factory.mktemp("equal")
+    done = subprocess.run(
+        [sys.executable, str(REPO / "tests" / "ddp_equal.py"), str(folder)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": f"{REPO}{os.pathsep}{REPO / 'tests'}"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return {path.stem: torch.load(path, weights_only=True) for path in folder.glob("*.pt")}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_processes_end_where_one_does(ends, rank):
+    one, two = ends["1-0"], ends[f"2-{rank}"]
+    assert (one["world"], two["world"]) == (1, 2)
+    ids = "network.memory._extra_state"
+    assert two["state"][ids] == one["state"][ids]
+    # Sums over images are rounded in another order; in 30 steps that stays below 1e-6.
+    for name in one["state"].keys() - {ids}:
+        torch.testing.assert_close(
+            two["state"][name], one["state"][name], atol=1e-5, rtol=1e-5, equal_nan=True, msg=name
+        )
+
+
+def test_the_processes_see_different_annotators_and_calibrate_who(ends):
+    # Else a process that counted or calibrated alone would end where both together do.
+    state = ends["1-0"]["state"]
+    assert state["network.memory.projected"]
+    assert state["loss.images_seen"] == 120
+    assert state["loss.images_labelled"].tolist() == [110, 80, 110, 100, 110]
+    assert 0.11 < state["network.who_scale"] < 0.9
+
+
+def test_sums_of_each_process_alone_end_elsewhere(ends):
+    one, apart = ends["1-0"]["state"], ends["apart-0"]["state"]
+    for name in ("network.memory.vectors", "network.bank.weight"):
+        assert (one[name] - apart[name]).abs().max() > 1e-3, name
+
+
+# Controls that shuffle each batch, probes of a few images, and means over batches.
+OF_BATCHES = ("_shuffled", "test/stability", "val/loss", "test/loss")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_two_processes_measure_what_one_does(ends, split, rank):
+    one, two = ends["1-0"][split], ends[f"2-{rank}"][split]
+    assert two.keys() == one.keys()
+    same = {name for name in one if not any(part in name for part in OF_BATCHES)}
+    assert len(same) >= {"val": 20, "test": 40}[split]
+    # A pixel on the edge between two classes may fall to either.
+    wrong = {name: (two[name], one[name]) for name in same if abs(two[name] - one[name]) > 1e-3}
+    assert wrong == {}
+
+
+def test_both_processes_know_every_value(ends):
+    assert ends["2-0"]["val"] == ends["2-1"]["val"]
+    assert ends["2-0"]["test"] == ends["2-1"]["test"]
