@@ -102,7 +102,7 @@ class SegmentationTerms(nn.Module):
         if segmentation not in get_args(SegmentationLoss):
             expected = ", ".join(get_args(SegmentationLoss))
             raise ValueError(f"segmentation_loss={segmentation!r}: expected one of {expected}.")
-        self.kinds = segmentation.split("+")
+        self.segmentation = segmentation
         # Sum over all processes, with a gradient; with one process its own sum.
         self.total = alone
 
@@ -134,8 +134,9 @@ class SegmentationTerms(nn.Module):
 
     def between(self, log_probs: Tensor, labels: Tensor) -> Tensor:
         """Loss of ``[B, N, C, H, W]`` against ``[B, N, H, W]``: over pixels first, then over N."""
-        terms = [_cross_entropy(log_probs, labels, self._total)] if "ce" in self.kinds else []
-        if "dice" in self.kinds:
+        kinds = self.segmentation.split("+")
+        terms = [_cross_entropy(log_probs, labels, self._total)] if "ce" in kinds else []
+        if "dice" in kinds:
             terms.append(_dice(log_probs, labels))
         return torch.stack(terms).sum()
 

@@ -1,29 +1,15 @@
 """Small made-up data sets in the layouts of RIGA, Gleason 2019, STARE, CHASE_DB1 and DRIVE."""
 
-import gzip
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+from written_files import save
 
 from tax_lightning.__main__ import main
 
 REPO = Path(__file__).parent.parent
-
-
-def save(path: Path, pixels: np.ndarray, **options) -> Path:
-    """A picture in the format of its name, within a gzip file where the name ends so."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(pixels)
-    if path.suffix == ".gz":
-        stream = BytesIO()
-        image.save(stream, "PPM")
-        path.write_bytes(gzip.compress(stream.getvalue()))
-    else:
-        image.save(path, **options)
-    return path
 
 
 def ellipse(shape: tuple[int, int], centre: tuple[float, float], radii: tuple[float, float]):

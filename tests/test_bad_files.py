@@ -16,6 +16,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from written_files import save
 
 from tax_lightning.__main__ import _refusal, main
 from tax_lightning.data import FolderDataModule
@@ -30,14 +31,6 @@ MASK[2:5, 3:9] = 1
 IMAGE = np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8)
 TURNED = Image.Exif()
 TURNED[274] = 3
-
-
-def save(path: Path, pixels: np.ndarray, mode: str | None = None, **options) -> Path:
-    """A file of pixels in the format of its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(pixels)
-    (image.convert(mode) if mode else image).save(path, **options)
-    return path
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from written_files import save
 
 from tax_lightning.data.bubil import BUBILDataModule, BUBILPictures
 from tax_lightning.data.files import Part, Window
@@ -16,12 +17,6 @@ EXPERTS = "BU-BIL_Dataset1/ExpertsAnnotations"
 CROWD = "BU-BIL_Dataset1/CrowdsourcedAnnotations"
 NAMES = [f"B{number:02d}" for number in range(1, 9)]
 SIZE = (40, 50)
-
-
-def save(path: Path, pixels: np.ndarray, mode: str | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(pixels)
-    (image if mode is None else image.convert(mode)).save(path)
 
 
 def cell_of(name: str, more: int = 0) -> np.ndarray:

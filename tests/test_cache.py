@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from written_files import save
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.cache import CachedTable
@@ -19,12 +19,6 @@ from tax_lightning.data.samples import Sample, SampleTable
 
 CLASSES = ("background", "cell", "debris")
 SIZE = (21, 13)  # no multiple of eight pixels a row
-
-
-def save(path: Path, pixels: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 def drawn(high: int, dtype=np.uint8, shape=SIZE) -> np.ndarray:

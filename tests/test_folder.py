@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from written_files import save
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data import FolderDataModule
@@ -14,11 +14,6 @@ from tax_lightning.data import FolderDataModule
 CLASSES = ["background", "cell"]
 GREY = {0: "background", 255: "cell"}
 NAMES = [f"cell{number}" for number in range(8)]
-
-
-def save(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
 
 
 def mask_of(name: str, annotator: str) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from layouts_pictures import fit, grades, photograph, save, write_gleason
+from layouts_pictures import fit, grades, photograph, write_gleason
+from written_files import save
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.gleason import PATHOLOGISTS, GleasonDataModule

@@ -10,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from PIL import Image
+from written_files import save
 
 from tax_lightning.data.files import Part, Window
 from tax_lightning.data.lidc import LIDCDataModule, LIDCDicomDataModule, PickledCrops, crop_nodules
@@ -22,11 +23,6 @@ SERIES = {  # split -> series -> slices
     "val": {"1.3.6.3": ["slice1"]},
     "test": {"1.3.6.4": ["slice1"]},
 }
-
-
-def save(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
 
 
 def mask_of(series: str, name: str, slot: int) -> np.ndarray:

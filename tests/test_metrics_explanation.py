@@ -6,6 +6,7 @@ import math
 import re
 import warnings
 from pathlib import Path
+from unittest.mock import patch
 
 import lightning as L
 import pytest
@@ -39,7 +40,8 @@ def make_network(**options) -> TAXNetwork:
     """A tiny network for three annotators."""
     backbone = nn.Conv2d(3, 4, 3, padding=1)
     settings = {"backbone": backbone, "kernels": 2} | options
-    return TAXNetwork(len(ANNOTATORS), 2, **settings).eval()
+    with patch("tax_lightning.models.network.EMBEDDING_CHANNELS", 4):
+        return TAXNetwork(len(ANNOTATORS), 2, **settings).eval()
 
 
 def make_metrics(network: TAXNetwork | None = None) -> ExplanationMetrics:
@@ -158,7 +160,7 @@ def test_a_network_with_a_pruned_prototype():
     network = make_network(kernels=3)
     network.memory.active[0, 1] = False
     nn.init.normal_(network.memory.prior, std=0.1)
-    nn.init.normal_(network.bank.weights[0])
+    nn.init.normal_(network.bank.weight)
     metrics = make_metrics(network)
     images, masks = torch.randn(2, 3, 8, 8), torch.randint(0, 2, (2, 3, 8, 8))
     metrics.update(images, network(images), masks, masks[:, :, 0, 0] >= 0, masks[:, 0])

@@ -4,22 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from layouts_pictures import fit
+from written_files import save
 
-from tax_lightning.__main__ import main
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.cache import CachedTable
 from tax_lightning.data.ms_lesion import MODALITIES, MSLesionDataModule
 
 nibabel = pytest.importorskip("nibabel")
 
-REPO = Path(__file__).parent.parent
 SHAPE = (11, 13, 6)
 TIMES = {1: 2, 2: 1, 4: 2, 5: 3}  # patient -> time points; numbers skip
-
-
-def save(path: Path, voxels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), path)
 
 
 def image_of(patient: int, time: int, modality: str) -> np.ndarray:
@@ -188,14 +183,5 @@ def test_no_lesions_at_all(root):
 
 
 def test_the_configuration_runs(root, tmp_path, capsys):
-    arguments = [
-        "fit",
-        *("--config", str(REPO / "experiments" / "ms_lesion.yaml")),
-        *("--config", str(REPO / "tests" / "quick.yaml")),
-        f"--data.init_args.root={root}",
-        f"--trainer.default_root_dir={tmp_path / 'runs'}",
-        "--trainer.logger=false",
-        "--trainer.fast_dev_run=true",
-    ]
-    main(arguments)
+    fit("ms_lesion", root, tmp_path)
     assert "fused_dice" in capsys.readouterr().out

@@ -6,22 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from layouts_pictures import fit
+from written_files import save
 
-from tax_lightning.__main__ import main
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.qubiq import QUBIQDataModule
 
 nibabel = pytest.importorskip("nibabel")
 
-REPO = Path(__file__).parent.parent
 TRAINING = [1, 2, 4, 5, 9, 10]  # the numbers of cases skip
 VALIDATION = [3, 11]
 SIZE = (12, 10)
-
-
-def save(path: Path, voxels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), path)
 
 
 def mask_of(number: int, rater: int, task: int = 1) -> np.ndarray:
@@ -285,14 +280,5 @@ def test_nothing_drawn_at_all(pancreas):
 
 
 def test_the_configuration_runs(tumor, tmp_path, capsys):
-    arguments = [
-        "fit",
-        *("--config", str(REPO / "experiments" / "qubiq.yaml")),
-        *("--config", str(REPO / "tests" / "quick.yaml")),
-        f"--data.init_args.root={tumor}",
-        f"--trainer.default_root_dir={tmp_path / 'runs'}",
-        "--trainer.logger=false",
-        "--trainer.fast_dev_run=true",
-    ]
-    main(arguments)
+    fit("qubiq", tumor, tmp_path)
     assert "fused_dice" in capsys.readouterr().out

@@ -8,13 +8,13 @@ from layouts_pictures import (
     ellipse,
     fit,
     photograph,
-    save,
     vessels,
     write_chase,
     write_drive,
     write_stare,
 )
 from PIL import Image
+from written_files import save
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.files import Window
@@ -79,7 +79,11 @@ def test_stare_with_wrong_files(tmp_path):
         StareDataModule(tmp_path).read("im0001")
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"no picture"), b""])
+@pytest.mark.parametrize(
+    "content",
+    [b"no gzip", gzip.compress(b"no picture", mtime=0), b""],
+    ids=["no gzip", "no picture", "empty"],
+)
 def test_broken_archives(tmp_path, content):
     write_stare(tmp_path)
     (tmp_path / "labels-ah" / "im0001.ah.ppm.gz").write_bytes(content)

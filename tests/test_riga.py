@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from layouts_pictures import border, drawn, ellipse, fit, photograph, save, truth_of, write_riga
+from layouts_pictures import border, drawn, ellipse, fit, photograph, truth_of, write_riga
 from PIL import Image
+from written_files import save
 
 from tax_lightning.data.files import Part, Window
 from tax_lightning.data.riga import RATERS, ContourDrawings, RIGADataModule, fill_contours

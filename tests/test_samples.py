@@ -15,6 +15,7 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
+from written_files import save
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.files import (
@@ -32,13 +33,6 @@ from tax_lightning.data.splits import fold_groups, split_groups
 
 CLASSES = ("background", "cell")
 GREY = {0: "background", 255: "cell"}
-
-
-def save(path: Path, pixels: np.ndarray, mode: str | None = None) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(pixels)
-    (image.convert(mode) if mode else image).save(path)
-    return path
 
 
 def make_table(samples, annotators=("Ann", "Bob"), classes=CLASSES, **kwargs) -> SampleTable:

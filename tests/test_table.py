@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from written_files import save
 
 from tax_lightning.batch import unpacked
 from tax_lightning.data import Sample, SampleTable, TableDataModule
@@ -18,12 +18,6 @@ from tax_lightning.data.files import Pictures
 
 CLASSES = ("background", "cell")
 SIZE = (20, 24)
-
-
-def save(path: Path, pixels: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 @pytest.fixture

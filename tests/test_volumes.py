@@ -8,18 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from written_files import save
 
 import tax_lightning.data.volumes as volumes
 from tax_lightning.data.files import Part, Window
 from tax_lightning.data.volumes import Volumes, find_volumes, slice_scan
 
 nibabel = pytest.importorskip("nibabel")
-
-
-def save(path: Path, voxels: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1, 1, 3, 1])), path)
-    return path
 
 
 def volume(*shape: int, dtype: type = np.int16) -> np.ndarray:

@@ -256,27 +256,33 @@ class MultiAnnotatorModule(L.LightningModule):
             self.preparation = Preparation.from_primitives(checkpoint["preparation"])
 
 
-def metric_inputs(
-    batch: Batch, output: TAXOutput | ModelOutput, reference: Tensor | None
-) -> dict[str, Tensor | None]:
-    """The keywords from which each metric of the segmentation takes those that it knows.
+def known_labels(batch: Batch, reference: Tensor | None) -> dict[str, Tensor]:
+    """The labels that metrics compare with, by keyword; 255 where one is unknown.
 
     Args:
         batch: with ``"masks"``, ``"present"`` and, for synthetic data, ``"expert"``.
-        output: of the network.
-        reference: ``[B, H, W]``, 255 where unknown; ``None`` where there is none at all.
+        reference: ``[B, H, W]``; ``None`` where there is none at all.
     """
     unknown = torch.full_like(batch["masks"][:, 0], IGNORE_INDEX)
     return {
+        "masks": batch["masks"],
+        "present": batch["present"],
+        "reference": unknown if reference is None else reference,
+        "expert": batch.get("expert", unknown),
+    }
+
+
+def metric_inputs(
+    batch: Batch, output: TAXOutput | ModelOutput, reference: Tensor | None
+) -> dict[str, Tensor | None]:
+    """The keywords from which each metric of the segmentation takes those that it knows."""
+    return {
+        **known_labels(batch, reference),
         "prediction": output.log_probs.argmax(dim=1),
         "probs": output.log_probs.exp(),
         "annotator_prediction": output.log_sample_probs.argmax(dim=2),
         "annotator_probs": output.log_sample_probs.exp(),
-        "masks": batch["masks"],
-        "present": batch["present"],
-        "reference": unknown if reference is None else reference,
         "who": output.log_who.exp(),
-        "expert": batch.get("expert", unknown),
         "within": output.within if isinstance(output, TAXOutput) else None,
     }
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from tax_lightning.batch import Batch
 from tax_lightning.consensus import Reference
-from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Explanation
 from tax_lightning.losses import LossWeights, SegmentationLoss, TAXLoss
 from tax_lightning.metrics import ExplanationMetrics
@@ -19,7 +18,7 @@ from tax_lightning.models.backbone import evaluating
 from tax_lightning.models.mixture import mix
 from tax_lightning.models.network import TAXNetwork
 from tax_lightning.models.output import TAXOutput
-from tax_lightning.modules.base import MultiAnnotatorModule
+from tax_lightning.modules.base import MultiAnnotatorModule, known_labels
 from tax_lightning.modules.checkpoints import given_network, settings_from
 from tax_lightning.modules.projection import (
     calibrate,
@@ -294,16 +293,8 @@ class TAXLightningModule(MultiAnnotatorModule):
 
     def _measure_in_test(self, batch: Batch, output: TAXOutput, reference: Tensor | None) -> None:
         if self.explanation_metrics is not None:
-            masks = batch["masks"]
-            unknown = torch.full_like(masks[:, 0], IGNORE_INDEX)
-            self.explanation_metrics.update(
-                batch["image"],
-                output,
-                masks,
-                batch["present"],
-                unknown if reference is None else reference,
-                batch.get("expert"),
-            )
+            labels = known_labels(batch, reference)
+            self.explanation_metrics.update(batch["image"], output, **labels)
 
     def _values_of_test(self) -> dict[str, Tensor]:
         metrics = self.explanation_metrics
