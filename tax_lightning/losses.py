@@ -163,6 +163,7 @@ class TAXLoss(SegmentationTerms):
         if window < 1 or window % 2 == 0:
             raise ValueError(f"who_window={window}: expected an odd number of pixels.")
         self.window = window
+        self.sharpness = SHARPNESS
         # Share of images that each annotator labelled, counted while training.
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.long))
         self.register_buffer("images_labelled", torch.zeros(annotators, dtype=torch.long))
@@ -228,7 +229,7 @@ class TAXLoss(SegmentationTerms):
         """
         if reference is None:
             return (masks != IGNORE_INDEX).float()
-        agree = agreement(masks, reference, self.window, SHARPNESS)
+        agree = agreement(masks, reference, self.window, self.sharpness)
         return agree * present[:, :, None, None]
 
     def _who(self, output: TAXOutput, agree: Tensor, weight: Tensor, present: Tensor) -> Tensor:

@@ -3,14 +3,26 @@
 import math
 import sys
 
+import albumentations as A
 import hypothesis.extra.numpy as hnp
+import lightning as L
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tax_lightning.consensus import agreement, box_mean, majority, relevance, staple
+from tax_lightning.baselines import MultiHead
+from tax_lightning.consensus import (
+    agreement,
+    box_mean,
+    majority,
+    reference_labels,
+    relevance,
+    staple,
+)
+from tax_lightning.data import MultiAnnotatorDataset, RawSample, SyntheticDataModule
+from tax_lightning.data.dataset import StapleReference
 
 WINDOWS = st.sampled_from([1, 3, 5, 9])
 
@@ -248,3 +260,70 @@ def test_windows_do_not_reach_into_other_images():
     masks[0] = 1
     assert (agreement(masks, reference, window=23)[1] == 1).all()
     assert (relevance(masks, reference)[1] == torch.tensor(0.05)).all()
+
+
+# ---------------------------------------------------------------------- staple before training
+
+
+class Masks:
+    """Two samples of three annotators, the third absent from the second; counts how often read."""
+
+    ids = ("a", "b")
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.masks = rng.integers(0, 2, (2, 3, 8, 6)).astype(np.uint8)
+        self.masks[1, 2] = 255
+
+    def __getitem__(self, index):
+        present = np.array([True, True, index == 0])
+        image = np.zeros((8, 6, 3), np.uint8)
+        return RawSample(self.ids[index], image, self.masks[index], present)
+
+
+def test_the_estimate_of_a_sample_is_made_once_and_follows_its_transforms(monkeypatch):
+    pytest.importorskip("SimpleITK")
+    calls = []
+    monkeypatch.setattr(
+        "tax_lightning.data.dataset.staple", lambda *a: calls.append(a) or staple(*a)
+    )
+    source = StapleReference(Masks(), classes=2)
+    flipped = MultiAnnotatorDataset(source, [A.HorizontalFlip(p=1.0)])
+    for _ in range(3):
+        for index in (0, 1):
+            masks = torch.from_numpy(source.source.masks[index]).long()[None]
+            expected = staple(masks, 2)[0].to(torch.uint8)
+            assert np.array_equal(source[index].reference, expected.numpy())
+            assert torch.equal(flipped[index]["reference"], expected.flip(-1))
+    assert len(calls) == len(source.ids) == 2
+
+
+def test_the_model_asks_its_data_module_for_staple_labels():
+    pytest.importorskip("SimpleITK")
+    data = SyntheticDataModule(
+        size=64, train_samples=4, val_samples=2, test_samples=2, batch_size=2, num_workers=0
+    )
+    seen = []
+
+    class Module(MultiHead):
+        def training_step(self, batch, batch_idx):
+            seen.append((batch["masks"], batch["reference"]))
+            return super().training_step(batch, batch_idx)
+
+    names = data.annotators, data.classes
+    module = Module(*names, network=torch.nn.Conv2d(3, 4, 1), reference="staple")
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, **options)
+    trainer.fit(module, data)
+    assert len(seen) == 2
+    for masks, reference in seen:
+        # Estimated before the flips and turns, which change no estimate but for ties.
+        assert (reference == staple(masks, len(data.classes))).float().mean() > 0.99
+
+
+def test_loaders_of_ones_own_must_bring_the_estimate():
+    batch = {"masks": torch.zeros(1, 3, 4, 4).long()}
+    with pytest.raises(ValueError, match=r"^reference='staple': .*consensus\.staple\(masks, num_c"):
+        reference_labels("staple", batch, 2)
+    batch["reference"] = torch.ones(1, 4, 4).long()
+    assert reference_labels("staple", batch, 2) is batch["reference"]

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tax_lightning.assignment import assign_pixels, balanced_assignment
 from tax_lightning.consensus import agreement, relevance
-from tax_lightning.distributed import alone
-from tax_lightning.losses import LossWeights, TAXLoss
+from tax_lightning.losses import LossWeights, TAXLoss, balanced_assignment
 from tax_lightning.models.mixture import mix
-from tax_lightning.models.network import Seen, TAXNetwork, TAXOutput
+from tax_lightning.models.network import Encoded, TAXNetwork
+from tax_lightning.models.output import TAXOutput
 from tax_lightning.models.prototypes import PrototypeMemory
 
 LN2 = math.log(2)
@@ -30,11 +29,10 @@ def output_of(evidence: Tensor, logits: Tensor, embedding: Tensor | None = None)
     parts = SimpleNamespace(
         bank=lambda features: logits,
         memory=lambda unit_embedding: evidence,
-        mixing="prob",
         who_scale=torch.ones(()),
     )
-    parts.weigh = partial(TAXNetwork.weigh, parts)
-    return TAXNetwork.assign(parts, Seen(embedding, F.normalize(embedding, dim=1)))
+    parts.gate = partial(TAXNetwork.gate, parts)
+    return TAXNetwork.decode(parts, Encoded(embedding, F.normalize(embedding, dim=1)))
 
 
 def row_output(who: list[float], second_class: list[list[float]]) -> TAXOutput:
@@ -63,14 +61,16 @@ def random_case(batch=2, annotators=3, kernels=2, classes=3, size=6):
     return leaves, output_of(evidence, logits, embedding), memory, masks, reference
 
 
-def mild_loss(annotators=3, **options):
-    """In random labels hardly anyone agrees: mild enough that all terms have something to say."""
-    return TAXLoss(annotators, **{"window": 3, "sharpness": 1.0} | options)
+def make_loss(annotators=3, window=3, sharpness=1.0, **options):
+    """In random labels hardly anyone agrees: mild enough that no term is 0."""
+    loss = TAXLoss(annotators, window=window, **options)
+    loss.sharpness = sharpness
+    return loss
 
 
-def all_terms(loss, output, memory, masks, present, reference, expert=None):
+def all_terms(loss, output, memory, masks, present, reference):
     terms = loss.segmentation_terms(output, masks, reference)
-    return terms | loss.explanation_terms(output, memory, masks, present, reference, expert)
+    return terms | loss.explanation_terms(output, memory, masks, present, reference)
 
 
 EVERYONE = torch.ones(1, 2, dtype=torch.bool)
@@ -105,16 +105,14 @@ def test_fused_cross_entropy_by_hand():
     assert term.item() == pytest.approx(-(math.log(first) + math.log(second)) / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize("mixing", ["prob", "logit"])
-def test_the_fused_term_teaches_a_kernel_only_what_its_annotator_said(mixing):
+def test_the_fused_term_teaches_a_kernel_only_what_its_annotator_said():
     """Of three pixels Ana says y* at the first only, Ben at the second, and at the third nobody."""
     log_who = torch.full((1, 2, 1, 3), 0.5).log().requires_grad_()
     log_own = torch.full((1, 2, 2, 1, 3), 0.5).log().requires_grad_()
-    fused = mix(log_who, log_own, mixing)
+    fused = mix(log_who, log_own)
     output = TAXOutput(fused, log_own, log_who, *(torch.zeros(1),) * 3)
     masks, reference = rows((1, 0, 255), (0, 1, 0)), torch.ones(1, 1, 3).long()
-    loss = TAXLoss(2, mixing=mixing)
-    term = loss.segmentation_terms(output, masks, reference)["fused"]
+    term = TAXLoss(2).segmentation_terms(output, masks, reference)["fused"]
     assert term.item() == pytest.approx(LN2)  # as without the distinction
     term.backward()
     taught = log_own.grad[0].abs().sum(dim=1)[:, 0] > 0
@@ -125,7 +123,7 @@ def test_the_fused_term_teaches_who_everywhere():
     log_who = torch.full((1, 2, 1, 3), 0.5).log().requires_grad_()
     log_own = torch.tensor([0.25, 0.75]).log().view(1, 1, 2, 1, 1).repeat(1, 2, 1, 1, 3)
     log_own[:, 1] = log_own[:, 1].flip(1)
-    output = TAXOutput(mix(log_who, log_own, "prob"), log_own, log_who, *(torch.zeros(1),) * 3)
+    output = TAXOutput(mix(log_who, log_own), log_own, log_who, *(torch.zeros(1),) * 3)
     masks, reference = rows((1, 1, 255), (0, 1, 255)), torch.ones(1, 1, 3).long()
     TAXLoss(2).segmentation_terms(output, masks, reference)["fused"].backward()
     # Of -log(w_1 p_1 + w_2 p_2), by log w_n: -w_n p_n / p, here 3/4 and 1/4, over three pixels.
@@ -203,7 +201,7 @@ def brute_force_who(loss, output, masks, present, reference):
     """The term, with a loop in place of broadcasting."""
     agree = agreement(masks, reference, loss.window, loss.sharpness)
     said = output.log_annotator_probs.argmax(dim=2)
-    weight = relevance(said, reference, loss.neighbourhood)
+    weight = relevance(said, reference, loss.window)
     total = 0.0
     batch, annotators, height, width = masks.shape
     for b, n in itertools.product(range(batch), range(annotators)):
@@ -216,13 +214,12 @@ def brute_force_who(loss, output, masks, present, reference):
     return total / weight.sum().item()
 
 
-@pytest.mark.parametrize("who_target", ["window", "agree"])
-def test_who_equals_brute_force(who_target):
+def test_who_equals_brute_force():
     _, output, memory, masks, reference = random_case()
     present = torch.tensor([[True, True, False], [True, True, True]])
     masks = masks.masked_fill(~present[:, :, None, None], 255)
     reference[0, 0, 0] = 255
-    loss = TAXLoss(3, who_target=who_target, window=3, sharpness=2.0)
+    loss = make_loss(sharpness=2.0)
     loss.observe(torch.tensor([9.0, 9.0, 4.0]), torch.tensor(9.0))
     term = loss.explanation_terms(output, memory, masks, present, reference)["who"]
     assert term.item() == pytest.approx(
@@ -235,43 +232,12 @@ def test_who_by_hand():
     # counts in full; the others count .05 each.
     output = row_output([0.25, 0.75], [[0.9] * 3, [0.9, 0.9, 0.1]])
     masks = rows((1, 1, 1), (1, 1, 0))
-    loss = TAXLoss(2, window=1, sharpness=LN2)  # Ben's agreement there is 1/2
+    loss = make_loss(2, window=1, sharpness=LN2)  # Ben's agreement there is 1/2
     memory = PrototypeMemory(2, 1, 2)
     term = loss.explanation_terms(output, memory, masks, EVERYONE, masks[:, 0])["who"]
     ana, ben = -math.log(0.25), -math.log(0.75)
     expected = (2 * 0.05 * (ana + ben) + 1.0 * (ana + ben / 2)) / 1.1
     assert term.item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_pixelwise_agreement_keeps_the_neighbourhood_in_which_it_matters():
-    loss = TAXLoss(2, who_target="agree", window=3, sharpness=200.0)
-    masks = rows((1, 1, 1, 1), (0, 1, 1, 1))
-    output = row_output([0.5, 0.5], [[0.9] * 4, [0.1, 0.9, 0.9, 0.9]])
-    term = loss.explanation_terms(output, PrototypeMemory(2, 1, 2), masks, EVERYONE, masks[:, 0])[
-        "who"
-    ]
-    # Weights 1, 1, .05, .05; at the first pixel only Ana agrees, elsewhere both do.
-    assert term.item() == pytest.approx(LN2 * (1 + 2 + 0.1 + 0.1) / 2.1, rel=1e-5)
-
-
-def test_the_known_expert_is_taught_where_there_is_one():
-    output = row_output([0.25, 0.75], [[0.5] * 3] * 2)
-    masks = rows((1, 1, 1), (1, 1, 0))
-    loss, memory = TAXLoss(2, who_target="expert"), PrototypeMemory(2, 1, 2)
-    arguments = (output, memory, masks, EVERYONE, masks[:, 0])
-    expert = torch.tensor([[[0, 1, 255]]])
-    term = loss.explanation_terms(*arguments, expert)["who"]
-    assert term.item() == pytest.approx(-(math.log(0.25) + math.log(0.75)) / 2, rel=1e-5)
-    assert loss.explanation_terms(*arguments, torch.full_like(expert, 255))["who"] == 0
-    with pytest.raises(ValueError, match=r"^who_target='expert': the batch has no key 'expert'\."):
-        loss.explanation_terms(*arguments)
-
-
-def test_who_can_be_left_alone():
-    _, output, memory, masks, reference = random_case()
-    present = torch.ones(2, 3, dtype=torch.bool)
-    loss = TAXLoss(3, who_target="none")
-    assert loss.explanation_terms(output, memory, masks, present, reference)["who"] == 0
 
 
 def expected_who_minimiser(loss, masks, reference, rate):
@@ -316,8 +282,8 @@ def test_who_is_unbiased_by_missing_labels(rates):
     settings = {"window": 7, "sharpness": 8.0}
     agree = torch.exp(-8.0 * torch.tensor([1, 2, 4]) / 16)
     expected = (agree / agree.sum()).view(1, 3, 1, 1).expand(1, 3, 4, 4)
-    full = expected_who_minimiser(TAXLoss(3, **settings), masks, reference, torch.ones(3))
-    partial = expected_who_minimiser(TAXLoss(3, **settings), masks, reference, torch.tensor(rates))
+    full = expected_who_minimiser(make_loss(**settings), masks, reference, torch.ones(3))
+    partial = expected_who_minimiser(make_loss(**settings), masks, reference, torch.tensor(rates))
     torch.testing.assert_close(full, expected, atol=1e-3, rtol=0)
     torch.testing.assert_close(partial, expected, atol=1e-3, rtol=0)
 
@@ -329,8 +295,8 @@ def test_who_is_unbiased_where_those_who_deviate_are_missing():
     masks[0, 0, 2, 2] = 1
     settings = {"window": 3, "sharpness": 8.0}
     rates = torch.tensor([0.5, 0.5, 0.5])
-    full = expected_who_minimiser(TAXLoss(3, **settings), masks, reference, torch.ones(3))
-    partial = expected_who_minimiser(TAXLoss(3, **settings), masks, reference, rates)
+    full = expected_who_minimiser(make_loss(**settings), masks, reference, torch.ones(3))
+    partial = expected_who_minimiser(make_loss(**settings), masks, reference, rates)
     torch.testing.assert_close(partial, full, atol=0.02, rtol=0)
 
 
@@ -346,48 +312,6 @@ def test_label_rate_counts_images():
 
 
 # ---------------------------------------------------------------------- kernels and prototypes
-
-
-def use_output(use: list[list[list[float]]]) -> TAXOutput:
-    """One image of one line in which annotator n uses kernel k as given, ``[W][N][K]``."""
-    within = torch.tensor(use).permute(1, 2, 0)[None, :, :, None]
-    return output_of(within.log(), torch.zeros(1, *within.shape[1:3], 2, *within.shape[3:]))
-
-
-@pytest.mark.parametrize(
-    ("use", "expected"),
-    [
-        ([[[0.5, 0.5]], [[0.5, 0.5]]], 0.0),
-        ([[[0.999999, 1e-6]], [[1e-6, 0.999999]]], 0.0),  # each pixel may be decided
-        ([[[0.75, 0.25]], [[0.75, 0.25]]], 0.75 * math.log(1.5) + 0.25 * math.log(0.5)),
-        ([[[1.0, 1e-30], [0.5, 0.5]]], LN2 / 2),  # the mean of two annotators
-    ],
-)
-def test_balance_by_hand(use, expected):
-    output = use_output(use)
-    annotators = output.log_who.shape[1]
-    masks = torch.ones(1, annotators, *output.probs.shape[2:]).long()
-    term = TAXLoss(annotators).explanation_terms(
-        output,
-        PrototypeMemory(annotators, 2, 2),
-        masks,
-        torch.ones(1, annotators, dtype=torch.bool),
-        masks[:, 0],
-    )["balance"]
-    assert term.item() == pytest.approx(expected, abs=1e-5)
-
-
-def test_balance_does_not_ask_annotators_to_decide_equally_often():
-    leaves, output, memory, masks, reference = random_case()
-    prior = torch.tensor([3.0, 0.0, -3.0]).view(1, 3, 1, 1, 1)
-    uneven = output_of(leaves["evidence"] + prior, leaves["logits"], leaves["embedding"])
-    assert not torch.allclose(uneven.who, output.who, atol=0.1)
-    present = torch.ones(2, 3, dtype=torch.bool)
-    terms = [
-        mild_loss().explanation_terms(said, memory, masks, present, reference)["balance"]
-        for said in (output, uneven)
-    ]
-    torch.testing.assert_close(*terms)
 
 
 def prototype_case(*directions: tuple[float, float]) -> PrototypeMemory:
@@ -408,30 +332,42 @@ def terms_of(memory: PrototypeMemory, pixels: list[tuple[float, float]]) -> dict
     return TAXLoss(1).explanation_terms(output, memory, masks, present, masks[:, 0])
 
 
-def test_pull_and_cluster_by_hand():
+def test_cluster_by_hand():
     memory = prototype_case((1.0, 0.0), (0.0, 1.0))
     terms = terms_of(memory, [(0.8, 0.6), (0.6, 0.8)])  # one pixel each, cosine .8
-    assert terms["pull"].item() == pytest.approx(0.2**2, rel=1e-5)
-    # evidence differs by .2 / .1, the assignment is all but certain: exp(-.2 / .05) = .018
-    wrong = math.exp(-4) / (1 + math.exp(-4))
-    expected = math.log(1 + math.exp(-2)) + wrong * 2
-    assert terms["cluster"].item() == pytest.approx(expected, rel=1e-4)
+    assert terms["cluster"].item() == pytest.approx(0.2**2, rel=1e-5)
 
 
-def test_pull_is_zero_where_prototypes_are_pixels():
+def test_the_cluster_term_assigns_evenly():
+    # Both pixels are nearest to the first prototype; the second takes the one that is nearer to it.
+    memory = prototype_case((1.0, 0.0), (0.0, 1.0))
+    terms = terms_of(memory, [(1.0, 0.0), (0.8, 0.6)])
+    assert terms["cluster"].item() == pytest.approx((0 + 0.4**2) / 2, rel=1e-4)
+
+
+def test_pruned_prototypes_are_assigned_no_pixel():
+    memory = prototype_case((1.0, 0.0), (0.0, 1.0))
+    memory.active[0, 1] = False
+    terms = terms_of(memory, [(0.8, 0.6), (0.6, 0.8)])
+    assert terms["cluster"].item() == pytest.approx((0.2**2 + 0.4**2) / 2, rel=1e-5)
+    terms["cluster"].backward()
+    assert (memory.vectors.grad[0, 1] == 0).all()
+
+
+def test_cluster_is_zero_where_prototypes_are_pixels():
     terms = terms_of(prototype_case((1.0, 0.0), (0.0, 1.0)), [(1.0, 0.0), (0.0, 1.0)])
-    assert terms["pull"].item() == pytest.approx(0, abs=1e-12)
+    assert terms["cluster"].item() == pytest.approx(0, abs=1e-12)
 
 
-def test_pull_draws_prototype_and_pixel_together():
+def test_cluster_draws_prototype_and_pixel_together():
     _, output, memory, masks, _ = random_case(annotators=1)
     present = torch.ones(2, 1, dtype=torch.bool)
-    term = TAXLoss(1).explanation_terms(output, memory, masks, present, masks[:, 0])["pull"]
+    term = TAXLoss(1).explanation_terms(output, memory, masks, present, masks[:, 0])["cluster"]
     term.backward()
     moved = PrototypeMemory(1, 2, 4)
     with torch.no_grad():
         moved.vectors.copy_(memory.vectors - 0.05 * memory.vectors.grad)
-    again = TAXLoss(1).explanation_terms(output, moved, masks, present, masks[:, 0])["pull"]
+    again = TAXLoss(1).explanation_terms(output, moved, masks, present, masks[:, 0])["cluster"]
     assert again < term
 
 
@@ -441,7 +377,7 @@ def test_prototypes_learn_only_where_their_annotator_is_right():
     masks[:, 0], masks[:, 1:] = 1, 0  # Ana is wrong everywhere
     present = torch.ones(2, 3, dtype=torch.bool)
     terms = TAXLoss(3, window=3).explanation_terms(output, memory, masks, present, reference)
-    (terms["pull"] + terms["cluster"]).backward()
+    terms["cluster"].backward()
     assert memory.vectors.grad[0].abs().max() < 1e-12
     assert memory.vectors.grad[1:].abs().max() > 1e-4
 
@@ -457,10 +393,10 @@ def test_prototypes_learn_only_where_their_annotator_is_right():
         ([(1.0, 0.0)], 0),
     ],
 )
-def test_spread_by_hand(directions, expected):
+def test_separation_by_hand(directions, expected):
     terms = terms_of(prototype_case(*directions), [(1.0, 0.0)])
-    assert terms["spread"].item() == pytest.approx(expected, abs=1e-6)
-    assert terms["spread"].requires_grad
+    assert terms["separation"].item() == pytest.approx(expected, abs=1e-6)
+    assert terms["separation"].requires_grad
 
 
 # ---------------------------------------------------------------------- balanced assignment
@@ -532,21 +468,10 @@ def test_without_a_reference_dice_averages_over_annotators_too():
     assert term.item() == pytest.approx(1 - (background + cell) / 2, rel=1e-5)
 
 
-def test_without_a_reference_everybody_is_believed_where_they_labelled():
-    _, output, _, masks, _ = random_case()
-    masks[0, 1], masks[1, 2, 0] = 255, 255
-    present = torch.tensor([[True, False, True], [True, True, True]])
-    loss = mild_loss()
-    agree = loss.agreement(masks, present, None)
-    assert agree.dtype == torch.float32
-    assert torch.equal(agree, (masks != 255).float())
-    assert torch.equal(loss.relevance(output, None), torch.ones(2, 6, 6))
-
-
 def test_with_a_reference_agreement_and_relevance_are_those_of_the_labels():
     _, output, _, masks, reference = random_case()
     present = torch.tensor([[True, False, True], [True, True, True]])
-    loss = mild_loss()
+    loss = make_loss()
     agree = loss.agreement(masks, present, reference)
     assert (agree[0, 1] == 0).all()
     expected = agreement(masks, reference, 3, 1.0)
@@ -555,98 +480,17 @@ def test_with_a_reference_agreement_and_relevance_are_those_of_the_labels():
     assert torch.equal(loss.relevance(output, reference), relevance(said, reference, 3))
 
 
-@pytest.mark.parametrize("who_target", ["none", "expert"])
-def test_all_terms_without_a_reference_are_finite_and_teach(who_target):
+def test_without_a_reference_annotators_agree_where_they_labelled_and_who_has_no_term():
     leaves, output, memory, masks, _ = random_case()
-    masks[0, 1] = 255
+    masks[0, 1], masks[1, 2, 0] = 255, 255
     present = (masks != 255).flatten(2).any(dim=2)
-    expert = torch.randint(0, 3, (2, 6, 6))
-    loss = mild_loss(who_target=who_target)
-    terms = all_terms(loss, output, memory, masks, present, None, expert)
-    assert terms.keys() == set(TERMS)
+    loss = make_loss()
+    assert torch.equal(loss.agreement(masks, present, None), (masks != 255).float())
+    assert torch.equal(loss.relevance(output, None), torch.ones(2, 6, 6))
+    terms = all_terms(loss, output, memory, masks, present, None)
+    assert terms.keys() == set(TERMS) - {"who"}
     assert all(term.isfinite() for term in terms.values())
-    assert (terms["who"].item() == 0) is (who_target == "none")
     assert_gradients_are_finite(leaves, torch.stack(list(terms.values())).sum())
-
-
-# ---------------------------------------------------------------------- following
-
-
-def line_of(*pixels: tuple[float, float]) -> Tensor:
-    """Embeddings of one image of one line, ``[1, 2, 1, W]``."""
-    return torch.tensor(pixels).T[None, :, None]
-
-
-def follow(loss: TAXLoss, memory: PrototypeMemory, embedding: Tensor, masks: Tensor, reference):
-    """Let the prototypes follow the pixels of this image."""
-    evidence = memory(embedding)
-    logits = torch.zeros(*evidence.shape[:3], 2, *evidence.shape[3:])
-    output = output_of(evidence.detach(), logits, embedding)
-    present = (masks != 255).flatten(2).any(dim=2)
-    loss.follow(output, memory, masks, present, reference)
-
-
-def stepped(old: tuple[float, float], mean: tuple[float, float]) -> list[float]:
-    """A prototype after a step of a hundredth towards the direction of a mean."""
-    mean = F.normalize(torch.tensor(mean), dim=0)
-    return F.normalize(0.99 * torch.tensor(old) + 0.01 * mean, dim=0).tolist()
-
-
-def test_prototypes_follow_the_pixels_assigned_to_them():
-    # Cosines of .8 and -.8, -.6 and .6: what belongs to which is as good as certain.
-    memory = prototype_case((1.0, 0.0), (-1.0, 0.0))
-    embedding = line_of((0.8, 0.6), (0.6, -0.8), (-0.6, 0.8), (0.0, 1.0))
-    # The last pixel is not labelled; it would be drawn to both.
-    follow(TAXLoss(1), memory, embedding, rows((1, 0, 1, 255)), None)
-    first, second = memory.vectors[0].tolist()
-    assert first == pytest.approx(stepped((1.0, 0.0), (1.4, -0.2)), abs=1e-6)
-    assert second == pytest.approx(stepped((-1.0, 0.0), (-0.6, 0.8)), abs=1e-6)
-
-
-def test_pixels_count_by_agreement_and_relevance():
-    memory = prototype_case((1.0, 0.0), (-1.0, 0.0))
-    embedding = line_of((0.8, 0.6), (0.6, -0.8), (0.8, -0.6), (-0.6, 0.8))
-    # With single pixels as windows; the network would say 0 everywhere, so that it deviates from
-    # the reference at the first two pixels. At the second the annotator's agreement is 1/2.
-    loss = TAXLoss(1, window=1, sharpness=LN2)
-    follow(loss, memory, embedding, rows((1, 0, 0, 0)), torch.tensor([[[1, 1, 0, 0]]]))
-    mean = (0.8 + 0.5 * 0.6 + 0.05 * 0.8, 0.6 - 0.5 * 0.8 - 0.05 * 0.6)
-    first, second = memory.vectors[0].tolist()
-    assert first == pytest.approx(stepped((1.0, 0.0), mean), abs=1e-6)
-    assert second == pytest.approx(stepped((-1.0, 0.0), (-0.6, 0.8)), abs=1e-6)
-
-
-def test_prototypes_of_the_absent_and_the_dead_follow_nothing():
-    memory = PrototypeMemory(2, 2, 2)
-    memory.active[0, 1] = False
-    before = memory.vectors.detach().clone()
-    embedding = F.normalize(torch.randn(1, 2, 3, 3), dim=1)
-    masks = torch.zeros(1, 2, 3, 3).long()
-    masks[:, 1] = 255
-    follow(TAXLoss(2), memory, embedding, masks, None)
-    assert torch.equal(memory.vectors[0, 1], before[0, 1])
-    assert torch.equal(memory.vectors[1], before[1])
-    assert not torch.equal(memory.vectors[0, 0], before[0, 0])
-
-
-def test_shared_prototypes_follow_the_pixels_of_all_annotators():
-    memory = PrototypeMemory(2, 1, 2, kind="shared")
-    with torch.no_grad():
-        memory.vectors.copy_(torch.tensor([[[1.0, 0.0]]]))
-    embedding = line_of((0.8, 0.6), (0.6, 0.8), (0.0, -1.0))
-    follow(TAXLoss(2), memory, embedding, rows((1, 255, 255), (0, 1, 255)), None)
-    mean = (2 * 0.8 + 0.6, 2 * 0.6 + 0.8)  # both annotators labelled the first pixel
-    assert memory.vectors[0, 0].tolist() == pytest.approx(stepped((1.0, 0.0), mean), abs=1e-6)
-
-
-def test_following_needs_and_leaves_no_gradient():
-    leaves, output, memory, masks, reference = random_case()
-    memory.prototypes.requires_grad_(False)
-    before = memory.vectors.clone()
-    mild_loss().follow(output, memory, masks, torch.ones(2, 3, dtype=torch.bool), reference)
-    assert not torch.equal(memory.vectors, before)
-    assert not memory.vectors.requires_grad
-    assert all(leaf.grad is None for leaf in leaves.values())
 
 
 # ---------------------------------------------------------------------- over all processes
@@ -657,14 +501,12 @@ def test_means_are_of_sums_and_counts_over_all_processes():
     _, output, memory, masks, reference = random_case()
     masks[0, 1] = 255
     present = (masks != 255).flatten(2).any(dim=2)
-    expert = torch.randint(0, 3, (2, 6, 6))
-    for options in ({}, {"who_target": "expert"}):
-        alone, doubled = mild_loss(**options), mild_loss(**options)
-        doubled.total = lambda local: 2 * local
-        arguments = (output, memory, masks, present, reference, expert)
-        found, expected = all_terms(doubled, *arguments), all_terms(alone, *arguments)
-        for name in TERMS:
-            torch.testing.assert_close(found[name], expected[name], msg=name)
+    doubled = make_loss()
+    doubled.total = lambda local: 2 * local
+    arguments = (output, memory, masks, present, reference)
+    found, expected = all_terms(doubled, *arguments), all_terms(make_loss(), *arguments)
+    for name in TERMS:
+        torch.testing.assert_close(found[name], expected[name], msg=name)
 
 
 class Meeting:
@@ -705,22 +547,16 @@ def uneven_case():
     masks[0, 1], masks[0, 0, 2:], masks[2, 2] = 255, 255, 255
     reference[0, 3:] = 255
     present = (masks != 255).flatten(2).any(dim=2)
-    expert = torch.randint(0, 3, (3, 6, 6))
-    expert[0, :, :4] = 255
-    return memory, output, masks, present, reference, expert
+    return memory, output, masks, present, reference
 
 
-@pytest.mark.parametrize("who_target", ["window", "expert"])
-def test_two_processes_have_the_terms_of_one(who_target):
+def test_two_processes_have_the_terms_of_one():
     memory, output, *labels = uneven_case()
-    masks, present, reference, expert = labels
-    whole = all_terms(
-        mild_loss(who_target=who_target), output, memory, masks, present, reference, expert
-    )
+    whole = all_terms(make_loss(), output, memory, *labels)
     parts = cut_in_two(output, *labels)
 
     def work(rank, total):
-        loss = mild_loss(who_target=who_target)
+        loss = make_loss()
         loss.total = total
         said, *mine = parts[rank]
         return all_terms(loss, said, memory, *mine)
@@ -730,42 +566,14 @@ def test_two_processes_have_the_terms_of_one(who_target):
             torch.testing.assert_close(terms[name], whole[name], msg=name)
     # Left to itself, a process would have other terms.
     said, *mine = parts[0]
-    alone = all_terms(mild_loss(who_target=who_target), said, memory, *mine)
-    for name in set(TERMS) - {"spread"}:
+    alone = all_terms(make_loss(), said, memory, *mine)
+    for name in set(TERMS) - {"separation"}:
         assert not torch.allclose(alone[name], whole[name]), name
-
-
-@pytest.mark.parametrize("kind", ["private", "shared"])
-def test_prototypes_follow_the_pixels_of_all_processes(kind):
-    _, output, *labels = uneven_case()
-
-    def memory_of_its_own() -> PrototypeMemory:
-        torch.manual_seed(7)
-        return PrototypeMemory(3, 2, 4, kind=kind)
-
-    memories = [memory_of_its_own() for _ in range(3)]
-    before = memories[2].vectors.detach().clone()
-    masks, present, reference, _ = labels
-    mild_loss().follow(output, memories[2], masks, present, reference)
-    parts = cut_in_two(output, *labels)
-
-    def work(rank, total):
-        loss = mild_loss()
-        loss.total = total
-        said, *mine = parts[rank]
-        loss.follow(said, memories[rank], *mine[:3])
-
-    Meeting().hold(work)
-    moved = (memories[2].vectors - before).abs().max()
-    assert moved > 1e-3
-    for memory in memories[:2]:
-        torch.testing.assert_close(memory.vectors, memories[2].vectors, atol=1e-5, rtol=0)
-    assert torch.equal(memories[0].vectors, memories[1].vectors)
 
 
 # ---------------------------------------------------------------------- hard cases
 
-TERMS = ("annotator", "fused", "who", "balance", "cluster", "pull", "spread")
+TERMS = ("annotator", "fused", "who", "cluster", "separation")
 
 
 def assert_gradients_are_finite(leaves, term):
@@ -778,12 +586,12 @@ def assert_gradients_are_finite(leaves, term):
 @pytest.mark.parametrize("name", TERMS)
 def test_a_batch_that_nobody_labelled_costs_nothing(name, segmentation):
     leaves, output, memory, masks, reference = random_case()
-    loss = mild_loss(segmentation=segmentation)
+    loss = make_loss(segmentation=segmentation)
     present = torch.zeros(2, 3, dtype=torch.bool)
     masks, reference = torch.full_like(masks, 255), torch.full_like(reference, 255)
     terms = all_terms(loss, output, memory, masks, present, reference)
     assert terms.keys() == set(TERMS)
-    if name != "spread":  # a matter of the prototypes alone
+    if name != "separation":  # a matter of the prototypes alone
         assert terms[name].item() == 0
     assert terms[name].requires_grad
     assert_gradients_are_finite(leaves, terms[name])
@@ -795,7 +603,7 @@ def test_extreme_certainty_gives_no_nan(name, scale):
     leaves, _, memory, masks, reference = random_case()
     output = output_of(leaves["evidence"] * scale, leaves["logits"] * scale, leaves["embedding"])
     present = torch.ones(2, 3, dtype=torch.bool)
-    term = all_terms(mild_loss(), output, memory, masks, present, reference)[name]
+    term = all_terms(make_loss(), output, memory, masks, present, reference)[name]
     assert term.isfinite()
     assert_gradients_are_finite(leaves, term)
 
@@ -807,7 +615,7 @@ def test_a_kernel_that_is_never_used_does_not_spoil_the_terms(name):
     evidence[:, 0, 1] = -500.0  # the exponential of which underflows
     output = output_of(evidence, leaves["logits"], leaves["embedding"])
     present = torch.ones(2, 3, dtype=torch.bool)
-    term = all_terms(mild_loss(), output, memory, masks, present, reference)[name]
+    term = all_terms(make_loss(), output, memory, masks, present, reference)[name]
     assert term.isfinite()
     assert_gradients_are_finite(leaves, term)
 
@@ -816,20 +624,20 @@ def test_a_kernel_that_is_never_used_does_not_spoil_the_terms(name):
 def test_low_precision_around_the_terms_does_not_change_them(name):
     _, output, memory, masks, reference = random_case()
     present = torch.ones(2, 3, dtype=torch.bool)
-    exact = all_terms(mild_loss(), output, memory, masks, present, reference)[name]
+    exact = all_terms(make_loss(), output, memory, masks, present, reference)[name]
     with torch.autocast("cpu", torch.bfloat16):
-        term = all_terms(mild_loss(), output, memory, masks, present, reference)[name]
+        term = all_terms(make_loss(), output, memory, masks, present, reference)[name]
     torch.testing.assert_close(term, exact, atol=1e-5, rtol=1e-5)
 
 
 def test_each_term_reaches_what_it_should_teach():
     leaves, _, memory, masks, reference = random_case()
     with torch.no_grad():
-        memory.vectors[0, 1] = memory.vectors[0, 0] + 0.1  # something to spread
+        memory.vectors[0, 1] = memory.vectors[0, 0] + 0.1  # something to separate
     embedding = leaves["embedding"]
     output = output_of(memory(embedding), leaves["logits"], embedding)
     present = torch.ones(2, 3, dtype=torch.bool)
-    terms = all_terms(mild_loss(), output, memory, masks, present, reference)
+    terms = all_terms(make_loss(), output, memory, masks, present, reference)
     for name in TERMS:
         (gradient,) = torch.autograd.grad(terms[name], memory.vectors, retain_graph=True)
         assert (gradient != 0).any(), name
@@ -842,16 +650,15 @@ def test_each_term_reaches_what_it_should_teach():
 
 
 def test_weights_must_not_be_negative():
-    with pytest.raises(ValueError, match=r"^loss_weights\.pull=-0\.1: expected 0 or more\.$"):
-        LossWeights(pull=-0.1)
-    assert LossWeights(pull=0.0).pull == 0
+    with pytest.raises(ValueError, match=r"^loss_weights\.cluster=-0\.1: expected 0 or more\.$"):
+        LossWeights(cluster=-0.1)
+    assert LossWeights(cluster=0.0).cluster == 0
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"segmentation": "mse"}, "segmentation_loss='mse': expected one of ce, dice, ce\\+dice."),
-        ({"who_target": "x"}, "who_target='x': expected one of window, agree, expert, none."),
         ({"window": 4}, "who_window=4: expected an odd number of pixels."),
         ({"window": 0}, "who_window=0: expected an odd number of pixels."),
     ],
@@ -862,7 +669,7 @@ def test_errors_name_the_argument(options, message):
 
 
 def test_in_evaluation_processes_do_not_wait_for_each_other():
-    loss = mild_loss()
+    loss = make_loss()
 
     def meet(local):
         raise AssertionError("a collective")
@@ -874,18 +681,3 @@ def test_in_evaluation_processes_do_not_wait_for_each_other():
     assert all(term.isfinite() for term in terms.values())
     with pytest.raises(AssertionError, match="a collective"):
         all_terms(loss.train(), output, memory, masks, present, reference)
-
-
-@pytest.mark.parametrize("bank", ["private", "shared"])
-def test_sampled_pixels_have_the_kernels_that_the_network_said(bank):
-    network = TAXNetwork(
-        3, 2, backbone=torch.nn.Conv2d(3, 4, 1), kernels=2, embedding_channels=4, bank=bank
-    )
-    network.memory.active[0, 1] = bank == "shared"
-    output = network(torch.randn(2, 3, 5, 6))
-    torch.manual_seed(7)
-    found = assign_pixels(output, network.memory, torch.ones(2, 3, 5, 6), alone)
-    torch.manual_seed(7)
-    pixels = torch.randperm(30)
-    said = output.log_within.flatten(3)[..., pixels]
-    torch.testing.assert_close(found.log_within, said.masked_fill(said.isinf(), 0.0))

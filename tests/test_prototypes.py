@@ -74,58 +74,6 @@ def test_temperature_must_be_positive(temperature):
         PrototypeMemory(1, 1, 2, temperature)
 
 
-def test_shared_prototypes_differ_by_the_priors_only_which_count_like_cosines():
-    memory = PrototypeMemory(2, 2, 2, temperature=0.25, kind="shared")
-    with torch.no_grad():
-        memory.vectors.copy_(torch.stack([direction(0) * 3, direction(60)])[None])
-        memory.prior.copy_(torch.tensor([[0.0, 0.1], [-0.2, 0.5]]))
-    z = direction(0).view(1, 2, 1, 1)
-    torch.testing.assert_close(memory.similarity(z)[..., 0, 0], torch.tensor([[[1.0, 0.5]]]))
-    expected = torch.tensor([[1.0, 0.5 + 0.1], [1.0 - 0.2, 0.5 + 0.5]]) / 0.25
-    torch.testing.assert_close(memory(z)[0, ..., 0, 0], expected)
-
-
-def test_what_a_shared_memory_holds():
-    memory = PrototypeMemory([2, 1], 4, 8, kind="shared")
-    assert memory.annotators == 3
-    assert memory.vectors.shape == memory.unit_vectors.shape == (1, 4, 8)
-    assert memory.priors.sizes == [2, 1]
-    assert memory.prior.shape == (3, 4)
-    assert memory.active.shape == (1, 4)
-    assert memory.active.shape == (3, 4)
-
-
-def test_a_dead_shared_prototype_is_dead_to_everybody():
-    memory = PrototypeMemory(3, 2, 4, kind="shared")
-    memory.active[0, 1] = False
-    assert memory.active.tolist() == [[True, False]] * 3
-    evidence = memory(F.normalize(torch.randn(1, 4, 2, 2), dim=1))
-    assert evidence.shape == (1, 3, 2, 2, 2)
-    assert (evidence[:, :, 1] == -math.inf).all()
-    assert evidence[:, :, 0].isfinite().all()
-
-
-def test_private_prototypes_live_and_die_each_for_themselves():
-    memory = PrototypeMemory(2, 2, 4)
-    memory.active[0, 1] = False
-    assert memory.active.tolist() == [[True, False], [True, True]]
-
-
-@pytest.mark.parametrize("kind", ["private", "shared"])
-def test_an_added_cohort_leaves_the_evidence_of_those_before_the_same_to_the_last_bit(kind):
-    before = PrototypeMemory([2], 3, 8, kind=kind)
-    after = PrototypeMemory([2, 1], 3, 8, kind=kind)
-    torch.nn.init.normal_(before.priors[0])
-    with torch.no_grad():
-        after.priors[0].copy_(before.priors[0])
-        after.prototypes[0].copy_(before.prototypes[0])
-    z = F.normalize(torch.randn(2, 8, 4, 3), dim=1)
-    evidence = after(z)
-    assert after.annotators == 3
-    assert evidence.shape == (2, 3, 3, 4, 3)
-    assert torch.equal(evidence[:, :2], before(z))
-
-
 # ---------------------------------------------------------------------- start
 
 
@@ -169,7 +117,7 @@ def test_pixels_that_are_all_alike_do_no_harm():
 
 
 def test_those_to_keep_are_not_started_and_the_others_as_without_them():
-    keeping, free = PrototypeMemory([2, 1], 2, 4), PrototypeMemory(3, 2, 4)
+    keeping, free = PrototypeMemory(3, 2, 4), PrototypeMemory(3, 2, 4)
     before = keeping.vectors.detach().clone()
     pixels = list(F.normalize(torch.randn(3, 30, 4), dim=2))
     keeping.start(pixels, keep=2)
@@ -177,80 +125,6 @@ def test_those_to_keep_are_not_started_and_the_others_as_without_them():
     assert torch.equal(keeping.vectors[:2], before[:2])
     assert not torch.equal(keeping.vectors[2], before[2])
     assert torch.equal(keeping.vectors[2], free.vectors[2])
-
-
-def test_shared_prototypes_start_at_the_clusters_of_all_pixels_together():
-    memory = PrototypeMemory(3, 3, 8, kind="shared")
-    centres = torch.eye(8)[:3]
-    # Each annotator saw one cluster only, the last one too few pixels to start from alone.
-    counts = (50, 50, 2)
-    pixels = [centre.repeat(count, 1) for centre, count in zip(centres, counts, strict=True)]
-    memory.start(pixels)
-    found = memory.unit_vectors[0] @ centres.T
-    assert sorted(found.argmax(dim=1).tolist()) == [0, 1, 2]
-    assert (found.amax(dim=1) > 0.999).all()
-
-
-def test_shared_prototypes_that_are_kept_are_not_started():
-    memory = PrototypeMemory([2, 1], 2, 4, kind="shared")
-    before = memory.vectors.detach().clone()
-    memory.start(list(F.normalize(torch.randn(3, 30, 4), dim=2)), keep=2)
-    assert torch.equal(memory.vectors, before)
-
-
-# ---------------------------------------------------------------------- following
-
-
-def test_prototypes_follow_the_mean_of_their_pixels():
-    memory = PrototypeMemory(1, 2, 2)
-    with torch.no_grad():
-        memory.vectors.copy_(torch.stack([direction(0) * 3, direction(90)])[None])
-    sums = torch.stack([direction(90) * 7 + direction(0) * 7, direction(0) * 0.1])[None]
-    memory.follow(sums, torch.tensor([[10.0, 0.1]]), momentum=0.75)
-    # Three parts of the old direction and one of the mean's, at 45 and 0 degrees; lengths and the
-    # number of pixels do not matter.
-    half = math.sqrt(0.5)
-    expected = torch.tensor([[0.75 + 0.25 * half, 0.25 * half], [0.25, 0.75]])
-    torch.testing.assert_close(memory.vectors.data[0], F.normalize(expected, dim=1))
-
-
-def test_a_step_takes_a_hundredth_of_the_way_unless_told_otherwise():
-    memory = PrototypeMemory(1, 1, 2)
-    with torch.no_grad():
-        memory.vectors.copy_(direction(0).view(1, 1, 2))
-    memory.follow(direction(90).view(1, 1, 2), torch.ones(1, 1))
-    expected = F.normalize(torch.tensor([0.99, 0.01]), dim=0)
-    torch.testing.assert_close(memory.vectors.data[0, 0], expected)
-
-
-def test_a_prototype_without_pixels_stays_where_it_is():
-    memory = PrototypeMemory([1, 1], 2, 4)
-    with torch.no_grad():
-        memory.prototypes[1].mul_(2.5)  # also its length
-    before = memory.vectors.detach().clone()
-    sums = torch.randn(2, 2, 4)
-    sums[1, 0] = 0.0
-    memory.follow(sums, torch.tensor([[1.0, 2.0], [0.0, 3.0]]))
-    assert torch.equal(memory.vectors[1, 0], before[1, 0])
-    for n, k in ((0, 0), (0, 1), (1, 1)):
-        assert not torch.equal(memory.vectors[n, k], before[n, k])
-        assert memory.vectors[n, k].norm().item() == pytest.approx(1, abs=1e-6)
-
-
-def test_prototypes_that_follow_for_long_arrive():
-    memory = PrototypeMemory(2, 3, 8)
-    centres = F.normalize(torch.randn(2, 3, 8), dim=2)
-    for _ in range(60):
-        memory.follow(centres * 5, torch.full((2, 3), 5.0), momentum=0.8)
-    torch.testing.assert_close(memory.vectors.data, centres, atol=1e-4, rtol=0)
-
-
-def test_shared_prototypes_follow_too():
-    memory = PrototypeMemory(3, 1, 2, kind="shared")
-    with torch.no_grad():
-        memory.vectors.copy_(direction(0).view(1, 1, 2))
-    memory.follow(direction(90).view(1, 1, 2), torch.ones(1, 1), momentum=0.5)
-    torch.testing.assert_close(memory.vectors.data[0, 0], direction(45))
 
 
 # ---------------------------------------------------------------------- search
@@ -425,7 +299,7 @@ def test_no_pixel_is_the_source_of_two_prototypes():
     assert len(set(taken)) == 12
 
 
-def test_a_prototype_far_from_all_pixels_dies_at_the_final_projection_only():
+def test_a_prototype_far_from_all_pixels_is_pruned_at_the_final_projection_only():
     memory = PrototypeMemory(1, 3, 2)
     near, edge, far = [pixel(0.9, "a")], [pixel(0.5, "b")], [pixel(0.49, "c")]
     memory.project(search_of([near, edge, far]), final=False)
@@ -440,7 +314,7 @@ def test_a_prototype_far_from_all_pixels_dies_at_the_final_projection_only():
     assert evidence[0, 0, :2].isfinite().all()
 
 
-def test_every_annotator_keeps_the_best_prototype_alive():
+def test_every_annotator_keeps_the_best_prototype_active():
     memory = PrototypeMemory(3, 2, 2)
     low = [[pixel(0.1, "a")], [pixel(0.2, "b")]]
     negative = [[pixel(-0.2, "c")], [pixel(-0.4, "d")]]
@@ -504,7 +378,7 @@ def test_a_new_projection_forgets_the_sources_of_the_one_before():
 
 
 def test_those_to_keep_stay_to_the_last_bit_and_so_does_what_is_known_of_them():
-    memory = PrototypeMemory([2, 1], 2, 2)
+    memory = PrototypeMemory(3, 2, 2)
     known = [pixel(0.9, "a", 1, 2), pixel(0.7, "b", 3, 4)]
     first = search_of([known, [pixel(0.3, "c")]], [[pixel(0.8, "d")], []], [[], []])
     memory.project(first, final=True)
@@ -527,39 +401,13 @@ def test_those_to_keep_stay_to_the_last_bit_and_so_does_what_is_known_of_them():
 
 @pytest.mark.parametrize("final", [False, True])
 def test_the_places_of_those_to_keep_stay_taken(final):
-    memory = PrototypeMemory([1, 1], 1, 2)
+    memory = PrototypeMemory(2, 1, 2)
     runner_up = pixel(0.8, "b")
     memory.project(search_of([[pixel(0.9, "a"), runner_up]], [[]]), final=True)
     wanted = [pixel(0.99, "a"), runner_up]
     memory.project(search_of([[]], [wanted]), final=final, keep=1)
     assert places(memory) == [[("a", 0, 0)], [("b", 0, 0)]]  # a runner-up's place is free
     assert bool(memory.projected) is final
-
-
-def test_shared_prototypes_that_are_kept_are_not_projected():
-    memory = PrototypeMemory([2, 1], 2, 2, kind="shared")
-    memory.project(search_of([[pixel(0.9, "a")], [pixel(0.2, "b")]]), final=True)
-    before = memory.vectors.detach().clone()
-    memory.project(search_of([[pixel(0.99, "c")], [pixel(0.9, "d")]]), final=True, keep=2)
-    assert torch.equal(memory.vectors, before)
-    assert places(memory)[0] == [("a", 0, 0), ("b", 0, 0)]
-    assert memory.active.tolist() == [[True, False]]
-
-
-def test_shared_prototypes_have_the_same_source_in_every_row():
-    memory = PrototypeMemory([2, 1], 2, 2, kind="shared")
-    memory.project(search_of([[pixel(0.9, "a", 1, 2)], [pixel(0.8, "b", label=0)]]), final=True)
-    sources = memory.sources(["Ana", "Ben", "Cleo"], CLASSES)
-    assert [[s.annotator for s in row] for row in sources] == [
-        ["Ana"] * 2,
-        ["Ben"] * 2,
-        ["Cleo"] * 2,
-    ]
-    for row in sources:
-        assert [(s.sample_id, s.y, s.x, s.label) for s in row] == [
-            ("a", 1, 2, ""),  # whose label it was is not known
-            ("b", 0, 0, ""),
-        ]
 
 
 # ---------------------------------------------------------------------- checkpoints
@@ -599,20 +447,7 @@ def test_a_state_dict_does_not_change_with_a_later_projection():
 def test_a_checkpoint_holds_no_image_data():
     for name, value in projected_memory().state_dict().items():
         if isinstance(value, Tensor) and value.is_floating_point():
-            assert name in {"prototypes.0", "priors.0", "source_similarity"}
-
-
-@pytest.mark.parametrize("kind", ["private", "shared"])
-def test_cohorts_survive_a_checkpoint(kind):
-    memory = PrototypeMemory([2, 1], 1, 2, kind=kind)
-    torch.nn.init.normal_(memory.priors[1])
-    found = [[pixel(0.9, "a", 1, 2)]], [[pixel(0.8, "b")]], [[pixel(0.7, "c")]]
-    memory.project(search_of(*found[: len(memory.active)]), final=True)
-    fresh = PrototypeMemory([2, 1], 1, 2, kind=kind)
-    fresh.load_state_dict(memory.state_dict())
-    assert repr(fresh.sources("ABC", CLASSES)) == repr(memory.sources("ABC", CLASSES))
-    z = F.normalize(torch.randn(1, 2, 3, 3), dim=1)
-    assert torch.equal(fresh(z), memory(z))
+            assert name in {"vectors", "prior", "source_similarity"}
 
 
 def test_what_is_found_does_not_hold_on_to_the_images():

@@ -63,4 +63,4 @@ class KernelBank(nn.Module):
         """Class logits of every kernel at every pixel."""
         weight, bias = self.weight.flatten(0, 2), self.bias.flatten()
         logits: Tensor = F.conv2d(features, weight, bias, padding="same")
-        return logits.view(len(features), *self.weight.shape[:3], *logits.shape[-2:])
+        return logits.unflatten(1, self.weight.shape[:3])

@@ -1,4 +1,4 @@
-"""The one rule of mixing, by hand and by its properties."""
+"""The mixture of segmentations, by hand and by its properties."""
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -11,7 +11,6 @@ from torch import Tensor
 from tax_lightning.models.mixture import among, logsumexp, mix
 
 INF = float("inf")
-MIXINGS = pytest.mark.parametrize("mixing", ["prob", "logit"])
 
 
 def weights_of(*weights: float) -> Tensor:
@@ -38,92 +37,54 @@ PROBS = numbers(2, 3, 4, 1, 2).map(lambda logits: logits.log_softmax(dim=2))
 
 
 def test_probabilities_by_hand():
-    mixed = mix(weights_of(0.5, 0.2, 0.3), probs_of((0.8, 0.2), (0.5, 0.5), (0.1, 0.9)), "prob")
+    mixed = mix(weights_of(0.5, 0.2, 0.3), probs_of((0.8, 0.2), (0.5, 0.5), (0.1, 0.9)))
     assert mixed.shape == (2, 1, 1)
     torch.testing.assert_close(mixed.exp().flatten(), torch.tensor([0.53, 0.47]))
 
 
-def test_logits_by_hand():
-    # Odds of 16, 1 and 1/16 are mixed to 16 ** (.5 - .25) = 2.
-    mixed = mix(
-        weights_of(0.5, 0.25, 0.25),
-        probs_of((16 / 17, 1 / 17), (0.5, 0.5), (1 / 17, 16 / 17)),
-        "logit",
-    )
-    assert mixed.shape == (2, 1, 1)
-    torch.testing.assert_close(mixed.exp().flatten(), torch.tensor([2 / 3, 1 / 3]))
-
-
-def test_several_classes_of_logits_by_hand():
-    # The roots of .8 * .2, .1 * .4 and .1 * .4 are .4, .2 and .2.
-    mixed = mix(weights_of(0.5, 0.5), probs_of((0.8, 0.1, 0.1), (0.2, 0.4, 0.4)), "logit")
-    torch.testing.assert_close(mixed.exp().flatten(), torch.tensor([0.5, 0.25, 0.25]))
-
-
-@MIXINGS
-def test_who_is_left_out_has_no_say(mixing):
+def test_a_segmentation_without_weight_does_not_count():
     left_out = weights_of(0.75, 0.0, 0.25)
     said = probs_of((0.8, 0.2), (0.001, 0.999), (0.4, 0.6))
-    expected = mix(weights_of(0.75, 0.25), said[[0, 2]], mixing)
-    torch.testing.assert_close(mix(left_out, said, mixing), expected)
+    expected = mix(weights_of(0.75, 0.25), said[[0, 2]])
+    torch.testing.assert_close(mix(left_out, said), expected)
 
 
-@MIXINGS
-def test_one_with_all_the_weight_decides(mixing):
+def test_one_with_all_the_weight_decides():
     said = probs_of((0.8, 0.2), (0.3, 0.7))
-    torch.testing.assert_close(mix(weights_of(0.0, 1.0), said, mixing), said[1])
+    torch.testing.assert_close(mix(weights_of(0.0, 1.0), said), said[1])
 
 
-@MIXINGS
 @given(log_weights=WEIGHTS, log_probs=PROBS)
-def test_what_is_mixed_is_probabilities(mixing, log_weights, log_probs):
-    mixed = mix(log_weights, log_probs, mixing)
+def test_what_is_mixed_is_probabilities(log_weights, log_probs):
+    mixed = mix(log_weights, log_probs)
     assert mixed.shape == (2, 4, 1, 2)
     assert (mixed <= 1e-9).all()
     torch.testing.assert_close(mixed.exp().sum(dim=1), torch.ones(2, 1, 2).double())
 
 
-@MIXINGS
 @given(log_weights=WEIGHTS, log_probs=PROBS)
-def test_the_order_does_not_matter_nor_do_those_who_agree_change_anything(
-    mixing, log_weights, log_probs
-):
+def test_the_order_does_not_matter_nor_do_those_who_agree_change_anything(log_weights, log_probs):
     order = [2, 0, 1]
     torch.testing.assert_close(
-        mix(log_weights[:, order], log_probs[:, order], mixing),
-        mix(log_weights, log_probs, mixing),
+        mix(log_weights[:, order], log_probs[:, order]),
+        mix(log_weights, log_probs),
     )
     same = log_probs[:, :1].expand_as(log_probs)
-    torch.testing.assert_close(mix(log_weights, same, mixing), log_probs[:, 0])
+    torch.testing.assert_close(mix(log_weights, same), log_probs[:, 0])
 
 
 @given(WEIGHTS, PROBS)
 def test_mixed_probabilities_are_the_weighted_sum(log_weights, log_probs):
     expected = (log_weights.exp().unsqueeze(2) * log_probs.exp()).sum(dim=1)
-    torch.testing.assert_close(mix(log_weights, log_probs, "prob").exp(), expected)
+    torch.testing.assert_close(mix(log_weights, log_probs).exp(), expected)
 
 
-@given(WEIGHTS, PROBS, numbers(2, 3, 1, 1, 2))
-def test_mixed_logits_need_not_be_normalised(log_weights, log_probs, offset):
-    torch.testing.assert_close(
-        mix(log_weights, log_probs + offset, "logit"), mix(log_weights, log_probs, "logit")
-    )
-
-
-@given(WEIGHTS, PROBS)
-def test_mixed_logits_are_the_normalised_geometric_mean(log_weights, log_probs):
-    product = (log_probs.exp() ** log_weights.exp().unsqueeze(2)).prod(dim=1)
-    expected = product / product.sum(dim=1, keepdim=True)
-    torch.testing.assert_close(mix(log_weights, log_probs, "logit").exp(), expected)
-
-
-@MIXINGS
 @pytest.mark.parametrize("scale", [1.0, 1e4])
-def test_gradients_are_finite_also_of_certainty_and_of_those_left_out(mixing, scale):
+def test_gradients_are_finite_also_of_certainty_and_of_those_left_out(scale):
     logits = (torch.randn(2, 3, 4, 5, 5) * scale).requires_grad_()
     evidence = (torch.randn(2, 3, 5, 5) * scale).requires_grad_()
     left = evidence.masked_fill(torch.tensor([False, True, False]).view(3, 1, 1), -INF)
-    mixed = mix(left.log_softmax(dim=1), logits.log_softmax(dim=2), mixing)
+    mixed = mix(left.log_softmax(dim=1), logits.log_softmax(dim=2))
     assert mixed.isfinite().all()
     mixed[:, 1].mean().backward()
     for gradient in (logits.grad, evidence.grad):
@@ -163,13 +124,12 @@ def test_if_all_take_part_nothing_changes():
     torch.testing.assert_close(among(log_weights, torch.tensor(True)), log_weights)
 
 
-@MIXINGS
-def test_mixing_among_some_is_mixing_these_alone(mixing):
+def test_mixing_among_some_is_mixing_these_alone():
     log_weights = torch.randn(2, 3, 4, 4).log_softmax(dim=1)
     log_probs = torch.randn(2, 3, 5, 4, 4).log_softmax(dim=2)
     chosen = torch.tensor([True, False, True])
-    alone = mix(log_weights[:, chosen].log_softmax(dim=1), log_probs[:, chosen], mixing)
-    some = mix(among(log_weights, chosen.view(3, 1, 1)), log_probs, mixing)
+    alone = mix(log_weights[:, chosen].log_softmax(dim=1), log_probs[:, chosen])
+    some = mix(among(log_weights, chosen.view(3, 1, 1)), log_probs)
     torch.testing.assert_close(some, alone)
 
 
