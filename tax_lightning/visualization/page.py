@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation
 from tax_lightning.visualization.drawing import UNANIMOUS_INDEX, as_array, check_single
 from tax_lightning.visualization.palette import Colour, css
@@ -29,7 +30,6 @@ def page(
     script: str = "",
     data: str = "",
     notes: Sequence[str] = (),
-    footer: str = "",
 ) -> str:
     """A page as HTML that refers to nothing outside of itself.
 
@@ -41,7 +41,6 @@ def page(
         script: the only script that will run.
         data: elements that the script reads, as HTML.
         notes: warnings at the top, as text.
-        footer: as text.
 
     Example:
         >>> page("cells & fibres", "Two images.", {}, "")[:15]
@@ -59,7 +58,7 @@ def page(
             f"{content}</section>"
             for name, content in sections.items()
         ),
-        footer=escape(footer),
+        version=__version__,
         scripts=f"; script-src 'sha256-{digest}'" if script else "",
         script=f"{data}<script>{script}</script>" if script else "",
     )

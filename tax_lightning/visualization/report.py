@@ -285,7 +285,6 @@ class _Report:
             script="\n" + "\n".join(map(resource, _SCRIPTS)),
             data=f'<script type="application/json" id="report">{known}</script>\n{_IMAGES}',
             notes=notes,
-            footer=f"tax-lightning {__version__}. One file, which needs no network.",
         )
         before, after = whole.split(_IMAGES)
         with _part_file(path.with_suffix(".html.part"), path) as file:
