@@ -222,7 +222,7 @@ def test_the_reading_is_in_words_with_its_example(page, written):
     weight = arrays["who"][:, y, x].astype(float) ** 2
     assert f"{PEOPLE[leader]} {largest_say(weight)} The result: {label}." in words
     assert f"prototype {kernel} of {PEOPLE[leader]}: training image train-7" in words
-    assert page.run("return document.querySelector('#spot .crop img').naturalWidth") == 64
+    assert page.run("return document.querySelector('#spot .crop').naturalWidth") == 128
     said = f"{PEOPLE[leader]} {largest_say(weight)} Result: {label}. Because of prototype {kernel}"
     wait_for(page, f"document.getElementById('said').textContent.includes({json.dumps(said)})")
 
@@ -450,7 +450,7 @@ def test_all_can_be_reached_by_the_keyboard_and_is_seen_to_be(page):
         unseen += [name] if set(outlines) == {"none"} else []
         if name == "larger":
             break
-    order = [reached.index(name) for name in ("skip", "image", "next", "stage", "strength")]
+    order = [reached.index(name) for name in ("skip", "image", "next", "stage", "with-result")]
     assert order == sorted(order)
     assert reached[-1] == "larger"
     assert unseen == []

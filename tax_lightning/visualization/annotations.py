@@ -21,13 +21,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class SourcePatch:
-    """A piece of a training image around the pixel that a prototype was taken from.
-
-    Args:
-        image: ``[h, w, 3]`` uint8, cut from the image.
-        y: row of the pixel within the piece.
-        x: column of the pixel within the piece.
-    """
+    """A piece ``[h, w, 3]`` of a training image, and where its prototype's pixel lies in it."""
 
     image: Picture
     y: int
@@ -36,23 +30,14 @@ class SourcePatch:
 
 @dataclass(frozen=True)
 class CallOut:
-    """A numbered spot of the picture: the largest region that one prototype decides.
+    """A numbered spot of the picture: the largest region that one prototype decides."""
 
-    Args:
-        number: 1 for the prototype that decides most pixels, then 2, and so on.
-        annotator: index of the deciding annotator.
-        kernel: index of the deciding kernel within the annotator.
-        y: row of the spot, well inside the region.
-        x: column of the spot.
-        share: mean share of the kernel in the decisions of the region, in ``[0, 1]``.
-    """
-
-    number: int
+    number: int  # 1 for the prototype that decides most pixels
     annotator: int
     kernel: int
-    y: int
+    y: int  # well inside the region
     x: int
-    share: float
+    share: float  # mean share of the kernel in the decisions of the region
 
 
 def find_callouts(explanation: Explanation, limit: int = 5) -> tuple[CallOut, ...]:
@@ -66,9 +51,6 @@ def find_callouts(explanation: Explanation, limit: int = 5) -> tuple[CallOut, ..
     Returns:
         At most ``limit`` call-outs, each of another prototype, the one that decides most pixels
         first; none if all annotators would say the same everywhere.
-
-    Raises:
-        ValueError: if the explanation is of several images.
     """
     check_single(explanation)
     step = -(-max(explanation.probs.shape[-2:]) // _LOOKED_AT)
@@ -111,11 +93,7 @@ def region_around(
         annotator: index of the prototype's annotator; ``None``: of any.
 
     Returns:
-        ``[H, W]``; all False where another prototype weighs more at the pixel itself. Unanimous
-        pixels count too.
-
-    Raises:
-        ValueError: if there are several images.
+        ``[H, W]``; all False where another prototype weighs more at the pixel itself.
     """
     check_single(explanation)
     weighs = explanation.leader_kernel[0] == kernel

@@ -23,9 +23,6 @@ _LOOKED_AT = 512  # pixels a side, at most, from which the range of grey values 
 _STRAY = 0.1  # per cent of the pixels at each end that may be darker than black, or above white
 
 
-# ---------------------------------------------------------------------------------- explanations
-
-
 def check_single(explanation: Explanation) -> None:
     """Refuse the explanation of several images with a ``ValueError``."""
     if len(explanation) != 1:
@@ -42,17 +39,13 @@ def as_array(tensor: Tensor) -> NDArray[Any]:
 
 
 def who_index_map(explanation: Explanation) -> NDArray[np.uint8]:
-    """Who decides each pixel, as one index a pixel.
+    """The position of the annotator who decides each pixel, 254 where all would say the same.
 
     Args:
-        explanation: the explanation of one image.
+        explanation: the explanation of one image, of at most 254 annotators.
 
     Returns:
-        ``[H, W]``: position of the annotator with the largest weight, ``254`` where all would say
-        the same.
-
-    Raises:
-        ValueError: if there are several images, or more annotators than an index map can name.
+        ``[H, W]``.
     """
     check_single(explanation)
     if len(explanation.annotators) > UNANIMOUS_INDEX:
@@ -65,9 +58,6 @@ def who_index_map(explanation: Explanation) -> NDArray[np.uint8]:
     return leader
 
 
-# ---------------------------------------------------------------------------------------- images
-
-
 def as_picture(image: NDArray[Any]) -> Picture:
     """An image of any kind as a person would see it.
 
@@ -78,9 +68,6 @@ def as_picture(image: NDArray[Any]) -> Picture:
 
     Returns:
         ``[H, W, 3]`` uint8.
-
-    Raises:
-        ValueError: if the array is not an image.
 
     Example:
         >>> as_picture(np.array([[300, 800, 1300]], dtype=np.uint16))[0, :, 0]
@@ -157,9 +144,6 @@ def data_uri(picture: Picture) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-# ------------------------------------------------------------------------------- lines and colours
-
-
 def blend(
     picture: Picture, colour: Colour | NDArray[np.integer], strength: float | NDArray[np.floating]
 ) -> Picture:
@@ -169,14 +153,9 @@ def blend(
 
 
 def contours(labels: NDArray[Any], width: int) -> NDArray[np.bool_]:
-    """The inner edge of every labelled region, so many pixels wide.
+    """The inner edges of the regions in maps of class ids ``[..., H, W]``, so many pixels wide.
 
-    Args:
-        labels: class ids ``[..., H, W]``; 0 is the background, and 255, not labelled, counts as it.
-        width: of the lines, in pixels.
-
-    Returns:
-        ``[..., H, W]``; all maps are done at once.
+    Not labelled, 255, counts as background. All maps are done at once.
     """
     known = np.where(labels == IGNORE_INDEX, 0, labels).astype(np.uint8)
     planes = np.moveaxis(known.reshape(-1, *known.shape[-2:]), 0, -1)  # as channels for OpenCV
@@ -211,10 +190,7 @@ def hatching(height: int, width: int, period: int) -> NDArray[np.bool_]:
 
 
 def taking_turns(lines: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-    """Which of several lines to show where they coincide: each for a few pixels, then the next.
-
-    Args:
-        lines: ``[M, H, W]``.
+    """Of lines ``[M, H, W]`` that coincide, each is shown for a few pixels, then the next.
 
     Returns:
         Where there is a line, and which of the M is shown there, both ``[H, W]``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -75,11 +75,7 @@ def read_cards(
 
     Args:
         sources: ``[N][K]``.
-        read: gives the picture ``[H, W, 3]`` uint8 of a training image by its id, and may raise
-            ``LookupError``, ``OSError`` or ``ValueError``; None: no image is at hand.
-
-    Returns:
-        The cards in the order of annotators and kernels.
+        read: see `read_source_patches`; None: no image is at hand.
 
     Example:
         >>> source = PrototypeSource("Ana", 0, "a", 1, 90, 1.0, "cell", True, ())
@@ -88,13 +84,13 @@ def read_cards(
         >>> card.patch.image.shape, card.image.shape
         ((64, 64, 3), (80, 160, 3))
     """
+    cards = [
+        PrototypeCard(source, colour)
+        for row, colour in zip(sources, annotator_palette(len(sources)), strict=True)
+        for source in row
+    ]
     places = {
-        (n, k, rank): replace(source, sample_id=sample_id, y=y, x=x)
-        for n, row in enumerate(sources)
-        for k, source in enumerate(row)
-        for rank, (sample_id, y, x, _) in enumerate(
-            [(source.sample_id, source.y, source.x, 1.0), *source.nearest[:SHOWN_NEAREST]]
-        )
+        (n, rank): place for n, card in enumerate(cards) for rank, place in _places(card.source)
     }
     scenes: dict[str, tuple[Picture, tuple[int, int]]] = {}
 
@@ -109,16 +105,18 @@ def read_cards(
     # In the order of the images, so that each is read once and none is kept.
     in_order = dict(sorted(places.items(), key=lambda item: item[1].sample_id))
     patches = read_source_patches(picture_of, in_order, _PAGE_CROP)
-    colours = annotator_palette(len(sources))
-    cards = []
-    for n, row in enumerate(sources):
-        for k, source in enumerate(row):
-            image, size = scenes.get(source.sample_id, (None, None))
-            ranks = range(1, 1 + len(source.nearest[:SHOWN_NEAREST]))
-            nearest = tuple(patches.get((n, k, rank)) for rank in ranks)
-            card = PrototypeCard(source, colours[n], image=image, size=size, nearest=nearest)
-            cards.append(replace(card, patch=patches.get((n, k, 0))))
+    for n, card in enumerate(cards):
+        image, size = scenes.get(card.source.sample_id, (None, None))
+        patch, *nearest = (patches.get((n, rank)) for rank, _ in _places(card.source))
+        cards[n] = replace(card, patch=patch, image=image, size=size, nearest=tuple(nearest))
     return cards
+
+
+def _places(source: PrototypeSource) -> Iterator[tuple[int, PrototypeSource]]:
+    """The pixel itself with rank 0, then its nearest ones."""
+    yield 0, source
+    for rank, (sample_id, y, x, _) in enumerate(source.nearest[:SHOWN_NEAREST], start=1):
+        yield rank, replace(source, sample_id=sample_id, y=y, x=x)
 
 
 def render_card(card: PrototypeCard) -> Picture:
@@ -190,12 +188,12 @@ def _drawn(sheet: Sheet, card: PrototypeCard) -> Image.Image:
     parts = [bar, sheet.line(name, sheet.title, _CARD)]
     if source.projected:
         crop = sheet.source(card.patch, card.colour, _CROP, card.region)
-        parts.append(sheet.side_by_side([crop, _scene(card)], sheet.nearby))
+        parts.append(sheet.side_by_side([crop, drawn_scene(card)], sheet.nearby))
     parts.append(sheet.text(card_facts(card), _CARD))
     return sheet.stacked([*parts, *(_nearest(sheet, card) if source.projected else [])])
 
 
-def _scene(card: PrototypeCard) -> Image.Image:
+def drawn_scene(card: PrototypeCard) -> Image.Image:
     """The whole training image, a box round the part that the crop shows."""
     if card.image is None or card.size is None:
         return Image.new("RGB", (1, 1), PAPER)

@@ -36,10 +36,10 @@ def page(
     Args:
         title: heading, as text.
         summary: one sentence below it, as text.
-        sections: HTML by heading, in their order; see :func:`anchor`.
+        sections: HTML by heading, in their order; ids are those of :func:`anchor`.
         style: style sheet, after that of all pages.
         script: the only script that will run.
-        data: elements that the script reads, as HTML.
+        data: HTML before the script, which reads it.
         notes: warnings at the top, as text.
 
     Example:

@@ -11,23 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Explanation
+from tax_lightning.visualization import drawing
 from tax_lightning.visualization.annotations import CallOut, SourcePatch, find_callouts
-from tax_lightning.visualization.drawing import (
-    as_array,
-    as_picture,
-    blend,
-    check_single,
-    contours,
-    dashed,
-    grey_rgb,
-    hatching,
-    seams,
-    shown_range,
-    taking_turns,
-)
 from tax_lightning.visualization.palette import (
     INK,
     PAPER,
@@ -89,7 +78,7 @@ def render_panel(
         >>> panel.shape[2], panel.dtype
         (3, dtype('uint8'))
     """
-    check_single(explanation)
+    drawing.check_single(explanation)
     _check_sizes(explanation, image, masks, reference)
     summary = Summary.of(explanation)
     view = View(
@@ -152,15 +141,7 @@ def _check_sizes(
 
 
 class View:
-    """The maps of one image at the size at which they are shown, and the tiles drawn from them.
-
-    Args:
-        explanation: of one image.
-        image: ``[H, W, ...]``, see :func:`~tax_lightning.visualization.drawing.as_picture`.
-        masks: ``[N, H, W]`` as drawn; by default as the model expects each to draw.
-        reference: ``[H, W]``.
-        cast: who is named, in which colours.
-    """
+    """The maps of one image at the size at which they are shown, and the tiles drawn from them."""
 
     def __init__(
         self,
@@ -181,7 +162,7 @@ class View:
             for shown, size in zip(self.size, source_size, strict=True)
         )
         place: Any = (..., rows[:, None], columns)
-        picture = Image.fromarray(as_picture(image))
+        picture = Image.fromarray(drawing.as_picture(image))
         self.image = np.asarray(picture.resize((width, height), Image.Resampling.BOX))
         self.grey = np.asarray(Image.fromarray(self.image).convert("L"), dtype=np.float32)
         self.reference = None if reference is None else reference[place].astype(np.uint8)
@@ -190,14 +171,14 @@ class View:
             index = torch.from_numpy(rows), torch.from_numpy(columns)
             explanation, place = explanation.sampled(*index), ...
         if drawn is None:
-            drawn = as_array(explanation.annotator_decisions[0])[place]
+            drawn = drawing.as_array(explanation.annotator_decisions[0])[place]
         self.masks = drawn.astype(np.uint8)
-        self.decision = as_array(explanation.decision[0])[place].astype(np.uint8)
-        self.leader = as_array(explanation.leader[0])[place]
-        self.kernel = as_array(explanation.leader_kernel[0])[place]
-        self.certainty = as_array(explanation.certainty[0])[place]
-        self.entropy = as_array(explanation.uncertainty[0])[place]
-        self.unanimous = as_array(explanation.unanimous[0])[place]
+        self.decision = drawing.as_array(explanation.decision[0])[place].astype(np.uint8)
+        self.leader = drawing.as_array(explanation.leader[0])[place]
+        self.kernel = drawing.as_array(explanation.leader_kernel[0])[place]
+        self.certainty = drawing.as_array(explanation.certainty[0])[place]
+        self.entropy = drawing.as_array(explanation.uncertainty[0])[place]
+        self.unanimous = drawing.as_array(explanation.unanimous[0])[place]
 
     def contours(self) -> Picture:
         """Every annotator's contour; where several coincide their colours take turns along it.
@@ -206,29 +187,31 @@ class View:
         """
         slots, colours = self.cast.slots, np.asarray(self.cast.colours, dtype=np.uint8)
         named = slots < self.cast.named
-        line, whose = taking_turns(contours(self.masks[named], self.line))
-        picture = grey_rgb(0.5 * self.grey + 70)
+        line, whose = drawing.taking_turns(drawing.contours(self.masks[named], self.line))
+        picture = drawing.grey_rgb(0.5 * self.grey + 70)
         if not named.all():
-            picture[contours(self.masks[~named], 1).any(axis=0)] = colours[-1]
+            picture[drawing.contours(self.masks[~named], 1).any(axis=0)] = colours[-1]
         picture[line] = colours[slots[named]][whose[line]]
         return picture
 
     def result(self) -> Picture:
         """The resulting classes over the grey image, the reference as a dashed line."""
-        picture = grey_rgb(self.grey)
+        picture = drawing.grey_rgb(self.grey)
         colours = np.asarray(class_palette(len(self.classes)), dtype=np.uint8)
         inside = self.decision > 0
-        picture[inside] = blend(picture[inside], colours[self.decision[inside]], 0.55)
-        outline = contours(self.decision, self.line)
+        picture[inside] = drawing.blend(picture[inside], colours[self.decision[inside]], 0.55)
+        outline = drawing.contours(self.decision, self.line)
         picture[outline] = colours[self.decision[outline]]
         if self.reference is not None:
-            picture = dashed(picture, contours(self.reference, self.line))
+            picture = drawing.dashed(picture, drawing.contours(self.reference, self.line))
         return picture
 
     def who(self) -> Picture:
         """The leader's colour, fading to the grey image as the others weigh more."""
         colours = np.asarray(self.cast.colours)[self.cast.slots]
-        picture = blend(grey_rgb(self.grey), colours[self.leader], self.certainty[..., None])
+        picture = drawing.blend(
+            drawing.grey_rgb(self.grey), colours[self.leader], self.certainty[..., None]
+        )
         return self._with_unanimous(picture)
 
     def why(self) -> Picture:
@@ -237,7 +220,7 @@ class View:
         shades = [[kernel_shade(c, k, kernels) for k in range(kernels)] for c in self.cast.colours]
         picture = np.asarray(shades, dtype=np.uint8)[self.cast.slots[self.leader], self.kernel]
         prototype = np.where(self.unanimous, -1, self.leader * kernels + self.kernel)
-        picture[seams(prototype)] = (0, 0, 0)
+        picture[drawing.seams(prototype)] = (0, 0, 0)
         return self._with_unanimous(picture)
 
     def uncertainty(self) -> Picture:
@@ -246,8 +229,8 @@ class View:
 
     def _with_unanimous(self, picture: Picture) -> Picture:
         """Wash out and hatch the pixels where nobody in particular decides."""
-        hatched = hatching(*self.size, round(7 * self.scale))
-        washed = grey_rgb(np.where(hatched, 178, 0.25 * self.grey + 176))
+        hatched = drawing.hatching(*self.size, round(7 * self.scale))
+        washed = drawing.grey_rgb(np.where(hatched, 178, 0.25 * self.grey + 176))
         picture[self.unanimous] = washed[self.unanimous]
         return picture
 
@@ -283,7 +266,7 @@ def image_notes(image: NDArray[Any]) -> list[Entry]:
     if channels not in (1, 3):
         texts.append(f"channel 1 of {channels}")
     if image.dtype != np.uint8:
-        texts.append("black {:.5g}, white {:.5g}".format(*shown_range(image)))
+        texts.append("black {:.5g}, white {:.5g}".format(*drawing.shown_range(image)))
     return [Entry(text) for text in texts]
 
 
@@ -319,15 +302,19 @@ def _class_entries(view: View) -> list[Entry]:
     if view.reference is not None:
         line = np.zeros((_CHIP, 20), dtype=bool)
         line[6:9] = True
-        entries.append(Entry("reference", dashed(grey_rgb(np.full(line.shape, 225.0)), line)))
+        entries.append(
+            Entry("reference", drawing.dashed(drawing.grey_rgb(np.full(line.shape, 225.0)), line))
+        )
     return entries
 
 
 def _sign_entries() -> list[Entry]:
     """What the looks mean that are not an annotator's colour."""
     strength = np.linspace(1, 0, 2 * _CHIP)[None, :, None].repeat(_CHIP, axis=0)
-    fading = blend(grey_rgb(np.full((_CHIP, 2 * _CHIP), 120.0)), annotator_palette(1)[0], strength)
-    hatched = grey_rgb(np.where(hatching(_CHIP, 2 * _CHIP, 7), 178.0, 220.0))
+    fading = drawing.blend(
+        drawing.grey_rgb(np.full((_CHIP, 2 * _CHIP), 120.0)), annotator_palette(1)[0], strength
+    )
+    hatched = drawing.grey_rgb(np.where(drawing.hatching(_CHIP, 2 * _CHIP, 7), 178.0, 220.0))
     return [
         Entry("fading to grey: several annotators share the decision", fading),
         Entry("hatched: all would say the same, nobody in particular decides", hatched),
@@ -409,24 +396,20 @@ def _free_place(
 ) -> tuple[float, float]:
     """Where to put a number for the spot (y, x): on it if the region is wide, else near it."""
     height, width = own.shape
+    size = max(1, round(2 * radius))
+    hidden, crowded = (
+        ndimage.uniform_filter(mask.astype(np.float32), size) for mask in (decided & ~own, decided)
+    )
 
     def cost(place: tuple[float, float]) -> float:
         cy, cx = place
-        window = tuple(
-            slice(max(0, math.floor(c - radius)), min(length, math.ceil(c + radius) + 1))
-            for c, length in ((cy, height), (cx, width))
-        )
-        rows, cols = np.ogrid[window]
-        disc = (rows - cy) ** 2 + (cols - cx) ** 2 <= radius**2
-        away = place != (y, x)
-        hidden = decided[window] if away else decided[window] & ~own[window]
-        covered = hidden[disc].mean() if disc.any() else 0.0
+        at = min(height - 1, max(0, int(cy))), min(width - 1, max(0, int(cx)))
+        covered = hidden[at] if place == (y, x) else 0.2 + crowded[at]
         clash = sum(math.hypot(cy - ty, cx - tx) < 2 * radius for ty, tx in taken)
         outside = not (radius <= cy <= height - radius and radius <= cx <= width - radius)
-        return float(covered + 0.2 * away + 4 * clash + 2 * outside)
+        return float(covered + 4 * clash + 2 * outside)
 
-    places = [(y, x)]
-    for distance in (2.2 * radius, 3.4 * radius):
-        angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-        places += [(y + distance * np.sin(a), x + distance * np.cos(a)) for a in angles]
-    return min(places, key=cost)
+    angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    distances = (2.2 * radius, 3.4 * radius)
+    around = [(y + d * np.sin(a), x + d * np.cos(a)) for d in distances for a in angles]
+    return min([(y, x), *around], key=cost)

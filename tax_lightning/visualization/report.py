@@ -21,20 +21,10 @@ from PIL import Image
 from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation, PrototypeSource
 from tax_lightning.files import file_name
+from tax_lightning.visualization import page as base
 from tax_lightning.visualization.annotations import SourcePatch, find_callouts
 from tax_lightning.visualization.drawing import data_uri, shrunk, thumbnail
-from tax_lightning.visualization.gallery import PrototypeCard, read_cards
-from tax_lightning.visualization.page import (
-    PLANES,
-    bar,
-    compact,
-    levels_for,
-    named,
-    packed,
-    page,
-    resource,
-    table,
-)
+from tax_lightning.visualization.gallery import PrototypeCard, drawn_scene, read_cards
 from tax_lightning.visualization.palette import (
     Picture,
     annotator_palette,
@@ -44,6 +34,7 @@ from tax_lightning.visualization.palette import (
     value_colours,
 )
 from tax_lightning.visualization.panel import render_panel
+from tax_lightning.visualization.sheet import Sheet
 from tax_lightning.visualization.summary import MOST_NAMED, Summary
 
 _TITLE = "Who decided, and why"
@@ -198,13 +189,13 @@ class _Report:
             pixels = math.prod(min(side, self.max_side) for side in picture.shape[:2])
             # The same for all images, so that they can be compared; taken to be of one size.
             values = self.expected * pixels * len(self.annotators) * len(self.classes)
-            self.levels = levels_for(values)
+            self.levels = base.levels_for(values)
         else:
             self.summary += summary
-        maps = compact(explanation, self.max_side, self.levels)
+        maps = base.compact(explanation, self.max_side, self.levels)
         shown = shrunk(picture, maps["result"].shape)
         number = len(self.images)
-        for kind, text in (("picture", data_uri(shown)), ("maps", packed(maps))):
+        for kind, text in (("picture", data_uri(shown)), ("maps", base.packed(maps))):
             blocks.write(f'<script type="text/plain" id="{kind}-{number}">{text}</script>\n')
         self.thumbnails.append(_thumbnail(number, name, shown, summary))
         self.images.append(
@@ -269,20 +260,20 @@ class _Report:
         sections = {
             "Overview": f'<div class="thumbnails">{"".join(self.thumbnails)}</div>'
             f"{self._annotators_table()}",
-            "Pictures": Template(resource("pictures.html")).substitute(
+            "Pictures": Template(base.resource("pictures.html")).substitute(
                 options=options, switches=self._switches()
             ),
             "Prototypes": self._gallery(),
-            "What it means, and what not": resource("meaning.html"),
+            "What it means, and what not": base.resource("meaning.html"),
         }
         # The end of a script's element is found before its text is read.
         known = json.dumps(self._for_script(), ensure_ascii=False).replace("<", "\\u003c")
-        whole = page(
+        whole = base.page(
             title,
             summary,
             sections,
-            style=resource("report.css"),
-            script="\n" + "\n".join(map(resource, _SCRIPTS)),
+            style=base.resource("report.css"),
+            script="\n" + "\n".join(map(base.resource, _SCRIPTS)),
             data=f'<script type="application/json" id="report">{known}</script>\n{_IMAGES}',
             notes=notes,
         )
@@ -318,7 +309,7 @@ class _Report:
             ],
             "planes": [
                 {"name": name, "count": counts.get(name, 1), "differences": smooth}
-                for name, smooth in PLANES.items()
+                for name, smooth in base.PLANES.items()
             ],
             "levels": self.levels,
             "scale": value_colours(np.linspace(0, 1, 256)).tolist(),
@@ -339,10 +330,6 @@ class _Report:
                     "name": name,
                     "colour": css(colours[n]),
                     "decides": summary.usage[n],
-                    "relative_area": summary.relative_area[n],
-                    "found": summary.found[n],
-                    "beyond": summary.beyond[n],
-                    "words": summary.words(n),
                 }
                 for n, name in enumerate(self.annotators)
             ],
@@ -355,42 +342,31 @@ class _Report:
     # ---------------------------------------------------------------------------- parts as HTML
 
     def _annotators_table(self) -> str:
-        """Who decides how much and draws how, those who decide most first."""
-        summary = self.summary
-        colours = annotator_palette(len(self.annotators))
+        """Who decides how much, those who decide most first."""
+        summary, colours = self.summary, annotator_palette(len(self.annotators))
         usage = np.nan_to_num(summary.usage)
-        rows = {}
-        for n in np.argsort(-usage, kind="stable"):
-            track = f'<span class="track" aria-hidden="true">{bar(usage[n], colours[n])}</span>'
-            shares = (
-                f'{track}<span class="value">{_share(summary.usage[n])}</span>',
-                _share(summary.found[n]),
-                _share(summary.beyond[n]),
-                escape(summary.words(n)),
-            )
-            cells = "".join(f"<td>{cell}</td>" for cell in shares)
-            rows[named(self.annotators[n], colours[n])] = cells
+        rows = {
+            base.named(
+                self.annotators[n], colours[n]
+            ): '<td><span class="track" aria-hidden="true">'
+            f'{base.bar(usage[n], colours[n])}</span><span class="value">{usage[n]:.0%}</span></td>'
+            for n in np.argsort(-usage, kind="stable")
+        }
         decided = "They would say the same everywhere: nobody in particular decides."
         if summary.decided:
             decided = (
                 f"All would say the same on {summary.unanimous:.0%} of the pixels. On the others, "
                 f"the largest weight is {summary.largest_weight:.0%} on average; an even share is "
-                f"{1 / len(self.annotators):.0%}."
+                f"{1 / len(self.annotators):.0%}. An annotator decides where the own weight is the "
+                "largest."
             )
-        head = ("Annotator", "Decides", "Covers of the result", "Draws beyond it", "How they draw")
-        return (
-            f"<h3>The annotators, over all pictures</h3><p>{decided}</p>"
-            + table("Annotators", head, rows)
-            + '<p class="note">Decides: of the pixels where not all would say the same, the share '
-            "at which this annotator has the largest weight. How they draw: their masks, as the "
-            "model expects them, compared with the result. They cover a share of its area with the "
-            "same class, and a share of their own area lies beyond it.</p>"
-        )
+        head = f"<h3>The annotators, over all pictures</h3><p>{decided}</p>"
+        return head + base.table("Annotators", ("Annotator", "Decides"), rows)
 
     def _switches(self) -> str:
         """The table of who is outlined and who counts."""
         rows = {
-            named(name, colour): "".join(
+            base.named(name, colour): "".join(
                 f'<td><input type="checkbox" name="{kind}" value="{n}" checked '
                 f'aria-label="{escape(name)}: {kind}"></td>'
                 for kind in ("counts", "outline")
@@ -399,7 +375,7 @@ class _Report:
                 zip(self.annotators, annotator_palette(len(self.annotators)), strict=True)
             )
         }
-        return table("Who counts", ("Annotator", "Counts", "Outline"), rows)
+        return base.table("Who counts", ("Annotator", "Counts", "Outline"), rows)
 
     def _card_id(self, card: PrototypeCard) -> str | None:
         """The id of a prototype's card; pruned ones have none."""
@@ -435,13 +411,13 @@ class _Report:
             share = f"decides {usage:.1%} of the decided pixels"
         origin = _origin(source) or "not yet moved onto a training pixel"
         nearest = "".join(
-            _crop(patch, f"Row {y}, column {x} of {sample_id}")
+            _crop(patch, 64, f"Row {y}, column {x} of {sample_id}")
             for (sample_id, y, x, _), patch in zip(source.nearest, card.nearest, strict=False)
             if patch is not None
         )
         if nearest:
             nearest = f'<p>Nearest to it elsewhere:</p><div class="nearest">{nearest}</div>'
-        title = named(f"{source.annotator}, prototype {source.kernel}", shade)
+        title = base.named(f"{source.annotator}, prototype {source.kernel}", shade)
         return (
             f'<article class="card" id="{self._card_id(card)}" tabindex="-1"><h3>{title}</h3>'
             f'<div class="sights">{_sights(card)}</div>'
@@ -453,16 +429,12 @@ class _Report:
 def _thumbnail(number: int, name: str, picture: Picture, summary: Summary) -> str:
     """An image in the overview: small, with who decides as a bar of shares."""
     usage = np.nan_to_num(summary.usage)
-    bars = "".join(map(bar, usage, annotator_palette(len(usage))))
+    bars = "".join(map(base.bar, usage, annotator_palette(len(usage))))
     return (
         f'<a href="#picture={number}"><img src="{data_uri(thumbnail(picture, 192))}" alt="" '
         f'loading="lazy"><b>{escape(name)}</b><span class="track" aria-hidden="true">{bars}</span>'
         f"<small>all agree on {summary.unanimous:.0%} of it</small></a>\n"
     )
-
-
-def _share(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.0%}"
 
 
 def _origin(source: PrototypeSource) -> str:
@@ -475,40 +447,23 @@ def _origin(source: PrototypeSource) -> str:
 
 def _sights(card: PrototypeCard) -> str:
     """The crop, and the whole image with a box where the crop lies."""
-    patch, source = card.patch, card.source
-    if patch is None or card.image is None or card.size is None:
+    if card.patch is None:
         return '<span class="missing">The training image is not at hand</span>'
-    height, width = patch.image.shape[:2]
-    box = (
-        f'<rect x="{source.x - patch.x}" y="{source.y - patch.y}" width="{width}" '
-        f'height="{height}" fill="none" vector-effect="non-scaling-stroke"'
-    )
-    marks = f'{box} stroke="#000" stroke-width="4"/>{box} stroke="#fff" stroke-width="2"/>'
-    words = "The whole training image, with a box round the crop"
-    crop = _crop(patch, f"Training example, {width} by {height} pixels, its pixel ringed")
-    return crop + _marked("scene", card.image, card.size, marks, words)
-
-
-def _crop(patch: SourcePatch, words: str) -> str:
-    """A crop with a ring round its pixel."""
-    height, width = patch.image.shape[:2]
-    side = max(height, width)
-    y, x = (side - height) / 2 + patch.y + 0.5, (side - width) / 2 + patch.x + 0.5
-    ring = f'<circle cx="{x:g}" cy="{y:g}" r="{side / 12:g}" fill="none"'
-    marks = (
-        f'{ring} stroke="#000" stroke-width="{side / 24:g}"/>'
-        f'{ring} stroke="#fff" stroke-width="{side / 50:g}"/>'
-    )
-    return _marked("crop", patch.image, (side, side), marks, words)
-
-
-def _marked(kind: str, picture: Picture, size: tuple[int, int], marks: str, words: str) -> str:
-    """A picture with marks over it, as SVG in pixels of this height and width."""
+    height, width = card.patch.image.shape[:2]
+    words = f"Training example, {width} by {height} pixels, its pixel ringed"
+    scene = data_uri(np.asarray(drawn_scene(card)))
     return (
-        f'<span class="{kind}" role="img" aria-label="{escape(words)}">'
-        f'<img src="{data_uri(picture)}" alt="">'
-        f'<svg viewBox="0 0 {size[1]} {size[0]}" aria-hidden="true">{marks}</svg></span>'
+        f"{_crop(card.patch, 128, words, card.region)}"
+        f'<img class="scene" src="{scene}" alt="The whole training image, with a box round the '
+        'crop">'
     )
+
+
+def _crop(
+    patch: SourcePatch, side: int, words: str, region: NDArray[np.bool_] | None = None
+) -> str:
+    picture = np.asarray(Sheet().marked(patch, side, region))
+    return f'<img class="crop" src="{data_uri(picture)}" alt="{escape(words)}">'
 
 
 # ------------------------------------------------------------------------------------------ files

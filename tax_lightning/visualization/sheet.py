@@ -166,14 +166,13 @@ class Sheet:
         side: int,
         region: NDArray[np.bool_] | None = None,
     ) -> Image.Image:
-        """A training patch enlarged to a framed box: its pixel marked, a region of it outlined.
+        """A training patch in a frame of this colour; see `marked`."""
+        return ImageOps.expand(self.marked(patch, side, region), self.frame, edge)
 
-        Args:
-            patch: the patch; without one the box stays empty.
-            edge: colour of the frame.
-            side: of the box in pixels, without the frame.
-            region: ``[h, w]``, pixels of the patch to outline.
-        """
+    def marked(
+        self, patch: SourcePatch | None, side: int, region: NDArray[np.bool_] | None = None
+    ) -> Image.Image:
+        """A training patch in a square: its pixel marked, a region ``[h, w]`` of it outlined."""
         inside = Image.new("RGB", (side, side), NO_PICTURE)
         if patch is not None:
             height, width = patch.image.shape[:2]
@@ -187,7 +186,7 @@ class Sheet:
             left, top = (side - shown.width) // 2, (side - shown.height) // 2
             inside.paste(shown, (left, top))
             self._mark(inside, left + (patch.x + 0.5) * zoom, top + (patch.y + 0.5) * zoom)
-        return ImageOps.expand(inside, self.frame, edge)
+        return inside
 
     def _outlined(self, picture: Image.Image, region: NDArray[np.bool_]) -> Image.Image:
         """The picture paler outside a region, whose edge is a light line beside a dark one."""

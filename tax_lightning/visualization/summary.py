@@ -1,4 +1,4 @@
-"""Who decides how much of some images, how everybody draws, and who is named in a picture."""
+"""Who decides how much of some images, and who is named in a picture."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from tax_lightning.visualization.palette import Colour, annotator_palette
 MOST_NAMED = 12
 """Colours that can be told apart, and so the most entries of a legend of annotators."""
 
-_ALIKE = 0.025  # relative difference of two areas that are called the same
 _CLEAR = 0.2  # certainty of who, on average over decided pixels, from which on it says something
 
-Counts = NDArray[np.int64]
 Shares = NDArray[np.float64]
 
 
@@ -31,18 +29,12 @@ class Summary:
         decided: those where not all annotators would say the same.
         weight: sum over the decided pixels of the largest weight, that of who decides there.
         led: ``[N, K]``, decided pixels by the annotator with the largest weight and the kernel.
-        drawn: ``[N]``, pixels of foreground as each annotator would draw.
-        agreed: ``[N]``, foreground of the result to which each annotator gives the same class.
-        result: pixels of foreground in the result.
     """
 
     pixels: int
     decided: int
     weight: float
-    led: Counts
-    drawn: Counts
-    agreed: Counts
-    result: int
+    led: NDArray[np.int64]
 
     @classmethod
     def of(cls, explanation: Explanation) -> Summary:
@@ -50,16 +42,11 @@ class Summary:
         n, k = len(explanation.annotators), explanation.kernels
         decided = ~explanation.unanimous
         led = explanation.leader[decided] * k + explanation.leader_kernel[decided]
-        result, drawn = explanation.decision, explanation.annotator_decisions
-        agreed = (drawn == result.unsqueeze(1)) & (result > 0).unsqueeze(1)
         return cls(
             pixels=decided.numel(),
             decided=int(decided.sum()),
             weight=float(explanation.who.amax(dim=1)[decided].sum()),
             led=np.bincount(as_array(led), minlength=n * k).reshape(n, k),
-            drawn=as_array((drawn > 0).sum(dim=(0, 2, 3))),
-            agreed=as_array(agreed.sum(dim=(0, 2, 3))),
-            result=int((result > 0).sum()),
         )
 
     def __add__(self, other: Summary) -> Summary:
@@ -86,30 +73,6 @@ class Summary:
         """Share of the decided pixels that each annotator leads, ``[N]``; NaN without any."""
         led: Shares = self.kernel_usage.sum(axis=1)
         return led
-
-    @property
-    def relative_area(self) -> Shares:
-        """Foreground of each annotator over that of the result, ``[N]``; NaN if it has none."""
-        return self.drawn / (self.result or np.nan)
-
-    @property
-    def found(self) -> Shares:
-        """Share of the result's foreground that each annotator marks alike, ``[N]``; or NaN."""
-        return self.agreed / (self.result or np.nan)
-
-    @property
-    def beyond(self) -> Shares:
-        """Share of each annotator's foreground that is not the result's, ``[N]``; or NaN."""
-        return 1 - self.agreed / np.where(self.drawn > 0, self.drawn, np.nan)
-
-    def words(self, annotator: int) -> str:
-        """How large an annotator, given by position, draws compared with the result."""
-        more = self.relative_area[annotator] - 1
-        if np.isnan(more):
-            return "the result marks nothing"
-        if abs(more) < _ALIKE:
-            return f"outlines as large as the result ({more:+.1%})"
-        return f"outlines {abs(more):.0%} {'larger' if more > 0 else 'smaller'} than the result"
 
     @property
     def caveat(self) -> str | None:

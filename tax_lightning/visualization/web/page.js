@@ -80,14 +80,9 @@ function draw() {
   put(element("lines"), linesOf(maps, seen, lines));
   // What is coloured by annotator lies on the image in grey, so that its colours are theirs.
   stage.classList.toggle("grey", layer !== "image" && layer !== "result");
-  setStrength();
+  element("colours").style.opacity = layer === "result" ? 1 : 0.75;
   showLegend(hatched);
   readSpot();
-}
-
-function setStrength() {
-  const strength = shown.layer === "result" ? 1 : element("strength").value / 100;
-  element("colours").style.opacity = strength;
 }
 
 function put(canvas, pixels) {
@@ -259,7 +254,6 @@ element("layers").addEventListener("change", (event) => {
   shown.layer = event.target.value;
   draw();
 });
-element("strength").addEventListener("input", setStrength);
 ["with-result", "with-outlines", "with-unanimous"].forEach((id) =>
   element(id).addEventListener("change", draw),
 );
