@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html import escape
 from pathlib import Path
 from string import Template
@@ -24,12 +24,11 @@ from tax_lightning.files import file_name
 from tax_lightning.visualization import page as base
 from tax_lightning.visualization.annotations import SourcePatch, find_callouts
 from tax_lightning.visualization.drawing import data_uri, shrunk, thumbnail
-from tax_lightning.visualization.gallery import PrototypeCard, drawn_scene, read_cards
+from tax_lightning.visualization.gallery import PrototypeCard, card_facts, drawn_scene, read_cards
 from tax_lightning.visualization.palette import (
     Picture,
     annotator_palette,
     class_palette,
-    css,
     kernel_shade,
     value_colours,
 )
@@ -127,8 +126,8 @@ def write_report(
         notes = [*notes, *report.notes(read is not None)]
         report.write_page(blocks, path, title, source, notes)
     with _part_file(numbers.with_suffix(".json.part"), numbers) as file:
-        content = _plain({"source": source, "notes": notes, **report.as_json()})
-        json.dump(content, file, ensure_ascii=False, indent=2, allow_nan=False)
+        content = {"tax_lightning": __version__, "source": source, "notes": notes}
+        json.dump(content | report.content(), file, ensure_ascii=False, indent=2, allow_nan=False)
     return path
 
 
@@ -267,7 +266,9 @@ class _Report:
             "What it means, and what not": base.resource("meaning.html"),
         }
         # The end of a script's element is found before its text is read.
-        known = json.dumps(self._for_script(), ensure_ascii=False).replace("<", "\\u003c")
+        known = json.dumps(self.content(), ensure_ascii=False, allow_nan=False).replace(
+            "<", "\\u003c"
+        )
         whole = base.page(
             title,
             summary,
@@ -284,19 +285,25 @@ class _Report:
             shutil.copyfileobj(blocks, file)
             file.write(after)
 
-    def _for_script(self) -> dict[str, Any]:
-        """What the page's script has to know."""
+    def content(self) -> dict[str, Any]:
+        """The report in numbers, for the page's script and for machines."""
         n, c = len(self.annotators), len(self.classes)
         counts = {"foreground": c - 1, "who": n, "annotator_foreground": n * (c - 1), "why": n}
-        shown = ("id", "size", "shown", "spots")
-        return {
+        usage = dict(zip(self.annotators, self.summary.usage, strict=True))
+        content = {
             "annotators": [
                 {
                     "name": name,
                     "colour": colour,
                     "shades": [kernel_shade(colour, k, self.kernels) for k in range(self.kernels)],
+                    "decides": usage[name],
                     "prototypes": [
-                        {"card": self._card_id(card), "origin": _origin(card.source)}
+                        {
+                            "card": self._card_id(card),
+                            "origin": _origin(card.source),
+                            "decides": self.usage(card),
+                            **asdict(card.source),
+                        }
                         for card in self.cards
                         if card.source.annotator == name
                     ],
@@ -315,29 +322,11 @@ class _Report:
             "scale": value_colours(np.linspace(0, 1, 256)).tolist(),
             "most_named": MOST_NAMED,
             "most_voices": _MOST_VOICES,
-            "images": [{key: image[key] for key in shown} for image in self.images],
-        }
-
-    def as_json(self) -> dict[str, Any]:
-        """The report in numbers, for machines."""
-        summary, colours = self.summary, annotator_palette(len(self.annotators))
-        return {
-            "tax_lightning": __version__,
-            "page": "index.html",
-            "classes": self.classes,
-            "annotators": [
-                {
-                    "name": name,
-                    "colour": css(colours[n]),
-                    "decides": summary.usage[n],
-                }
-                for n, name in enumerate(self.annotators)
-            ],
-            "unanimous": summary.unanimous,
-            "largest_weight": summary.largest_weight,
+            "unanimous": self.summary.unanimous,
+            "largest_weight": self.summary.largest_weight,
             "images": self.images,
-            "prototypes": [{"decides": self.usage(c), **asdict(c.source)} for c in self.cards],
         }
+        return dict(_plain(content))
 
     # ---------------------------------------------------------------------------- parts as HTML
 
@@ -383,46 +372,40 @@ class _Report:
 
     def _gallery(self) -> str:
         """A card for each active prototype, those used most first."""
-        order = sorted(self.cards, key=lambda card: -np.nan_to_num(self.usage(card)))
-        active = [card for card in order if card.source.active]
-        cards = [self._card(card) for card in active]
-        first = min(_MOST_CARDS, sum(self.usage(card) > 0 for card in active)) or len(cards)
+        active = [card for card in self.cards if card.source.active]
+        order = sorted(active, key=lambda card: -np.nan_to_num(self.usage(card)))
+        cards = list(map(self._card, order))
+        more, pruned = len(cards) - _MOST_CARDS, len(self.cards) - len(active)
         parts = [
             '<p class="note">A prototype is one pixel of one training image, ringed here. Where a '
             "picture resembles it more than any other, it has the largest share in the decision. "
-            f'Those used most come first.</p><div class="gallery">{"".join(cards[:first])}</div>'
+            "Those used most come first."
+            f"{f' Pruned, as no training pixel is like them: {pruned}.' if pruned else ''}</p>"
+            f'<div class="gallery">{"".join(cards[:_MOST_CARDS])}</div>'
         ]
-        if rest := cards[first:]:
+        if more > 0:
             parts.append(
-                f"<details><summary>{len(rest)} more prototypes, which decide less here or nothing"
-                f'</summary><div class="gallery">{"".join(rest)}</div></details>'
-            )
-        if pruned := len(order) - len(active):
-            parts.append(
-                f'<p class="note">Pruned, as no training pixel is like them: {pruned}.</p>'
+                f"<details><summary>{more} more prototypes, which decide less here or nothing"
+                f'</summary><div class="gallery">{"".join(cards[_MOST_CARDS:])}</div></details>'
             )
         return "".join(parts)
 
     def _card(self, card: PrototypeCard) -> str:
-        source, usage = card.source, self.usage(card)
-        shade = kernel_shade(card.colour, source.kernel, self.kernels)
-        share = "decides next to nothing"
-        if usage >= 5e-4:
-            share = f"decides {usage:.1%} of the decided pixels"
-        origin = _origin(source) or "not yet moved onto a training pixel"
+        source = card.source
+        facts = card_facts(replace(card, use=self.usage(card)))
         nearest = "".join(
             _crop(patch, 64, f"Row {y}, column {x} of {sample_id}")
             for (sample_id, y, x, _), patch in zip(source.nearest, card.nearest, strict=False)
             if patch is not None
         )
         if nearest:
-            nearest = f'<p>Nearest to it elsewhere:</p><div class="nearest">{nearest}</div>'
+            nearest = f'<p>Next nearest, in other images:</p><div class="nearest">{nearest}</div>'
+        shade = kernel_shade(card.colour, source.kernel, self.kernels)
         title = base.named(f"{source.annotator}, prototype {source.kernel}", shade)
         return (
             f'<article class="card" id="{self._card_id(card)}" tabindex="-1"><h3>{title}</h3>'
             f'<div class="sights">{_sights(card)}</div>'
-            f"<p>{escape(origin[0].upper() + origin[1:])}. In these pictures it {share}.</p>"
-            f"{nearest}</article>\n"
+            f"<p>{'<br>'.join(map(escape, facts))}</p>{nearest}</article>\n"
         )
 
 
