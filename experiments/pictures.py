@@ -19,13 +19,12 @@ import yaml
 from PIL import Image
 
 from tax_lightning import TAXLightningModule
-from tax_lightning.callbacks.prototype_cards import prototype_cards
+from tax_lightning.callbacks.prototype_cards import callout_patches, prototype_cards
 from tax_lightning.callbacks.samples import explained, picture_of
-from tax_lightning.callbacks.source_patches import callout_patches
 from tax_lightning.data import SyntheticDataModule
 from tax_lightning.visualization.gallery import PrototypeCard, render_gallery
 from tax_lightning.visualization.palette import Picture
-from tax_lightning.visualization.panels import render_panel
+from tax_lightning.visualization.panel import render_panel
 
 REPO = Path(__file__).parent.parent
 SHOWN = "val-0031"  # the image of the panel

@@ -23,11 +23,11 @@ from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, Pred
 from tax_lightning.callbacks.configuration import LoggedConfig
 from tax_lightning.callbacks.trackers import working
 from tax_lightning.data import MultiAnnotatorDataModule
+from tax_lightning.data.images import ExplainedImages, images_for
 from tax_lightning.inspection import inspect
 from tax_lightning.modules.add_annotators import AddedAnnotators
 from tax_lightning.modules.checkpoints import load_model, read_checkpoint
 from tax_lightning.modules.tax import TAXLightningModule
-from tax_lightning.visualization.images import images_for
 from tax_lightning.visualization.report import write_report
 
 __all__ = [
@@ -243,16 +243,15 @@ def explain_images(args: Sequence[str]) -> None:
     for note in prepared.notes:
         print(f"note  {note}", file=sys.stderr)
     page = write_report(
-        model.to(_device(config.device)),
-        prepared.images,
-        prepared.to_picture,
+        ExplainedImages(
+            model.to(_device(config.device)), prepared.images, prepared.to_picture, _show_progress
+        ),
         config.output,
         read=prepared.read,
         source=Path(config.ckpt_path).name,
         notes=prepared.notes,
         max_side=config.max_side,
         overwrite=config.overwrite,
-        progress=_show_progress,
         **({} if config.title is None else {"title": config.title}),
     )
     print(f"page  {page}")

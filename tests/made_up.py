@@ -3,7 +3,6 @@
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from tax_lightning.explanation import Explanation, PrototypeSource
-from tax_lightning.models.mixture import mix
 
 KERNELS = 3
 
@@ -86,13 +84,10 @@ class MadeUpModel:
         self,
         annotators: Sequence[str] = ("Ana", "Ben", "Cleo", "Dan"),
         classes: Sequence[str] = ("background", "cell", "fibre"),
-        mixing: str = "prob",
-        bank: str = "private",
         kernels: int = KERNELS,
         projected: bool = True,
     ) -> None:
         self.annotators, self.classes = tuple(annotators), tuple(classes)
-        self.network = SimpleNamespace(mixing=mixing, memory=SimpleNamespace(kind=bank))
         self.kernels, self.projected = kernels, projected
 
     def explain(self, images: Tensor, ids: Sequence[str]) -> Explanation:
@@ -106,13 +101,13 @@ class MadeUpModel:
 
         log_annotators = (6 * fields(c) + 2 * fields(n, c)).log_softmax(dim=1)
         log_who = (4 * fields(n)).log_softmax(dim=0)
-        log_probs = mix(log_who, log_annotators, self.network.mixing)
+        probs = (log_who.exp().unsqueeze(1) * log_annotators.exp()).sum(dim=0)
         said = log_annotators.argmax(dim=1)
         return Explanation(
             ids=tuple(ids),
             annotators=self.annotators,
             classes=self.classes,
-            probs=log_probs.exp().unsqueeze(0),
+            probs=probs.unsqueeze(0),
             annotator_probs=log_annotators.exp().unsqueeze(0),
             who=log_who.exp().unsqueeze(0),
             why=fields(n, k).argmax(dim=1).unsqueeze(0),

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tax_lightning.visualization.lettering import text_width, write
 from tax_lightning.visualization.palette import INK, PAPER
+from tax_lightning.visualization.sheet import text_width, write
 
 
 def places_of(piece, picture):

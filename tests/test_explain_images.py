@@ -14,8 +14,8 @@ from tax_lightning import FolderDataModule, SyntheticDataModule, TAXLightningMod
 from tax_lightning.__main__ import main
 from tax_lightning.data import SimulatedAnnotatorsDataModule
 from tax_lightning.data.channels import ManyChannels
+from tax_lightning.data.images import images_for, images_on_disk
 from tax_lightning.data.preparation import Preparation, plain_decoder
-from tax_lightning.visualization.images import images_for, images_on_disk
 
 NETWORK = {
     "encoder": "tu-test_resnet.r160_in1k",
@@ -312,16 +312,6 @@ def test_data_without_files_take_plain_ones():
     data = SyntheticDataModule(train_samples=1)
     assert data.preparation == Preparation.usual(3)
     assert data.preparation.known_in_full
-
-
-def test_a_who_that_was_not_taught_is_noted(new_images):
-    network = {**NETWORK, "in_channels": 1}
-    model = TAXLightningModule(
-        ["Ana", "Ben"], ["background", "cell"], reference="none", who_target="none", **network
-    )
-    untaught, assumed = images_for(model, [new_images], None).notes
-    assert "who_target=none" in untaught
-    assert "does not say" in assumed
 
 
 # -------------------------------------------------------------------------------- kinds of images

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from reading import places_of, says, written
 
 from tax_lightning.explanation import PrototypeSource
-from tax_lightning.visualization.callouts import SourcePatch
+from tax_lightning.visualization.annotations import SourcePatch
 from tax_lightning.visualization.gallery import (
     PrototypeCard,
     card_facts,

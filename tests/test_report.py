@@ -20,11 +20,10 @@ from made_up import (
     quarters,
 )
 
-from tax_lightning.visualization.compact import CompactMaps, compact
-from tax_lightning.visualization.examples import read_examples
-from tax_lightning.visualization.page import data_uri, gallery
+from tax_lightning.data.images import ExplainedImages
+from tax_lightning.visualization.gallery import read_cards
+from tax_lightning.visualization.page import compact, packed
 from tax_lightning.visualization.report import write_page, write_report
-from tax_lightning.visualization.tally import Tally
 
 ODD = "Bär <b>\"1\" & '2'</script>"
 TRAINING = np.full((100, 120, 3), 90, np.uint8)
@@ -33,7 +32,11 @@ TRAINING = np.full((100, 120, 3), 90, np.uint8)
 def report(folder, sizes=None, model=None, **options):
     """The page of a made-up model on made-up images."""
     images = MadeUpImages(sizes or {ODD: (24, 32), "plain": (40, 16)})
-    return write_report(model or MadeUpModel(), images, grey_picture, folder, **options)
+    return write_report(explained(images, model), folder, **options)
+
+
+def explained(images, model=None):
+    return ExplainedImages(model or MadeUpModel(), images, grey_picture)
 
 
 def stored_maps(page, number, entry, planes):
@@ -96,28 +99,28 @@ def test_maps_are_the_explanation_in_so_many_levels(levels):
     model = MadeUpModel()
     explanation = model.explain(torch.zeros(1, 1, 20, 30), ["a"])
     maps = compact(explanation, 1024, levels)
-    assert np.array_equal(maps.result, explanation.decision[0])
-    assert np.array_equal(maps.leader, explanation.leader[0])
-    assert np.array_equal(maps.unanimous, explanation.unanimous[0])
-    assert np.array_equal(maps.why, explanation.why[0])
-    roots = maps.who / levels
+    assert np.array_equal(maps["result"], explanation.decision[0])
+    assert np.array_equal(maps["leader"], explanation.leader[0])
+    assert np.array_equal(maps["unanimous"], explanation.unanimous[0])
+    assert np.array_equal(maps["why"], explanation.why[0])
+    roots = maps["who"] / levels
     assert np.abs(roots - explanation.who[0].sqrt().numpy()).max() <= 0.5 / levels + 1e-6
     own = explanation.annotator_probs[0, :, 1:].numpy()
-    assert np.abs(maps.annotator_foreground / levels - own).max() <= 0.5 / levels + 1e-6
+    assert np.abs(maps["annotator_foreground"] / levels - own).max() <= 0.5 / levels + 1e-6
     fused = explanation.probs[0, 1:].numpy()
-    assert np.abs(maps.foreground / levels - fused).max() <= 0.5 / levels + 1e-6
+    assert np.abs(maps["foreground"] / levels - fused).max() <= 0.5 / levels + 1e-6
     share = explanation.leader_share[0].numpy()
-    assert np.abs(maps.leader_share / levels - share).max() <= 0.5 / levels + 1e-6
+    assert np.abs(maps["leader_share"] / levels - share).max() <= 0.5 / levels + 1e-6
 
 
 def test_of_a_large_image_evenly_spread_pixels_are_kept():
     explanation = MadeUpModel().explain(torch.zeros(1, 1, 40, 100), ["a"])
     maps = compact(explanation, 50)
-    assert maps.size == (20, 50)
-    assert maps.rows[:3].tolist() == [1, 3, 5]
-    assert maps.columns[-1] == 99
-    picked = explanation.leader[0][np.ix_(maps.rows, maps.columns)]
-    assert np.array_equal(maps.leader, picked)
+    assert maps["result"].shape == (20, 50)
+    assert maps["rows"][:3].tolist() == [1, 3, 5]
+    assert maps["columns"][-1] == 99
+    picked = explanation.leader[0][np.ix_(maps["rows"], maps["columns"])]
+    assert np.array_equal(maps["leader"], picked)
 
 
 def test_more_kernels_than_a_byte_holds_are_refused():
@@ -133,124 +136,54 @@ def test_maps_of_several_images_are_refused():
         compact(make_explanation(leader.expand(2, -1, -1)), 1024)
 
 
-# ----------------------------------------------------------------------------------------- tally
-
-
-def test_tally_of_known_quarters():
-    leader, unanimous = quarters()  # 0, 1, 2 and an unanimous quarter; Ben draws cell everywhere
-    tally = Tally.of(make_explanation(leader, unanimous=unanimous))
-    assert tally.unanimous == 0.25
-    assert tally.largest_weight == 1
-    assert tally.usage == pytest.approx([1 / 3, 1 / 3, 1 / 3])
-    assert tally.kernel_usage[:, 0] == pytest.approx([1 / 3, 1 / 3, 1 / 3])
-    assert tally.relative_area.tolist() == [0, 4, 0]  # the result is a cell in Ben's quarter
-    assert tally.found.tolist() == [0, 1, 0]
-    assert tally.beyond[1] == 0.75
-    assert np.isnan(tally.beyond[0])
-    assert tally.words(1, ("background", "cell")) == "outlines 300% larger than the result"
-    assert tally.words(0, ("background", "cell")) == "outlines 100% smaller than the result"
-
-
-def test_tallies_add_up():
-    leader, unanimous = quarters()
-    one = Tally.of(make_explanation(leader, unanimous=unanimous))
-    both = Tally.of(
-        make_explanation(torch.cat([leader, leader]), unanimous=unanimous.repeat(2, 1, 1))
-    )
-    total = one + one
-    assert total.pixels == both.pixels
-    assert np.array_equal(total.led, both.led)
-    assert np.array_equal(total.drawn, both.drawn)
-
-
-def test_tally_names_the_class_that_is_drawn_most_differently():
-    counts = {
-        "pixels": 100,
-        "decided": 10,
-        "weight": 8.0,
-        "led": np.array([[10]]),
-        "agreed": np.array([10]),
-        "result": np.array([80, 10, 10]),
-    }
-    classes = ("background", "cell", "fibre")
-    words = Tally(drawn=np.array([[80, 10, 10]]), **counts).words(0, classes)
-    assert words == "outlines as large as the result (+0.0%)"
-    words = Tally(drawn=np.array([[60, 11, 29]]), **counts).words(0, classes)
-    assert words == "outlines 100% larger than the result; fibre: 2.9 times as much"
-    words = Tally(drawn=np.array([[83, 11, 6]]), **counts).words(0, classes)
-    assert words == "outlines 15% smaller than the result; fibre: 60% of the result's area"
-
-
-def test_tally_where_nothing_is_decided_or_drawn():
-    leader = torch.zeros(1, 4, 4, dtype=torch.int64)
-    tally = Tally.of(make_explanation(leader, unanimous=torch.ones(1, 4, 4, dtype=torch.bool)))
-    assert tally.unanimous == 1
-    assert np.isnan(tally.usage).all()
-    assert tally.words(0, ("background", "cell")) == "the result marks nothing"
-
-
-# -------------------------------------------------------------------------------------- examples
+# ----------------------------------------------------------------------------------------- cards
 
 
 def test_every_training_image_is_read_once():
-    sources = make_sources(("Ana", "Ben"), "train-7")  # with a runner-up in the image b
+    sources = make_sources(("Ana", "Ben"), "train-7")  # the nearest pixel is in the image b
     asked = []
 
     def read(name):
         asked.append(name)
         return TRAINING
 
-    examples = read_examples(sources, read)
+    card = read_cards(sources, read)[-1]
     assert asked == ["b", "train-7"]
-    example = examples[1, 2]
-    assert (example.patch.y, example.patch.x) == (4, 3)
-    assert example.size == (100, 120)
-    (patch,) = example.nearest
-    assert (example.source.nearest[0][:2], patch.y) == (("b", 1), 1)
+    assert (card.source.annotator, card.source.kernel) == ("Ben", 2)
+    assert (card.patch.y, card.patch.x) == (4, 3)
+    assert card.size == (100, 120)
+    (patch,) = card.nearest
+    assert (card.source.nearest[0][:2], patch.y) == (("b", 1), 1)
 
 
-def test_examples_whose_image_is_missing_are_named_only():
-    def read(name):
-        raise KeyError(name)
-
-    example = read_examples(make_sources(("Ana",)), read)[0, 0]
-    assert example.patch is None
-    assert example.image is None
-    card = gallery({(0, 0): example}, ["Ana"], {(0, 0): 0.5}, shared=False)
-    assert "The training image is not at hand" in card
-    assert "Training image train-7, row 2, column 3, which Ana labelled cell" in card
-    assert "<img" not in card
+def test_examples_whose_image_is_missing_are_named_only(tmp_path):
+    page = report(tmp_path, read=nowhere).read_text(encoding="utf-8")
+    assert page.count("The training image is not at hand") == 12
+    assert "from train-7 at y 2, x 3<br>labelled: cell" in page
+    assert 'class="crop"' not in without_data(page)
 
 
 # ------------------------------------------------------------------ a page of what was explained
 
 
-@pytest.mark.parametrize("bank", ["private", "shared"])
 @pytest.mark.parametrize("projected", [True, False])
-def test_a_page_alone_knows_every_prototype(tmp_path, bank, projected):
-    model = MadeUpModel(bank=bank, projected=projected)
-    explained = [
-        (model.explain(torch.zeros(1, 1, 16, 16), [name]), TRAINING[:16, :16]) for name in "ab"
-    ]
-    examples = read_examples(explained[0][0].sources, lambda name: TRAINING)
-    cards = [e for (n, _), e in examples.items() if n == 0 or bank == "private"]
-    write_page(
-        explained, cards if projected else [], model.network, tmp_path / "report.html", "a model"
-    )
+def test_a_page_alone_knows_every_prototype(tmp_path, projected):
+    model = MadeUpModel(projected=projected)
+    pairs = list(explained(MadeUpImages({"a": (16, 16), "b": (16, 16)}), model))
+    cards = read_cards(pairs[0][0].sources, lambda name: TRAINING) if projected else []
+    write_page(pairs, cards, tmp_path / "report.html", "a model")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     known = script_data(page)
     assert [image["id"] for image in known["images"]] == ["a", "b"]
-    for annotator in known["annotators"]:
-        assert len(annotator["prototypes"]) == model.kernels
+    assert [len(a["prototypes"]) for a in known["annotators"]] == [model.kernels] * 4
     assert ("are no training pixels yet" in page) != projected
 
 
 def test_two_explanations_of_one_name_are_refused_and_leave_nothing(tmp_path):
-    model = MadeUpModel()
-    explained = [(model.explain(torch.zeros(1, 1, 16, 16), ["a"]), TRAINING[:16, :16])] * 2
+    pairs = list(explained(MadeUpImages({"a": (16, 16)}))) * 2
     with pytest.raises(ValueError, match="two images have the id 'a'"):
-        write_page(explained, [], model.network, tmp_path / "report.html", "a model")
+        write_page(pairs, [], tmp_path / "report.html", "a model")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -278,7 +211,8 @@ def test_the_numbers_add_up(tmp_path):
     report(tmp_path)
     listed = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert sum(annotator["decides"] for annotator in listed["annotators"]) == pytest.approx(1)
-    assert sum(prototype["decides"] for prototype in listed["prototypes"]) == pytest.approx(1)
+    prototypes = [p for annotator in listed["annotators"] for p in annotator["prototypes"]]
+    assert sum(prototype["decides"] for prototype in prototypes) == pytest.approx(1)
     for image in listed["images"]:
         with np.load(tmp_path / image["files"]["maps"]) as arrays:
             decided = arrays["unanimous"] == 0
@@ -313,12 +247,12 @@ def test_images_of_one_name_are_refused(tmp_path):
     images = MadeUpImages({"a": (16, 16)})
     images.sizes *= 2
     with pytest.raises(ValueError, match="two images have the id 'a'"):
-        write_report(MadeUpModel(), images, grey_picture, tmp_path)
+        write_report(explained(images), tmp_path)
 
 
 def test_no_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no images to explain"):
-        write_report(MadeUpModel(), MadeUpImages({}), grey_picture, tmp_path)
+        write_report(explained(MadeUpImages({})), tmp_path)
 
 
 def test_a_size_too_small_to_see_is_refused(tmp_path):
@@ -334,7 +268,7 @@ def test_a_report_that_fails_halfway_leaves_no_page(tmp_path):
             return super().__getitem__(index)
 
     with pytest.raises(ValueError, match="the second image is broken"):
-        write_report(MadeUpModel(), Failing({"a": (16, 16), "b": (16, 16)}), grey_picture, tmp_path)
+        write_report(explained(Failing({"a": (16, 16), "b": (16, 16)})), tmp_path)
     left = [path.name for path in tmp_path.iterdir() if path.is_file()]
     assert left == []
 
@@ -349,17 +283,17 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
 
     peak(1)  # what is loaded once
     one, many = peak(2), peak(12)
-    maps = sum(array.nbytes for array in compact_maps((64, 64)).arrays().values())
+    maps = sum(array.nbytes for array in compact_maps((64, 64)).values())
     assert many - one < 10 * maps / 4  # a thumbnail and a line an image, but not its maps
 
 
-def compact_maps(size) -> CompactMaps:
+def compact_maps(size):
     return compact(MadeUpModel().explain(torch.zeros(1, 1, *size), ["a"]), 1024)
 
 
 def test_twenty_images_of_ten_annotators_fit_in_25_megabytes():
     model = MadeUpModel([f"Annotator {i}" for i in range(10)], ("background", "cell"), kernels=4)
-    maps = compact(model.explain(torch.zeros(1, 1, 512, 512), ["a"]), 1024).text()
+    maps = packed(compact(model.explain(torch.zeros(1, 1, 512, 512), ["a"]), 1024))
     photograph, all_else = 512 * 512 // 2, 2e6
     assert 20 * (len(maps) + photograph) + all_else < 25e6
 
@@ -415,24 +349,6 @@ def open_page(folder):
     return (folder / "index.html").read_text(encoding="utf-8")
 
 
-def test_many_annotators_are_summed_up(tmp_path):
-    people = [f"Annotator {i}" for i in range(40)]
-    text = report(tmp_path, {"a": (24, 24)}, MadeUpModel(people)).read_text(encoding="utf-8")
-    summary = re.search(r"<summary>(28 others, who decide \d+% together)</summary>", text)
-    assert summary
-    assert len(re.findall(r'name="counts"', text)) == 40
-
-
-def test_shared_prototypes_have_one_card_each(tmp_path):
-    report(tmp_path, model=MadeUpModel(bank="shared"))
-    text = open_page(tmp_path)
-    assert text.count('class="card"') == 3
-    assert "all annotators, prototype 0" in text
-    listed = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert [prototype["annotator"] for prototype in listed["prototypes"]] == [None] * 3
-    assert sum(prototype["decides"] for prototype in listed["prototypes"]) == pytest.approx(1)
-
-
 def nowhere(name):
     raise LookupError(name)
 
@@ -459,7 +375,7 @@ def test_a_who_that_is_nearly_even_is_noted(tmp_path, weight, noted):
             return make_explanation(leader, weight=weight, ids=ids)
 
     report(tmp_path, {"a": (16, 16)}, Even())
-    said = "Read next to nothing into who decides: where the annotators differ, the largest weight"
+    said = "Who decides means next to nothing here: where the annotators differ, the largest weight"
     assert (f"{said} is {weight:.0%} on average, an even share 33%" in open_page(tmp_path)) == noted
 
 
@@ -468,9 +384,3 @@ def test_notes_of_the_caller_stand_on_the_page(tmp_path):
     page = Outline(open_page(tmp_path))
     assert "Mind the <gap>." in page.words
     assert "not at hand" not in open_page(tmp_path)
-
-
-def test_pictures_are_stored_in_the_smaller_form():
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    assert data_uri(noise).startswith("data:image/jpeg")
-    assert data_uri(TRAINING).startswith("data:image/png")

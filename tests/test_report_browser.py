@@ -3,15 +3,20 @@
 import base64
 import json
 import math
-import re
 
 import browser as web
 import numpy as np
 import pytest
 from made_up import MadeUpImages, MadeUpModel, grey_picture
 
-from tax_lightning.visualization.palette import annotator_palette, class_palette, kernel_shade
-from tax_lightning.visualization.report import logarithms, write_report
+from tax_lightning.data.images import ExplainedImages
+from tax_lightning.visualization.palette import (
+    annotator_palette,
+    class_palette,
+    kernel_shade,
+    value_colours,
+)
+from tax_lightning.visualization.report import write_report
 
 PEOPLE = ("Ana", "Ben <b>", "Çelik", "Dan")
 CLASSES = ("background", "cell", "fibre")
@@ -29,30 +34,23 @@ def browser(tmp_path_factory):
         yield started
 
 
-@pytest.fixture(scope="module", params=["prob", "logit", "coarse prob", "coarse logit"])
+@pytest.fixture(scope="module", params=["fine", "coarse"])
 def written(request, tmp_path_factory):
-    """A report of three images of different sizes, and how its model mixes."""
-    folder = tmp_path_factory.mktemp(request.param.replace(" ", "-"))
-    coarse, mixing = "coarse" in request.param, request.param.split()[-1]
-    sizes = {ODD: (40, 56), "tall": (64, 24), "large": (200, 300)}
+    """The folder of a report on three images of different sizes."""
+    folder = tmp_path_factory.mktemp(request.param)
+    images = MadeUpImages({ODD: (40, 56), "tall": (64, 24), "large": (200, 300)})
+    explained = ExplainedImages(MadeUpModel(PEOPLE, CLASSES), images, grey_picture)
     with pytest.MonkeyPatch.context() as patch:
-        if coarse:  # as where there is much to show
-            patch.setattr("tax_lightning.visualization.compact.MOST_FINE_VALUES", 0)
-        write_report(
-            MadeUpModel(PEOPLE, CLASSES, mixing=mixing),
-            MadeUpImages(sizes),
-            grey_picture,
-            folder,
-            read=lambda name: TRAINING,
-            max_side=100,
-        )
-    return folder, mixing
+        if request.param == "coarse":  # as where there is much to show
+            patch.setattr("tax_lightning.visualization.page.MOST_FINE_VALUES", 0)
+        write_report(explained, folder, read=lambda name: TRAINING, max_side=100)
+    return folder
 
 
 @pytest.fixture
 def page(browser, written):
     """The page, just opened."""
-    open_page(browser, written[0] / "index.html")
+    open_page(browser, written / "index.html")
     return browser
 
 
@@ -85,7 +83,7 @@ def arrays_of(folder, number):
 
 def spot(browser):
     """What is told of the spot, as data."""
-    return browser.run("return {...document.getElementById('spot').dataset}")
+    return browser.run("return {...shown.reading, y: shown.place[0], x: shown.place[1]}")
 
 
 def point_at(browser, arrays, y, x, press=False):
@@ -108,30 +106,24 @@ def own_shares(arrays):
     return np.concatenate([background, foreground], axis=1)
 
 
-def panel_view(arrays, panel, mixing):
+def panel_view(arrays, panel):
     """Result, leader, unanimous, certainty and entropy if only the panel counted."""
     weights = arrays["who"][panel].astype(np.int64) ** 2
     weights = np.where(weights.sum(axis=0) == 0, 1, weights)
     shares = own_shares(arrays)[panel]
-    values = shares if mixing == "prob" else np.array(logarithms(int(arrays["levels"])))[shares]
-    mixed = (weights[:, None] * values).sum(axis=0)
+    mixed = (weights[:, None] * shares).sum(axis=0)
     said = shares.argmax(axis=1)
     view = {
         "result": mixed.argmax(axis=0),
         "leader": np.array(panel)[weights.argmax(axis=0)],
         "unanimous": (said == said[:1]).all(axis=0),
     }
-    if mixing == "prob":
-        probs = mixed / mixed.sum(axis=0)
-    else:
-        powers = np.exp((mixed - mixed.max(axis=0)) / (1000 * weights.sum(axis=0)))
-        probs = powers / powers.sum(axis=0)
     if len(panel) == len(PEOPLE):
         view = {name: arrays[name] for name in view}
         foreground = arrays["foreground"].astype(float)
         background = (arrays["levels"] - foreground.sum(axis=0, keepdims=True)).clip(0)
-        probs = np.concatenate([background, foreground])
-        probs /= probs.sum(axis=0)
+        mixed = np.concatenate([background, foreground])
+    probs = mixed / mixed.sum(axis=0)
     logs = np.log(probs, out=np.zeros_like(probs), where=probs > 0)
     view["entropy"] = -(probs * logs).sum(axis=0) / math.log(len(CLASSES))
     most = weights.max(axis=0) / weights.sum(axis=0)
@@ -140,7 +132,7 @@ def panel_view(arrays, panel, mixing):
     return view
 
 
-def expected_colours(arrays, view, layer, ramp):
+def expected_colours(arrays, view, layer):
     """The canvas of colours, RGBA ``[h, w, 4]`` as floats."""
     colours = np.array(annotator_palette(len(PEOPLE)))
     leader = view["leader"].astype(int)
@@ -158,7 +150,8 @@ def expected_colours(arrays, view, layer, ramp):
         shades = np.array([[kernel_shade(tuple(c), k, 3) for k in range(3)] for c in colours])
         return np.concatenate([shades[leader, kernel], opaque], axis=2)
     index = (255 * view[layer]).round().astype(int)
-    return np.concatenate([np.array(ramp)[index], opaque], axis=2)
+    scale = value_colours(np.linspace(0, 1, 256))
+    return np.concatenate([scale[index], opaque], axis=2)
 
 
 def canvas(browser, name):
@@ -183,12 +176,6 @@ def assert_same_colours(drawn, expected, tolerance=2.0):
     assert np.abs(seen - meant).max() <= tolerance
 
 
-def ramp_of(folder):
-    text = (folder / "index.html").read_text(encoding="utf-8")
-    data = re.search(r'<script type="application/json" id="report">(.*?)</script>', text, re.S)[1]
-    return json.loads(data)["ramp"]
-
-
 def set_panel(browser, panel):
     browser.run("document.getElementById('people').open = true")
     for n in range(len(PEOPLE)):
@@ -201,38 +188,33 @@ def set_panel(browser, panel):
 
 
 def test_hovering_tells_what_the_npz_says(page, written):
-    folder, _ = written
     rng = np.random.default_rng(0)
     for number in range(3):
         choose(page, number)
-        arrays = arrays_of(folder, number)
+        arrays = arrays_of(written, number)
         height, width = arrays["result"].shape
-        page.run("shown.held = false")
         for y, x in zip(rng.integers(0, height, 4), rng.integers(0, width, 4), strict=True):
-            point_at(page, arrays, y, x)
+            point_at(page, arrays, y, x)  # nothing was clicked: pointing reads at once
             told = spot(page)
             leader = arrays["leader"][y, x]
             weights = arrays["who"][:, y, x].astype(float) ** 2
-            weights /= weights.sum()
-            assert int(told["y"]) == arrays["rows"][y]
-            assert int(told["x"]) == arrays["columns"][x]
-            assert told["result"] == CLASSES[arrays["result"][y, x]]
-            assert told["unanimous"] == str(bool(arrays["unanimous"][y, x])).lower()
-            assert told["leader"] == PEOPLE[leader]
-            assert float(told["weight"]) == pytest.approx(weights[leader], abs=1e-4)
-            assert int(told["kernel"]) == arrays["why"][leader, y, x]
-            assert int(told["share"]) == arrays["leader_share"][y, x]
+            assert (told["y"], told["x"]) == (arrays["rows"][y], arrays["columns"][x])
+            assert told["result"] == arrays["result"][y, x]
+            assert told["unanimous"] == bool(arrays["unanimous"][y, x])
+            assert told["leader"] == leader
+            assert told["kernel"] == arrays["why"][leader, y, x]
+            assert told["share"] == arrays["leader_share"][y, x]
             said = own_shares(arrays)[:, :, y, x].argmax(axis=1)
-            voices = {name: (float(w), label) for name, w, label in json.loads(told["voices"])}
-            for n, name in enumerate(PEOPLE):
-                assert voices[name] == (pytest.approx(weights[n], abs=1e-4), CLASSES[said[n]])
+            voices = {v["annotator"]: (v["weight"], v["says"]) for v in told["voices"]}
+            assert told["voices"][0]["annotator"] == leader
+            for n in range(len(PEOPLE)):
+                assert voices[n] == (pytest.approx(weights[n] / weights.sum()), said[n])
 
 
 def test_the_reading_is_in_words_with_its_example(page, written):
-    arrays = arrays_of(written[0], 0)
+    arrays = arrays_of(written, 0)
     decided = np.argwhere(arrays["unanimous"] == 0)
     y, x = decided[len(decided) // 2]
-    page.run("shown.held = false")
     point_at(page, arrays, y, x, press=True)
     words = page.run("return document.getElementById('spot').innerText")
     leader, label = arrays["leader"][y, x], CLASSES[arrays["result"][y, x]]
@@ -240,7 +222,7 @@ def test_the_reading_is_in_words_with_its_example(page, written):
     weight = arrays["who"][:, y, x].astype(float) ** 2
     assert f"{PEOPLE[leader]} {largest_say(weight)} The result: {label}." in words
     assert f"prototype {kernel} of {PEOPLE[leader]}: training image train-7" in words
-    assert page.run("return document.querySelector('#spot .crop img').naturalWidth") == 64
+    assert page.run("return document.querySelector('#spot .crop').naturalWidth") == 128
     said = f"{PEOPLE[leader]} {largest_say(weight)} Result: {label}. Because of prototype {kernel}"
     wait_for(page, f"document.getElementById('said').textContent.includes({json.dumps(said)})")
 
@@ -255,7 +237,7 @@ def largest_say(weights):
 
 
 def test_who_has_less_than_half_is_not_said_to_decide(page):
-    said = page.run("return [0.5, 0.4999, 0.1].map((weight) => says({weight}, 4))")
+    said = page.run("return [0.5, 0.4999, 0.1].map((weight) => says([{weight}, 1, 2, 3]))")
     assert said == [
         "decides, with a weight of 50%.",
         "has the largest say, 50%; an even share is 25%.",
@@ -264,9 +246,8 @@ def test_who_has_less_than_half_is_not_said_to_decide(page):
 
 
 def test_where_all_agree_nobody_is_said_to_decide(page, written):
-    arrays = arrays_of(written[0], 0)
+    arrays = arrays_of(written, 0)
     y, x = np.argwhere(arrays["unanimous"] == 1)[0]
-    page.run("shown.held = false")
     point_at(page, arrays, y, x)
     words = page.run("return document.querySelector('#spot .verdict').innerText")
     assert words == f"Nobody in particular: all would say {CLASSES[arrays['result'][y, x]]}."
@@ -275,28 +256,28 @@ def test_where_all_agree_nobody_is_said_to_decide(page, written):
 @pytest.mark.parametrize("panel", [[0, 1, 2, 3], [0, 2, 3], [1]])
 @pytest.mark.parametrize("layer", ["image", "result", "who", "why", "entropy", "certainty"])
 def test_layers_show_what_python_computes(page, written, layer, panel):
-    folder, mixing = written
+    folder = written
     arrays = arrays_of(folder, 0)
-    view = panel_view(arrays, panel, mixing)
+    view = panel_view(arrays, panel)
     set_panel(page, panel)
     page.click(f"input[value={layer}]")
     page.run(
         "document.getElementById('with-unanimous').checked && "
         "document.getElementById('with-unanimous').click()"
     )
-    expected = expected_colours(arrays, view, layer, ramp_of(folder))
+    expected = expected_colours(arrays, view, layer)
     step = 8 if layer in ("entropy", "certainty") else 2  # of a value that lies between two colours
     assert_same_colours(canvas(page, "colours"), expected, step)
 
 
 @pytest.mark.parametrize("panel", [[0, 1, 2, 3], [1, 2], [3]])
 def test_the_result_of_a_panel_is_that_of_python(page, written, panel):
-    folder, mixing = written
+    folder = written
     for number in range(3):
         choose(page, number)
         set_panel(page, panel)
         arrays = arrays_of(folder, number)
-        view = panel_view(arrays, panel, mixing)
+        view = panel_view(arrays, panel)
         for name in ("result", "leader", "unanimous"):
             drawn = page.run(f"return [...shown.seen.{name}]")
             assert np.array_equal(drawn, np.asarray(view[name]).ravel().astype(int))
@@ -326,7 +307,7 @@ def test_somebody_always_counts(page):
 
 
 def test_unanimous_pixels_are_washed_and_hatched(page, written):
-    unanimous = arrays_of(written[0], 0)["unanimous"] == 1
+    unanimous = arrays_of(written, 0)["unanimous"] == 1
     washed = canvas(page, "colours")
     assert {tuple(p) for p in washed[unanimous]} == {tuple(washed[unanimous][0])}
     lines = canvas(page, "lines")
@@ -356,7 +337,7 @@ def outline(labels, zoom, line):
 
 @pytest.mark.parametrize("annotator", [0, 3])
 def test_outlines_are_where_the_annotator_would_draw(page, written, annotator):
-    arrays = arrays_of(written[0], 0)
+    arrays = arrays_of(written, 0)
     page.click("input[value=image]")
     page.click("#with-result")
     page.run("document.getElementById('people').open = true")
@@ -381,7 +362,7 @@ def test_outlines_of_all_take_turns(page):
 
 
 def test_the_result_is_outlined_in_dashes(page, written):
-    arrays = arrays_of(written[0], 0)
+    arrays = arrays_of(written, 0)
     page.click("input[value=image]")
     drawn = canvas(page, "lines")
     zoom, line = page.run("const {zoom, line} = lineSizes(shown.maps); return [zoom, line]")
@@ -391,7 +372,7 @@ def test_the_result_is_outlined_in_dashes(page, written):
 
 
 def test_the_legend_names_who_decides_how_much(page, written):
-    arrays = arrays_of(written[0], 0)
+    arrays = arrays_of(written, 0)
     decided = arrays["unanimous"] == 0
     shares = np.bincount(arrays["leader"][decided], minlength=4) / decided.sum()
     words = page.run("return document.getElementById('legend').innerText")
@@ -413,28 +394,46 @@ def test_uncertainty_has_a_scale(page):
         assert low in words
         assert high in words
         scale = "return getComputedStyle(document.querySelector('.scale')).backgroundImage"
-        assert page.run(scale).startswith("linear-gradient(to right, rgb(0, 0, 4)")
+        assert page.run(scale).startswith("linear-gradient(to right, rgb(247, 246, 240)")
 
 
-def test_a_spot_is_held_until_it_is_let_go(page, written):
-    arrays = arrays_of(written[0], 0)
-    point_at(page, arrays, 10, 20, press=True)
-    point_at(page, arrays, 30, 5)
-    assert (spot(page)["y"], spot(page)["x"]) == ("10", "20")
-    page.press("Escape")
-    point_at(page, arrays, 31, 5)
-    assert (spot(page)["y"], spot(page)["x"]) == ("31", "5")
+def at(browser):
+    return browser.run("return shown.place")
+
+
+def test_pointing_reads_until_a_click_holds_and_a_click_or_escape_lets_go(page, written):
+    for number in (0, 1):  # also after a change of picture
+        choose(page, number)
+        arrays = arrays_of(written, number)
+        for escape in (False, True):
+            point_at(page, arrays, 12, 5)
+            assert at(page) == [12, 5]
+            point_at(page, arrays, 10, 20, press=True)
+            point_at(page, arrays, 30, 5)
+            assert at(page) == [10, 20]
+            page.press("Escape") if escape else point_at(page, arrays, 10, 20, press=True)
+            point_at(page, arrays, 31, 5)
+            assert at(page) == [31, 5]
+        point_at(page, arrays, 10, 20, press=True)  # held when the next picture is chosen
+
+
+def test_a_spot_that_was_chosen_from_the_list_is_held(page, written):
+    spots = listing(written)["images"][0]["spots"]
+    page.click("#spots button:last-child")
+    point_at(page, arrays_of(written, 0), 1, 1)
+    assert at(page) == spots[-1]["at"]
+    assert spot(page)["kernel"] == spots[-1]["kernel"]
 
 
 def test_arrow_keys_move_the_spot(page, written):
-    arrays = arrays_of(written[0], 0)
+    arrays = arrays_of(written, 0)
     point_at(page, arrays, 10, 20, press=True)
     page.press("Right", "Down", "Down")
-    assert (spot(page)["y"], spot(page)["x"]) == ("12", "21")
+    assert at(page) == [12, 21]
     page.press("Shift+Left", "Up")
-    assert (spot(page)["y"], spot(page)["x"]) == ("11", "11")
+    assert at(page) == [11, 11]
     page.press("Shift+Left", "Shift+Left")  # not beyond the edge
-    assert spot(page)["x"] == "0"
+    assert at(page)[1] == 0
 
 
 def test_all_can_be_reached_by_the_keyboard_and_is_seen_to_be(page):
@@ -451,7 +450,7 @@ def test_all_can_be_reached_by_the_keyboard_and_is_seen_to_be(page):
         unseen += [name] if set(outlines) == {"none"} else []
         if name == "larger":
             break
-    order = [reached.index(name) for name in ("skip", "image", "next", "stage", "strength")]
+    order = [reached.index(name) for name in ("skip", "image", "next", "stage", "with-result")]
     assert order == sorted(order)
     assert reached[-1] == "larger"
     assert unseen == []
@@ -469,12 +468,8 @@ def test_all_that_is_operated_has_a_name(page):
 
 def test_links_to_folded_prototypes_unfold_them(browser, tmp_path):
     people = [f"Annotator {i}" for i in range(40)]
-    write_report(
-        MadeUpModel(people, ("background", "cell")),
-        MadeUpImages({"a": (40, 40)}),
-        grey_picture,
-        tmp_path,
-    )
+    model = MadeUpModel(people, ("background", "cell"))
+    write_report(ExplainedImages(model, MadeUpImages({"a": (40, 40)}), grey_picture), tmp_path)
     open_page(browser, tmp_path / "index.html")
     folded = browser.run("return document.querySelector('#prototypes details .card').id")
     browser.run(f"location.hash = '{folded}'")
@@ -488,12 +483,12 @@ def test_links_to_folded_prototypes_unfold_them(browser, tmp_path):
 def test_the_page_fits_a_phone_and_a_desk(browser, written, width, scheme):
     browser.size(width, 844)
     browser.prefers(scheme)
-    open_page(browser, written[0] / "index.html")
+    open_page(browser, written / "index.html")
     browser.run("document.querySelectorAll('details').forEach((d) => (d.open = true))")
     needed, outside, paper = browser.run(
         "const root = document.documentElement;"
         "const named = [...document.querySelectorAll('h1, h2, h3, p, img, td, label, button, li')]"
-        ".filter((e) => !e.closest('.switches') && e.getClientRects().length);"
+        ".filter((e) => !e.closest('.wide') && e.getClientRects().length);"
         "return [root.scrollWidth, named.filter((e) => e.getBoundingClientRect().right > "
         "root.clientWidth + 1).length, getComputedStyle(document.body).backgroundColor]"
     )
@@ -506,7 +501,7 @@ def test_the_page_fits_a_phone_and_a_desk(browser, written, width, scheme):
 
 def test_nothing_is_asked_for_and_nothing_is_complained_about(browser, written):
     browser.requests(), browser.console()
-    path = written[0] / "index.html"
+    path = written / "index.html"
     open_page(browser, path)
     for number in (1, 2, 0):
         choose(browser, number)
@@ -517,7 +512,7 @@ def test_nothing_is_asked_for_and_nothing_is_complained_about(browser, written):
 
 
 def test_a_request_and_a_complaint_would_be_noticed(browser, written, tmp_path):
-    text = (written[0] / "index.html").read_text(encoding="utf-8")
+    text = (written / "index.html").read_text(encoding="utf-8")
     spoilt = tmp_path / "spoilt.html"
     spoilt.write_text(text.replace('src="data:image/', 'src="http://localhost:9/', 1), "utf-8")
     browser.console()
@@ -526,7 +521,7 @@ def test_a_request_and_a_complaint_would_be_noticed(browser, written, tmp_path):
 
 
 def test_other_scripts_than_the_page_s_own_do_not_run(browser, written, tmp_path):
-    text = (written[0] / "index.html").read_text(encoding="utf-8")
+    text = (written / "index.html").read_text(encoding="utf-8")
     spoilt = tmp_path / "spoilt.html"
     spoilt.write_text(text.replace("<main>", "<main><script>window.ran = 1</script>"), "utf-8")
     open_page(browser, spoilt)
@@ -534,23 +529,16 @@ def test_other_scripts_than_the_page_s_own_do_not_run(browser, written, tmp_path
 
 
 def test_an_address_leads_to_a_picture(browser, written):
-    open_page(browser, written[0] / "index.html", "#picture=2")
+    open_page(browser, written / "index.html", "#picture=2")
     wait_for(browser, "document.getElementById('image').value === '2'")
     assert browser.run("return document.getElementById('next').disabled")
     browser.click("#previous")
     wait_for(browser, "document.getElementById('image').value === '1'")
 
 
-def test_numbered_spots_lead_to_their_pixels(page, written):
-    spots = listing(written[0])["images"][0]["spots"]
-    page.click("#spots button:last-child")
-    assert [int(spot(page)["y"]), int(spot(page)["x"])] == spots[-1]["at"]
-    assert int(spot(page)["kernel"]) == spots[-1]["kernel"]
-
-
 def test_zoom_enlarges_the_picture_and_keeps_the_spot(page, written):
     width = "return document.getElementById('stage').getBoundingClientRect().width"
-    before, told = page.run(width), spot(page)
+    before, told = page.run(width), at(page)
     page.click("#larger")
     assert page.run(width) == pytest.approx(2 * before, rel=0.01)
-    assert spot(page) == told
+    assert at(page) == told

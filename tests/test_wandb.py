@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tax_lightning.__main__ import main
-from tax_lightning.visualization.maps import UNANIMOUS_INDEX
+from tax_lightning.visualization.drawing import UNANIMOUS_INDEX
 
 wandb = pytest.importorskip("wandb")
 

@@ -19,10 +19,9 @@ from PIL import Image
 from tax_lightning.batch import Batch
 from tax_lightning.callbacks.curves import Curves
 from tax_lightning.callbacks.manifest import run_content, write_manifest
-from tax_lightning.callbacks.prototype_cards import prototype_cards
-from tax_lightning.callbacks.run import file_name, is_dry_run, is_explained, run_folder
+from tax_lightning.callbacks.prototype_cards import callout_patches, prototype_cards
+from tax_lightning.callbacks.run import is_dry_run, is_explained, run_folder
 from tax_lightning.callbacks.samples import explained, picture_of, validation_samples
-from tax_lightning.callbacks.source_patches import callout_patches
 from tax_lightning.callbacks.trackers import (
     send_cards,
     send_curves,
@@ -31,11 +30,13 @@ from tax_lightning.callbacks.trackers import (
     send_picture,
 )
 from tax_lightning.explanation import Explanation
+from tax_lightning.files import file_name
 from tax_lightning.models.network import TAXNetwork
+from tax_lightning.visualization.drawing import UNANIMOUS_INDEX, who_index_map
 from tax_lightning.visualization.gallery import PrototypeCard, render_gallery
-from tax_lightning.visualization.maps import UNANIMOUS_INDEX, who_index_map
 from tax_lightning.visualization.palette import Picture
-from tax_lightning.visualization.panels import render_panel
+from tax_lightning.visualization.panel import render_panel
+from tax_lightning.visualization.report import write_page
 
 _CARDS_A_PAGE = 24
 
@@ -58,8 +59,8 @@ class ExplanationLogger(Callback):
     """Show who decides and why, on the same few validation images throughout a training run.
 
     Every ``every_n_epochs`` epochs, and once more at the end, each image's panel (see
-    :func:`tax_lightning.visualization.panels.render_panel`) goes to every logger that takes pictures, and
-    into a folder as PNG; each metric's curves of all annotators go to W&B and TensorBoard as one
+    :func:`tax_lightning.visualization.panel.render_panel`) goes to every logger that takes
+    pictures, and into a folder as PNG; each metric's curves of all annotators go to W&B and TensorBoard as one
     chart. At the end the prototypes follow (see
     :func:`tax_lightning.visualization.gallery.render_gallery`): ``gallery.png``, or a page for each
     annotator where there are many, in W&B also a table with a row a prototype. The files of the
@@ -242,14 +243,11 @@ class ExplanationLogger(Callback):
         network = getattr(pl_module, "network", None)
         if not seen or not isinstance(network, TAXNetwork):
             return []
-        # Here, since it takes names of files from this package.
-        from tax_lightning.visualization.report import write_page
-
         explained = [(one.explanation, one.picture) for one in seen]
         source = "the model at the end of its training"
         try:
             return self._write(
-                "report.html", lambda path: write_page(explained, cards, network, path, source)
+                "report.html", lambda path: write_page(explained, cards, path, source)
             )
         except ValueError as error:  # what a page cannot show is no reason to lose a run
             self._complain("page", f"ExplanationLogger: no page of the samples: {error}")

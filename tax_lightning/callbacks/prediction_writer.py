@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tax_lightning.callbacks.manifest import coloured_names, write_manifest
-from tax_lightning.callbacks.run import file_name
 from tax_lightning.explanation import Explanation, Prediction
-from tax_lightning.visualization.maps import UNANIMOUS_INDEX, who_index_map
+from tax_lightning.files import file_name
+from tax_lightning.visualization.drawing import UNANIMOUS_INDEX, who_index_map
 from tax_lightning.visualization.palette import (
     Colour,
     annotator_palette,

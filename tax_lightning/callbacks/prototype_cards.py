@@ -14,13 +14,17 @@ from PIL import Image
 from torch import Tensor
 
 from tax_lightning.callbacks.samples import explained, picture_of, training_images
-from tax_lightning.callbacks.source_patches import patch_side, read_source_patches
 from tax_lightning.explanation import Explanation, PrototypeSource
 from tax_lightning.metrics.probes import prototype_insertion
 from tax_lightning.models.network import TAXNetwork, TAXOutput
-from tax_lightning.visualization.callouts import SourcePatch
+from tax_lightning.visualization.annotations import (
+    SourcePatch,
+    find_callouts,
+    patch_side,
+    read_source_patches,
+    region_around,
+)
 from tax_lightning.visualization.gallery import SHOWN_NEAREST, PrototypeCard
-from tax_lightning.visualization.maps import region_around
 from tax_lightning.visualization.palette import INK, Picture, annotator_palette
 
 EVERYBODY = "all annotators"
@@ -81,6 +85,24 @@ def prototype_cards(
             card = replace(cards[n, k], patch=crops[(n, k), 0], insertion=wins.get((n, k)))
             cards[n, k] = _with_image(card, explanation, picture, None if shared else n)
     return [replace(card, nearest=_nearest(place, card, crops)) for place, card in cards.items()]
+
+
+def callout_patches(
+    trainer: L.Trainer, pl_module: L.LightningModule, explanations: Sequence[Explanation]
+) -> dict[tuple[int, int], SourcePatch]:
+    """The training patches that the explanations' panels will show."""
+    by_image: dict[str, dict[tuple[int, int], PrototypeSource]] = defaultdict(dict)
+    for explanation in explanations:
+        for callout in find_callouts(explanation):
+            source = explanation.sources[callout.annotator][callout.kernel]
+            if source.projected:
+                by_image[source.sample_id][callout.annotator, callout.kernel] = source
+    patches: dict[tuple[int, int], SourcePatch] = {}
+    for sample_id, image in training_images(trainer, pl_module, by_image):
+        picture = picture_of(trainer, image)
+        side = patch_side(*image.shape[-2:])
+        patches |= read_source_patches(lambda _: picture, by_image[sample_id], side)  # noqa: B023
+    return patches
 
 
 def _is_shared(rows: _Rows) -> bool:

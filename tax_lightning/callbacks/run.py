@@ -1,9 +1,5 @@
 """What callbacks ask of a run: how far its model is, and where its files go."""
 
-import hashlib
-import re
-import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -29,12 +25,3 @@ def run_folder(trainer: L.Trainer) -> Path:
         return Path(log_dir)
     parts = [part for part in (logger.name, logger.version) if part not in (None, "")]
     return Path(logger.save_dir or trainer.default_root_dir, *map(str, parts))
-
-
-def file_name(name: str, reserved: Sequence[str] = ()) -> str:
-    """A name that every file system takes; names that differ stay different."""
-    ascii_only = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    clean = re.sub(r"[^A-Za-z0-9._-]+", "_", ascii_only).strip("._")[:80]
-    if clean == name != "" and name.lower() not in reserved:
-        return name
-    return f"{clean or 'image'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from tax_lightning.batch import Batch, unpacked
 from tax_lightning.explanation import Explanation
-from tax_lightning.visualization.painting import as_picture
+from tax_lightning.visualization.drawing import as_picture
 from tax_lightning.visualization.palette import Picture
 
 

@@ -1,25 +1,31 @@
-"""Pictures of a report: strips and bars drawn by the browser, images with outlines as PNG."""
+"""Pictures of the inspection page: strips and bars drawn by the browser, images with outlines."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from skimage.segmentation import find_boundaries
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.samples import RawSample
 from tax_lightning.inspection.audit import Array
-from tax_lightning.visualization.palette import Colour, Picture, annotator_palette, class_palette
+from tax_lightning.visualization.drawing import as_picture, contours
+from tax_lightning.visualization.page import bar, named
+from tax_lightning.visualization.palette import (
+    Colour,
+    Picture,
+    annotator_palette,
+    class_palette,
+    css,
+)
 
 SIDE = 480
 """Pixels of the longer side of a picture, about."""
 _MARGIN = 0.25  # of the shown part's longer side, kept round the foreground
+_LINE = 2  # pixels
 
 
 def outlined(sample: RawSample, marked: int) -> Picture:
@@ -41,29 +47,19 @@ def outlined(sample: RawSample, marked: int) -> Picture:
     """
     masks = np.where(sample.present[:, None, None], sample.masks, IGNORE_INDEX)
     rows, columns = _shown_part(((masks > 0) & (masks != IGNORE_INDEX)).any(0))
-    picture = _as_rgb(sample.image[rows, columns])
+    picture = as_picture(sample.image)[rows, columns]
     factor = SIDE / max(picture.shape)
     size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
     smooth = Image.Resampling.BILINEAR if factor < 1 else Image.Resampling.NEAREST
     canvas = np.array(Image.fromarray(picture).resize(size, smooth))
     colours = annotator_palette(len(masks))
-    order = [index for index in range(len(masks)) if index != marked] + [marked]
-    for index in order:
+    for index in (*np.delete(range(len(masks)), marked), marked):
         mask = Image.fromarray(masks[index, rows, columns]).resize(size, Image.Resampling.NEAREST)
         labels = np.asarray(mask)
         if index == marked:
-            canvas[_edge(labels, 2)] = 255
-        canvas[_edge(labels, 1)] = colours[index]
+            canvas[contours(labels, 2 * _LINE)] = 255
+        canvas[contours(labels, _LINE)] = colours[index]
     return canvas
-
-
-def _edge(labels: npt.NDArray[np.uint8], steps: int) -> npt.NDArray[np.bool_]:
-    """The outline, some steps thick on both sides; what is not labelled counts as background."""
-    drawn = np.where(labels == IGNORE_INDEX, 0, labels)
-    edge = np.asarray(find_boundaries(drawn, mode="thick"))
-    for _ in range(steps - 1):
-        edge = edge | np.asarray(find_boundaries(edge, mode="thick"))
-    return edge
 
 
 def _shown_part(foreground: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
@@ -76,23 +72,6 @@ def _shown_part(foreground: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
     return rows, columns
 
 
-def _as_rgb(image: npt.NDArray[np.generic]) -> Picture:
-    """Pixels of 0..255 or [0, 1] as a picture; of other than 3 channels the first is shown."""
-    pixels = np.asarray(image)
-    if pixels.ndim == 2 or pixels.shape[2] != 3:
-        pixels = pixels.reshape(*pixels.shape[:2], -1)[..., :1].repeat(3, axis=2)
-    if pixels.dtype == np.uint8:
-        return pixels
-    return (pixels.astype(np.float32).clip(0, 1) * 255).round().astype(np.uint8)
-
-
-def data_uri(picture: Picture) -> str:
-    """A picture as the address of itself: PNG in base 64."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
 def area_strips(annotators: Sequence[str], areas: Array) -> str:
     """Relative areas as dots on strips with a line at 1, as HTML; no strip for NaN.
 
@@ -102,23 +81,15 @@ def area_strips(annotators: Sequence[str], areas: Array) -> str:
     """
     known = areas[~np.isnan(areas)]
     reach = max(0.1, float(np.abs(known - 1).max(initial=0))) * 1.1
-    strips = [
-        _strip(
-            name,
-            f"{area:.2f}",
-            f'<span class="one"></span><span class="dot" style="left:{_place(area, reach)}%;'
-            f'background:{_css(colour)}"></span>',
-        )
-        for name, area, colour in zip(
-            annotators, areas, annotator_palette(len(annotators)), strict=True
-        )
-        if not np.isnan(area)
-    ]
-    return f'<div class="strips" aria-hidden="true">{"".join(strips)}</div>'
-
-
-def _place(area: float, reach: float) -> str:
-    return f"{50 + 50 * (area - 1) / reach:.1f}"
+    strips = {}
+    for name, area, colour in zip(
+        annotators, areas, annotator_palette(len(annotators)), strict=True
+    ):
+        if not np.isnan(area):
+            dot = f"left:{50 + 50 * (area - 1) / reach:.1f}%;background:{css(colour)}"
+            marks = f'<span class="one"></span><span class="dot" style="{dot}"></span>'
+            strips[name] = f"{area:.2f}", marks
+    return _strips(strips)
 
 
 def share_bars(classes: Mapping[str, Array], annotators: Sequence[str]) -> str:
@@ -128,37 +99,27 @@ def share_bars(classes: Mapping[str, Array], annotators: Sequence[str]) -> str:
         classes: Class name -> its share for each annotator ``[N]``, the background first.
         annotators: Names.
     """
-    colours = class_palette(len(classes))
-    names = list(classes)
-    table = np.nan_to_num(np.stack(list(classes.values())))
-    longest = max(float(table[1:].sum(0).max(initial=0)), 1e-9)
-    strips = []
-    for index, annotator in enumerate(annotators):
-        bars = "".join(
-            f'<span class="bar" style="width:{100 * share / longest:.2f}%;'
-            f'background:{_css(colour)}"></span>'
-            for share, colour in zip(table[1:, index], colours[1:], strict=True)
-        )
-        strips.append(_strip(annotator, f"{table[1:, index].sum():.1%}", bars))
-    key = legend(names[1:], colours[1:])
-    return f'{key}<div class="strips" aria-hidden="true">{"".join(strips)}</div>'
+    colours = class_palette(len(classes))[1:]
+    table = np.nan_to_num(np.stack(list(classes.values())))[1:]
+    longest = max(float(table.sum(0).max(initial=0)), 1e-9)
+    strips = {
+        name: (f"{table[:, n].sum():.1%}", "".join(map(bar, table[:, n] / longest, colours)))
+        for n, name in enumerate(annotators)
+    }
+    return legend(list(classes)[1:], colours) + _strips(strips)
 
 
-def _strip(name: str, value: str, marks: str) -> str:
-    return (
+def _strips(rows: Mapping[str, tuple[str, str]]) -> str:
+    """Marks on a track for each name, with a value behind."""
+    strips = "".join(
         f'<span class="name">{escape(name)}</span><span class="track">{marks}</span>'
         f'<span class="value">{value}</span>'
+        for name, (value, marks) in rows.items()
     )
+    return f'<div class="strips" aria-hidden="true">{strips}</div>'
 
 
 def legend(names: Sequence[str], colours: Sequence[Colour]) -> str:
     """Names behind their colours, as HTML."""
-    items = "".join(
-        f'<li><span class="swatch" style="background:{_css(colour)}"></span>{escape(name)}</li>'
-        for name, colour in zip(names, colours, strict=True)
-    )
-    return f'<ul class="legend">{items}</ul>'
-
-
-def _css(colour: Colour) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
+    items = "".join(f"<li>{named(*entry)}</li>" for entry in zip(names, colours, strict=True))
+    return f'<ul class="entries">{items}</ul>'

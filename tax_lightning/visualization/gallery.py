@@ -1,37 +1,34 @@
-"""The gallery: a card for each prototype, the training pixel that it is and how the model uses it.
-
-Like panels, cards are pure functions from values and arrays to pixels.
-"""
+"""The gallery: a card for each prototype, with its training pixel and how the model uses it."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from tax_lightning.explanation import PrototypeSource
-from tax_lightning.visualization.callouts import SourcePatch
-from tax_lightning.visualization.legend import LegendEntry
-from tax_lightning.visualization.lettering import shorten
-from tax_lightning.visualization.palette import INK, PAPER, Colour, Picture
-from tax_lightning.visualization.sheet import FAINT_INK, NO_PICTURE, Sheet
+from tax_lightning.visualization.annotations import SourcePatch, read_source_patches
+from tax_lightning.visualization.drawing import thumbnail
+from tax_lightning.visualization.palette import INK, PAPER, Colour, Picture, annotator_palette
+from tax_lightning.visualization.sheet import FAINT_INK, NO_PICTURE, Entry, Sheet, shorten
 
 SHOWN_NEAREST = 3
-COLUMNS = 4
-
-_CARD, _CROP, _THUMBNAIL, _RUNNER_UP = 304, 184, 104, 92  # pixels at scale 1
+_COLUMNS = 4
+_CARD, _CROP, _THUMBNAIL, _NEAREST = 304, 184, 104, 92  # pixels
+_PAGE_CROP, _PAGE_SCENE = 64, 160  # pixels of a training image that a page shows
 _TAGLINE = (
     "What the model compares new pixels with: each prototype is one pixel of a training image"
 )
 _SIGNS = (
-    LegendEntry("ring: the pixel"),
-    LegendEntry("line: the region around it where the prototype weighs most"),
-    LegendEntry("box: where the patch lies in its image"),
+    Entry("ring: the pixel"),
+    Entry("line: the region around it where the prototype weighs most"),
+    Entry("box: where the patch lies in its image"),
 )
 
 
@@ -71,14 +68,59 @@ class PrototypeCard:
     nearest: tuple[SourcePatch | None, ...] = ()
 
 
-def render_card(card: PrototypeCard) -> Picture:
-    """Draw one prototype.
+def read_cards(
+    sources: Sequence[Sequence[PrototypeSource]], read: Callable[[str], Picture] | None
+) -> list[PrototypeCard]:
+    """Cards of all prototypes, with small pictures of the training images that are at hand.
 
     Args:
-        card: what is to be said of it.
+        sources: ``[N][K]``.
+        read: see `read_source_patches`; None: no image is at hand.
 
-    Returns:
-        ``[height, width, 3]`` uint8.
+    Example:
+        >>> source = PrototypeSource("Ana", 0, "a", 1, 90, 1.0, "cell", True, ())
+        >>> image = np.zeros((100, 200, 3), dtype=np.uint8)
+        >>> (card,) = read_cards([[source]], lambda id: image)
+        >>> card.patch.image.shape, card.image.shape
+        ((64, 64, 3), (80, 160, 3))
+    """
+    cards = [
+        PrototypeCard(source, colour)
+        for row, colour in zip(sources, annotator_palette(len(sources)), strict=True)
+        for source in row
+    ]
+    places = {
+        (n, rank): place for n, card in enumerate(cards) for rank, place in _places(card.source)
+    }
+    scenes: dict[str, tuple[Picture, tuple[int, int]]] = {}
+
+    @lru_cache(maxsize=1)
+    def picture_of(sample_id: str) -> Picture:
+        if read is None:
+            raise LookupError(sample_id)
+        picture = read(sample_id)
+        scenes[sample_id] = thumbnail(picture, _PAGE_SCENE), (picture.shape[0], picture.shape[1])
+        return picture
+
+    # In the order of the images, so that each is read once and none is kept.
+    in_order = dict(sorted(places.items(), key=lambda item: item[1].sample_id))
+    patches = read_source_patches(picture_of, in_order, _PAGE_CROP)
+    for n, card in enumerate(cards):
+        image, size = scenes.get(card.source.sample_id, (None, None))
+        patch, *nearest = (patches.get((n, rank)) for rank, _ in _places(card.source))
+        cards[n] = replace(card, patch=patch, image=image, size=size, nearest=tuple(nearest))
+    return cards
+
+
+def _places(source: PrototypeSource) -> Iterator[tuple[int, PrototypeSource]]:
+    """The pixel itself with rank 0, then its nearest ones."""
+    yield 0, source
+    for rank, (sample_id, y, x, _) in enumerate(source.nearest[:SHOWN_NEAREST], start=1):
+        yield rank, replace(source, sample_id=sample_id, y=y, x=x)
+
+
+def render_card(card: PrototypeCard) -> Picture:
+    """Draw one prototype as a picture ``[height, width, 3]`` uint8.
 
     Example:
         >>> source = PrototypeSource("Ana", 2, "", -1, -1, float("nan"), "", True, ())
@@ -106,7 +148,7 @@ def render_gallery(cards: Sequence[PrototypeCard]) -> Picture:
     grouped = itertools.groupby(cards, key=lambda card: card.source.annotator)
     rows = {expert: [_drawn(sheet, card) for card in group] for expert, group in grouped}
     title = f"Prototypes of {next(iter(rows))}" if len(rows) == 1 else "Prototypes"
-    columns = min(COLUMNS, max(map(len, rows.values())))
+    columns = min(_COLUMNS, max(map(len, rows.values())))
     width = max(2, columns) * (_CARD + sheet.gap) - sheet.gap
     return sheet.framed(
         [
@@ -118,21 +160,7 @@ def render_gallery(cards: Sequence[PrototypeCard]) -> Picture:
 
 
 def card_facts(card: PrototypeCard) -> tuple[str, ...]:
-    """The lines that stand on a card: what is known of the prototype, in words.
-
-    Args:
-        card: of the prototype.
-
-    Returns:
-        Where it is from, what was said there, and what was measured.
-
-    Example:
-        >>> source = PrototypeSource("Ana", 2, "train-0012", 31, 40, 0.97, "cell", True, ())
-        >>> card_facts(PrototypeCard(source, (0, 114, 178), use=0.125))
-        ... # doctest: +NORMALIZE_WHITESPACE
-        ('from train-0012 at y 31, x 40', 'labelled: cell', 'decides: 12% of the disputed pixels',
-         'similarity when taken: 0.97')
-    """
+    """The lines that stand on a card: where the prototype is from, and what was measured of it."""
     source = card.source
     if not source.projected:
         return ("not yet projected: no training pixel",)
@@ -156,18 +184,16 @@ def _drawn(sheet: Sheet, card: PrototypeCard) -> Image.Image:
     """A card: name, crop and whole image, facts, nearest pixels."""
     source = card.source
     name = f"{shorten(source.annotator)} · prototype {source.kernel}"
-    title = sheet.line(name, sheet.title, _CARD)
     bar = Image.new("RGB", (_CARD, sheet.frame), card.colour)
-    if not source.projected:
-        return sheet.stacked([bar, title, sheet.text(card_facts(card), _CARD)])
-    crop = sheet.source(card.patch, card.colour, _CROP, card.region)
-    pictures = sheet.side_by_side([crop, _thumbnail(card)], sheet.nearby)
-    return sheet.stacked(
-        [bar, title, pictures, sheet.text(card_facts(card), _CARD), *_nearest(sheet, card)]
-    )
+    parts = [bar, sheet.line(name, sheet.title, _CARD)]
+    if source.projected:
+        crop = sheet.source(card.patch, card.colour, _CROP, card.region)
+        parts.append(sheet.side_by_side([crop, drawn_scene(card)], sheet.nearby))
+    parts.append(sheet.text(card_facts(card), _CARD))
+    return sheet.stacked([*parts, *(_nearest(sheet, card) if source.projected else [])])
 
 
-def _thumbnail(card: PrototypeCard) -> Image.Image:
+def drawn_scene(card: PrototypeCard) -> Image.Image:
     """The whole training image, a box round the part that the crop shows."""
     if card.image is None or card.size is None:
         return Image.new("RGB", (1, 1), PAPER)
@@ -191,13 +217,14 @@ def _thumbnail(card: PrototypeCard) -> Image.Image:
 
 def _nearest(sheet: Sheet, card: PrototypeCard) -> list[Image.Image]:
     """The next nearest pixels, each from another image."""
-    shown = list(zip(card.nearest, card.source.nearest, strict=False))[:SHOWN_NEAREST]
-    if not shown:
-        return []
     boxes = []
-    for patch, (sample_id, _, _, similarity) in shown:
-        box = sheet.source(patch, NO_PICTURE, _RUNNER_UP)
+    for patch, (sample_id, _, _, similarity) in zip(
+        card.nearest[:SHOWN_NEAREST], card.source.nearest, strict=False
+    ):
+        box = sheet.source(patch, NO_PICTURE, _NEAREST)
         words = [shorten(sample_id, 12), f"{similarity:.2f}"]
         boxes.append(sheet.stacked([box, sheet.text(words, box.width, fill=FAINT_INK)], gap=2))
+    if not boxes:
+        return []
     title = sheet.text(["next nearest, in other images:"], _CARD, fill=FAINT_INK)
     return [title, sheet.side_by_side(boxes, (_CARD - 3 * boxes[0].width) // 2)]

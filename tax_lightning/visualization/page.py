@@ -1,11 +1,10 @@
-"""The page of a report: one HTML file that needs nothing else, and its parts as text."""
+"""The base of the interactive pages: one HTML file that needs nothing else, and what is in it."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import io
-import json
+import zlib
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -13,352 +12,188 @@ from string import Template
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
-from tax_lightning.explanation import PrototypeSource
-from tax_lightning.visualization.callouts import SourcePatch
-from tax_lightning.visualization.gallery import PrototypeCard
-from tax_lightning.visualization.palette import Colour, Picture, annotator_palette, kernel_shade
-from tax_lightning.visualization.tally import Tally
+from tax_lightning.constants import __version__
+from tax_lightning.explanation import Explanation
+from tax_lightning.visualization.drawing import UNANIMOUS_INDEX, as_array, check_single
+from tax_lightning.visualization.palette import Colour, css
 
-SCRIPTS = ("maps.js", "painting.js", "spot.js", "page.js")
-MOST_NAMED = 12
-"""Annotators who are named one by one; the others of more are summed up."""
-
-_RAMP = ((0, 0, 4), (60, 15, 110), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))
-
-
-def ramp() -> list[list[int]]:
-    """Colours of values from 0 to 1, from dark to light: 256 of them."""
-    at = np.linspace(0, len(_RAMP) - 1, 256)
-    channels = [np.interp(at, range(len(_RAMP)), channel) for channel in zip(*_RAMP, strict=True)]
-    colours: list[list[int]] = np.stack(channels, axis=1).round().astype(int).tolist()
-    return colours
+# ------------------------------------------------------------------------------------------ HTML
 
 
 def page(
-    words: Mapping[str, str], parts: Mapping[str, str], report: Mapping[str, Any]
-) -> tuple[str, str]:
-    """The page before and after the data of its images.
+    title: str,
+    summary: str,
+    sections: Mapping[str, str],
+    style: str,
+    script: str = "",
+    data: str = "",
+    notes: Sequence[str] = (),
+) -> str:
+    """A page as HTML that refers to nothing outside of itself.
 
     Args:
-        words: texts by their place in the page.
-        parts: HTML by its place in the page.
-        report: what its script knows, as JSON has it.
+        title: heading, as text.
+        summary: one sentence below it, as text.
+        sections: HTML by heading, in their order; ids are those of :func:`anchor`.
+        style: style sheet, after that of all pages.
+        script: the only script that will run.
+        data: HTML before the script, which reads it.
+        notes: warnings at the top, as text.
+
+    Example:
+        >>> page("cells & fibres", "Two images.", {}, "")[:15]
+        '<!doctype html>'
     """
-    script = "\n" + "\n".join(_resource(name) for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    whole = Template(_resource("page.html")).substitute(
-        {name: escape(text) for name, text in words.items()},
-        **parts,
-        style=_resource("page.css"),
-        script=script,
-        script_hash=f"sha256-{digest}",
-        # The end of a script's element is found before its text is read.
-        report=json.dumps(report, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
-        maps=_HERE,
+    return Template(resource("page.html")).substitute(
+        title=escape(title),
+        summary=escape(summary),
+        style=resource("page.css") + style,
+        contents="".join(f'<li><a href="#{anchor(n)}">{escape(n)}</a></li>' for n in sections),
+        notes="".join(f'<p class="warning" role="note">{escape(note)}</p>' for note in notes),
+        sections="\n".join(
+            f'<section id="{anchor(name)}" aria-label="{escape(name)}"><h2>{escape(name)}</h2>\n'
+            f"{content}</section>"
+            for name, content in sections.items()
+        ),
+        version=__version__,
+        scripts=f"; script-src 'sha256-{digest}'" if script else "",
+        script=f"{data}<script>{script}</script>" if script else "",
     )
-    before, after = whole.split(_HERE)
-    return before, after
 
 
-_HERE = "<!-- images -->"
-
-
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """A file of the folder ``web``."""
     return files("tax_lightning.visualization").joinpath("web", name).read_text(encoding="utf-8")
 
 
-def image_block(number: int, picture: str, maps: str) -> str:
-    """The data of one image, which the page reads when it shows it.
-
-    Args:
-        number: of the image, from 0.
-        picture: a data URI.
-        maps: see `CompactMaps.text`.
-    """
-    return (
-        f'<script type="text/plain" id="picture-{number}">{picture}</script>\n'
-        f'<script type="text/plain" id="maps-{number}">{maps}</script>\n'
-    )
-
-
-def data_uri(picture: Picture) -> str:
-    """A picture as the address of itself: PNG or JPEG, whichever is smaller.
+def anchor(name: str) -> str:
+    """The id of a section by its heading.
 
     Example:
-        >>> data_uri(np.zeros((2, 2, 3), np.uint8))[:22]
-        'data:image/png;base64,'
+        >>> anchor("Class shares")
+        'class-shares'
     """
-    image = Image.fromarray(picture)
-    png, jpeg = io.BytesIO(), io.BytesIO()
-    image.save(png, "png", optimize=True)
-    image.save(jpeg, "jpeg", quality=85, subsampling=0, optimize=True)
-    kind, file = min((("png", png), ("jpeg", jpeg)), key=lambda pair: pair[1].tell())
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
 
 
-def shrunk(picture: Picture, size: tuple[int, int]) -> Picture:
-    """The picture with this height and width, which are not larger than its own."""
-    if picture.shape[:2] == size:
-        return picture
-    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.LANCZOS))
-
-
-# ------------------------------------------------------------------------------------- overview
-
-
-def thumbnail(number: int, name: str, picture: Picture, tally: Tally) -> str:
-    """An image in the overview: small, with who decides as a bar of shares.
+def table(
+    label: str, head: Sequence[str], rows: Mapping[str, str], caption: str = "", kind: str = ""
+) -> str:
+    """A table that scrolls where it is too large.
 
     Args:
-        number: of the image, from 0.
-        name: its id.
-        picture: the image.
-        tally: of the image alone.
+        label: name of the table, as text.
+        head: titles of the columns, as text.
+        rows: the cells ``<td>...</td>`` by the row's head, both as HTML.
+        caption: as text.
+        kind: class of the table in the style sheet.
     """
-    small = Image.fromarray(picture)
-    small.thumbnail((192, 192))
-    usage = np.nan_to_num(tally.usage)
-    bars = "".join(
-        f'<span style="width:{100 * usage[n]:.1f}%;background:{css(colour)}"></span>'
-        for n, colour in enumerate(annotator_palette(len(usage)))
-        if usage[n] > 0
-    )
+    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
+    body = "".join(f'<tr><th scope="row">{name}</th>{row}</tr>' for name, row in rows.items())
+    said = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
-        f'<a href="#picture={number}"><img src="{data_uri(np.asarray(small))}" alt="" '
-        f'loading="lazy"><b>{escape(name)}</b><span class="shares" aria-hidden="true">{bars}'
-        f"</span><small>all agree on {tally.unanimous:.0%} of it</small></a>\n"
+        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(label)}, table">'
+        f'<table class="{kind}">{said}<thead><tr>{titles}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
-def annotators_table(annotators: Sequence[str], classes: Sequence[str], tally: Tally) -> str:
-    """Who decides how much and draws how, those who decide most first."""
-    order = np.argsort(-np.nan_to_num(tally.usage), kind="stable")
-    rows = [_annotator_row(int(n), annotators, tuple(classes), tally) for n in order]
-    first, rest = rows[:MOST_NAMED], rows[MOST_NAMED:]
-    if len(rest) < 2:
-        first, rest = rows, []
-    table = _people(first)
-    if rest:
-        share = np.nan_to_num(tally.usage)[order[MOST_NAMED:]].sum()
-        table += (
-            f'<details class="more"><summary>{len(rest)} others, who decide {share:.0%} together'
-            f"</summary>{_people(rest)}</details>"
-        )
-    return table
+def named(name: str, colour: Colour) -> str:
+    """A name behind a chip of its colour."""
+    return f'<span class="chip" style="background:{css(colour)}"></span>{escape(name)}'
 
 
-_COLUMNS = {
-    "words": "How they draw",
-    "usage": "Decides",
-    "found": "Covers of the result",
-    "beyond": "Draws beyond it",
+def bar(share: float, colour: Colour) -> str:
+    """A bar as long as a share in ``[0, 1]`` of its track."""
+    return f'<span class="bar" style="width:{share:.2%};background:{css(colour)}"></span>'
+
+
+# ------------------------------------------------------------------------------------------ maps
+
+FINE, COARSE = 100, 25
+"""The largest value of a share in bytes: whole per cents, or steps of four in large reports."""
+
+MOST_FINE_VALUES = 50_000_000
+"""Of all images together; noisy maps of so many make a page of about 15 MB."""
+
+PLANES = {
+    "result": False,
+    "unanimous": False,
+    "leader": False,
+    "leader_share": True,
+    "foreground": True,
+    "who": True,
+    "annotator_foreground": True,
+    "why": False,
 }
+"""Maps in the order of a page. True: changes little from pixel to pixel, so differences are kept,
+which take less room."""
 
 
-def _people(rows: Sequence[str]) -> str:
-    head = '<th scope="col">Annotator</th>' + "".join(
-        f'<th scope="col"{_NUMBER if name != "words" else ""}>{title}</th>'
-        for name, title in _COLUMNS.items()
-    )
-    body = "".join(rows)
-    return f'<table class="people"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+def levels_for(values: int) -> int:
+    """How fine shares may be, given the pixels, annotators, classes and images multiplied."""
+    return FINE if values <= MOST_FINE_VALUES else COARSE
 
 
-def _annotator_row(
-    n: int, annotators: Sequence[str], classes: tuple[str, ...], tally: Tally
-) -> str:
-    colour = css(annotator_palette(len(annotators))[n])
-    width = 100 * float(np.nan_to_num(tally.usage[n]))
-    cells = {
-        "words": escape(tally.words(n, classes)),
-        "usage": f'<span class="track" aria-hidden="true"><span class="bar" style="width:'
-        f'{width:.1f}%;background:{colour}"></span></span>'
-        f'<span class="value">{_share(tally.usage[n])}</span>',
-        "found": _share(tally.found[n]),
-        "beyond": _share(tally.beyond[n]),
-    }
-    columns = "".join(
-        f'<td data-label="{_COLUMNS[name]}"{_NUMBER if name != "words" else ""}>{cell}</td>'
-        for name, cell in cells.items()
-    )
-    return (
-        f'<tr><th scope="row">{_chip(annotator_palette(len(annotators))[n])}'
-        f"{escape(annotators[n])}</th>{columns}</tr>"
-    )
-
-
-_NUMBER = ' class="number"'
-
-
-def _share(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.0%}"
-
-
-def switches(annotators: Sequence[str]) -> str:
-    """The table of who is outlined and who counts."""
-    colours = annotator_palette(len(annotators))
-    rows = "".join(
-        f'<tr><th scope="row">{_chip(colour)}{name}</th>'
-        f'<td><input type="checkbox" name="counts" value="{n}" checked aria-label="{name} counts">'
-        f'</td><td><input type="checkbox" name="outline" value="{n}" checked '
-        f'aria-label="Outline of {name}"></td><td data-share="{n}"></td></tr>'
-        for n, (name, colour) in enumerate(zip(map(escape, annotators), colours, strict=True))
-    )
-    head = "".join(
-        f'<th scope="col">{title}</th>'
-        for title in ("Annotator", "Counts", "Outline", "Decides here")
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def options(names: Sequence[str]) -> str:
-    """The images to choose from."""
-    return "".join(
-        f'<option value="{number}">{number + 1} of {len(names)}: {escape(name)}</option>'
-        for number, name in enumerate(names)
-    )
-
-
-def notes(texts: Sequence[str]) -> str:
-    """What must not be overlooked."""
-    return "".join(f'<p class="warning" role="note">{escape(text)}</p>' for text in texts)
-
-
-# -------------------------------------------------------------------------------------- gallery
-
-_MOST_CARDS = 24  # that are shown at once
-
-
-def card_id(annotator: int, kernel: int, shared: bool) -> str:
-    """The id of a prototype's card; one that all annotators share has one card."""
-    return f"prototype-{'all' if shared else annotator}-{kernel}"
-
-
-def gallery(
-    examples: Mapping[tuple[int, int], PrototypeCard],
-    annotators: Sequence[str],
-    usage: Mapping[tuple[int, int], float],
-    shared: bool,
-) -> str:
-    """A card for each active prototype, those used most first.
+def compact(explanation: Explanation, most: int, levels: int = FINE) -> dict[str, NDArray[Any]]:
+    """Maps of an explanation, a byte a value; ``docs/explain.md`` says what each array is.
 
     Args:
-        examples: by annotator and kernel.
-        annotators: names.
-        usage: share of the decided pixels of all images that each prototype decides, or NaN.
-        shared: whether all annotators have the same prototypes.
+        explanation: the explanation of one image.
+        most: of the longer side, in pixels. Of a larger image, evenly spread rows and columns are
+            kept, so that each value is what the model says of one pixel.
+        levels: the largest value of a share.
+
+    Returns:
+        ``rows`` ``[h]``, ``columns`` ``[w]`` and ``levels``; then the maps by name, see `PLANES`.
+        ``who`` holds roots of the weights: small weights stay apart, which count where the
+        annotators with large ones are left out.
+
+    Raises:
+        ValueError: if there are several images, or more annotators, classes or kernels than a byte
+            can tell apart.
     """
-    order = sorted(examples, key=lambda key: -np.nan_to_num(usage[key]))
-    kernels = 1 + max((k for _, k in examples), default=0)
-    active = [key for key in order if examples[key].source.active]
-    cards = [_card(key, examples[key], annotators, usage[key], shared, kernels) for key in active]
-    first = min(_MOST_CARDS, sum(usage[key] > 0 for key in active)) or len(cards)
-    parts = [f'<div class="gallery">{"".join(cards[:first])}</div>']
-    if rest := cards[first:]:
-        parts.append(
-            f'<details class="more"><summary>{len(rest)} more prototypes, which decide less here '
-            f'or nothing</summary><div class="gallery">{"".join(rest)}</div></details>'
-        )
-    if pruned := len(order) - len(active):
-        words = "prototype decides" if pruned == 1 else "prototypes decide"
-        parts.append(
-            f'<p class="note">{pruned} further {words} nothing anywhere: no training pixel is like '
-            "it.</p>"
-        )
-    return "".join(parts)
+    check_single(explanation)
+    n, c, k = len(explanation.annotators), len(explanation.classes), explanation.kernels
+    for name, count in (("annotators", n), ("classes", c), ("kernels", k)):
+        if count > UNANIMOUS_INDEX:
+            raise ValueError(
+                f"{count} {name}, but a page tells at most {UNANIMOUS_INDEX} apart; work with the "
+                "tensors of the explanation instead."
+            )
+    height, width = explanation.probs.shape[-2:]
+    scale = min(1.0, most / max(height, width))
+    rows, columns = (_spread(length, max(1, round(length * scale))) for length in (height, width))
+    values = {
+        "result": explanation.decision,
+        "unanimous": explanation.unanimous,
+        "leader": explanation.leader,
+        "leader_share": levels * explanation.leader_share,
+        "foreground": levels * explanation.probs[:, 1:],
+        "who": levels * explanation.who.sqrt(),
+        "annotator_foreground": levels * explanation.annotator_probs[:, :, 1:],
+        "why": explanation.why,
+    }
+    maps = {name: as_array(values[name][0])[..., rows[:, None], columns] for name in PLANES}
+    whole = {name: np.rint(array).clip(0, 255).astype(np.uint8) for name, array in maps.items()}
+    return {"rows": rows, "columns": columns, "levels": np.array(levels), **whole}
 
 
-def _card(
-    key: tuple[int, int],
-    example: PrototypeCard,
-    annotators: Sequence[str],
-    usage: float,
-    shared: bool,
-    kernels: int,
-) -> str:
-    n, k = key
-    expert = "all annotators" if shared else annotators[n]
-    colour = kernel_shade(annotator_palette(len(annotators))[n], k, kernels)
-    chip = "" if shared else _chip(colour)
-    share = (
-        f"decides {usage:.1%} of the decided pixels" if usage >= 5e-4 else "decides next to nothing"
-    )
-    origin = source_words(example.source, expert) or "not yet moved onto a training pixel"
-    runners = "".join(
-        f"<li>{crop(patch, f'Row {y}, column {x} of {sample_id}')}</li>"
-        for (sample_id, y, x, _), patch in zip(
-            example.source.nearest, example.nearest, strict=False
-        )
-        if patch is not None
-    )
-    if runners:
-        runners = (
-            f'<p>Nearest to it in other training images:</p><ul class="runners">{runners}</ul>'
-        )
-    return (
-        f'<article class="card" id="{card_id(n, k, shared)}" tabindex="-1"><h3>{chip}'
-        f"{escape(expert)}, prototype {k}</h3>"
-        f'<div class="sights">{_sights(example)}</div>'
-        f"<p>{escape(origin[0].upper() + origin[1:])}. In these pictures it {share}.</p>{runners}"
-        "</article>\n"
-    )
+def packed(maps: Mapping[str, NDArray[Any]]) -> str:
+    """Maps as one line of text: deflated bytes in base 64."""
+    planes = [_differences(maps[name]) if smooth else maps[name] for name, smooth in PLANES.items()]
+    return base64.b64encode(zlib.compress(b"".join(plane.tobytes() for plane in planes))).decode()
 
 
-def source_words(source: PrototypeSource, expert: str) -> str:
-    """Where a prototype was taken from, in words; nothing before it was taken from anywhere."""
-    if not source.projected:
-        return ""
-    labelled = f", which {expert} labelled {source.label}" if source.label else ""
-    return f"training image {source.sample_id}, row {source.y}, column {source.x}{labelled}"
+def _spread(length: int, count: int) -> NDArray[np.int32]:
+    """So many of the places 0 to length - 1, each in the middle of its part."""
+    return ((np.arange(count) + 0.5) * length / count).astype(np.int32)
 
 
-def _sights(example: PrototypeCard) -> str:
-    if example.patch is None:
-        return '<span class="missing">The training image is not at hand</span>'
-    side = f"{example.patch.image.shape[1]} by {example.patch.image.shape[0]} pixels"
-    return crop(example.patch, f"Training example, {side}, its pixel ringed") + _scene(example)
-
-
-def crop(patch: SourcePatch, words: str) -> str:
-    """A crop with a ring round its pixel."""
-    height, width = patch.image.shape[:2]
-    side = max(height, width)
-    left, top = (side - width) / 2, (side - height) / 2
-    y, x = top + patch.y + 0.5, left + patch.x + 0.5
-    ring = f'cx="{x:g}" cy="{y:g}" r="{side / 12:g}" fill="none"'
-    return (
-        f'<span class="crop" role="img" aria-label="{escape(words)}">'
-        f'<img src="{data_uri(patch.image)}" alt="">'
-        f'<svg viewBox="0 0 {side} {side}" aria-hidden="true">'
-        f'<circle {ring} stroke="#000" stroke-width="{side / 24:g}"/>'
-        f'<circle {ring} stroke="#fff" stroke-width="{side / 50:g}"/></svg></span>'
-    )
-
-
-def _scene(example: PrototypeCard) -> str:
-    """The whole image with the crop's box."""
-    source, patch = example.source, example.patch
-    assert patch is not None and example.image is not None and example.size is not None  # noqa: PT018
-    height, width = example.size
-    box = (
-        f'x="{source.x - patch.x}" y="{source.y - patch.y}" width="{patch.image.shape[1]}" '
-        f'height="{patch.image.shape[0]}" fill="none" vector-effect="non-scaling-stroke"'
-    )
-    return (
-        '<span class="scene" role="img" aria-label="The whole training image, with a box round the '
-        f'crop"><img src="{data_uri(example.image)}" alt="">'
-        f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">'
-        f'<rect {box} stroke="#000" stroke-width="4"/><rect {box} stroke="#fff" stroke-width="2"/>'
-        "</svg></span>"
-    )
-
-
-def _chip(colour: Colour) -> str:
-    return f'<span class="chip" style="background:{css(colour)}"></span>'
-
-
-def css(colour: Colour) -> str:
-    """A colour as style sheets write it."""
-    return "#{:02x}{:02x}{:02x}".format(*colour)
+def _differences(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Of each pixel from the one to its left, then of each from the one above, modulo 256."""
+    across = np.diff(planes, axis=-1, prepend=np.uint8(0))
+    return np.diff(across, axis=-2, prepend=np.uint8(0))

@@ -1,13 +1,8 @@
-"""The colours of annotators, classes and kernels, fixed by position.
-
-An annotator has the same colour in every tile, legend and file. There is nothing here but NumPy
-and Pillow, so that data modules can draw in the same colours.
-"""
+"""The colours of annotators, classes and prototypes: one palette for every picture and page."""
 
 from __future__ import annotations
 
 import colorsys
-import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -46,8 +41,8 @@ _CLASS_COLOURS: tuple[Colour, ...] = (
     (120, 60, 200),  # violet
     (250, 140, 60),  # apricot
 )
-# From sure to unsure, each darker than the one before, so that they differ without hues too.
-_UNCERTAINTY_COLOURS: tuple[Colour, ...] = (
+# From 0 to 1, each darker than the one before, so that they differ without hues too.
+_VALUE_COLOURS: tuple[Colour, ...] = (
     (247, 246, 240),
     (254, 217, 130),
     (244, 122, 60),
@@ -63,12 +58,6 @@ def annotator_palette(n: int) -> tuple[Colour, ...]:
     The first twelve can be told apart with normal, protan and deutan vision; those that follow
     differ in hue and lightness.
 
-    Args:
-        n: number of annotators.
-
-    Returns:
-        ``n`` RGB triples in ``0..255``.
-
     Example:
         >>> annotator_palette(2)
         ((0, 114, 178), (230, 159, 0))
@@ -79,12 +68,6 @@ def annotator_palette(n: int) -> tuple[Colour, ...]:
 def class_palette(n: int) -> tuple[Colour, ...]:
     """The colours of ``n`` classes, by class id; the background is grey.
 
-    Args:
-        n: number of classes.
-
-    Returns:
-        ``n`` RGB triples in ``0..255``.
-
     Example:
         >>> class_palette(2)
         ((128, 128, 128), (220, 20, 90))
@@ -93,17 +76,9 @@ def class_palette(n: int) -> tuple[Colour, ...]:
 
 
 def kernel_shade(colour: Colour, kernel: int, kernels: int) -> Colour:
-    """The shade of an annotator's colour that stands for one of the annotator's kernels.
+    """The shade of an annotator's colour for one of the annotator's ``kernels`` prototypes.
 
     Shades get darker rather than lighter, as light shades of different colours are alike.
-
-    Args:
-        colour: the annotator's colour.
-        kernel: index of the kernel, ``0 .. kernels - 1``.
-        kernels: how many kernels the annotator has.
-
-    Returns:
-        An RGB triple between a dark and a light version of ``colour``.
 
     Example:
         >>> kernel_shade((0, 114, 178), 0, 1)
@@ -115,24 +90,33 @@ def kernel_shade(colour: Colour, kernel: int, kernels: int) -> Colour:
     return mixed[0], mixed[1], mixed[2]
 
 
-def uncertainty_colours(values: NDArray[np.floating]) -> Picture:
-    """The colours of uncertainties: light where it is 0, ever darker up to 1.
+def value_colours(values: NDArray[np.floating]) -> Picture:
+    """The colours of values: light where they are 0, ever darker up to 1.
 
     Args:
-        values: ``[H, W]`` in ``[0, 1]``.
+        values: of any shape, in ``[0, 1]``.
 
     Returns:
-        ``[H, W, 3]`` uint8.
+        uint8, with an axis of 3 channels more.
 
     Example:
-        >>> uncertainty_colours(np.array([[0.0, 1.0]])).tolist()
+        >>> value_colours(np.array([[0.0, 1.0]])).tolist()
         [[[247, 246, 240], [16, 4, 40]]]
     """
-    steps, anchors = np.linspace(0, 1, 256), np.array(_UNCERTAINTY_COLOURS)
-    at = np.linspace(0, 1, len(anchors))
-    table = np.stack([np.interp(steps, at, tones) for tones in anchors.T], axis=1)
-    table = table.round().astype(np.uint8)
-    return table[(values * 255).round().clip(0, 255).astype(np.uint8)]
+    anchors = np.array(_VALUE_COLOURS)
+    at = (values * 255).round().clip(0, 255) * ((len(anchors) - 1) / 255)
+    tones = [np.interp(at, range(len(anchors)), channel) for channel in anchors.T]
+    return np.stack(tones, axis=-1).round().astype(np.uint8)
+
+
+def css(colour: Colour) -> str:
+    """A colour as style sheets write it.
+
+    Example:
+        >>> css((0, 114, 178))
+        '#0072b2'
+    """
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def indexed_png(array: NDArray[np.uint8], palette: Mapping[int, Colour]) -> Image.Image:
@@ -151,8 +135,7 @@ def indexed_png(array: NDArray[np.uint8], palette: Mapping[int, Colour]) -> Imag
         ([[0, 254]], (200, 200, 200))
     """
     picture = Image.fromarray(array)
-    colours = [palette.get(index, (0, 0, 0)) for index in range(256)]
-    picture.putpalette(list(itertools.chain.from_iterable(colours)))
+    picture.putpalette([tone for i in range(256) for tone in palette.get(i, (0, 0, 0))])
     return picture
 
 

@@ -3,71 +3,59 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from html import escape
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from string import Template
+from typing import IO, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from tax_lightning.batch import unpacked
-from tax_lightning.callbacks.run import file_name
 from tax_lightning.constants import __version__
-from tax_lightning.explanation import Explanation
-from tax_lightning.visualization import page
-from tax_lightning.visualization.callouts import find_callouts
-from tax_lightning.visualization.compact import FINE, SMOOTH, CompactMaps, compact, levels_for
-from tax_lightning.visualization.examples import read_examples
-from tax_lightning.visualization.gallery import PrototypeCard
+from tax_lightning.explanation import Explanation, PrototypeSource
+from tax_lightning.files import file_name
+from tax_lightning.visualization import page as base
+from tax_lightning.visualization.annotations import SourcePatch, find_callouts
+from tax_lightning.visualization.drawing import data_uri, shrunk, thumbnail
+from tax_lightning.visualization.gallery import PrototypeCard, card_facts, drawn_scene, read_cards
 from tax_lightning.visualization.palette import (
     Picture,
     annotator_palette,
     class_palette,
     kernel_shade,
+    value_colours,
 )
-from tax_lightning.visualization.panels import render_panel
-from tax_lightning.visualization.tally import Tally, caveat
+from tax_lightning.visualization.panel import render_panel
+from tax_lightning.visualization.sheet import Sheet
+from tax_lightning.visualization.summary import MOST_NAMED, Summary
 
-if TYPE_CHECKING:
-    from tax_lightning.models.network import TAXNetwork
-
-LOGARITHM_UNIT = 1000
-"""What a logarithm is multiplied by, so that whole numbers tell the probabilities apart."""
 _TITLE = "Who decided, and why"
+_SCRIPTS = ("maps.js", "drawing.js", "spot.js", "page.js")
 _MAX_SIDE = 1024  # pixels
 _MOST_VOICES = 5
+_MOST_CARDS = 24  # that are shown at once
+_IMAGES = "<!-- images -->"  # where their data go
 
 
-class Images(Protocol):
-    """Images by number: dictionaries with ``"image"`` ``[ch, H, W]``, normalised, and ``"id"``."""
+class Explained(Protocol):
+    """Explanations of one image each, on the CPU, and the images as pictures."""
 
     def __len__(self) -> int:
         """How many."""
 
-    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
-        """One of them."""
-
-
-class Model(Protocol):
-    """What explains images, such as a `TAXLightningModule`."""
-
-    network: Any
-    device: Any
-
-    def explain(self, images: Tensor, ids: Sequence[str]) -> Explanation:
-        """The explanation of images ``[B, ch, H, W]``."""
+    def __iter__(self) -> Iterator[tuple[Explanation, Picture]]:
+        """One after the other."""
 
 
 def write_report(
-    model: Model,
-    images: Images,
-    to_picture: Callable[[Tensor], Picture],
+    explained: Explained,
     output: str | Path,
     read: Callable[[str], Picture] | None = None,
     title: str = _TITLE,
@@ -75,19 +63,18 @@ def write_report(
     notes: Sequence[str] = (),
     max_side: int = _MAX_SIDE,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Explain images one after the other, and write the report.
+    """Write the report on images that are explained one after the other.
 
     The folder then holds ``index.html``, one file that works without a network; ``panels/NAME.png``
-    for each image; ``maps/NAME.npz``, exactly the values that the page shows (see `CompactMaps`);
-    and ``report.json``, which names everything and is written last. Of an image no more than a
-    thumbnail stays in memory.
+    for each image; ``maps/NAME.npz``, exactly the values that the page shows; and ``report.json``,
+    which names everything and is written last. Of an image no more than a thumbnail stays in
+    memory.
 
     Args:
-        model: what explains, on its own device.
-        images: of any sizes.
-        to_picture: from an image ``[ch, H, W]`` to a picture ``[H, W, 3]`` uint8.
+        explained: explanations of one image each, on the CPU, and the images as pictures
+            ``[H, W, 3]`` uint8, of any sizes; such as
+            :class:`~tax_lightning.data.images.ExplainedImages`.
         output: folder; made where it is missing.
         read: gives the picture of a training image by its id, for the gallery of prototypes; it may
             raise ``LookupError``, ``OSError`` or ``ValueError``.
@@ -98,7 +85,6 @@ def write_report(
             rows and columns are kept.
         overwrite: whether to write into a folder that holds a report. Files of images that are not
             explained again stay.
-        progress: called with the number of images explained, and of all images.
 
     Returns:
         The page.
@@ -109,52 +95,51 @@ def write_report(
         ValueError: if there are no images, or two have the same id.
     """
     folder = Path(output)
+    numbers = folder / "report.json"
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--output {folder} is a file, expected a folder to write into.")
     if max_side < 16:
         raise ValueError(f"--max_side={max_side}: expected a number of pixels from 16 up, as 1024.")
-    if not len(images):
+    if not len(explained):
         raise ValueError("there are no images to explain, expected at least one.")
-    if (folder / "report.json").exists() and not overwrite:
+    if numbers.exists() and not overwrite:
         raise FileExistsError(
             f"--output {folder} holds a report already. Give another folder, or --overwrite=true."
         )
     for name in ("panels", "maps"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").unlink(missing_ok=True)
-    with _part_file(folder / "images.part") as blocks:
-        report = _Report(model.network, len(images), max_side)
-        for number in range(len(images)):
-            explanation, picture = _looked_at(model, images[number], to_picture)
-            if not report.examples:
-                report.examples = read_examples(explanation.sources, read)
+    numbers.unlink(missing_ok=True)
+    report = _Report(len(explained), max_side)
+    path = folder / "index.html"
+    with _part_file(path.with_suffix(".part")) as blocks:
+        for explanation, picture in explained:
+            if not report.cards:
+                report.cards = read_cards(explanation.sources, read)
             maps = report.add(explanation, picture, blocks)
-            report.images[-1]["files"] = _write_files(folder, report, explanation, picture, maps)
-            progress(number + 1, len(images))
+            patches = {report.key(c): c.patch for c in report.cards if c.patch is not None}
+            panel = render_panel(explanation, picture, patches=patches)
+            name = file_name(explanation.ids[0])
+            files = {"panel": f"panels/{name}.png", "maps": f"maps/{name}.npz"}
+            Image.fromarray(panel).save(folder / files["panel"])
+            np.savez_compressed(folder / files["maps"], allow_pickle=False, **maps)
+            report.images[-1]["files"] = files
         notes = [*notes, *report.notes(read is not None)]
-        path = _write_page(report, blocks, folder / "index.html", title, source, notes)
-    numbers = folder / "report.json"
+        report.write_page(blocks, path, title, source, notes)
     with _part_file(numbers.with_suffix(".json.part"), numbers) as file:
-        content = _plain(report.as_json(source, notes))
-        json.dump(content, file, ensure_ascii=False, indent=2, allow_nan=False)
+        content = {"tax_lightning": __version__, "source": source, "notes": notes}
+        json.dump(content | report.content(), file, ensure_ascii=False, indent=2, allow_nan=False)
     return path
 
 
 def write_page(
-    explained: Sequence[tuple[Explanation, Picture]],
-    cards: Sequence[PrototypeCard],
-    network: TAXNetwork,
-    path: Path,
-    source: str,
+    explained: Explained, cards: Sequence[PrototypeCard], path: Path, source: str
 ) -> None:
-    """The page of `write_report` alone, of images that have been explained already.
+    """The page of `write_report` alone.
 
     Args:
-        explained: explanations of one image each, on the CPU, and the images as pictures
-            ``[H, W, 3]`` uint8; at least one.
-        cards: of all prototypes in the order of annotators and kernels; of a bank that all share,
-            once; none while nothing has been projected.
-        network: that said so.
+        explained: as in `write_report`; at least one.
+        cards: of all prototypes in the order of annotators and kernels; none while nothing has been
+            projected.
         path: of the page; no other file is written.
         source: as in `write_report`.
 
@@ -163,278 +148,308 @@ def write_page(
         ValueError: if two images have the same id, or there are more annotators, classes or kernels
             than a page tells apart.
     """
+    report = _Report(len(explained), _MAX_SIDE)
     with _part_file(path.with_suffix(".part")) as blocks:
-        report = _Report(network, len(explained), _MAX_SIDE)
-        first, _ = explained[0]
-        places = np.ndindex(len(first.annotators), first.kernels)
-        # Of a shared bank, each card is that of a kernel of everybody.
-        of_all = dict(zip(places, itertools.cycle(cards), strict=False)) if cards else None
-        report.examples = of_all or read_examples(first.sources, None)
         for explanation, picture in explained:
+            report.cards = report.cards or list(cards) or read_cards(explanation.sources, None)
             report.add(explanation, picture, blocks)
-        _write_page(report, blocks, path, _TITLE, source, [*report.notes(at_hand=True)])
-
-
-def _looked_at(
-    model: Model, sample: Mapping[str, Any], to_picture: Callable[[Tensor], Picture]
-) -> tuple[Explanation, Picture]:
-    pixels = unpacked(dict(sample))["image"]
-    explanation = model.explain(pixels[None].to(model.device), [str(sample["id"])])
-    return explanation.to("cpu"), to_picture(pixels)
-
-
-def _write_files(
-    folder: Path, report: _Report, explanation: Explanation, picture: Picture, maps: CompactMaps
-) -> dict[str, str]:
-    """Write the files of one image; returns their places in the folder by kind."""
-    name = file_name(explanation.ids[0])
-    files = {"panel": f"panels/{name}.png", "maps": f"maps/{name}.npz"}
-    patches = {key: e.patch for key, e in report.examples.items() if e.patch is not None}
-    panel = render_panel(explanation, picture, patches=patches)
-    Image.fromarray(panel).save(folder / files["panel"])
-    np.savez_compressed(folder / files["maps"], allow_pickle=False, **maps.arrays())
-    return files
+        report.write_page(blocks, path, _TITLE, source, report.notes(at_hand=True))
 
 
 class _Report:
     """What is known after the images so far."""
 
-    def __init__(self, network: TAXNetwork, expected: int, max_side: int) -> None:
+    annotators: tuple[str, ...]
+    classes: tuple[str, ...]
+    kernels: int
+    levels: int
+    summary: Summary
+
+    def __init__(self, expected: int, max_side: int) -> None:
         self.expected, self.max_side = expected, max_side
-        self.mixing: str = network.mixing
-        self.shared: bool = network.memory.kind == "shared"
+        self.cards: list[PrototypeCard] = []
         self.images: list[dict[str, Any]] = []
         self.thumbnails: list[str] = []
-        self.examples: dict[tuple[int, int], PrototypeCard] = {}
 
-    def add(self, explanation: Explanation, picture: Picture, blocks: IO[str]) -> CompactMaps:
-        """Take up one image; write its part of the page, and return what that holds."""
+    def add(
+        self, explanation: Explanation, picture: Picture, blocks: IO[str]
+    ) -> dict[str, NDArray[Any]]:
+        """Take up one image; write its part of the page, and return the maps in it."""
         (name,) = explanation.ids
         if name in (image["id"] for image in self.images):
             raise ValueError(
                 f"two images have the id {name!r}, by which the report tells them apart. Give "
                 "every image its own id."
             )
-        tally = Tally.of(explanation)
+        summary = Summary.of(explanation)
         if not self.images:
             self.annotators, self.classes = explanation.annotators, explanation.classes
-            self.kernels = explanation.kernels
-            self.tally = tally
-            self.levels = self._levels(explanation)
+            self.kernels, self.summary = explanation.kernels, summary
+            pixels = math.prod(min(side, self.max_side) for side in picture.shape[:2])
+            # The same for all images, so that they can be compared; taken to be of one size.
+            values = self.expected * pixels * len(self.annotators) * len(self.classes)
+            self.levels = base.levels_for(values)
         else:
-            self.tally = self.tally + tally
-        maps = compact(explanation, self.max_side, self.levels)
+            self.summary += summary
+        maps = base.compact(explanation, self.max_side, self.levels)
+        shown = shrunk(picture, maps["result"].shape)
         number = len(self.images)
-        shown = page.shrunk(picture, maps.size)
-        blocks.write(page.image_block(number, page.data_uri(shown), maps.text()))
-        self.thumbnails.append(page.thumbnail(number, name, shown, tally))
-        self.images.append(self._entry(explanation, maps, tally))
+        for kind, text in (("picture", data_uri(shown)), ("maps", base.packed(maps))):
+            blocks.write(f'<script type="text/plain" id="{kind}-{number}">{text}</script>\n')
+        self.thumbnails.append(_thumbnail(number, name, shown, summary))
+        self.images.append(
+            {
+                "id": name,
+                "size": list(picture.shape[:2]),
+                "shown": list(shown.shape[:2]),
+                "unanimous": summary.unanimous,
+                "decides": dict(zip(self.annotators, summary.usage, strict=True)),
+                "spots": [
+                    {"at": [spot.y, spot.x], "annotator": spot.annotator, "kernel": spot.kernel}
+                    for spot in find_callouts(explanation)
+                ],
+            }
+        )
         return maps
 
-    def _levels(self, explanation: Explanation) -> int:
-        """The same for all images, so that the page can compare them; taken to be of one size."""
-        pixels = math.prod(min(side, self.max_side) for side in explanation.probs.shape[-2:])
-        of_pixel = len(self.annotators) * len(self.classes)
-        return levels_for(self.expected * pixels * of_pixel)
+    def key(self, card: PrototypeCard) -> tuple[int, int]:
+        """Annotator and kernel of a prototype."""
+        return self.annotators.index(card.source.annotator), card.source.kernel
 
-    def _entry(self, explanation: Explanation, maps: CompactMaps, tally: Tally) -> dict[str, Any]:
-        return {
-            "id": explanation.ids[0],
-            "size": list(explanation.probs.shape[-2:]),
-            "shown": list(maps.size),
-            "unanimous": tally.unanimous,
-            "decides": dict(zip(explanation.annotators, tally.usage.tolist(), strict=True)),
-            "spots": [
-                {"at": [spot.y, spot.x], "annotator": spot.annotator, "kernel": spot.kernel}
-                for spot in find_callouts(explanation)
-            ],
-        }
+    def usage(self, card: PrototypeCard) -> float:
+        """Share of the decided pixels that a prototype decides."""
+        return float(self.summary.kernel_usage[self.key(card)])
 
-    def notes(self, at_hand: bool) -> Iterator[str]:
-        """What must not be overlooked: who that says little, examples that are missing.
-
-        Args:
-            at_hand: whether there are training images to show.
-        """
-        warning = caveat(self.tally.largest_weight, len(self.annotators))
-        if warning is not None:
-            yield warning
-        active = [example for example in self.cards.values() if example.source.active]
-        taken = [example for example in active if example.source.projected]
-        missing = sum(example.patch is None for example in taken)
+    def notes(self, at_hand: bool) -> list[str]:
+        """What must not be overlooked: who that says little, examples that are missing."""
+        notes = [self.summary.caveat] if self.summary.caveat else []
+        taken = [card for card in self.cards if card.source.active and card.source.projected]
+        missing = sum(card.patch is None for card in taken)
         if not taken:
-            yield (
+            notes.append(
                 "The prototypes of this model are no training pixels yet, so that no example can "
                 "be named. Train to the end, or take the checkpoint that `tax fit` names there."
             )
         elif not at_hand:
-            yield (
+            notes.append(
                 "The training images are not at hand: examples are named but not shown. Give the "
                 "configuration of the training with --config to see them."
             )
         elif missing:
-            yield (
+            notes.append(
                 f"The training images of {missing} of {len(taken)} prototypes are not in the data "
                 "that were given: these examples are named but not shown."
             )
+        return notes
 
-    @property
-    def usage(self) -> dict[tuple[int, int], float]:
-        """Share of the decided pixels of each prototype; one that all share counts for all."""
-        by_kernel = self.tally.kernel_usage
-        if self.shared:
-            by_kernel = by_kernel.sum(axis=0, keepdims=True)
-        return {(n, k): float(share) for (n, k), share in np.ndenumerate(by_kernel)}
+    def write_page(
+        self, blocks: IO[str], path: Path, title: str, source: str, notes: Sequence[str]
+    ) -> None:
+        """The page, the images' data in its middle copied from the file that they are in."""
+        people, count = len(self.annotators), len(self.images)
+        summary = (
+            f"{count} picture{'s' if count > 1 else ''}"
+            f"{f', segmented by {source}' if source else ''}. For every spot: which of {people} "
+            "annotators decides there, and which training example is the reason."
+        )
+        options = "".join(
+            f'<option value="{number}">{number + 1} of {count}: {escape(image["id"])}</option>'
+            for number, image in enumerate(self.images)
+        )
+        sections = {
+            "Overview": f'<div class="thumbnails">{"".join(self.thumbnails)}</div>'
+            f"{self._annotators_table()}",
+            "Pictures": Template(base.resource("pictures.html")).substitute(
+                options=options, switches=self._switches()
+            ),
+            "Prototypes": self._gallery(),
+            "What it means, and what not": base.resource("meaning.html"),
+        }
+        # The end of a script's element is found before its text is read.
+        known = json.dumps(self.content(), ensure_ascii=False, allow_nan=False).replace(
+            "<", "\\u003c"
+        )
+        whole = base.page(
+            title,
+            summary,
+            sections,
+            style=base.resource("report.css"),
+            script="\n" + "\n".join(map(base.resource, _SCRIPTS)),
+            data=f'<script type="application/json" id="report">{known}</script>\n{_IMAGES}',
+            notes=notes,
+        )
+        before, after = whole.split(_IMAGES)
+        with _part_file(path.with_suffix(".html.part"), path) as file:
+            file.write(before)
+            blocks.seek(0)
+            shutil.copyfileobj(blocks, file)
+            file.write(after)
 
-    @property
-    def cards(self) -> dict[tuple[int, int], PrototypeCard]:
-        """The prototypes that have a card; those that all share have one each."""
-        return {(n, k): e for (n, k), e in self.examples.items() if n == 0 or not self.shared}
-
-    def for_page(self) -> dict[str, Any]:
-        """What the page's script has to know."""
+    def content(self) -> dict[str, Any]:
+        """The report in numbers, for the page's script and for machines."""
         n, c = len(self.annotators), len(self.classes)
         counts = {"foreground": c - 1, "who": n, "annotator_foreground": n * (c - 1), "why": n}
-        return {
-            "annotators": [self._annotator(i) for i in range(n)],
+        usage = dict(zip(self.annotators, self.summary.usage, strict=True))
+        content = {
+            "annotators": [
+                {
+                    "name": name,
+                    "colour": colour,
+                    "shades": [kernel_shade(colour, k, self.kernels) for k in range(self.kernels)],
+                    "decides": usage[name],
+                    "prototypes": [
+                        {
+                            "card": self._card_id(card),
+                            "origin": _origin(card.source),
+                            "decides": self.usage(card),
+                            **asdict(card.source),
+                        }
+                        for card in self.cards
+                        if card.source.annotator == name
+                    ],
+                }
+                for name, colour in zip(self.annotators, annotator_palette(n), strict=True)
+            ],
             "classes": [
                 {"name": name, "colour": colour}
                 for name, colour in zip(self.classes, class_palette(c), strict=True)
             ],
             "planes": [
-                {"name": name, "count": counts.get(name, 1), "differences": name in SMOOTH}
-                for name in CompactMaps.planes()
+                {"name": name, "count": counts.get(name, 1), "differences": smooth}
+                for name, smooth in base.PLANES.items()
             ],
             "levels": self.levels,
-            "logarithms": logarithms(self.levels) if self.mixing == "logit" else None,
-            "logarithm_unit": LOGARITHM_UNIT,
-            "ramp": page.ramp(),
-            "most_named": page.MOST_NAMED,
+            "scale": value_colours(np.linspace(0, 1, 256)).tolist(),
+            "most_named": MOST_NAMED,
             "most_voices": _MOST_VOICES,
-            "images": [
-                {key: image[key] for key in ("id", "size", "shown", "spots")}
-                for image in self.images
-            ],
-        }
-
-    def _annotator(self, n: int) -> dict[str, Any]:
-        colour = annotator_palette(len(self.annotators))[n]
-        sources = [example.source for (m, _), example in self.examples.items() if m == n]
-        return {
-            "name": self.annotators[n],
-            "colour": colour,
-            "shades": [kernel_shade(colour, k, self.kernels) for k in range(self.kernels)],
-            "prototypes": [
-                {
-                    "card": page.card_id(n, s.kernel, self.shared) if s.active else None,
-                    "origin": page.source_words(s, self.annotators[n]),
-                }
-                for s in sources
-            ],
-        }
-
-    def as_json(self, source: str, notes: Sequence[str]) -> dict[str, Any]:
-        """The report in numbers, for machines."""
-        tally, usage = self.tally, self.usage
-        return {
-            "tax_lightning": __version__,
-            "source": source,
-            "notes": list(notes),
-            "page": "index.html",
-            "mixing": self.mixing,
-            "classes": list(self.classes),
-            "annotators": [
-                {
-                    "name": name,
-                    "colour": page.css(annotator_palette(len(self.annotators))[n]),
-                    "decides": tally.usage[n],
-                    "relative_area": tally.relative_area[n],
-                    "found": tally.found[n],
-                    "beyond": tally.beyond[n],
-                    "words": tally.words(n, self.classes),
-                }
-                for n, name in enumerate(self.annotators)
-            ],
-            "unanimous": tally.unanimous,
-            "largest_weight": tally.largest_weight,
+            "unanimous": self.summary.unanimous,
+            "largest_weight": self.summary.largest_weight,
             "images": self.images,
-            "prototypes": [
-                {
-                    "annotator": None if self.shared else self.annotators[n],
-                    "decides": usage[n, k],
-                    **_place(example),
-                }
-                for (n, k), example in self.cards.items()
-            ],
         }
+        return dict(_plain(content))
+
+    # ---------------------------------------------------------------------------- parts as HTML
+
+    def _annotators_table(self) -> str:
+        """Who decides how much, those who decide most first."""
+        summary, colours = self.summary, annotator_palette(len(self.annotators))
+        usage = np.nan_to_num(summary.usage)
+        rows = {
+            base.named(
+                self.annotators[n], colours[n]
+            ): '<td><span class="track" aria-hidden="true">'
+            f'{base.bar(usage[n], colours[n])}</span><span class="value">{usage[n]:.0%}</span></td>'
+            for n in np.argsort(-usage, kind="stable")
+        }
+        decided = "They would say the same everywhere: nobody in particular decides."
+        if summary.decided:
+            decided = (
+                f"All would say the same on {summary.unanimous:.0%} of the pixels. On the others, "
+                f"the largest weight is {summary.largest_weight:.0%} on average; an even share is "
+                f"{1 / len(self.annotators):.0%}. An annotator decides where the own weight is the "
+                "largest."
+            )
+        head = f"<h3>The annotators, over all pictures</h3><p>{decided}</p>"
+        return head + base.table("Annotators", ("Annotator", "Decides"), rows)
+
+    def _switches(self) -> str:
+        """The table of who is outlined and who counts."""
+        rows = {
+            base.named(name, colour): "".join(
+                f'<td><input type="checkbox" name="{kind}" value="{n}" checked '
+                f'aria-label="{escape(name)}: {kind}"></td>'
+                for kind in ("counts", "outline")
+            )
+            for n, (name, colour) in enumerate(
+                zip(self.annotators, annotator_palette(len(self.annotators)), strict=True)
+            )
+        }
+        return base.table("Who counts", ("Annotator", "Counts", "Outline"), rows)
+
+    def _card_id(self, card: PrototypeCard) -> str | None:
+        """The id of a prototype's card; pruned ones have none."""
+        return "prototype-{}-{}".format(*self.key(card)) if card.source.active else None
+
+    def _gallery(self) -> str:
+        """A card for each active prototype, those used most first."""
+        active = [card for card in self.cards if card.source.active]
+        order = sorted(active, key=lambda card: -np.nan_to_num(self.usage(card)))
+        cards = list(map(self._card, order))
+        more, pruned = len(cards) - _MOST_CARDS, len(self.cards) - len(active)
+        parts = [
+            '<p class="note">A prototype is one pixel of one training image, ringed here. Where a '
+            "picture resembles it more than any other, it has the largest share in the decision. "
+            "Those used most come first."
+            f"{f' Pruned, as no training pixel is like them: {pruned}.' if pruned else ''}</p>"
+            f'<div class="gallery">{"".join(cards[:_MOST_CARDS])}</div>'
+        ]
+        if more > 0:
+            parts.append(
+                f"<details><summary>{more} more prototypes, which decide less here or nothing"
+                f'</summary><div class="gallery">{"".join(cards[_MOST_CARDS:])}</div></details>'
+            )
+        return "".join(parts)
+
+    def _card(self, card: PrototypeCard) -> str:
+        source = card.source
+        facts = card_facts(replace(card, use=self.usage(card)))
+        nearest = "".join(
+            _crop(patch, 64, f"Row {y}, column {x} of {sample_id}")
+            for (sample_id, y, x, _), patch in zip(source.nearest, card.nearest, strict=False)
+            if patch is not None
+        )
+        if nearest:
+            nearest = f'<p>Next nearest, in other images:</p><div class="nearest">{nearest}</div>'
+        shade = kernel_shade(card.colour, source.kernel, self.kernels)
+        title = base.named(f"{source.annotator}, prototype {source.kernel}", shade)
+        return (
+            f'<article class="card" id="{self._card_id(card)}" tabindex="-1"><h3>{title}</h3>'
+            f'<div class="sights">{_sights(card)}</div>'
+            f"<p>{'<br>'.join(map(escape, facts))}</p>{nearest}</article>\n"
+        )
 
 
-def _place(example: PrototypeCard) -> dict[str, Any]:
-    source = example.source
-    return {
-        "kernel": source.kernel,
-        "active": source.active,
-        "image": source.sample_id,
-        "y": source.y,
-        "x": source.x,
-        "similarity": source.similarity,
-        "label": source.label,
-        "nearest": [
-            {"image": image, "y": y, "x": x, "similarity": similarity}
-            for image, y, x, similarity in source.nearest
-        ],
-    }
-
-
-def logarithms(levels: int = FINE) -> list[int]:
-    """Logarithms of the shares 0 to ``levels``, times `LOGARITHM_UNIT`, of 0 as of half a level.
-
-    Example:
-        >>> logarithms()[100], logarithms()[50], logarithms()[0]
-        (0, -693, -5298)
-    """
-    return [round(LOGARITHM_UNIT * math.log(max(p, 0.5) / levels)) for p in range(levels + 1)]
-
-
-def _write_page(
-    report: _Report, blocks: IO[str], path: Path, title: str, source: str, notes: Sequence[str]
-) -> Path:
-    """The page, the images' data in its middle copied from the file that they are in."""
-    names = [image["id"] for image in report.images]
-    words = {
-        "title": title,
-        "summary": f"{len(names)} picture{'s' if len(names) > 1 else ''}"
-        f"{f', segmented by {source}' if source else ''}. For every spot: which of "
-        f"{len(report.annotators)} annotators decides there, and which training example is the "
-        "reason.",
-        "decided": _decided(report.tally, len(report.annotators)),
-        "footer": f"tax-lightning {__version__}. One file, which needs no network.",
-    }
-    parts = {
-        "notes": page.notes(notes),
-        "thumbnails": "".join(report.thumbnails),
-        "annotators": page.annotators_table(report.annotators, report.classes, report.tally),
-        "options": page.options(names),
-        "switches": page.switches(report.annotators),
-        "gallery": page.gallery(report.cards, report.annotators, report.usage, report.shared),
-    }
-    before, after = page.page(words, parts, report.for_page())
-    with _part_file(path.with_suffix(".html.part"), path) as file:
-        file.write(before)
-        blocks.seek(0)
-        shutil.copyfileobj(blocks, file)
-        file.write(after)
-    return path
-
-
-def _decided(tally: Tally, annotators: int) -> str:
-    if not tally.decided:
-        return "They would say the same everywhere: nobody in particular decides."
+def _thumbnail(number: int, name: str, picture: Picture, summary: Summary) -> str:
+    """An image in the overview: small, with who decides as a bar of shares."""
+    usage = np.nan_to_num(summary.usage)
+    bars = "".join(map(base.bar, usage, annotator_palette(len(usage))))
     return (
-        f"All would say the same on {tally.unanimous:.0%} of the pixels. On the others, whoever "
-        f"decides has a weight of {tally.largest_weight:.0%} on average; an even share is "
-        f"{1 / annotators:.0%}."
+        f'<a href="#picture={number}"><img src="{data_uri(thumbnail(picture, 192))}" alt="" '
+        f'loading="lazy"><b>{escape(name)}</b><span class="track" aria-hidden="true">{bars}</span>'
+        f"<small>all agree on {summary.unanimous:.0%} of it</small></a>\n"
     )
+
+
+def _origin(source: PrototypeSource) -> str:
+    """Where a prototype was taken from, in words; nothing before it was taken from anywhere."""
+    if not source.projected:
+        return ""
+    labelled = f", which {source.annotator} labelled {source.label}" if source.label else ""
+    return f"training image {source.sample_id}, row {source.y}, column {source.x}{labelled}"
+
+
+def _sights(card: PrototypeCard) -> str:
+    """The crop, and the whole image with a box where the crop lies."""
+    if card.patch is None:
+        return '<span class="missing">The training image is not at hand</span>'
+    height, width = card.patch.image.shape[:2]
+    words = f"Training example, {width} by {height} pixels, its pixel ringed"
+    scene = data_uri(np.asarray(drawn_scene(card)))
+    return (
+        f"{_crop(card.patch, 128, words, card.region)}"
+        f'<img class="scene" src="{scene}" alt="The whole training image, with a box round the '
+        'crop">'
+    )
+
+
+def _crop(
+    patch: SourcePatch, side: int, words: str, region: NDArray[np.bool_] | None = None
+) -> str:
+    picture = np.asarray(Sheet().marked(patch, side, region))
+    return f'<img class="crop" src="{data_uri(picture)}" alt="{escape(words)}">'
+
+
+# ------------------------------------------------------------------------------------------ files
 
 
 @contextlib.contextmanager

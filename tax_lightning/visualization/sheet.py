@@ -1,25 +1,36 @@
-"""The sheet that pictures are laid out on: its sizes, and blocks of text and pictures in rows."""
+"""The sheet that panels and galleries are laid out on: text, and blocks of pictures in rows."""
 
 from __future__ import annotations
 
 import functools
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from tax_lightning.visualization.callouts import SourcePatch
-from tax_lightning.visualization.legend import LegendEntry
-from tax_lightning.visualization.lettering import shorten, text_width, wrapped, write
-from tax_lightning.visualization.painting import blend, outlines_of
+from tax_lightning.visualization.annotations import SourcePatch
+from tax_lightning.visualization.drawing import blend, contours
 from tax_lightning.visualization.palette import INK, PAPER, Colour, Picture
-from tax_lightning.visualization.tiles import SMALLEST_TILE
 
 FAINT_INK: Colour = (105, 105, 105)
 NO_PICTURE: Colour = (238, 238, 238)
 """The ground of a frame whose picture is not at hand."""
+
+SMALLEST_TILE = 256
+"""The least side of a tile in pixels; text and lines are sized for it."""
+
+_AnyFont = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+class Entry(NamedTuple):
+    """A line of a legend: a text and, before it, a small picture of what it stands for."""
+
+    text: str
+    chip: Picture | None = None
 
 
 class Sheet:
@@ -29,7 +40,7 @@ class Sheet:
         def scaled(pixels: int) -> int:
             return round(scale * pixels)
 
-        self.head, self.title, self.body = scaled(21), scaled(18), scaled(14)
+        self.head, self.title, self.body = scaled(21), scaled(18), scaled(14)  # heights of letters
         self.step = scaled(20)  # from one line of text to the next
         self.margin, self.gap, self.nearby = scaled(18), scaled(16), scaled(8)
         self.cell, self.patch, self.frame = scaled(SMALLEST_TILE), scaled(96), scaled(4)
@@ -37,33 +48,15 @@ class Sheet:
 
     def framed(self, blocks: Sequence[Image.Image]) -> Picture:
         """The finished sheet: the blocks below each other, with a margin all round."""
-        inside = self.stacked(blocks)
-        size = (inside.width + 2 * self.margin, inside.height + 2 * self.margin)
-        paper = Image.new("RGB", size, PAPER)
-        paper.paste(inside, (self.margin, self.margin))
-        return np.asarray(paper)
+        return np.asarray(ImageOps.expand(self.stacked(blocks), self.margin, PAPER))
 
     def side_by_side(self, blocks: Sequence[Image.Image], gap: int | None = None) -> Image.Image:
         """Blocks in a row, their tops aligned."""
-        gap = self.gap if gap is None else gap
-        width = sum(block.width for block in blocks) + gap * (len(blocks) - 1)
-        row = Image.new("RGB", (width, max(block.height for block in blocks)), PAPER)
-        left = 0
-        for block in blocks:
-            row.paste(block, (left, 0))
-            left += block.width + gap
-        return row
+        return _joined(blocks, self.gap if gap is None else gap, down=False)
 
     def stacked(self, blocks: Sequence[Image.Image], gap: int | None = None) -> Image.Image:
         """Blocks below each other, their left edges aligned."""
-        gap = self.nearby if gap is None else gap
-        height = sum(block.height for block in blocks) + gap * (len(blocks) - 1)
-        column = Image.new("RGB", (max(block.width for block in blocks), height), PAPER)
-        top = 0
-        for block in blocks:
-            column.paste(block, (0, top))
-            top += block.height + gap
-        return column
+        return _joined(blocks, self.nearby if gap is None else gap, down=True)
 
     def grid(self, blocks: Sequence[Image.Image], columns: int) -> Image.Image:
         """Blocks in rows of so many."""
@@ -77,7 +70,7 @@ class Sheet:
         return self.stacked([name, self.text([tagline], width, fill=FAINT_INK)], gap=0)
 
     def line(self, text: str, size: int, width: int) -> Image.Image:
-        """One line of text."""
+        """One line of text, in letters of this size."""
         block = Image.new("RGB", (width, round(1.4 * size)), PAPER)
         write(ImageDraw.Draw(block), (0, 2), text, size, INK)
         return block
@@ -88,14 +81,35 @@ class Sheet:
         """Texts below each other, each in as many lines as the width needs, the first indented."""
         lines: list[str] = []
         for text in texts:
-            lines += wrapped(text, self.body, width - (0 if lines else indent))
+            lines += self._wrapped(text, width - (0 if lines else indent))
         block = Image.new("RGB", (width, max(1, len(lines)) * self.step), PAPER)
         for row, line in enumerate(lines):
             place = (0 if row else indent, 1 + row * self.step)
             write(ImageDraw.Draw(block), place, line, self.body, fill)
         return block
 
-    def tile(self, title: str, picture: Picture, notes: Sequence[LegendEntry]) -> Image.Image:
+    def _wrapped(self, text: str, width: int) -> list[str]:
+        """The text in lines that fit: broken at " · ", else at spaces, else cut short."""
+        parts = text.split(" · ")
+        if len(parts) > 1 and text_width(text, self.body) > width:
+            return [line for part in parts for line in self._wrapped(part, width)]
+        lines = [""]
+        for word in text.split(" "):
+            longer = f"{lines[-1]} {word}".strip()
+            if lines[-1] and text_width(longer, self.body) > width:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+        return [self._cut(line, width) for line in lines]
+
+    def _cut(self, line: str, width: int) -> str:
+        """The line itself, or its middle left out so that it fits the width."""
+        limit = len(line)
+        while limit > 3 and text_width(shorten(line, limit), self.body) > width:
+            limit -= 1
+        return shorten(line, limit)
+
+    def tile(self, title: str, picture: Picture, notes: Sequence[Entry]) -> Image.Image:
         """A titled picture with its notes below, centred in a cell that can hold the text."""
         height, width = picture.shape[:2]
         cell = Image.new("RGB", (self.cell, max(height, 2 * self.disc)), PAPER)
@@ -105,22 +119,21 @@ class Sheet:
             [self.line(title, self.title, cell.width), cell, self.flow(notes, cell.width)]
         )
 
-    def flow(self, entries: Iterable[LegendEntry], width: int) -> Image.Image:
+    def flow(self, entries: Iterable[Entry], width: int) -> Image.Image:
         """Legend entries one after the other, in as many lines as the width needs."""
-        items = [self._legend_item(entry, width) for entry in entries]
         places, x, y, bottom = [], 0, 0, 0
-        for item in items:
+        for item in (self._legend_item(entry, width) for entry in entries):
             if x and x + item.width > width:
                 x, y = 0, bottom
-            places.append((x, y))
+            places.append((item, (x, y)))
             x += item.width + self.nearby + self.frame
             bottom = max(bottom, y + item.height)
         block = Image.new("RGB", (width, bottom), PAPER)
-        for item, place in zip(items, places, strict=True):
+        for item, place in places:
             block.paste(item, place)
         return block
 
-    def _legend_item(self, entry: LegendEntry, width: int) -> Image.Image:
+    def _legend_item(self, entry: Entry, width: int) -> Image.Image:
         """A chip and its text."""
         chip = Image.new("RGB", (0, 0))
         if entry.chip is not None:
@@ -128,18 +141,23 @@ class Sheet:
             size = (chip.width * self.body // chip.height, self.body)
             chip = chip.resize(size, Image.Resampling.NEAREST)  # its colours stay what they are
         indent = chip.width + self.nearby - self.frame if chip.width else 0
-        lines = wrapped(entry.text, self.body, width - indent)
+        lines = self._wrapped(entry.text, width - indent)
         length = 1 + max(math.ceil(text_width(line, self.body)) for line in lines)
         item = Image.new("RGB", (indent + length, len(lines) * self.step), PAPER)
+        item.paste(self.text(lines, length), (indent, 0))
         item.paste(chip, (0, 2))
-        for row, line in enumerate(lines):
-            place = (indent, 1 + row * self.step)
-            write(ImageDraw.Draw(item), place, line, self.body, INK)
         return item
 
     def number(self, number: int) -> Image.Image:
-        """A call-out's number on a disc, with alpha outside it."""
-        return _number_disc(number, self.disc)
+        """A white number on a dark disc, with alpha outside it."""
+        fine = 4 * self.disc  # drawn large and shrunk for smooth edges
+        disc = Image.new("RGBA", (fine, fine))
+        draw = ImageDraw.Draw(disc)
+        draw.ellipse([0, 0, fine - 1, fine - 1], fill=PAPER)
+        draw.ellipse([6, 6, fine - 7, fine - 7], fill=INK)
+        font = ImageFont.load_default(size=0.68 * fine)
+        draw.text((fine / 2, fine / 2), str(number), font=font, fill=PAPER, anchor="mm")
+        return disc.resize((self.disc, self.disc), Image.Resampling.LANCZOS)
 
     def source(
         self,
@@ -148,15 +166,13 @@ class Sheet:
         side: int,
         region: NDArray[np.bool_] | None = None,
     ) -> Image.Image:
-        """A training patch enlarged to a framed box: its pixel marked, a region of it outlined.
+        """A training patch in a frame of this colour; see `marked`."""
+        return ImageOps.expand(self.marked(patch, side, region), self.frame, edge)
 
-        Args:
-            patch: the patch; without one the box stays empty.
-            edge: colour of the frame.
-            side: of the box in pixels, without the frame.
-            region: ``[h, w]``, pixels of the patch to outline.
-        """
-        box = Image.new("RGB", (side + 2 * self.frame, side + 2 * self.frame), edge)
+    def marked(
+        self, patch: SourcePatch | None, side: int, region: NDArray[np.bool_] | None = None
+    ) -> Image.Image:
+        """A training patch in a square: its pixel marked, a region ``[h, w]`` of it outlined."""
         inside = Image.new("RGB", (side, side), NO_PICTURE)
         if patch is not None:
             height, width = patch.image.shape[:2]
@@ -170,37 +186,97 @@ class Sheet:
             left, top = (side - shown.width) // 2, (side - shown.height) // 2
             inside.paste(shown, (left, top))
             self._mark(inside, left + (patch.x + 0.5) * zoom, top + (patch.y + 0.5) * zoom)
-        box.paste(inside, (self.frame, self.frame))
-        return box
+        return inside
 
     def _outlined(self, picture: Image.Image, region: NDArray[np.bool_]) -> Image.Image:
         """The picture paler outside a region, whose edge is a light line beside a dark one."""
         inside = np.asarray(Image.fromarray(region).resize(picture.size, Image.Resampling.NEAREST))
         pixels = blend(np.asarray(picture), PAPER, 0.4 * ~inside[..., None])
         for fill, thickness in ((INK, self.frame), (PAPER, self.frame // 2)):
-            pixels[outlines_of(inside.astype(np.uint8), thickness)] = fill
+            pixels[contours(inside, thickness)] = fill
         return Image.fromarray(pixels)
 
     def _mark(self, picture: Image.Image, x: float, y: float) -> None:
-        """A ring and four ticks round a pixel."""
+        """A ring and four ticks round a pixel, light on dark, so that it shows on any image."""
         draw = ImageDraw.Draw(picture)
         inner, ring, outer = (0.1 * k * self.disc for k in (2.4, 4, 6))
         for fill, thickness in ((INK, self.frame), (PAPER, self.frame // 2)):
-            # light on dark shows on any image
             draw.ellipse([x - ring, y - ring, x + ring, y + ring], outline=fill, width=thickness)
             for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
                 ends = [(x + r * dx, y + r * dy) for r in (inner, outer)]
                 draw.line(ends, fill=fill, width=thickness)
 
 
+def _joined(blocks: Sequence[Image.Image], gap: int, down: bool) -> Image.Image:
+    """Blocks one after the other, with gaps between them."""
+    widths, heights = zip(*(block.size for block in blocks), strict=True)
+    gaps = gap * (len(blocks) - 1)
+    size = (max(widths), sum(heights) + gaps) if down else (sum(widths) + gaps, max(heights))
+    paper, at = Image.new("RGB", size, PAPER), 0
+    for block in blocks:
+        paper.paste(block, (0, at) if down else (at, 0))
+        at += gap + (block.height if down else block.width)
+    return paper
+
+
+# ---------------------------------------------------------------------------------------- letters
+
+
+def shorten(name: str, limit: int = 24) -> str:
+    """A name of at most so many characters: its middle left out, as names differ at the end.
+
+    Example:
+        >>> shorten("radiologist-07-second-reading", 15)
+        'radiolo…reading'
+    """
+    if len(name) <= limit:
+        return name
+    tail = (limit - 1) // 2
+    return f"{name[: limit - 1 - tail]}…{name[-tail:]}"
+
+
+def text_width(text: str, size: int) -> float:
+    """The width in pixels that ``write`` gives to the text."""
+    font, drawable = _lettering(text, size)
+    return font.getlength(drawable)
+
+
+def write(
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, fill: Colour
+) -> None:
+    """Draw a line of text with its top left corner at ``place`` (x, y), letters ``size`` high."""
+    font, drawable = _lettering(text, size)
+    draw.text(place, drawable, font=font, fill=fill)
+
+
+@functools.lru_cache(maxsize=4096)
+def _lettering(text: str, size: int) -> tuple[_AnyFont, str]:
+    """A font for the text, and the text with what no font at hand can draw put in ASCII."""
+    fonts = _fonts(size)
+    lacking = [sum(not _has_letter(font, char) for char in text) for font in fonts]
+    font = fonts[int(np.argmin(lacking))]
+    letters = (char if _has_letter(font, char) else _plain(char) for char in text)
+    return font, "".join(letters)
+
+
 @functools.lru_cache
-def _number_disc(number: int, side: int) -> Image.Image:
-    """A white number on a dark disc, drawn large and shrunk for smooth edges."""
-    fine = 4 * side
-    disc = Image.new("RGBA", (fine, fine))
-    draw = ImageDraw.Draw(disc)
-    draw.ellipse([0, 0, fine - 1, fine - 1], fill=PAPER)
-    draw.ellipse([6, 6, fine - 7, fine - 7], fill=INK)
-    font = ImageFont.load_default(size=0.68 * fine)
-    draw.text((fine / 2, fine / 2), str(number), font=font, fill=PAPER, anchor="mm")
-    return disc.resize((side, side), Image.Resampling.LANCZOS)
+def _fonts(size: int) -> tuple[_AnyFont, ...]:
+    """The built-in font, which has little but ASCII, then those of the system for other letters."""
+    found: list[_AnyFont] = [ImageFont.load_default(size=size)]
+    for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "arial.ttf"):
+        try:
+            found.append(ImageFont.truetype(name, size))
+        except OSError:  # not on this machine
+            continue
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=4096)
+def _has_letter(font: _AnyFont, char: str) -> bool:
+    """Whether the font draws something else than its box for a missing letter."""
+    return char == " " or bytes(font.getmask(char)) != bytes(font.getmask("\U0010ffff"))
+
+
+def _plain(char: str) -> str:
+    """The letter without its accents, or a question mark."""
+    return unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode() or "?"

@@ -6,8 +6,10 @@
 // Results are compared by sums of whole numbers, so that they come out the same wherever they are
 // computed.
 
+const report = JSON.parse(document.getElementById("report").textContent);
+
 // The maps of the image of this number, by name. Each is a list of planes, a byte a pixel.
-async function readMaps(number, report) {
+async function readMaps(number) {
   const packed = atob(document.getElementById(`maps-${number}`).textContent);
   const bytes = Uint8Array.from(packed, (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
@@ -52,14 +54,9 @@ function sharesAt(planes, first, pixel, into) {
   return into;
 }
 
-function ownShares(maps, annotator, pixel, into) {
-  return sharesAt(maps.annotator_foreground, annotator * (into.length - 1), pixel, into);
-}
-
-// The classes that an annotator would give.
-function labelsOf(maps, annotator, report) {
-  const shares = new Float64Array(report.classes.length);
-  return maps.result[0].map((_, pixel) => largest(ownShares(maps, annotator, pixel, shares)));
+// The class that an annotator would give to a pixel, whose shares come into `into`.
+function labelAt(maps, annotator, pixel, into) {
+  return largest(sharesAt(maps.annotator_foreground, annotator * (into.length - 1), pixel, into));
 }
 
 // Weights of a panel at a pixel, into `into`, and their sum. Where none has a weight, all have one.
@@ -78,7 +75,7 @@ function weightsAt(maps, panel, pixel, into) {
 // Result, who and doubt as if only the annotators of the panel counted.
 //
 // With everybody, result, leader and unanimous are the model's own, from before the rounding.
-function viewOf(maps, panel, report) {
+function viewOf(maps, panel) {
   const everybody = panel.length === report.annotators.length;
   const pixels = maps.height * maps.width;
   const own = (name) => (everybody ? maps[name][0] : new Uint8Array(pixels));
@@ -93,45 +90,35 @@ function viewOf(maps, panel, report) {
   };
   const weights = new Float64Array(panel.length);
   const mixed = new Float64Array(report.classes.length);
-  const scratch = new Float64Array(report.classes.length);
+  const shares = new Float64Array(report.classes.length);
+  const even = 1 / panel.length;
   for (let i = 0; i < pixels; i++) {
     const sum = weightsAt(maps, panel, i, weights);
     const first = largest(weights);
-    seen.certainty[i] = certainty(weights[first] / sum, panel.length);
+    const most = weights[first] / sum;
+    seen.certainty[i] = panel.length === 1 ? 1 : Math.max(0, (most - even) / (1 - even));
     if (everybody) {
-      seen.entropy[i] = entropy(sharesAt(maps.foreground, 0, i, mixed));
-      continue;
+      sharesAt(maps.foreground, 0, i, mixed);
+    } else {
+      seen.unanimous[i] = mix(maps, panel, weights, i, mixed, shares) ? 1 : 0;
+      seen.result[i] = largest(mixed);
+      seen.leader[i] = panel[first];
     }
-    seen.unanimous[i] = mix(maps, panel, weights, i, report, mixed, scratch) ? 1 : 0;
-    seen.result[i] = largest(mixed);
-    seen.leader[i] = panel[first];
-    seen.entropy[i] = entropy(report.logarithms ? powers(mixed, sum, report) : mixed);
+    seen.entropy[i] = entropy(mixed);
   }
   return seen;
 }
 
-// For each class, into `mixed`: the sum of weight times share, or of weight times the logarithm of
-// the share. Returns whether all of the panel would say the same class.
-function mix(maps, panel, weights, pixel, report, mixed, scratch) {
-  let said = -1;
-  let agree = true;
+// The sum of weight times share for each class, into `mixed`. Returns whether all of the panel
+// would say the same class.
+function mix(maps, panel, weights, pixel, mixed, shares) {
+  const said = new Set();
   mixed.fill(0);
   for (let n = 0; n < panel.length; n++) {
-    const shares = ownShares(maps, panel[n], pixel, scratch);
-    const own = largest(shares);
-    agree = agree && (said === -1 || own === said);
-    said = own;
-    for (let c = 0; c < mixed.length; c++) {
-      mixed[c] += weights[n] * (report.logarithms ? report.logarithms[shares[c]] : shares[c]);
-    }
+    said.add(labelAt(maps, panel[n], pixel, shares));
+    for (let c = 0; c < mixed.length; c++) mixed[c] += weights[n] * shares[c];
   }
-  return agree;
-}
-
-// Of sums of logarithms, what is in proportion to the probabilities.
-function powers(mixed, sum, report) {
-  const top = Math.max(...mixed);
-  return mixed.map((value) => Math.exp((value - top) / (sum * report.logarithm_unit)));
+  return said.size === 1;
 }
 
 // Of values in proportion to probabilities, as a share of the most there can be.
@@ -143,13 +130,8 @@ function entropy(values) {
   return nats / Math.log(values.length);
 }
 
-// The largest weight as a share of the way from an even weight to all of it.
-function certainty(most, count) {
-  return count === 1 ? 1 : Math.max(0, (most - 1 / count) / (1 - 1 / count));
-}
-
 // Everything that is told of a pixel; voices in the order of their weights.
-function readingOf(maps, seen, pixel, report) {
+function readingOf(maps, seen, pixel) {
   const weights = new Float64Array(seen.panel.length);
   const shares = new Float64Array(report.classes.length);
   const sum = weightsAt(maps, seen.panel, pixel, weights);
@@ -157,7 +139,7 @@ function readingOf(maps, seen, pixel, report) {
   const voices = seen.panel.map((annotator, place) => ({
     annotator,
     weight: weights[place] / sum,
-    says: largest(ownShares(maps, annotator, pixel, shares)),
+    says: labelAt(maps, annotator, pixel, shares),
   }));
   // The leader is known from before the rounding, after which another may weigh the same.
   voices.sort((a, b) => (b.annotator === leader) - (a.annotator === leader) || b.weight - a.weight);
@@ -168,7 +150,5 @@ function readingOf(maps, seen, pixel, report) {
     unanimous: seen.unanimous[pixel] === 1,
     kernel: maps.why[leader][pixel],
     share: seen.everybody ? maps.leader_share[0][pixel] : null,
-    entropy: seen.entropy[pixel],
-    certainty: seen.certainty[pixel],
   };
 }

@@ -1,10 +1,10 @@
 // What the reader does, and what the page shows then.
 
-const report = JSON.parse(document.getElementById("report").textContent);
 const element = (id) => document.getElementById(id);
 const stage = element("stage");
+const everybody = () => new Set(report.annotators.keys());
 
-// What is shown: a picture, a layer, and a spot of it, which is held until it is let go.
+// What is shown: a picture, a layer, and a spot of it, which follows the pointer unless it is held.
 const shown = {
   wanted: 0,
   maps: null,
@@ -13,8 +13,8 @@ const shown = {
   spot: null,
   held: false,
   zoom: 1,
-  outlines: new Set(report.annotators.keys()),
-  panel: new Set(report.annotators.keys()),
+  outlines: everybody(),
+  panel: everybody(),
 };
 
 // ---------------------------------------------------------------------------- pictures
@@ -22,35 +22,33 @@ const shown = {
 async function showImage(number) {
   const image = report.images[number];
   shown.wanted = number;
-  const maps = await readMaps(number, report);
+  const maps = await readMaps(number);
   if (shown.wanted !== number) return; // another was asked for meanwhile
-  shown.maps = maps;
+  const { height, width } = maps;
+  Object.assign(shown, { maps, held: false, spot: [height >> 1, width >> 1] });
+  if (image.spots.length) shown.spot = inMaps(image.spots[0].at);
   element("image").value = String(number);
   element("previous").disabled = number === 0;
   element("next").disabled = number === report.images.length - 1;
   element("picture").src = element(`picture-${number}`).textContent;
   stage.setAttribute("aria-label", `Picture ${image.id}`);
-  stage.style.setProperty("--shape", maps.width / maps.height);
-  stage.classList.toggle("coarse", Math.max(maps.width, maps.height) < 600);
+  stage.style.setProperty("--shape", width / height);
+  stage.classList.toggle("coarse", Math.max(width, height) < 600);
   setZoom(1);
   showSpots(image);
   showPanel();
-  const [first] = image.spots;
-  holdSpot(first ? first.at : [maps.height >> 1, maps.width >> 1], false);
 }
 
 function showSpots(image) {
-  const list = element("spots");
-  list.replaceChildren();
-  if (!image.spots.length) return;
-  list.append(made("h4", {}, "Look here first"));
-  for (const { at, annotator, kernel } of image.spots) {
-    const button = made("button", { type: "button", className: "spot" });
-    button.append(chip(report.annotators[annotator].shades[kernel]));
-    button.append(`${nameOf(annotator)}, prototype ${kernel}`);
-    button.addEventListener("click", () => holdSpot(at, true));
-    list.append(button);
-  }
+  const buttons = image.spots.map(({ at, annotator, kernel }) => {
+    const mark = chip(report.annotators[annotator].shades[kernel]);
+    const name = `${nameOf(annotator)}, prototype ${kernel}`;
+    const button = made("button", { type: "button" }, mark, name);
+    button.addEventListener("click", () => moveSpot(inMaps(at), true));
+    return button;
+  });
+  element("spots").replaceChildren(made("h4", {}, "Look here first"), ...buttons);
+  element("spots").hidden = !buttons.length;
 }
 
 // ---------------------------------------------------------------------------- layers
@@ -58,37 +56,32 @@ function showSpots(image) {
 // Work out anew who counts, then draw.
 function showPanel() {
   const panel = [...shown.panel].sort((a, b) => a - b);
-  shown.seen = viewOf(shown.maps, panel, report);
-  const names = panel.map(nameOf).join(", ");
-  const changed = shown.seen.result.reduce(
-    (sum, label, i) => sum + (label !== shown.maps.result[0][i]),
-    0,
-  );
-  element("panel").textContent = shown.seen.everybody
+  const seen = (shown.seen = viewOf(shown.maps, panel));
+  const changed = seen.result.filter((label, i) => label !== shown.maps.result[0][i]).length;
+  element("panel").textContent = seen.everybody
     ? "Everybody counts."
-    : `Only ${names} count${panel.length === 1 ? "s" : ""}: the result changes on ` +
-      `${perCent(changed / shown.seen.result.length)} of the pixels.`;
-  document.body.classList.toggle("partial", !shown.seen.everybody);
-  showShares();
+    : `Only ${panel.map(nameOf).join(", ")} count${panel.length === 1 ? "s" : ""}: the result ` +
+      `changes on ${perCent(changed / seen.result.length)} of the pixels.`;
+  document.body.classList.toggle("partial", !seen.everybody);
   draw();
 }
 
 function draw() {
   const { maps, seen, layer } = shown;
   const hatched = element("with-unanimous").checked && TELLS_WHO.has(layer);
-  put(element("colours"), coloursOf(layer, maps, seen, report, hatched));
   const outlined = element("with-outlines").checked;
-  const lines = linesOf(maps, seen, report, {
+  const lines = {
     hatched,
     seams: layer === "why",
     outlines: outlined ? [...shown.outlines].sort((a, b) => a - b) : [],
     result: element("with-result").checked,
-  });
-  put(element("lines"), lines);
+  };
+  put(element("colours"), coloursOf(layer, maps, seen, hatched));
+  put(element("lines"), linesOf(maps, seen, lines));
   // What is coloured by annotator lies on the image in grey, so that its colours are theirs.
   stage.classList.toggle("grey", layer !== "image" && layer !== "result");
-  element("colours").style.opacity = layer === "result" ? 1 : element("strength").value / 100;
-  showLegend();
+  element("colours").style.opacity = layer === "result" ? 1 : 0.75;
+  showLegend(hatched);
   readSpot();
 }
 
@@ -96,34 +89,6 @@ function put(canvas, pixels) {
   canvas.width = pixels.width;
   canvas.height = pixels.height;
   canvas.getContext("2d").putImageData(pixels, 0, 0);
-}
-
-function showLegend() {
-  const legend = element("legend");
-  legend.replaceChildren();
-  const { layer, seen } = shown;
-  if (layer === "result") {
-    const found = [...new Set(seen.result)].sort((a, b) => a - b);
-    for (const label of found) legend.append(entry(report.classes[label].colour, className(label)));
-  } else if (layer === "who" || layer === "why") {
-    for (const [annotator, share] of leaders().slice(0, report.most_named)) {
-      const text = `${nameOf(annotator)} ${perCent(share)}`;
-      legend.append(entry(report.annotators[annotator].colour, text));
-    }
-    const rest = leaders().slice(report.most_named);
-    if (rest.length) {
-      const share = rest.reduce((sum, [, own]) => sum + own, 0);
-      legend.append(made("span", {}, `${rest.length} others ${perCent(share)}`));
-    }
-  } else if (layer === "entropy" || layer === "certainty") {
-    const bar = made("span", { className: "scale" });
-    const colours = report.ramp.filter((_, i) => i % 15 === 0).map(css);
-    bar.style.background = `linear-gradient(to right, ${colours.join(", ")})`;
-    const [from, to] = SCALE_ENDS[layer];
-    legend.append(made("span", {}, from), bar, made("span", {}, to));
-  }
-  const hatched = element("with-unanimous").checked && TELLS_WHO.has(layer) ? HATCHED : "";
-  element("legend-note").textContent = (LEGEND_NOTES[layer] || "") + hatched;
 }
 
 const HATCHED = " Hatched: all would say the same; who decides means nothing there.";
@@ -136,48 +101,57 @@ const SCALE_ENDS = {
   certainty: ["Unclear who decides 0", "1 clear: one decides alone"],
 };
 
-// Annotators who decide some of the picture, with their share of the decided pixels.
-function leaders() {
-  const { seen } = shown;
-  const led = new Map();
-  let decided = 0;
-  for (let i = 0; i < seen.leader.length; i++) {
-    if (seen.unanimous[i]) continue;
-    decided += 1;
-    led.set(seen.leader[i], (led.get(seen.leader[i]) || 0) + 1);
+function showLegend(hatched) {
+  const { layer, seen } = shown;
+  const entry = ({ colour, name }, text = "") => made("span", {}, chip(colour), name, text);
+  const entries = [];
+  if (layer === "result") {
+    const found = [...new Set(seen.result)].sort((a, b) => a - b);
+    entries.push(...found.map((label) => entry(report.classes[label])));
+  } else if (layer === "who" || layer === "why") {
+    const leading = leaders();
+    for (const [annotator, share] of leading.slice(0, report.most_named)) {
+      entries.push(entry(report.annotators[annotator], ` ${perCent(share)}`));
+    }
+    const rest = leading.slice(report.most_named);
+    const share = rest.reduce((sum, [, own]) => sum + own, 0);
+    if (rest.length) entries.push(made("span", {}, `${rest.length} others ${perCent(share)}`));
+  } else if (layer in SCALE_ENDS) {
+    const bar = made("span", { className: "scale" });
+    const colours = report.scale.filter((_, i) => i % 15 === 0).map(css);
+    bar.style.background = `linear-gradient(to right, ${colours.join(", ")})`;
+    const [from, to] = SCALE_ENDS[layer];
+    entries.push(made("span", {}, from), bar, made("span", {}, to));
   }
-  const shares = [...led].map(([annotator, count]) => [annotator, count / decided]);
-  return shares.sort((a, b) => b[1] - a[1]);
+  element("legend").replaceChildren(...entries);
+  element("legend-note").textContent = (LEGEND_NOTES[layer] || "") + (hatched ? HATCHED : "");
 }
 
-function showShares() {
-  const shares = new Map(leaders());
-  document.querySelectorAll("#people [data-share]").forEach((cell) => {
-    cell.textContent = perCent(shares.get(Number(cell.dataset.share)) || 0);
-  });
+// Annotators who decide some of the picture, with their share of the decided pixels.
+function leaders() {
+  const led = new Map();
+  const decided = shown.seen.leader.filter((_, i) => !shown.seen.unanimous[i]);
+  for (const annotator of decided) led.set(annotator, (led.get(annotator) || 0) + 1);
+  const shares = [...led].map(([annotator, count]) => [annotator, count / decided.length]);
+  return shares.sort((a, b) => b[1] - a[1]);
 }
 
 // ---------------------------------------------------------------------------- a spot
 
-// Row and column of the image from those of the maps, which may show fewer.
-function inImage(place) {
-  const image = report.images[shown.maps.number];
-  return place.map((at, axis) => Math.floor(((at + 0.5) * image.size[axis]) / image.shown[axis]));
+// Row and column in other sizes: the maps may show fewer pixels than the image has.
+function scaled(place, from, to) {
+  return place.map((at, axis) => Math.floor(((at + 0.5) * to[axis]) / from[axis]));
 }
 
 function inMaps(place) {
   const image = report.images[shown.maps.number];
-  return place.map((at, axis) => Math.floor(((at + 0.5) * image.shown[axis]) / image.size[axis]));
+  return scaled(place, image.size, image.shown);
 }
 
-// Hold a spot, given by its row and column in the image.
-function holdSpot(place, told) {
-  shown.held = true;
-  moveSpot(inMaps(place), told);
-}
-
-function moveSpot([y, x], told) {
+// Go to a row and column of the maps, and say so to a screen reader where the reader asked for it.
+function moveSpot([y, x], held, told = true) {
   const { height, width } = shown.maps;
+  shown.held = held;
   shown.spot = [Math.min(height - 1, Math.max(0, y)), Math.min(width - 1, Math.max(0, x))];
   readSpot();
   if (told) tell();
@@ -185,20 +159,22 @@ function moveSpot([y, x], told) {
 
 function readSpot() {
   const { maps, seen, spot } = shown;
-  if (!spot) return;
+  const image = report.images[maps.number];
   const marker = element("marker");
   marker.hidden = false;
   marker.classList.toggle("held", shown.held);
   marker.style.top = `${(100 * (spot[0] + 0.5)) / maps.height}%`;
   marker.style.left = `${(100 * (spot[1] + 0.5)) / maps.width}%`;
-  showReading(readingOf(maps, seen, spot[0] * maps.width + spot[1], report), inImage(spot));
+  shown.place = scaled(spot, image.shown, image.size);
+  shown.reading = readingOf(maps, seen, spot[0] * maps.width + spot[1]);
+  shown.words = showReading(shown.reading, shown.place);
 }
 
-// Say the spot to a screen reader, but not every one that a pointer passes.
+// Say the last spot only, where several follow one another.
 let telling = 0;
 function tell() {
   clearTimeout(telling);
-  telling = setTimeout(() => (element("said").textContent = element("spot").dataset.said), 250);
+  telling = setTimeout(() => (element("said").textContent = shown.words), 250);
 }
 
 function pointed(event) {
@@ -211,68 +187,51 @@ function pointed(event) {
 }
 
 stage.addEventListener("pointermove", (event) => {
-  if (shown.maps && !shown.held && event.pointerType !== "touch") moveSpot(pointed(event), false);
+  const follows = shown.maps && !shown.held && event.pointerType !== "touch";
+  if (follows) moveSpot(pointed(event), false, false);
 });
 stage.addEventListener("click", (event) => {
-  if (!shown.maps) return;
-  shown.held = true;
-  moveSpot(pointed(event), true);
+  if (shown.maps) moveSpot(pointed(event), !shown.held);
 });
 stage.addEventListener("keydown", (event) => {
   const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
   const step = steps[event.key];
-  if (event.key === "Escape") {
-    shown.held = false;
-    readSpot();
-  } else if (step && shown.spot) {
-    event.preventDefault();
-    const far = event.shiftKey ? 10 : 1;
-    shown.held = true;
-    moveSpot([shown.spot[0] + far * step[0], shown.spot[1] + far * step[1]], true);
-    element("marker").scrollIntoView({ block: "nearest", inline: "nearest" });
-  }
+  if (!step || !shown.maps) return;
+  event.preventDefault();
+  moveSpot(shown.spot.map((at, axis) => at + (event.shiftKey ? 10 : 1) * step[axis]), true);
+  element("marker").scrollIntoView({ block: "nearest", inline: "nearest" });
+});
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && shown.maps) moveSpot(shown.spot, false, false);
 });
 
 // ---------------------------------------------------------------------------- who counts
 
-function switched(boxes, chosen) {
-  boxes.forEach((box) => (box.checked = chosen.has(Number(box.value))));
-}
+const boxes = (name) => document.querySelectorAll(`input[name=${name}]`);
 
-const counting = document.querySelectorAll("input[name=counts]");
-const outlining = document.querySelectorAll("input[name=outline]");
-
-counting.forEach((box) =>
-  box.addEventListener("change", () => {
-    const annotator = Number(box.value);
-    if (box.checked) shown.panel.add(annotator);
-    else if (shown.panel.size > 1) shown.panel.delete(annotator);
-    else box.checked = true; // somebody must count
-    showPanel();
-    tell();
-  }),
-);
-outlining.forEach((box) =>
-  box.addEventListener("change", () => {
-    shown.outlines[box.checked ? "add" : "delete"](Number(box.value));
-    if (box.checked) element("with-outlines").checked = true;
-    draw();
-  }),
-);
-element("all-count").addEventListener("click", () => {
-  shown.panel = new Set(report.annotators.keys());
-  switched(counting, shown.panel);
+function setPanel(annotators) {
+  if (annotators.size) shown.panel = annotators; // somebody must count
+  boxes("counts").forEach((box) => (box.checked = shown.panel.has(Number(box.value))));
   showPanel();
-});
-element("all-outlines").addEventListener("click", () => setOutlines(report.annotators.keys()));
-element("no-outlines").addEventListener("click", () => setOutlines([]));
+  tell();
+}
 
 function setOutlines(annotators) {
-  shown.outlines = new Set(annotators);
-  switched(outlining, shown.outlines);
-  element("with-outlines").checked = shown.outlines.size > 0;
+  shown.outlines = annotators;
+  boxes("outline").forEach((box) => (box.checked = annotators.has(Number(box.value))));
+  element("with-outlines").checked = annotators.size > 0;
   draw();
 }
+
+const chosen = (name) =>
+  new Set([...boxes(name)].filter((box) => box.checked).map((box) => Number(box.value)));
+element("people").addEventListener("change", ({ target }) => {
+  if (target.name === "counts") setPanel(chosen("counts"));
+  else setOutlines(chosen("outline"));
+});
+element("all-count").addEventListener("click", () => setPanel(everybody()));
+element("all-outlines").addEventListener("click", () => setOutlines(everybody()));
+element("no-outlines").addEventListener("click", () => setOutlines(new Set()));
 
 // ---------------------------------------------------------------------------- controls
 
@@ -282,14 +241,15 @@ function setZoom(zoom) {
   element("zoom").textContent = `${100 * shown.zoom}%`;
   element("smaller").disabled = shown.zoom === 1;
   element("larger").disabled = shown.zoom === 8;
-  if (shown.spot) element("marker").scrollIntoView({ block: "nearest", inline: "center" });
 }
 
-element("smaller").addEventListener("click", () => setZoom(shown.zoom / 2));
-element("larger").addEventListener("click", () => setZoom(shown.zoom * 2));
-element("strength").addEventListener("input", () => {
-  element("colours").style.opacity = shown.layer === "result" ? 1 : element("strength").value / 100;
-});
+function zoomBy(factor) {
+  setZoom(factor * shown.zoom);
+  element("marker").scrollIntoView({ block: "nearest", inline: "center" });
+}
+
+element("smaller").addEventListener("click", () => zoomBy(1 / 2));
+element("larger").addEventListener("click", () => zoomBy(2));
 element("layers").addEventListener("change", (event) => {
   shown.layer = event.target.value;
   draw();

@@ -1,11 +1,12 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up import make_explanation, quarters
 
-from tax_lightning.visualization.cast import MOST, cast_of
 from tax_lightning.visualization.palette import annotator_palette
+from tax_lightning.visualization.summary import MOST_NAMED, Summary, cast_of
 
 
 def stripes(widths):
@@ -15,8 +16,12 @@ def stripes(widths):
     return make_explanation(leader.expand(1, 2, -1), annotators=names)
 
 
+def cast_for(explanation):
+    return cast_of(explanation.annotators, Summary.of(explanation).usage)
+
+
 def test_twelve_are_all_named_in_the_colours_of_their_positions():
-    cast = cast_of(stripes([1] * 12))
+    cast = cast_for(stripes([1] * 12))
     assert cast.names == tuple(f"rater {n}" for n in range(12))
     assert cast.colours == annotator_palette(12)
     assert cast.slots.tolist() == list(range(12))
@@ -27,7 +32,7 @@ def test_twelve_are_all_named_in_the_colours_of_their_positions():
 def test_of_thirteen_those_who_decide_most_are_named():
     widths = [3] * 13
     widths[2], widths[7] = 0, 1
-    cast = cast_of(stripes(widths))
+    cast = cast_for(stripes(widths))
     assert cast.named == 11
     assert cast.names[-1] == "2 others"
     assert "rater 2" not in cast.names
@@ -38,8 +43,8 @@ def test_of_thirteen_those_who_decide_most_are_named():
 
 def test_whoever_decides_most_has_the_colour_of_the_position():
     widths = [1] * 30
-    widths[25] = 9  # place 3 counted round the eleven, like 3 and 14
-    cast = cast_of(stripes(widths))
+    widths[25] = 9  # 25 modulo 11 is 3, as of 3 and 14
+    cast = cast_for(stripes(widths))
     assert cast.slots[25] == 3
     assert cast.slots[3] == 4
     assert cast.slots[4] == 5
@@ -47,15 +52,15 @@ def test_whoever_decides_most_has_the_colour_of_the_position():
 
 def test_where_nobody_decides_there_are_no_parts():
     leader, _ = quarters()
-    cast = cast_of(make_explanation(leader, unanimous=torch.ones_like(leader).bool()))
+    cast = cast_for(make_explanation(leader, unanimous=torch.ones_like(leader).bool()))
     assert cast.names == ("Ana", "Ben", "Cleo")
     assert np.isnan(cast.parts).all()
 
 
 @given(widths=st.lists(st.integers(0, 4), min_size=1, max_size=45).filter(any))
 def test_every_annotator_has_one_entry_and_the_parts_sum_to_one(widths):
-    cast = cast_of(stripes(widths))
-    assert len(cast.names) == len(cast.colours) == len(cast.parts) == min(len(widths), MOST)
+    cast = cast_for(stripes(widths))
+    assert len(cast.names) == len(cast.colours) == len(cast.parts) == min(len(widths), MOST_NAMED)
     assert len(set(cast.colours)) == len(cast.colours)
     np.testing.assert_allclose(cast.parts.sum(), 1)
     for n, slot in enumerate(cast.slots):
@@ -65,3 +70,31 @@ def test_every_annotator_has_one_entry_and_the_parts_sum_to_one(widths):
     hidden = [widths[n] for n, slot in enumerate(cast.slots) if slot >= cast.named]
     shown = [widths[n] for n, slot in enumerate(cast.slots) if slot < cast.named]
     assert max(hidden, default=0) <= min(shown)
+
+
+def test_summary_of_known_quarters():
+    leader, unanimous = quarters()  # 0, 1, 2 and an unanimous quarter; Ben draws cell everywhere
+    summary = Summary.of(make_explanation(leader, unanimous=unanimous))
+    assert summary.unanimous == 0.25
+    assert summary.largest_weight == 1
+    assert summary.usage == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    assert summary.kernel_usage[:, 0] == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+
+
+def test_summaries_add_up():
+    leader, unanimous = quarters()
+    one = Summary.of(make_explanation(leader, unanimous=unanimous))
+    both = Summary.of(
+        make_explanation(torch.cat([leader, leader]), unanimous=unanimous.repeat(2, 1, 1))
+    )
+    total = one + one
+    assert total.pixels == both.pixels
+    assert np.array_equal(total.led, both.led)
+
+
+def test_summary_where_nothing_is_decided():
+    leader = torch.zeros(1, 4, 4, dtype=torch.int64)
+    summary = Summary.of(make_explanation(leader, unanimous=torch.ones(1, 4, 4, dtype=torch.bool)))
+    assert summary.unanimous == 1
+    assert np.isnan(summary.usage).all()
+    assert summary.caveat is None

@@ -1,12 +1,25 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up import make_explanation, quarters
+from PIL import Image
 from scipy import ndimage
 from skimage.segmentation import find_boundaries
 
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.visualization.painting import as_picture, outlines_of, shown_range, taking_turns
+from tax_lightning.visualization.drawing import (
+    UNANIMOUS_INDEX,
+    as_picture,
+    contours,
+    data_uri,
+    shown_range,
+    taking_turns,
+    who_index_map,
+)
+from tax_lightning.visualization.palette import annotator_palette, indexed_png
+from tax_lightning.visualization.sheet import shorten
 
 
 def test_eight_bit_images_stay_as_they_are():
@@ -49,11 +62,11 @@ def test_what_is_no_image_is_refused(shape):
 
 
 @given(seed=st.integers(0, 10_000), height=st.integers(1, 9), width=st.integers(1, 9))
-def test_outlines_of_many_maps_are_those_of_each(seed, height, width):
+def test_contours_many_maps_are_those_of_each(seed, height, width):
     rng = np.random.default_rng(seed)
     labels = rng.choice([0, 1, 2, IGNORE_INDEX], (4, height, width))
     thickness = int(rng.integers(1, 5))
-    found = outlines_of(labels, thickness)
+    found = contours(labels, thickness)
     for one, outline in zip(labels, found, strict=True):
         known = np.where(one == IGNORE_INDEX, 0, one)
         edge = find_boundaries(known, mode="inner", background=0)
@@ -62,11 +75,48 @@ def test_outlines_of_many_maps_are_those_of_each(seed, height, width):
 
 
 def test_lines_that_coincide_take_turns_of_six_pixels():
-    outlines = np.zeros((3, 1, 18), dtype=bool)
-    outlines[0] = outlines[2] = True
-    outlines[0, :, 12:] = False
-    line, whose = taking_turns(outlines)
+    lines = np.zeros((3, 1, 18), dtype=bool)
+    lines[0] = lines[2] = True
+    lines[0, :, 12:] = False
+    line, whose = taking_turns(lines)
     assert line.all()
     assert whose[0].tolist() == [0] * 6 + [2] * 6 + [2] * 6
-    outlines[:, :, 3] = False
-    assert taking_turns(outlines)[0][0].tolist() == [x != 3 for x in range(18)]
+    lines[:, :, 3] = False
+    assert taking_turns(lines)[0][0].tolist() == [x != 3 for x in range(18)]
+
+
+def test_who_index_map_reads_back_from_a_file(tmp_path):
+    leader, unanimous = quarters()
+    indices = who_index_map(make_explanation(leader, unanimous=unanimous))
+    expected = leader[0].numpy().copy()
+    expected[4:, 4:] = UNANIMOUS_INDEX
+    np.testing.assert_array_equal(indices, expected)
+    palette = {**dict(enumerate(annotator_palette(3))), UNANIMOUS_INDEX: (200, 200, 200)}
+    indexed_png(indices, palette).save(tmp_path / "who.png")
+    with Image.open(tmp_path / "who.png") as stored:
+        np.testing.assert_array_equal(np.asarray(stored), expected)
+        assert stored.convert("RGB").getpixel((7, 0)) == annotator_palette(3)[1]
+
+
+def test_who_index_map_refuses_more_annotators_than_it_can_name():
+    names = [str(n) for n in range(255)]
+    explanation = make_explanation(torch.zeros(1, 1, 1).long(), annotators=names)
+    with pytest.raises(ValueError, match="255 annotators"):
+        who_index_map(explanation)
+
+
+@given(name=st.text(max_size=60), limit=st.integers(3, 40))
+def test_shortened_names_fit_and_keep_both_ends(name, limit):
+    short = shorten(name, limit)
+    assert len(short) <= limit
+    if len(name) > limit:
+        assert short[0] == name[0]
+        assert short[-1] == name[-1]
+    else:
+        assert short == name
+
+
+def test_pictures_are_stored_in_the_smaller_form():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert data_uri(noise).startswith("data:image/jpeg")
+    assert data_uri(np.full((100, 120, 3), 90, np.uint8)).startswith("data:image/png")

@@ -6,12 +6,11 @@ const TELLS_WHO = new Set(["who", "why", "certainty"]);
 const RESULT_STRENGTH = 140; // of 255, as in the panels
 
 // The colours of a layer, RGBA.
-function coloursOf(layer, maps, seen, report, washed) {
+function coloursOf(layer, maps, seen, washed) {
   const pixels = new Uint8ClampedArray(4 * maps.height * maps.width);
-  const colourAt = COLOUR_AT[layer];
   for (let i = 0; i < seen.result.length; i++) {
-    const colour =
-      washed && seen.unanimous[i] ? UNANIMOUS_WASH : colourAt(i, maps, seen, report);
+    const hidden = washed && seen.unanimous[i];
+    const colour = hidden ? UNANIMOUS_WASH : COLOUR_AT[layer](i, maps, seen);
     if (colour) pixels.set(colour, 4 * i);
   }
   return new ImageData(pixels, maps.width, maps.height);
@@ -19,22 +18,22 @@ function coloursOf(layer, maps, seen, report, washed) {
 
 const COLOUR_AT = {
   image: () => null,
-  result: (i, maps, seen, report) =>
+  result: (i, maps, seen) =>
     seen.result[i] ? [...report.classes[seen.result[i]].colour, RESULT_STRENGTH] : null,
-  who: (i, maps, seen, report) => [
+  who: (i, maps, seen) => [
     ...report.annotators[seen.leader[i]].colour,
     Math.round(255 * seen.certainty[i]),
   ],
-  why: (i, maps, seen, report) => {
+  why: (i, maps, seen) => {
     const leader = seen.leader[i];
     return [...report.annotators[leader].shades[maps.why[leader][i]], 255];
   },
-  entropy: (i, maps, seen, report) => rampAt(seen.entropy[i], report),
-  certainty: (i, maps, seen, report) => rampAt(seen.certainty[i], report),
+  entropy: (i, maps, seen) => scaleAt(seen.entropy[i]),
+  certainty: (i, maps, seen) => scaleAt(seen.certainty[i]),
 };
 
-function rampAt(value, report) {
-  return [...report.ramp[Math.round(Math.min(1, value) * (report.ramp.length - 1))], 255];
+function scaleAt(value) {
+  return [...report.scale[Math.round(Math.min(1, value) * (report.scale.length - 1))], 255];
 }
 
 // A canvas of lines over maps: `zoom` pixels for each of theirs, lines `line` pixels thick.
@@ -45,13 +44,13 @@ function lineSizes(maps) {
 }
 
 // Hatching, seams between prototypes, outlines of annotators and of the result, RGBA.
-function linesOf(maps, seen, report, { hatched, seams, outlines, result }) {
+function linesOf(maps, seen, { hatched, seams, outlines, result }) {
   const { zoom, line } = lineSizes(maps);
   const canvas = { width: maps.width * zoom, height: maps.height * zoom };
   canvas.pixels = new Uint8ClampedArray(4 * canvas.width * canvas.height);
   if (hatched) hatch(canvas, seen.unanimous, zoom);
   if (seams) drawSeams(canvas, maps, seen, zoom);
-  if (outlines.length) drawOutlines(canvas, maps, report, outlines, zoom, line);
+  if (outlines.length) drawOutlines(canvas, maps, outlines, zoom, line);
   if (result) drawDashed(canvas, maps, seen.result, zoom, Math.ceil((2 * line) / 3));
   return new ImageData(canvas.pixels, canvas.width, canvas.height);
 }
@@ -81,11 +80,8 @@ function alongEdges({ height, width }, parted, zoom, line, mark) {
       if (!(up || down || left || right)) continue;
       for (let v = 0; v < zoom; v++) {
         for (let u = 0; u < zoom; u++) {
-          const edge =
-            (up && v < line) ||
-            (down && v >= zoom - line) ||
-            (left && u < line) ||
-            (right && u >= zoom - line);
+          const row = (up && v < line) || (down && v >= zoom - line);
+          const edge = row || (left && u < line) || (right && u >= zoom - line);
           if (edge) mark((y * zoom + v) * width * zoom + x * zoom + u);
         }
       }
@@ -108,11 +104,13 @@ function outlined(labels) {
 }
 
 // Where several outlines coincide, their colours take turns along the line.
-function drawOutlines(canvas, maps, report, annotators, zoom, line) {
+function drawOutlines(canvas, maps, annotators, zoom, line) {
+  const shares = new Float64Array(report.classes.length);
   const count = new Uint8Array(canvas.width * canvas.height);
   const drawn = annotators.map((annotator) => {
+    const labels = maps.result[0].map((_, pixel) => labelAt(maps, annotator, pixel, shares));
     const places = [];
-    alongEdges(maps, outlined(labelsOf(maps, annotator, report)), zoom, line, (at) => {
+    alongEdges(maps, outlined(labels), zoom, line, (at) => {
       count[at] += 1;
       places.push(at);
     });

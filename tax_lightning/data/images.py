@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,16 +10,53 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
+from tax_lightning.batch import unpacked
 from tax_lightning.data.channels import ManyChannels
 from tax_lightning.data.dataset import MultiAnnotatorDataset, to_picture
 from tax_lightning.data.files import IMAGE_SUFFIXES, Decoder, find_images
 from tax_lightning.data.preparation import Preparation, plain_decoder
 from tax_lightning.data.samples import Sample, SampleTable
+from tax_lightning.explanation import Explanation
 from tax_lightning.visualization.palette import Picture
 
 if TYPE_CHECKING:
     from tax_lightning.data.datamodule import MultiAnnotatorDataModule
-    from tax_lightning.modules.tax import TAXLightningModule
+
+
+class ExplainedImages:
+    """Images with what a model says of them, explained one after the other as they are asked for.
+
+    Args:
+        model: what explains, such as a `TAXLightningModule`, on its own device.
+        images: of any sizes, as dictionaries with ``"image"`` ``[ch, H, W]`` and ``"id"``, such as
+            the data set of a data module.
+        to_picture: from a normalised image ``[ch, H, W]`` to a picture ``[H, W, 3]`` uint8.
+        progress: called with the number of images explained, and of all images.
+    """
+
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401 - any module that explains
+        images: Any,  # noqa: ANN401 - any data set
+        to_picture: Callable[[Tensor], Picture],
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.model, self.images, self.to_picture = model, images, to_picture
+        self.progress = progress
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[tuple[Explanation, Picture]]:
+        """The explanation of each image on the CPU, and the image as a picture."""
+        for number in range(len(self)):
+            sample = self.images[number]
+            pixels = unpacked(dict(sample))["image"]
+            images = pixels[None].to(self.model.device)
+            explanation = self.model.explain(images, [str(sample["id"])])
+            yield explanation.to("cpu"), self.to_picture(pixels)
+            self.progress(number + 1, len(self))
 
 
 def images_on_disk(
@@ -97,14 +134,15 @@ class Prepared(NamedTuple):
 
 
 def images_for(
-    model: TAXLightningModule,
+    model: Any,  # noqa: ANN401 - any module that notes how its training images were prepared
     paths: Sequence[str | Path] | None,
     data: MultiAnnotatorDataModule | None,
 ) -> Prepared:
     """Images prepared as the model's training images were.
 
     Args:
-        model: which is to explain them.
+        model: which is to explain them; has ``preparation``, ``annotators``, ``classes`` and
+            ``hparams`` as a `TAXLightningModule` has.
         paths: image files, and folders of them; None: the images that ``data`` would predict on.
         data: the data module of the training; without it, how to prepare images is taken from what
             the checkpoint notes.
@@ -125,7 +163,6 @@ def images_for(
             images,
             data.to_picture,
             lambda sample_id: data.to_picture(data.read(sample_id)["image"]),
-            _notes(model),
         )
     if paths is None:
         raise ValueError(
@@ -138,18 +175,8 @@ def images_for(
         MultiAnnotatorDataset(table, (), preparation.mean, preparation.std),
         partial(to_picture, mean=preparation.mean, std=preparation.std),
         None,
-        _notes(model) + (() if model.preparation else (_ASSUMED.format(preparation=preparation),)),
+        () if model.preparation else (_ASSUMED.format(preparation=preparation),),
     )
-
-
-def _notes(model: TAXLightningModule) -> tuple[str, ...]:
-    return (_UNTAUGHT,) if model.hparams["who_target"] == "none" else ()
-
-
-_UNTAUGHT = (
-    "The model was not taught whom to believe (who_target=none): who decides is arbitrary here "
-    "and means nothing."
-)
 
 
 _ASSUMED = (

@@ -2,9 +2,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import KERNELS, make_explanation, make_sources, quarters
+from made_up import KERNELS, make_explanation, quarters
 
-from tax_lightning.visualization.callouts import callout_caption, find_callouts
+from tax_lightning.visualization.annotations import find_callouts, region_around
 
 
 def test_callouts_point_into_the_largest_regions_first():
@@ -55,26 +55,6 @@ def test_no_callouts_where_nobody_decides():
     assert find_callouts(make_explanation(leader, unanimous=torch.ones_like(leader).bool())) == ()
 
 
-def test_captions_name_annotator_prototype_source_and_share():
-    explanation = make_explanation(quarters()[0], kernel=2)
-    callout = find_callouts(explanation)[0]
-    assert callout_caption(explanation, callout) == (
-        "Ana · prototype 2",
-        "from train-7",
-        "at y 4, x 3",
-        "labelled: cell",
-        "50% of the decision",
-    )
-    assert "(image not found)" in callout_caption(explanation, callout, has_patch=False)
-
-
-def test_caption_before_the_projection():
-    sources = make_sources(("Ana", "Ben", "Cleo"), sample_id="")
-    explanation = make_explanation(quarters()[0], sources=sources)
-    caption = callout_caption(explanation, find_callouts(explanation)[0], has_patch=False)
-    assert caption == ("Ana · prototype 0", "not yet projected", "50% of the decision")
-
-
 def test_in_large_images_spots_are_found_in_a_part_of_the_pixels():
     leader = torch.zeros(1, 1100, 400).long()
     leader[:, 900:] = 1
@@ -83,3 +63,15 @@ def test_in_large_images_spots_are_found_in_a_part_of_the_pixels():
     for callout in callouts:
         assert leader[0, callout.y, callout.x] == callout.annotator
     assert 990 < callouts[1].y < 1010
+
+
+def test_the_region_of_a_prototype_is_connected_and_holds_the_pixel():
+    leader, unanimous = quarters()  # 0 in two quarters that touch at a corner only
+    explanation = make_explanation(leader, kernel=1, unanimous=unanimous)
+    region = region_around(explanation, 1, 2, 3, annotator=0)
+    assert region[:4, :4].all()
+    assert region.sum() == 16
+    assert region_around(explanation, 1, 6, 6, annotator=0)[4:, 4:].all()  # unanimous, yet there
+    assert region_around(explanation, 1, 2, 3).all()  # whoever leads has this kernel
+    for kernel, annotator in ((0, 0), (1, 1), (0, None)):
+        assert not region_around(explanation, kernel, 2, 3, annotator).any()

@@ -1,0 +1,206 @@
+"""From arrays to pixels: images of any kind as pictures, contours, hatching, mixed colours."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.explanation import Explanation
+from tax_lightning.visualization.palette import Colour, Picture
+
+UNANIMOUS_INDEX = 254
+"""Value in an index map of "who" where all annotators would say the same."""
+
+_LOOKED_AT = 512  # pixels a side, at most, from which the range of grey values is taken
+_STRAY = 0.1  # per cent of the pixels at each end that may be darker than black, or above white
+
+
+def check_single(explanation: Explanation) -> None:
+    """Refuse the explanation of several images with a ``ValueError``."""
+    if len(explanation) != 1:
+        raise ValueError(
+            f"The explanation is of {len(explanation)} images, expected 1; "
+            "take one of them: explanation[i]."
+        )
+
+
+def as_array(tensor: Tensor) -> NDArray[Any]:
+    """The tensor's values; half precision, which NumPy lacks in part, as float32."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def who_index_map(explanation: Explanation) -> NDArray[np.uint8]:
+    """The position of the annotator who decides each pixel, 254 where all would say the same.
+
+    Args:
+        explanation: the explanation of one image, of at most 254 annotators.
+
+    Returns:
+        ``[H, W]``.
+    """
+    check_single(explanation)
+    if len(explanation.annotators) > UNANIMOUS_INDEX:
+        raise ValueError(
+            f"{len(explanation.annotators)} annotators, but a picture of indices names at most "
+            f"{UNANIMOUS_INDEX}; read the array 'who' instead."
+        )
+    leader = as_array(explanation.leader[0]).astype(np.uint8)
+    leader[as_array(explanation.unanimous[0])] = UNANIMOUS_INDEX
+    return leader
+
+
+def as_picture(image: NDArray[Any]) -> Picture:
+    """An image of any kind as a person would see it.
+
+    Args:
+        image: ``[H, W]`` or ``[H, W, ch]``. uint8 stays as it is; anything else, such as 16-bit or
+            floating-point values, is stretched to :func:`shown_range`. Of one, two or more than
+            three channels the first is shown in grey.
+
+    Returns:
+        ``[H, W, 3]`` uint8.
+
+    Example:
+        >>> as_picture(np.array([[300, 800, 1300]], dtype=np.uint16))[0, :, 0]
+        array([  0, 128, 255], dtype=uint8)
+    """
+    planes = _shown_planes(image)
+    if planes.dtype != np.uint8:
+        low, high = shown_range(image)
+        values = np.nan_to_num(planes.astype(np.float32), nan=low, posinf=high, neginf=low)
+        scaled = ((values - low) * (255 / max(high - low, 1e-12))).clip(0, 255)
+        planes = np.floor(scaled + 0.5).astype(np.uint8)
+    return np.broadcast_to(planes, (*planes.shape[:2], 3)).copy()
+
+
+def shown_range(image: NDArray[Any]) -> tuple[float, float]:
+    """The values shown as black and as white: all but one in a thousand lie between them.
+
+    Values that are not finite do not count. An image without finite values gives 0 and 1.
+
+    Example:
+        >>> shown_range(np.array([[300.0, 800.0, np.nan]]))
+        (300.0, 800.0)
+    """
+    step = -(-max(image.shape[:2]) // _LOOKED_AT)
+    values = _shown_planes(image)[::step, ::step].astype(np.float64)
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return 0.0, 1.0
+    low, high = np.percentile(values, (_STRAY, 100 - _STRAY), method="nearest")
+    return float(low), float(high)
+
+
+def _shown_planes(image: NDArray[Any]) -> NDArray[Any]:
+    """The channels that a picture shows, ``[H, W, 1 or 3]``."""
+    if image.ndim not in (2, 3) or image.size == 0:
+        raise ValueError(
+            f"image has shape {image.shape}, expected [H, W] or [H, W, channels] with pixels."
+        )
+    planes = image if image.ndim == 3 else image[..., None]
+    return planes if planes.shape[2] == 3 else planes[..., :1]
+
+
+def grey_rgb(grey: NDArray[np.floating]) -> Picture:
+    """Grey values ``[H, W]`` as a picture."""
+    return np.repeat(grey.round().clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def shrunk(picture: Picture, size: tuple[int, int]) -> Picture:
+    """The picture with this height and width, which are not larger than its own."""
+    if picture.shape[:2] == size:
+        return picture
+    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.LANCZOS))
+
+
+def thumbnail(picture: Picture, side: int) -> Picture:
+    """The picture, shrunk so that its longer side has at most so many pixels."""
+    height, width = picture.shape[:2]
+    scale = min(1.0, side / max(height, width))
+    return shrunk(picture, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
+def data_uri(picture: Picture) -> str:
+    """A picture as the address of itself: PNG or JPEG, whichever is smaller.
+
+    Example:
+        >>> data_uri(np.zeros((2, 2, 3), np.uint8))[:22]
+        'data:image/png;base64,'
+    """
+    image = Image.fromarray(picture)
+    png, jpeg = io.BytesIO(), io.BytesIO()
+    image.save(png, "png", optimize=True)
+    image.save(jpeg, "jpeg", quality=85, subsampling=0, optimize=True)
+    kind, file = min((("png", png), ("jpeg", jpeg)), key=lambda pair: pair[1].tell())
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def blend(
+    picture: Picture, colour: Colour | NDArray[np.integer], strength: float | NDArray[np.floating]
+) -> Picture:
+    """The picture mixed with a colour: strength 0 leaves it, 1 covers it."""
+    mixed = picture + (np.asarray(colour, dtype=np.float32) - picture) * np.float32(strength)
+    return np.rint(mixed).clip(0, 255).astype(np.uint8)
+
+
+def contours(labels: NDArray[Any], width: int) -> NDArray[np.bool_]:
+    """The inner edges of the regions in maps of class ids ``[..., H, W]``, so many pixels wide.
+
+    Not labelled, 255, counts as background. All maps are done at once.
+    """
+    known = np.where(labels == IGNORE_INDEX, 0, labels).astype(np.uint8)
+    planes = np.moveaxis(known.reshape(-1, *known.shape[-2:]), 0, -1)  # as channels for OpenCV
+    planes = np.ascontiguousarray(planes)
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    edge = cv2.morphologyEx(planes, cv2.MORPH_GRADIENT, cross).reshape(planes.shape)
+    edge[planes == 0] = 0
+    side = 2 * width - 1
+    wide = cv2.dilate(edge, np.ones((side, side), np.uint8)).reshape(planes.shape)
+    lines: NDArray[np.bool_] = (wide > 0) & (planes > 0)
+    return np.moveaxis(lines, -1, 0).reshape(known.shape)
+
+
+def seams(regions: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Lines one pixel wide between two regions; none towards -1, where thin regions would drown."""
+    lines = np.zeros(regions.shape, dtype=bool)
+    for axis in (0, 1):
+        before, after = regions.swapaxes(0, axis)[:-1], regions.swapaxes(0, axis)[1:]
+        lines.swapaxes(0, axis)[1:] |= (before != after) & (before >= 0) & (after >= 0)
+    return lines
+
+
+def dashed(picture: Picture, line: NDArray[np.bool_]) -> Picture:
+    """The picture with a line in black and white dashes."""
+    picture[line] = np.where(_diagonal(line.shape)[line, None] // 5 % 2 == 0, 255, 0)
+    return picture
+
+
+def hatching(height: int, width: int, period: int) -> NDArray[np.bool_]:
+    """Diagonal lines."""
+    return _diagonal((height, width)) % period < period // 6
+
+
+def taking_turns(lines: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    """Of lines ``[M, H, W]`` that coincide, each is shown for a few pixels, then the next.
+
+    Returns:
+        Where there is a line, and which of the M is shown there, both ``[H, W]``.
+    """
+    rank = lines.cumsum(axis=0, dtype=np.int16)
+    together = rank[-1]
+    turn = _diagonal(together.shape) // 6 % np.maximum(together, 1) + 1
+    return together > 0, (lines & (rank == turn)).argmax(axis=0)
+
+
+def _diagonal(shape: tuple[int, ...]) -> NDArray[np.int32]:
+    """Row plus column of every pixel, ``[H, W]``; it grows along any line but falling diagonals."""
+    return np.add.outer(*(np.arange(length, dtype=np.int32) for length in shape))
