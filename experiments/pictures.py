@@ -19,9 +19,8 @@ import yaml
 from PIL import Image
 
 from tax_lightning import TAXLightningModule
-from tax_lightning.callbacks.prototype_cards import prototype_cards
+from tax_lightning.callbacks.prototype_cards import callout_patches, prototype_cards
 from tax_lightning.callbacks.samples import explained, picture_of
-from tax_lightning.callbacks.source_patches import callout_patches
 from tax_lightning.data import SyntheticDataModule
 from tax_lightning.visualization.gallery import PrototypeCard, render_gallery
 from tax_lightning.visualization.palette import Picture
@@ -43,22 +42,22 @@ class Pictures(L.Callback):
         """Draw the panel and the gallery."""
         data: SyntheticDataModule = trainer.datamodule
         sample = data.read(self.sample_id)
-        explanation = explained(trainer, pl_module, sample["image"], self.sample_id)
+        explanation = explained(trainer, sample["image"], self.sample_id)
         panel = render_panel(
             explanation,
             picture_of(trainer, sample["image"]),
             sample["masks"].numpy(),
             sample["reference"].numpy(),
-            callout_patches(trainer, pl_module, [explanation]),
+            callout_patches(trainer, [explanation]),
         )
         self._save("quickstart.png", panel)
         ids = [f"val-{number:04}" for number in range(COUNTED)]
         images = [data.read(sample_id)["image"] for sample_id in ids]
         explanations = [
-            explained(trainer, pl_module, image, sample_id)
+            explained(trainer, image, sample_id)
             for image, sample_id in zip(images, ids, strict=True)
         ]
-        cards = prototype_cards(trainer, pl_module, explanations, images)
+        cards = prototype_cards(trainer, explanations, images)
         self._save("gallery.png", render_gallery(_of_the_busiest(cards)))
 
     def _save(self, name: str, picture: Picture) -> None:

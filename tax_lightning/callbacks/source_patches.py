@@ -1,14 +1,10 @@
 """The training patches behind prototypes, cut anew from the training images at every call."""
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
-import lightning as L
-
-from tax_lightning.callbacks.samples import picture_of, training_images
-from tax_lightning.explanation import Explanation, PrototypeSource
-from tax_lightning.visualization.callouts import SourcePatch, find_callouts
+from tax_lightning.explanation import PrototypeSource
+from tax_lightning.visualization.callouts import SourcePatch
 from tax_lightning.visualization.palette import Picture
 
 Key = TypeVar("Key", bound=Hashable)
@@ -58,21 +54,3 @@ def read_source_patches(
 def patch_side(height: int, width: int) -> int:
     """Side of the patches of an image: 48 pixels, of large images a quarter of the short side."""
     return max(48, min(height, width) // 4)
-
-
-def callout_patches(
-    trainer: L.Trainer, pl_module: L.LightningModule, explanations: Sequence[Explanation]
-) -> dict[tuple[int, int], SourcePatch]:
-    """The training patches that the explanations' panels will show."""
-    by_image: dict[str, dict[tuple[int, int], PrototypeSource]] = defaultdict(dict)
-    for explanation in explanations:
-        for callout in find_callouts(explanation):
-            source = explanation.sources[callout.annotator][callout.kernel]
-            if source.projected:
-                by_image[source.sample_id][callout.annotator, callout.kernel] = source
-    patches: dict[tuple[int, int], SourcePatch] = {}
-    for sample_id, image in training_images(trainer, pl_module, by_image):
-        picture = picture_of(trainer, image)
-        side = patch_side(*image.shape[-2:])
-        patches |= read_source_patches(lambda _: picture, by_image[sample_id], side)  # noqa: B023
-    return patches

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from tax_lightning.batch import unpacked
-from tax_lightning.callbacks.run import file_name
 from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation
+from tax_lightning.files import file_name
 from tax_lightning.visualization import page
 from tax_lightning.visualization.callouts import find_callouts
 from tax_lightning.visualization.compact import FINE, SMOOTH, CompactMaps, compact, levels_for
