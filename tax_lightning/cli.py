@@ -20,8 +20,7 @@ from torch import Tensor
 import tax_lightning.baselines
 import tax_lightning.data
 from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
-from tax_lightning.callbacks.configuration import LoggedConfig
-from tax_lightning.callbacks.trackers import working
+from tax_lightning.callbacks.loggers import LoggedConfig, working
 from tax_lightning.data import MultiAnnotatorDataModule
 from tax_lightning.data.images import ExplainedImages, images_for
 from tax_lightning.inspection import inspect

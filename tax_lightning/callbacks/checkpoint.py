@@ -5,21 +5,28 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from tax_lightning.callbacks.run import is_dry_run, is_explained
+
+def is_explained(pl_module: L.LightningModule) -> bool:
+    """Whether the prototypes are final; modules without prototypes have nothing to wait for."""
+    return bool(getattr(pl_module, "explained", True))
+
+
+def is_dry_run(trainer: L.Trainer) -> bool:
+    """Whether this is Lightning's ``fast_dev_run``, which leaves no files."""
+    return bool(getattr(trainer, "fast_dev_run", False))
 
 
 class ExplainedCheckpoint(ModelCheckpoint):
     """``ModelCheckpoint`` that keeps only models whose prototypes are final.
 
-    A model before its final prototype projection can be better in numbers, yet cannot name the
-    training pixels behind its decisions. So the best model is sought among the epochs after it:
-    while the module's property ``explained`` is false, nothing is kept but the file of
-    ``save_last``, written every epoch for resuming. If the run ends before any such epoch could be
-    stored, the model is stored as it is then. With modules that have no such property it is a
-    ``ModelCheckpoint``.
+    Before the final projection a model can have better metrics, but it cannot name the training
+    pixels behind its decisions. So while the module's property ``explained`` is false, only the
+    file of ``save_last`` is written, every epoch, for resuming. If the run ends before an explained
+    model was stored, the model is stored as it is then. For a module without this property it is a
+    plain ``ModelCheckpoint``.
 
-    All arguments are those of ``lightning.pytorch.callbacks.ModelCheckpoint``. A module that does
-    not log what is usually monitored says so by a ``monitor`` of its own, which is then taken.
+    The arguments are those of ``lightning.pytorch.callbacks.ModelCheckpoint``. If ``monitor`` is
+    the default of the module's class and the module has another, that of the module is used.
 
     Example:
         >>> ExplainedCheckpoint(monitor="val/dice", mode="max", save_last=True).best_model_path
@@ -29,7 +36,7 @@ class ExplainedCheckpoint(ModelCheckpoint):
     _held_back = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Take over the module's own monitor in place of its class's."""
+        """Use the module's own monitor in place of the default of its class."""
         usual = getattr(type(pl_module), "monitor", None)
         if usual is not None and self.monitor == usual:
             self.monitor = getattr(pl_module, "monitor", usual)
@@ -60,15 +67,16 @@ class ExplainedCheckpoint(ModelCheckpoint):
         self._held_back = True
         if self.save_last and not is_dry_run(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-            self._last_checkpoint_saved = ""  # none of the best, to which save_last="link" links
+            # With save_last="link" it would be the target of the next link, but is not kept.
+            self._last_checkpoint_saved = ""
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """See that ``save_last`` has its file; a dry run leaves none."""
+        """Write the file of ``save_last``; a dry run leaves none."""
         if is_explained(pl_module) and not is_dry_run(trainer):
             super().on_train_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Store the model where no explained epoch could be stored."""
+        """Store the model if no explained epoch was stored."""
         if not self._held_back or self.best_model_path or is_dry_run(trainer):
             return
         candidates = self._monitor_candidates(trainer)

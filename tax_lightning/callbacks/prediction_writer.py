@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tax_lightning.callbacks.manifest import coloured_names, write_manifest
+from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import Explanation, Prediction
 from tax_lightning.files import file_name
 from tax_lightning.visualization.drawing import UNANIMOUS_INDEX, who_index_map
@@ -41,9 +42,8 @@ class PredictionWriter(BasePredictionWriter):
     - ``unanimous`` bool ``[H, W]``; ``annotators`` and ``classes``, the names.
 
     Of a model without an explanation there are the segmentations only. Images have their size
-    before padding. ``manifest.json`` names all files, colours, classes and
-    the prototypes' training pixels; it is there only when everything else is. Under several
-    processes each writes its own images.
+    before padding. ``manifest.json`` names all files, colours, classes and the prototypes' training
+    pixels; it is written last. Under several processes each writes its own images.
 
     Args:
         output_dir: the folder to write into.
@@ -103,32 +103,19 @@ class PredictionWriter(BasePredictionWriter):
             )
         prediction = prediction.to("cpu")
         self._names = self._names or _names(prediction)
-        sizes = batch.get("size", [None] * len(prediction))
-        for i, size in enumerate(sizes):
+        for i, size in enumerate(batch.get("size", [None] * len(prediction))):
             image = prediction[i]
             self._write_image(image if size is None else image.crop(*map(int, size)))
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Gather what every process wrote into one manifest."""
-        part = {**self._names, "images": list(self._images.values())}
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        self._part(trainer.global_rank).write_text(json.dumps(part), encoding="utf-8")
-        trainer.strategy.barrier()
+        """Write one manifest of what all processes wrote."""
+        parts = from_all_processes(pl_module, (self._names, list(self._images.values())))
         if trainer.is_global_zero:
-            self._merge([self._part(rank) for rank in range(trainer.world_size)])
-
-    def _part(self, rank: int) -> Path:
-        return self.output_dir / f"manifest.rank-{rank}.json"
-
-    def _merge(self, files: Sequence[Path]) -> None:
-        """Put the processes' parts together: the manifest appears whole or not at all."""
-        parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-        images = list(itertools.chain.from_iterable(part.pop("images") for part in parts))
-        names: dict[str, Any] = next((part for part in parts if part), {})
-        content = {**names, "images": sorted(images, key=lambda image: str(image["id"]))}
-        write_manifest(self.manifest, content)
-        for file in files:
-            file.unlink()
+            names: dict[str, Any] = next((names for names, _ in parts if names), {})
+            images = itertools.chain.from_iterable(images for _, images in parts)
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            by_id = sorted(images, key=lambda image: str(image["id"]))
+            write_manifest(self.manifest, {**names, "images": by_id})
 
     def _write_image(self, prediction: Prediction) -> None:
         (sample_id,) = prediction.ids
@@ -139,15 +126,18 @@ class PredictionWriter(BasePredictionWriter):
             )
         folder = file_name(sample_id)
         (self.output_dir / folder).mkdir(parents=True, exist_ok=True)
-        annotators, classes = prediction.annotators, prediction.classes
-        class_colours = dict(enumerate(class_palette(len(classes))))
+        annotators, colours = prediction.annotators, class_palette(len(prediction.classes))
         own = {name: f"{folder}/{file_name(name, _RESERVED)}.png" for name in annotators}
         files = {"fused": f"{folder}/fused.png"}
-        self._save(files["fused"], prediction.decision[0], class_colours)
+        self._save(files["fused"], prediction.decision[0], dict(enumerate(colours)))
         for name, decision in zip(annotators, prediction.annotator_decisions[0], strict=True):
-            self._save(own[name], decision, class_colours)
+            self._save(own[name], decision, dict(enumerate(colours)))
         if isinstance(prediction, Explanation):
-            files |= self._write_explanation(folder, prediction)
+            files |= {"who": f"{folder}/who.png", "maps": f"{folder}/who.npz"}
+            who_colours = {**dict(enumerate(annotator_palette(len(annotators)))), **_UNANIMOUS}
+            self._save(files["who"], who_index_map(prediction), who_colours)
+            maps = self.output_dir / files["maps"]
+            np.savez_compressed(maps, allow_pickle=False, **_maps(prediction))
         height, width = prediction.probs.shape[-2:]
         self._images[sample_id] = {
             "id": sample_id,
@@ -156,17 +146,6 @@ class PredictionWriter(BasePredictionWriter):
             "files": {**files, "annotators": own},
         }
 
-    def _write_explanation(self, folder: str, explanation: Explanation) -> dict[str, str]:
-        """Who decides and why; returns the files by what they hold."""
-        files = {"who": f"{folder}/who.png", "maps": f"{folder}/who.npz"}
-        names = annotator_palette(len(explanation.annotators))
-        self._save(
-            files["who"], who_index_map(explanation), {**dict(enumerate(names)), **_UNANIMOUS}
-        )
-        arrays = _maps(explanation)
-        np.savez_compressed(self.output_dir / files["maps"], allow_pickle=False, **arrays)
-        return files
-
     def _save(
         self, file: str, values: Tensor | NDArray[np.uint8], palette: Mapping[int, Colour]
     ) -> None:
@@ -174,26 +153,40 @@ class PredictionWriter(BasePredictionWriter):
         indexed_png(array, palette).save(self.output_dir / file)
 
 
+def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, which appears whole or not at all; numbers that JSON lacks become null."""
+    unfinished = path.with_suffix(".json.tmp")
+    plain = json.loads(json.dumps(content), parse_constant=lambda _: None)
+    unfinished.write_text(json.dumps(plain, ensure_ascii=False, indent=2), encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def coloured_names(prediction: Prediction) -> dict[str, list[dict[str, Any]]]:
+    """Annotators and classes by position, with the colours that stand for them in pictures."""
+    annotators, classes = prediction.annotators, prediction.classes
+    coloured = {
+        "annotators": zip(annotators, annotator_palette(len(annotators)), strict=True),
+        "classes": zip(classes, class_palette(len(classes)), strict=True),
+    }
+    return {
+        kind: [
+            {"index": index, "name": name, "colour": "#{:02x}{:02x}{:02x}".format(*colour)}
+            for index, (name, colour) in enumerate(pairs)
+        ]
+        for kind, pairs in coloured.items()
+    }
+
+
 def _names(prediction: Prediction) -> dict[str, Any]:
     """The part of the manifest that is the same for all images."""
-    annotators, classes = prediction.annotators, prediction.classes
-    names = {
-        "annotators": coloured_names(annotators, annotator_palette(len(annotators))),
-        "classes": coloured_names(classes, class_palette(len(classes))),
-    }
     values = {"fused": "index in classes", "annotators": "index in classes"}
-    if not isinstance(prediction, Explanation):
-        return {**names, "values": values}
-    prototypes = itertools.chain.from_iterable(prediction.sources)
-    return {
-        **names,
-        "values": {
-            **values,
-            "who": f"index in annotators; {UNANIMOUS_INDEX}: all would say the same",
-            "maps": "arrays who, why, why_share [annotator, row, column]; unanimous [row, column]",
-        },
-        "prototypes": [dataclasses.asdict(prototype) for prototype in prototypes],
-    }
+    content: dict[str, Any] = {**coloured_names(prediction), "values": values}
+    if isinstance(prediction, Explanation):
+        values["who"] = f"index in annotators; {UNANIMOUS_INDEX}: all would say the same"
+        values["maps"] = "arrays who, why, why_share [annotator, row, column]; unanimous"
+        sources = itertools.chain.from_iterable(prediction.sources)
+        content["prototypes"] = [dataclasses.asdict(source) for source in sources]
+    return content
 
 
 def _maps(explanation: Explanation) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,207 @@
+"""What a run's folder and loggers get beyond scalars: pictures, tables, charts, files, settings."""
+
+import csv
+import re
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import lightning as L
+import numpy as np
+import yaml
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image
+
+from tax_lightning.visualization.palette import Picture
+
+Curves: TypeAlias = dict[str, dict[str, dict[int, float]]]
+"""Validation values by metric, annotator and epoch."""
+
+
+class Destinations:
+    """The folder and the loggers of a run. Each gets what it can hold, in its own form.
+
+    W&B takes pictures, tables, charts and artifacts; TensorBoard takes pictures and groups curves;
+    other loggers take pictures if they have Lightning's ``log_image``. A failure is no reason to
+    stop training: it is reported once.
+
+    Args:
+        trainer: of the run.
+        warned: what has been warned about in this run.
+    """
+
+    def __init__(self, trainer: L.Trainer, warned: set[str]) -> None:
+        self.trainer, self.warned = trainer, warned
+        self.folder = _run_folder(trainer) / "explanations"
+
+    def picture(self, key: str, picture: Picture, name: str) -> list[Path]:
+        """Hand over a picture ``[H, W, 3]`` uint8; returns the file ``name`` if it was written."""
+
+        def send(logger: Any, step: int) -> None:  # noqa: ANN401 - `log_image` is of some loggers
+            if callable(getattr(logger, "log_image", None)):
+                logger.log_image(key=key, images=[picture], step=step)
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(key, picture, step, dataformats="HWC")
+
+        self._send(f"the picture {key!r}", send)
+        image = Image.fromarray(picture)
+        # Twice as fast as the usual compression, for files that are a tenth larger.
+        return self.file(name, lambda path: image.save(path, compress_level=3))
+
+    def table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Hand over a table, a column for each key of the rows; arrays in it are pictures."""
+
+        def send(logger: Logger, step: int) -> None:
+            if isinstance(logger, WandbLogger):
+                import wandb  # takes a second, which runs with other loggers need not wait for
+
+                values = [
+                    [wandb.Image(v) if isinstance(v, np.ndarray) else v for v in row.values()]
+                    for row in rows
+                ]
+                logger.log_table(key, list(rows[0]), values, step=step)
+
+        self._send(f"the table {key!r}", send)
+
+    def curves(self, curves: Curves) -> None:
+        """Show the curves of all annotators in one chart for each metric."""
+
+        def send(logger: Logger, step: int) -> None:
+            if isinstance(logger, WandbLogger):
+                import wandb
+
+                charts: dict[str, Any] = {
+                    f"curves/{metric}": wandb.plot.line_series(
+                        xs=[list(line) for line in lines.values()],
+                        ys=[list(line.values()) for line in lines.values()],
+                        keys=list(lines),
+                        title=f"{metric} by annotator",
+                        xname="epoch",
+                    )
+                    for metric, lines in curves.items()
+                }
+                logger.log_metrics(charts, step)
+            elif isinstance(logger, TensorBoardLogger):
+                layout = {
+                    metric: ["Multiline", [f"^{re.escape(f'val/{metric}/{n}')}$" for n in lines]]
+                    for metric, lines in curves.items()
+                }
+                logger.experiment.add_custom_scalars({"by annotator": layout})
+
+        self._send("the curves", send)
+
+    def artifact(self, name: str, files: Sequence[Path]) -> None:
+        """Hand over files as one artifact of the type ``name``."""
+
+        def send(logger: Logger, step: int) -> None:
+            if isinstance(logger, WandbLogger):
+                import wandb
+
+                run = logger.experiment
+                artifact = wandb.Artifact(f"{name}-{run.id}", type=name, metadata={"step": step})
+                for file in files:
+                    artifact.add_file(str(file), name=file.name)
+                run.log_artifact(artifact)
+
+        self._send(f"the artifact {name!r}", send)
+
+    def file(self, name: str, write: Callable[[Path], None]) -> list[Path]:
+        """Write a file into the folder; returns its path if that worked."""
+        path = self.folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path)
+        except OSError as error:
+            self.warn_once(
+                "folder",
+                f"ExplanationLogger: cannot write {path}: {error}. Training goes on without these "
+                "files; give the logger a save_dir, or the trainer a default_root_dir, that can be "
+                "written.",
+            )
+            return []
+        return [path]
+
+    def warn_once(self, about: str, message: str) -> None:
+        """Warn, but only once about the same thing."""
+        if about not in self.warned:
+            self.warned.add(about)
+            rank_zero_warn(message)
+
+    def _send(self, what: str, send: Callable[[Logger, int], None]) -> None:
+        for logger in self.trainer.loggers:
+            try:
+                send(logger, self.trainer.global_step)
+            except Exception as error:  # a logger may fail in any way
+                name = type(logger).__name__
+                message = f"{name} did not take {what}: {error!r}. Training goes on; the pictures "
+                self.warn_once(name, f"{message}are files in {self.folder}.")
+
+
+def _run_folder(trainer: L.Trainer) -> Path:
+    """Where the run keeps its files; unlike ``trainer.log_dir`` it needs no other process."""
+    logger = trainer.logger
+    if logger is None:
+        return Path(trainer.default_root_dir)
+    if getattr(logger, "log_dir", None) is not None:
+        return Path(str(logger.log_dir))
+    parts = [str(part) for part in (logger.name, logger.version) if part is not None]
+    return Path(logger.save_dir or trainer.default_root_dir, *parts)
+
+
+def write_curves(curves: Curves, path: Path) -> None:
+    """Write a table of comma-separated values with one row for each value."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(("metric", "annotator", "epoch", "value"))
+        for metric, lines in curves.items():
+            for name, line in lines.items():
+                table.writerows((metric, name, *point) for point in line.items())
+
+
+def working(loggers: Sequence[Logger]) -> list[Logger]:
+    """The loggers of a trainer; a ``CSVLogger`` in place of each that cannot begin, and a warning.
+
+    A server may be out of reach, or a folder not writable: that is no reason not to train.
+    """
+    begun = []
+    for logger in loggers:
+        try:
+            getattr(logger, "experiment", None)
+            begun.append(logger)
+        except Exception as error:  # a logger may fail in any way
+            rank_zero_warn(
+                f"{type(logger).__name__} cannot begin: {error!r}. Training goes on, and what it "
+                f"would have got is in files in {logger.save_dir}."
+            )
+            begun.append(CSVLogger(logger.save_dir or ".", name=str(logger.name or "metrics")))
+    return begun
+
+
+class LoggedConfig(SaveConfigCallback):
+    """Tells every logger the whole configuration of a run, beside the file ``config.yaml``.
+
+    Lightning itself tells them the hyper-parameters of the model only. The state of the source
+    code, ``git``, is told too where the run was started in a repository.
+    """
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Tell the loggers."""
+        config: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        for logger in trainer.loggers:
+            logger.log_hyperparams({**config, **source_state(Path.cwd())})
+
+
+def source_state(folder: Path) -> dict[str, Any]:
+    """The commit of a folder, and whether tracked files differ from it; empty without git."""
+    git = ["git", "-C", str(folder)]
+    run = partial(subprocess.run, capture_output=True, text=True, check=True, timeout=10)
+    try:
+        commit = run([*git, "rev-parse", "HEAD"]).stdout.strip()
+        changed = run([*git, "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"git": {"commit": commit, "changed": bool(changed)}}

@@ -1,0 +1,179 @@
+"""Predictions on disk, read back."""
+
+import dataclasses
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from made_up import make_explanation
+from PIL import Image
+from small_runs import ANNOTATORS, SIDE, Images, Model, make_trainer
+from torch.utils.data import DataLoader
+
+from tax_lightning.callbacks import PredictionWriter, prediction_writer
+from tax_lightning.explanation import PrototypeSource
+from tax_lightning.visualization import annotator_palette
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+
+
+class Named(Images):
+    """Images with names of choice."""
+
+    def __init__(self, names, padded=False):
+        super().__init__("predict", len(names), padded)
+        self.names = names
+
+    def __getitem__(self, i):
+        return {**super().__getitem__(i), "id": self.names[i]}
+
+
+def predict(folder, ids=("a", "b", "c"), padded=False, explain=None, **options):
+    writer, model = PredictionWriter(str(folder), **options), Model()
+    model.explain = explain or model.explain
+    loader = DataLoader(Named(ids, padded), batch_size=2)
+    make_trainer(folder.parent, [writer]).predict(model, loader, return_predictions=False)
+    return json.loads(writer.manifest.read_text(encoding="utf-8"))
+
+
+def read(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def all_differ(images, ids):
+    """In image ``i`` annotator ``i`` decides; annotator ``n`` draws class ``n`` by kernel ``n``."""
+    leader = torch.stack([torch.full((SIDE, SIDE), int(i)) for i in ids])
+    classes = ("background", "cell", "fibre")
+    explanation = make_explanation(leader, classes=classes, ids=ids, weight=0.8)
+    own = torch.arange(3).view(1, 3, 1, 1).expand_as(explanation.why)
+    unanimous = (leader == 1) & (torch.arange(SIDE) == 0)
+    return dataclasses.replace(explanation, why=own, why_share=own / 4, unanimous=unanimous)
+
+
+def test_each_file_holds_what_its_own_annotator_says_of_its_own_image(tmp_path):
+    manifest = predict(tmp_path, ["0", "1", "2"], padded=True, explain=all_differ)
+    size = (SIDE - 4, SIDE - 6)
+    assert [image["id"] for image in manifest["images"]] == ["0", "1", "2"]
+    for i, image in enumerate(manifest["images"]):
+        files = image["files"]
+        assert (image["height"], image["width"]) == size
+        np.testing.assert_array_equal(read(tmp_path / files["fused"]), np.full(size, i))
+        who = np.full(size, i)
+        who[:, 0] = 254 if i == 1 else i
+        np.testing.assert_array_equal(read(tmp_path / files["who"]), who)
+        assert list(files["annotators"]) == list(ANNOTATORS)
+        for n, name in enumerate(ANNOTATORS):
+            assert files["annotators"][name] == f"{i}/{name}.png"
+            np.testing.assert_array_equal(read(tmp_path / str(i) / f"{name}.png"), np.full(size, n))
+        with np.load(tmp_path / files["maps"]) as maps:
+            assert (maps["who"].dtype, maps["why"].dtype) == (np.float16, np.int8)
+            assert maps["who"].shape == maps["why"].shape == (3, *size)
+            weights = [0.8 if n == i else 0.1 for n in range(3)]
+            np.testing.assert_allclose(maps["who"][:, 1, 1], weights, atol=1e-3)
+            assert maps["why"][:, 1, 1].tolist() == [0, 1, 2]
+            assert maps["why_share"][:, 1, 1].tolist() == [0, 0.25, 0.5]
+            np.testing.assert_array_equal(maps["unanimous"], who == 254)
+            assert maps["annotators"].tolist() == list(ANNOTATORS)
+            assert maps["classes"].tolist() == ["background", "cell", "fibre"]
+    palette = annotator_palette(3)
+    assert manifest["annotators"] == [
+        {"index": n, "name": name, "colour": "#{:02x}{:02x}{:02x}".format(*palette[n])}
+        for n, name in enumerate(ANNOTATORS)
+    ]
+    assert [entry["name"] for entry in manifest["classes"]] == ["background", "cell", "fibre"]
+    with Image.open(tmp_path / "2" / "who.png") as picture:
+        assert picture.convert("RGB").getpixel((0, 0)) == palette[2]
+    sources = [(source["annotator"], source["kernel"]) for source in manifest["prototypes"]]
+    assert sources == [(name, kernel) for name in ANNOTATORS for kernel in range(3)]
+
+
+def test_the_manifest_names_every_file(tmp_path):
+    manifest = predict(tmp_path / "out")
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in tmp_path.rglob("*.*")}
+    named = {"manifest.json"}
+    for image in manifest["images"]:
+        own = image["files"].pop("annotators")
+        named |= {*image["files"].values(), *own.values()}
+    assert written == named
+
+
+def test_any_id_gives_a_folder_of_its_own(tmp_path):
+    ids = ["a/b", "a b", "a_b", "é", "e", "..", "", "x" * 300, "/abs", "a\\b", "日本", "中国"]
+    manifest = predict(tmp_path / "out", ids)
+    folders = [image["files"]["fused"].split("/")[0] for image in manifest["images"]]
+    assert len(set(folders)) == len(ids)
+    assert all(folder.isascii() and 0 < len(folder) < 100 for folder in folders)
+    assert "a_b" in folders
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    assert sorted(image["id"] for image in manifest["images"]) == sorted(ids)
+
+
+def test_annotators_may_have_the_names_of_other_files(tmp_path):
+    def renamed(images, ids):
+        leader = (torch.arange(SIDE) % 3).expand(len(ids), SIDE, SIDE)
+        return make_explanation(leader, annotators=("who", "Fused", "a/b"), ids=ids)
+
+    (image,) = predict(tmp_path, ["x"], explain=renamed)["images"]
+    files = image["files"].pop("annotators")
+    assert len({*files.values(), *image["files"].values()}) == 6
+    assert set(np.unique(read(tmp_path / image["files"]["who"]))) == {0, 1, 2}
+
+
+def test_predictions_are_not_overwritten_unless_asked(tmp_path):
+    predict(tmp_path)
+    with pytest.raises(FileExistsError, match="give another folder, or set overwrite=true"):
+        predict(tmp_path, ["d"])
+    manifest = predict(tmp_path, ["d"], overwrite=True)
+    assert [image["id"] for image in manifest["images"]] == ["d"]
+
+
+def test_an_interrupted_run_leaves_no_manifest(tmp_path):
+    predict(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        predict(tmp_path, overwrite=True, explain=lambda images, ids: 1 / 0)
+    assert not (tmp_path / "manifest.json").exists()
+    predict(tmp_path)
+
+
+def test_two_images_of_one_id_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="two images have the id 'a'"):
+        predict(tmp_path, ["a", "b", "a"])
+
+
+def test_other_predictions_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="predict_step returned Tensor, expected an Explanation"):
+        predict(tmp_path, explain=lambda images, ids: images)
+
+
+def test_numbers_that_json_lacks_become_null(tmp_path):
+    sources = tuple(
+        (PrototypeSource(name, 0, "", 0, 0, math.nan, "cell", True, ()),) for name in ANNOTATORS
+    )
+    leader = torch.zeros(1, SIDE, SIDE).long()
+    explanation = make_explanation(leader, sources=sources, ids=["x"])
+    manifest = predict(tmp_path, ["x"], explain=lambda images, ids: explanation)
+    assert manifest["prototypes"][0]["similarity"] is None
+
+
+def test_rank_zero_alone_writes_one_manifest_of_all_processes(tmp_path, monkeypatch):
+    parts = []
+    monkeypatch.setattr(
+        prediction_writer, "from_all_processes", lambda module, mine: (parts.append(mine), parts)[1]
+    )
+    for rank in (2, 1, 0):  # more processes than images: none for rank 0
+        strategy = SimpleNamespace(barrier=lambda: None)
+        trainer = SimpleNamespace(is_global_zero=rank == 0, strategy=strategy)
+        writer = PredictionWriter(str(tmp_path))
+        writer.setup(trainer, Model(), "predict")
+        if rank:
+            explanation = make_explanation(torch.zeros(1, 4, 4).long(), ids=[f"image-{rank}"])
+            writer.write_on_batch_end(trainer, Model(), explanation, [rank], {}, 0, 0)
+        writer.on_predict_end(trainer, Model())
+        assert writer.manifest.exists() == (rank == 0)
+    manifest = json.loads(writer.manifest.read_text())
+    assert [image["id"] for image in manifest["images"]] == ["image-1", "image-2"]
+    assert len(manifest["annotators"]) == 3
