@@ -11,22 +11,21 @@ SHARES = st.floats(0, 1)
 
 
 @pytest.mark.parametrize(
-    ("progress", "factor"),
-    [(0.0, 0), (0.1, 0), (0.15, 0.25), (0.2, 0.5), (0.3, 1), (0.31, 1), (1.0, 1)],
+    ("schedule", "factors"),
+    [
+        (SCHEDULE, {0.0: 0, 0.1: 0, 0.15: 0.25, 0.2: 0.5, 0.3: 1, 0.31: 1, 1.0: 1}),
+        (Schedule(start=0.2, full=0.2), {0.19: 0, 0.2: 1, 0.21: 1}),  # without length, a step
+        (Schedule(enabled=False), {0: 1, 0.05: 1, 1: 1}),
+    ],
 )
-def test_ramp_by_hand(progress, factor):
-    assert SCHEDULE.ramp(progress) == pytest.approx(factor)
+def test_ramp_by_hand(schedule, factors):
+    assert {share: schedule.ramp(share) for share in factors} == pytest.approx(factors)
 
 
 @given(SHARES, SHARES)
 def test_ramp_never_falls_and_stays_in_the_unit_interval(first, second):
     low, high = sorted((first, second))
     assert 0 <= SCHEDULE.ramp(low) <= SCHEDULE.ramp(high) <= 1
-
-
-def test_a_ramp_without_length_is_a_step():
-    schedule = Schedule(start=0.2, full=0.2)
-    assert [schedule.ramp(share) for share in (0.19, 0.2, 0.21)] == [0, 1, 1]
 
 
 def test_events_are_due_once_and_in_order():
@@ -44,24 +43,17 @@ def test_events_are_due_once_and_in_order():
     ]
 
 
-def test_events_of_a_very_short_run_come_together_and_in_order():
-    names = [name for name, _ in SCHEDULE.due(1.0, [])]
-    assert names == ["start", "trial 1", "trial 2", "final"]
-
-
-def test_a_resumed_run_does_not_repeat_what_is_done():
-    assert SCHEDULE.due(0.9, ["start", "trial 1", "trial 2"]) == [("final", "final")]
-
-
-def test_no_trials():
-    schedule = Schedule(trials=())
-    assert [name for name, _ in schedule.due(1.0, [])] == ["start", "final"]
-
-
-def test_switched_off_all_terms_count_and_nothing_is_due():
-    schedule = Schedule(enabled=False)
-    assert [schedule.ramp(share) for share in (0, 0.05, 1)] == [1, 1, 1]
-    assert schedule.due(1.0, []) == []
+@pytest.mark.parametrize(
+    ("schedule", "progress", "done", "names"),
+    [
+        (SCHEDULE, 1.0, [], ["start", "trial 1", "trial 2", "final"]),  # of a very short run
+        (SCHEDULE, 0.9, ["start", "trial 1", "trial 2"], ["final"]),  # of a resumed one
+        (Schedule(trials=()), 1.0, [], ["start", "final"]),
+        (Schedule(enabled=False), 1.0, [], []),
+    ],
+)
+def test_what_is_due(schedule, progress, done, names):
+    assert [name for name, _ in schedule.due(progress, done)] == names
 
 
 @pytest.mark.parametrize(
@@ -78,5 +70,4 @@ def test_switched_off_all_terms_count_and_nothing_is_due():
 def test_shares_out_of_order_are_named(shares):
     with pytest.raises(ValueError, match="expected shares of the run in rising order") as error:
         Schedule(**shares)
-    for name, value in shares.items():
-        assert f"{name}={value}" in str(error.value)
+    assert all(f"{name}={value}" in str(error.value) for name, value in shares.items())
