@@ -1,10 +1,11 @@
 """Bright squares that three annotators draw differently, and a tiny model that learns them."""
 
+import copy
+
 import lightning as L
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from tax_lightning import TAXLightningModule
@@ -12,22 +13,7 @@ from tax_lightning import TAXLightningModule
 ANNOTATORS = ("Ana", "Ben", "Dr. C")
 CLASSES = ("background", "cell")
 STEPS = 40
-
-QUIET = [
-    pytest.mark.filterwarnings(f"ignore:{message}")
-    for message in (
-        "The '.*_dataloader' does not have many workers",
-        ".*`ModelCheckpoint.*` is not empty",
-        "You defined a `validation_step` but have no",
-        "You have overridden `on_before_batch_transfer` in",
-        "Be aware that when using `ckpt_path`, callbacks",
-        "You're resuming from a checkpoint that ended before",
-        "One of the clusters is empty:UserWarning",
-        "of . prototypes? an annotator these were pruned:UserWarning",
-        "Found .* in eval mode at the start of training",
-        "training stopped after",
-    )
-]
+QUIET = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 class Squares(Dataset):
@@ -40,13 +26,13 @@ class Squares(Dataset):
         margins: tuple[int, ...] = (0, 3, -2),
     ) -> None:
         generator = torch.Generator().manual_seed(0)
-        self.absent = absent or {}
         self.images, self.masks = [], []
-        for _ in range(images):
+        for i in range(images):
             y, x = torch.randint(4, 18, (2,), generator=generator).tolist()
             masks = torch.zeros(len(margins), 32, 32).long()
             for n, margin in enumerate(margins):
                 masks[n, y - margin : y + 10 + margin, x - margin : x + 10 + margin] = 1
+            masks[(absent or {}).get(i, [])] = 255
             image = 0.1 * torch.randn(3, 32, 32, generator=generator)
             image[:, y : y + 10, x : x + 10] += 1
             self.images.append(image)
@@ -56,9 +42,7 @@ class Squares(Dataset):
         return len(self.images)
 
     def __getitem__(self, i: int) -> dict:
-        masks = self.masks[i].clone()
-        masks[self.absent.get(i, [])] = 255
-        return {"image": self.images[i], "masks": masks, "id": f"square-{i}"}
+        return {"image": self.images[i], "masks": self.masks[i].clone(), "id": f"square-{i}"}
 
 
 def images(count: int = 12) -> torch.Tensor:
@@ -91,6 +75,8 @@ class Recorded(TAXLightningModule):
     def _carry_out(self, kind) -> None:
         self.events.append((self.trainer.global_step, kind))
         super()._carry_out(kind)
+        if kind == "final":
+            self.state_when_projected = copy.deepcopy(self.network.state_dict())
 
     def _log_loss(self, loss, terms, images) -> None:
         super()._log_loss(loss, terms, images)
@@ -123,14 +109,9 @@ def make_module(cls: type = Recorded, **options) -> Recorded:
 
 
 def make_trainer(**options) -> L.Trainer:
-    quiet = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "log_every_n_steps": 1,
-    }
+    quiet = {"accelerator": "cpu", "logger": False, "log_every_n_steps": 1}
+    quiet |= {f"enable_{part}": False for part in ("progress_bar", "model_summary")}
+    quiet["enable_checkpointing"] = False
     if "max_epochs" not in options:
         quiet |= {"max_steps": STEPS, "max_epochs": -1}
     return L.Trainer(**quiet | options)
@@ -139,16 +120,3 @@ def make_trainer(**options) -> L.Trainer:
 def sources_of(module: TAXLightningModule) -> list:
     rows = module.network.memory.sources(module.annotators, module.classes)
     return [source for row in rows for source in row]
-
-
-def number_of(sample_id: str) -> int:
-    return int(sample_id.removeprefix("square-"))
-
-
-@torch.no_grad()
-def similarity_to_source(module: TAXLightningModule, source) -> float:
-    """Cosine of a prototype and its source pixel, encoded anew."""
-    image = images()[number_of(source.sample_id)][None]
-    z = module.eval()(image).embedding[0, :, source.y, source.x]
-    prototype = module.network.memory.vectors[ANNOTATORS.index(source.annotator), source.kernel]
-    return F.cosine_similarity(z, prototype, dim=0).item()

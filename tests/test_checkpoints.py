@@ -42,7 +42,7 @@ def run(tmp_path_factory):
     return module, folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def trained(run) -> Recorded:
     return run[0]
 
@@ -51,13 +51,6 @@ def trained(run) -> Recorded:
 def checkpoint(run):
     """Path of a checkpoint by its step."""
     return lambda step: str(run[1] / f"step={step}.ckpt")
-
-
-def save(module: L.LightningModule, path) -> dict:
-    trainer = make_trainer()
-    trainer.strategy.connect(module)
-    trainer.save_checkpoint(path)
-    return torch.load(path, weights_only=True)
 
 
 # ---------------------------------------------------------------------- contents
@@ -110,16 +103,17 @@ def test_a_module_is_reloaded_from_its_checkpoint_alone(
 ):
     small = {"network": None, "encoder": "tu-test_resnet.r160_in1k", "optimizer": fast}
     module = make_module(kind, loss_weights=loss_weights, schedule=schedule, **small, **further)
-    stored = save(module, tmp_path / "module.ckpt")
+    path, trainer = str(tmp_path / "module.ckpt"), make_trainer()
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(path)
+    stored = torch.load(path, weights_only=True)
     assert stored["hyper_parameters"]["network"] is None
-    again = kind.load_from_checkpoint(tmp_path / "module.ckpt", weights_only=True)
-    assert type(again) is type(load_model(str(tmp_path / "module.ckpt"), "path")) is kind
+    again = kind.load_from_checkpoint(path, weights_only=True)
+    assert type(again) is type(load_model(path, "path")) is kind
     assert dict(again.hparams) == stored["hyper_parameters"]
     assert again.annotators == ANNOTATORS
     assert again.loss_weights == {**vars(LossWeights()), "cluster": 0.7}
-    assert [(name, kind) for name, kind in again.schedule.due(0.5, [])] == [
-        *(("start", "start"), ("final", "final"))
-    ]
+    assert again.schedule.due(0.5, []) == [("start", "start"), ("final", "final")]
     assert {name: getattr(again, name) for name in further} == further
     assert torch.equal(again.predict(images(1)), module.predict(images(1)))
 
@@ -251,10 +245,3 @@ def test_a_file_that_is_none_is_refused(read, tmp_path):
     torch.save({"state_dict": {}}, other)
     with pytest.raises(ValueError, match=rf"={re.escape(other)}: this is no checkpoint of tax-lig"):
         read(other)
-
-
-def test_a_model_whose_class_is_gone_is_named(checkpoint, tmp_path):
-    content = torch.load(checkpoint(36), weights_only=True)
-    torch.save(content | {"class_path": "elsewhere.Model"}, tmp_path / "gone.ckpt")
-    with pytest.raises(ValueError, match=r"^there=.*class elsewhere\.Model, which cannot be imp"):
-        load_model(str(tmp_path / "gone.ckpt"), "there")
