@@ -11,7 +11,7 @@ from tax_lightning.__main__ import main
 REPO = Path(__file__).parent.parent
 EXPERIMENTS = REPO / "experiments"
 OVERLAYS = {"ddp", "debug"}
-ON_A_BASE = {"add_annotator"}  # tested in test_addition.py
+ON_A_BASE = {"add_annotator"}  # tested in test_add_annotators.py
 # On files made in the official layout, in the tests of their readers.
 ON_MADE_UP_FILES = {"chase", "drive", "gleason", "ms_lesion", "qubiq", "riga", "stare"}
 ALONE = {path.stem for path in EXPERIMENTS.glob("*.yaml")} - OVERLAYS - ON_A_BASE

@@ -7,15 +7,20 @@ from hypothesis import strategies as st
 from tax_lightning.modules.schedule import Schedule
 
 SCHEDULE = Schedule(start=0.1, full=0.3, trials=(0.6, 0.7), final=0.85)
+OFF = Schedule(enabled=False)
 SHARES = st.floats(0, 1)
 
 
 @pytest.mark.parametrize(
-    ("progress", "factor"),
-    [(0.0, 0), (0.1, 0), (0.15, 0.25), (0.2, 0.5), (0.3, 1), (0.31, 1), (1.0, 1)],
+    ("schedule", "factors"),
+    [
+        (SCHEDULE, {0.0: 0, 0.1: 0, 0.15: 0.25, 0.2: 0.5, 0.3: 1, 0.31: 1, 1.0: 1}),
+        (Schedule(start=0.2, full=0.2), {0.19: 0, 0.2: 1, 0.21: 1}),  # without length, a step
+        (OFF, {0: 1, 0.05: 1, 1: 1}),
+    ],
 )
-def test_ramp_by_hand(progress, factor):
-    assert SCHEDULE.ramp(progress) == pytest.approx(factor)
+def test_ramp_by_hand(schedule, factors):
+    assert {share: schedule.ramp(share) for share in factors} == pytest.approx(factors)
 
 
 @given(SHARES, SHARES)
@@ -24,59 +29,38 @@ def test_ramp_never_falls_and_stays_in_the_unit_interval(first, second):
     assert 0 <= SCHEDULE.ramp(low) <= SCHEDULE.ramp(high) <= 1
 
 
-def test_a_ramp_without_length_is_a_step():
-    schedule = Schedule(start=0.2, full=0.2)
-    assert [schedule.ramp(share) for share in (0.19, 0.2, 0.21)] == [0, 1, 1]
-
-
 def test_events_are_due_once_and_in_order():
     done: list[str] = []
     happened = []
     for step in range(20):
-        for name, kind in SCHEDULE.due(step / 20, done):
-            happened.append((step, name, kind))
-            done.append(name)
+        events = SCHEDULE.due(step / 20, done)
+        happened += [(step, *event) for event in events]
+        done += [name for name, _ in events]
     assert happened == [
-        (2, "start", "start"),
-        (12, "trial 1", "trial"),
-        (14, "trial 2", "trial"),
-        (17, "final", "final"),
+        *((2, "start", "start"), (12, "trial 1", "trial")),
+        *((14, "trial 2", "trial"), (17, "final", "final")),
     ]
 
 
-def test_events_of_a_very_short_run_come_together_and_in_order():
-    names = [name for name, _ in SCHEDULE.due(1.0, [])]
-    assert names == ["start", "trial 1", "trial 2", "final"]
-
-
-def test_a_resumed_run_does_not_repeat_what_is_done():
-    assert SCHEDULE.due(0.9, ["start", "trial 1", "trial 2"]) == [("final", "final")]
-
-
-def test_no_trials():
-    schedule = Schedule(trials=())
-    assert [name for name, _ in schedule.due(1.0, [])] == ["start", "final"]
-
-
-def test_switched_off_all_terms_count_and_nothing_is_due():
-    schedule = Schedule(enabled=False)
-    assert [schedule.ramp(share) for share in (0, 0.05, 1)] == [1, 1, 1]
-    assert schedule.due(1.0, []) == []
-
-
 @pytest.mark.parametrize(
-    "shares",
+    ("schedule", "progress", "done", "names"),
     [
-        {"start": 0.4, "full": 0.3},
-        {"trials": (0.7, 0.6)},
-        {"trials": (0.2,)},
-        {"trials": (0.95,)},
-        {"final": 1.1},
-        {"start": -0.1},
+        (SCHEDULE, 1.0, [], ["start", "trial 1", "trial 2", "final"]),  # of a very short run
+        (SCHEDULE, 0.9, ["start", "trial 1", "trial 2"], ["final"]),  # of a resumed one
+        (Schedule(trials=()), 1.0, [], ["start", "final"]),
+        (OFF, 1.0, [], []),
     ],
 )
+def test_what_is_due(schedule, progress, done, names):
+    assert [name for name, _ in schedule.due(progress, done)] == names
+
+
+DISORDER = [{"start": 0.4, "full": 0.3}, {"final": 1.1}, {"start": -0.1}]
+DISORDER += [{"trials": trials} for trials in ((0.7, 0.6), (0.2,), (0.95,))]
+
+
+@pytest.mark.parametrize("shares", DISORDER)
 def test_shares_out_of_order_are_named(shares):
     with pytest.raises(ValueError, match="expected shares of the run in rising order") as error:
         Schedule(**shares)
-    for name, value in shares.items():
-        assert f"{name}={value}" in str(error.value)
+    assert all(f"{name}={value}" in str(error.value) for name, value in shares.items())

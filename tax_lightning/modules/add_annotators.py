@@ -117,8 +117,12 @@ class AddedAnnotators(TAXLightningModule):
         self.load_state_dict(mine)
         self._known_rows = [parameter[: self.kept].detach().clone() for parameter in self._learnt]
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
-        """Put back the rows of the annotators known before, which decay and momentum changed."""
+    def optimizer_step(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - of Lightning
+        """Put back the rows of the annotators known before, which decay and momentum changed.
+
+        At once: a callback may save a checkpoint right after the step.
+        """
+        super().optimizer_step(*args, **options)
         with torch.no_grad():
             for parameter, rows in zip(self._learnt, self._known_rows, strict=True):
                 parameter[: self.kept] = rows.to(parameter)

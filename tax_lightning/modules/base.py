@@ -1,11 +1,13 @@
 """What all models of several annotators share: batches, optimizers, metrics, checkpoints."""
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.model_helpers import _restricted_classmethod
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
@@ -130,7 +132,7 @@ class MultiAnnotatorModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Let the data module estimate the STAPLE labels once, before training."""
-        datamodule = getattr(self.trainer, "datamodule", None)
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
         if self.reference == "staple" and hasattr(datamodule, "use_staple"):
             datamodule.use_staple()
 
@@ -236,6 +238,24 @@ class MultiAnnotatorModule(L.LightningModule):
             self.log("dice", known[self.monitor], prog_bar=True, logger=False)
 
     # ------------------------------------------------------------------ checkpoints
+
+    @_restricted_classmethod  # as in Lightning: not for an instance, which it would not change
+    def load_from_checkpoint(
+        cls,  # noqa: N805 - a class method
+        checkpoint_path: Any,  # noqa: ANN401 - a path, an address or an open file
+        map_location: Any = None,  # noqa: ANN401 - as in Lightning, like all of these
+        hparams_file: Any = None,  # noqa: ANN401
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Self:
+        """As in Lightning; the format is checked before arguments of another version are used."""
+        if isinstance(checkpoint_path, str | os.PathLike) and os.path.isfile(checkpoint_path):
+            stored = torch.load(checkpoint_path, "meta", weights_only=bool(weights_only))
+            check_format(stored, f"checkpoint {checkpoint_path}")
+        return super().load_from_checkpoint(
+            checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the format, the class, the names, and how images are prepared."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
@@ -58,6 +58,21 @@ def find_sources(module: TAXLightningModule, loader: Iterable[Batch]) -> SourceS
     for other in others:
         found.merge(other)
     return found
+
+
+def warn_of_pruned_prototypes(annotators: Sequence[str], active: Tensor) -> None:
+    """Say of which annotators the final projection pruned prototypes; ``active`` is ``[N, K]``."""
+    pruned = [
+        f"{int((~row).sum())} of {name}"
+        for name, row in zip(annotators, active, strict=True)
+        if not row.all()
+    ]
+    if pruned:
+        L.pytorch.utilities.rank_zero_warn(
+            f"of {active.shape[1]} prototypes an annotator these were pruned, because no training "
+            f"pixel resembles them: {', '.join(pruned)}. They decide nothing. Use fewer kernels "
+            "(kernels=...) or train longer."
+        )
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from tax_lightning.modules.projection import (
     projection_loader,
     starting_pixels,
     validation_loader,
+    warn_of_pruned_prototypes,
 )
 from tax_lightning.modules.schedule import Event, Schedule
 
@@ -118,13 +119,14 @@ class TAXLightningModule(MultiAnnotatorModule):
         self.schedule = settings_from(Schedule, schedule)
         self.save_hyperparameters(ignore=["network", "optimizer", "lr_scheduler"])
         # Primitives only, so that a checkpoint loads with weights_only=True.
-        self.hparams.update(
-            annotators=list(annotators),
-            classes=list(classes),
-            network=None if network is None else "given",
-            loss_weights=asdict(weights),
-            schedule={**asdict(self.schedule), "trials": list(self.schedule.trials)},
-        )
+        self._primitives = {
+            "annotators": list(annotators),
+            "classes": list(classes),
+            "network": None if network is None else "given",
+            "loss_weights": asdict(weights),
+            "schedule": {**asdict(self.schedule), "trials": list(self.schedule.trials)},
+        }
+        self.hparams.update(self._primitives)
         self.network = (
             network
             if isinstance(network, TAXNetwork)
@@ -346,13 +348,18 @@ class TAXLightningModule(MultiAnnotatorModule):
             if self.kept == 0:  # annotators who stay as they are have a scale already
                 calibrate(self, [validation, loader])
             self.network.freeze()
-            _warn_of_pruned_prototypes(self.annotators, self.network.memory.active)
+            warn_of_pruned_prototypes(self.annotators, self.network.memory.active)
 
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note also how far the schedule has come."""
         super().on_save_checkpoint(checkpoint)
+        # A subclass that calls save_hyperparameters() itself may have replaced the primitives.
+        saved = checkpoint.setdefault("hyper_parameters", {})
+        for name in ("optimizer", "lr_scheduler"):
+            saved.pop(name, None)
+        saved.update(self._primitives)
         checkpoint["schedule_done"] = list(self.schedule_done)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -382,17 +389,3 @@ def _explanation_maps(output: TAXOutput, network: TAXNetwork) -> dict[str, Tenso
         "why_share": why_share,
         "unanimous": (labels == labels[:, :1]).all(dim=1),
     }
-
-
-def _warn_of_pruned_prototypes(annotators: Sequence[str], active: Tensor) -> None:
-    pruned = [
-        f"{int((~row).sum())} of {name}"
-        for name, row in zip(annotators, active, strict=True)
-        if not row.all()
-    ]
-    if pruned:
-        L.pytorch.utilities.rank_zero_warn(
-            f"of {active.shape[1]} prototypes an annotator these were pruned, because no training "
-            f"pixel resembles them: {', '.join(pruned)}. They decide nothing. Use fewer kernels "
-            "(kernels=...) or train longer."
-        )
