@@ -173,9 +173,7 @@ def look(network: TAXNetwork) -> Findings:
     masks, reference, expert = scenes["masks"], scenes["reference"], scenes["expert"]
     present = torch.ones(masks.shape[:2], dtype=torch.bool)
     metric = WhoAccuracy()
-    metric.update(
-        who=output.who, masks=masks, present=present, reference=reference, expert=expert
-    )
+    metric.update(who=output.who, masks=masks, present=present, reference=reference, expert=expert)
     accuracy = metric.compute()["who_accuracy_expert"]
     owned = disagreement(masks, present) & (expert != 255)
     weight = output.who.gather(1, expert.masked_fill(~owned, 0).unsqueeze(1)).squeeze(1)
