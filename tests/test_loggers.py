@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from made_up import make_sources
-
-from tax_lightning.__main__ import main
 from tax_lightning.callbacks.curves import Curves
 from tax_lightning.callbacks.trackers import (
     send_cards,
@@ -17,6 +15,8 @@ from tax_lightning.callbacks.trackers import (
     send_picture,
     working,
 )
+
+from tax_lightning.__main__ import main
 from tax_lightning.visualization.gallery import PrototypeCard
 
 REPO = Path(__file__).parent.parent

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from itertools import permutations
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from small_maps import computed
 from torch import Tensor
 
-from tax_lightning.metrics import PrototypeUsage, Purity, WhyFaithfulness, why
+from tax_lightning.metrics import PrototypeUsage, Purity
 
 # ---------------------------------------------------------------------- use of the prototypes
 
@@ -196,114 +195,3 @@ def test_wrong_arguments_of_usage_and_purity_are_named():
     batch["reference"] = batch["reference"][:, :2, :2]
     with pytest.raises(ValueError, match=r"`reference` has shape \[1, 2, 2\], expected \[B=1, H=3"):
         Purity(1, 1, classes=2).update(**batch)
-
-
-# ---------------------------------------------------------------------- removal of kernels
-
-WEIGHTS = (0.5, 0.3, 0.2)
-FIRST_CLASS = (0.9, 0.2, 0.6)  # what each kernel says of class 0, of two classes
-
-
-def at_pixels(weights: Tensor, first_class: Tensor) -> dict[str, Tensor]:
-    """One image of one line: M annotators with a kernel each, from ``[P, M]`` and ``[P, M]``."""
-    probs = torch.stack([first_class, 1 - first_class], dim=1)  # [P, C, M]
-    return {
-        "log_who": weights.log().T[None, :, None],
-        "log_within": torch.zeros(1, weights.shape[1], 1, 1, len(weights)),
-        "log_kernel_probs": probs.log().permute(2, 1, 0)[None, :, None, :, None],
-        "cases": torch.ones(1, 1, len(weights), dtype=torch.bool),
-    }
-
-
-def one_pixel(weights=WEIGHTS, first_class=FIRST_CLASS) -> dict[str, Tensor]:
-    return at_pixels(torch.tensor([weights]), torch.tensor([first_class]))
-
-
-def faithfulness(**batch: Tensor) -> dict[str, float]:
-    return computed(WhyFaithfulness(), **batch)
-
-
-def test_faithfulness_by_hand():
-    # p(0) = 0.45 + 0.06 + 0.12; the shares are in this proportion, so the 3rd goes second
-    found = faithfulness(**one_pixel())
-    assert found["why_deletion_area"] == pytest.approx((0.63 + 0.18 / 0.5 + 0.2) / 3)
-    assert found["why_sufficiency_1"] == 1
-    assert found["why_sufficiency_1_random"] == pytest.approx(2 / 3)
-    # p(0) = 0.33 + 0.02 + 0.02: class 1, of which the 1st has 0.27 / 0.63 though it prefers class 0
-    found = faithfulness(**one_pixel((0.6, 0.2, 0.2), (0.55, 0.1, 0.1)))
-    assert found["why_sufficiency_1"] == 0
-    assert found["why_sufficiency_1_random"] == pytest.approx(2 / 3)
-
-
-def test_kernels_and_annotators_count_alike():
-    within = torch.tensor([[0.625, 0.375], [1.0, 0.0]])  # the 4th kernel is pruned
-    probs = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.01, 0.99]])
-    split = one_pixel() | {
-        "log_who": torch.tensor([0.8, 0.2]).log().view(1, 2, 1, 1),
-        "log_within": within.log().view(1, 2, 2, 1, 1),
-        "log_kernel_probs": probs.log().view(1, 2, 2, 2, 1, 1),
-    }
-    assert faithfulness(**split) == pytest.approx(faithfulness(**one_pixel()))
-
-
-def test_random_orders_are_the_expectation_over_all_orders(monkeypatch):
-    def left(kernels: tuple[int, ...]) -> float:
-        return sum(WEIGHTS[k] * FIRST_CLASS[k] for k in kernels) / sum(WEIGHTS[k] for k in kernels)
-
-    curves = [[left(order[gone:]) for gone in range(3)] for order in permutations(range(3))]
-    assert faithfulness(**one_pixel()) == faithfulness(**one_pixel())  # seeded
-    monkeypatch.setattr(why, "_ORDERS", 400)
-    found = faithfulness(**one_pixel())
-    assert found["why_deletion_area_random"] == pytest.approx(np.mean(curves), abs=0.01)
-    assert found["why_deletion_area_random"] > found["why_deletion_area"] + 0.1
-
-
-def test_only_cases_count_and_they_are_spread_evenly():
-    # Every second pixel has a certain kernel; of 128 cases 64 are looked at, every second one.
-    certain = torch.arange(128) % 2 == 0
-    weights = torch.where(certain[:, None], torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5]))
-    batch = at_pixels(weights, torch.tensor([[0.9, 0.2]]).expand(128, 2))
-    area = faithfulness(**batch)["why_deletion_area"]
-    assert area == pytest.approx(0.9)  # of the certain pixels, in which one kernel takes part
-    batch["cases"] = ~certain[None, None]
-    assert faithfulness(**batch)["why_deletion_area"] == pytest.approx((0.55 + 0.2) / 2)
-
-
-def test_faithfulness_pools_pixels():
-    weights = torch.rand(7, 4)
-    batch = at_pixels(weights / weights.sum(1, keepdim=True), torch.rand(7, 4))
-    metric = WhyFaithfulness()
-    for pixels in (slice(0, 2), slice(2, 7)):
-        metric.update(**{name: tensor[..., pixels] for name, tensor in batch.items()})
-    nothing = batch | {"cases": torch.zeros_like(batch["cases"])}
-    assert computed(metric, **nothing) == pytest.approx(faithfulness(**batch))
-    assert all(math.isnan(value) for value in faithfulness(**nothing).values())
-
-
-@pytest.mark.parametrize("scale", [1, 40])
-def test_faithfulness_agrees_with_a_removal_one_by_one(scale):
-    evidence = scale * torch.randn(2, 2, 3, 2, 2)
-    log_probs = (2 * torch.randn(2, 2, 3, 3, 2, 2)).log_softmax(3)
-    found = faithfulness(
-        log_who=evidence.logsumexp(2).log_softmax(1),
-        log_within=evidence.log_softmax(2),
-        log_kernel_probs=log_probs,
-        cases=torch.ones(2, 2, 2, dtype=torch.bool),
-    )
-    areas = []
-    for b, y, x in np.ndindex(2, 2, 2):
-        weights = evidence[b, :, :, y, x].flatten().double().softmax(0)
-        probs = log_probs[b, :, :, :, y, x].flatten(0, 1).double().exp()
-        decision = (weights @ probs).argmax()
-        order = (weights * probs[:, decision]).argsort(descending=True, stable=True)
-        left = [order[gone:] for gone in range(6)]
-        areas.append(np.mean([weights[k] @ probs[k, decision] / weights[k].sum() for k in left]))
-    assert found["why_deletion_area"] == pytest.approx(np.mean(areas), rel=1e-4)
-
-
-def test_wrong_arguments_of_faithfulness_are_named():
-    batch = one_pixel()
-    with pytest.raises(ValueError, match=r"`cases` has dtype torch.int64, expected torch.bool"):
-        faithfulness(**(batch | {"cases": batch["cases"].long()}))
-    with pytest.raises(ValueError, match=r"`log_within` has shape \[1, 2, 1, 1, 1\], expected"):
-        faithfulness(**(batch | {"log_within": batch["log_within"][:, :2]}))

@@ -50,8 +50,6 @@ CONTROLLED = {
     "necessity": ("who_necessity", "who_necessity_shuffled"),
     "sufficiency": ("who_sufficiency", "who_sufficiency_shuffled"),
     "deletion AUROC": ("who_deletion_auroc", "who_deletion_auroc_shuffled"),
-    "kernel deletion area": ("why_deletion_area", "why_deletion_area_random"),
-    "sufficiency of the first kernel": ("why_sufficiency_1", "why_sufficiency_1_random"),
     "integrity, smallest": ("integrity_min", None),
     "purity, class": ("purity/class", "purity_shuffled/class"),
     "AMI, class": ("purity_ami/class", "purity_ami_shuffled/class"),

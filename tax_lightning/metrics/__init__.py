@@ -50,7 +50,7 @@ from tax_lightning.metrics.sets import (
     soft_dice,
 )
 from tax_lightning.metrics.who import Removal, WhoAccuracy, disagreement
-from tax_lightning.metrics.why import PrototypeUsage, Purity, WhyFaithfulness
+from tax_lightning.metrics.why import PrototypeUsage, Purity
 
 __all__ = [
     "AnnotatorDice",
@@ -65,7 +65,6 @@ __all__ = [
     "SegmentationCalibration",
     "SetDice",
     "WhoAccuracy",
-    "WhyFaithfulness",
     "annotator_dice",
     "disagreement",
     "fused_dice",

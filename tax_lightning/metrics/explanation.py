@@ -12,8 +12,8 @@ from torchmetrics import MetricCollection
 
 from tax_lightning.explanation import PrototypeSource
 from tax_lightning.metrics.probes import patch_insertion, prototype_integrity, stability
-from tax_lightning.metrics.who import Removal, WhoAccuracy, disagreement
-from tax_lightning.metrics.why import Purity, WhyFaithfulness
+from tax_lightning.metrics.who import Removal, WhoAccuracy
+from tax_lightning.metrics.why import Purity
 from tax_lightning.models.network import TAXNetwork
 from tax_lightning.models.output import TAXOutput, TAXWeights
 
@@ -48,8 +48,7 @@ class EvidenceMetrics(nn.Module):
         who = [WhoAccuracy(), Removal(len(annotators))]
         self.who = MetricCollection(who, compute_groups=False)
         self.shuffled_who = self.who.clone(postfix="_shuffled")
-        purity = Purity(len(annotators), kernels, classes)
-        self.why = MetricCollection([purity], compute_groups=False)
+        self.purity = Purity(len(annotators), kernels, classes)
 
     def update_evidence(
         self,
@@ -62,40 +61,31 @@ class EvidenceMetrics(nn.Module):
         reference: Tensor,
         expert: Tensor | None = None,
         eligible: Tensor | None = None,
-        **of_kernels: Tensor,
     ) -> None:
-        """Add one batch; see :class:`.Purity`; ``of_kernels`` is for :class:`.WhyFaithfulness`."""
+        """Add one batch; ``similarity`` and ``eligible`` as in :class:`.Purity`."""
         labels = {"masks": masks, "present": present, "reference": reference, "expert": expert}
         weights = {"log_who": log_who, "log_annotator_probs": log_annotator_probs}
         who = log_who.exp()
         self.who.update(who=who, named=who, **labels, **weights)
         control = exchanged(who)
         self.shuffled_who.update(who=control, named=control, **labels, **weights)
-        self.why.update(
-            similarity=similarity,
-            eligible=eligible,
-            reference=reference,
-            cases=disagreement(masks, present),
-            log_who=log_who,
-            **of_kernels,
-        )
+        self.purity.update(similarity=similarity, eligible=eligible, reference=reference)
 
     def compute(self) -> dict[str, Tensor]:
         """All values by name; NaN without a case."""
-        values = self.who.compute() | self.shuffled_who.compute() | self.why.compute()
+        values = self.who.compute() | self.shuffled_who.compute() | self.purity.compute()
         return {name: value for name, value in values.items() if name not in NO_CONTROL}
 
     def reset(self) -> None:
         """Forget all batches."""
-        for metrics in (self.who, self.shuffled_who, self.why):
+        for metrics in (self.who, self.shuffled_who, self.purity):
             metrics.reset()
 
 
 class ExplanationMetrics(EvidenceMetrics):
     """Measures who and why over a data set; costs several times the evaluation itself.
 
-    Adds to :class:`EvidenceMetrics` what changes when kernels are removed, and probes, which pass
-    images through the model again.
+    Adds to :class:`EvidenceMetrics` the probes, which pass images through the model again.
 
     Args:
         network: The network that is measured.
@@ -107,7 +97,6 @@ class ExplanationMetrics(EvidenceMetrics):
         super().__init__(annotators, classes, network.kernels)
         # Not a submodule: it belongs to the module that is measured.
         self._network = [network]
-        self.why.add_metrics([WhyFaithfulness()])
         self.probed: list[Tensor] = []
 
     def update(
@@ -130,8 +119,6 @@ class ExplanationMetrics(EvidenceMetrics):
             reference=reference,
             expert=expert,
             eligible=output.log_within.isfinite(),
-            log_within=output.log_within,
-            log_kernel_probs=output.log_kernel_probs,
         )
         alike = [image for image in images if image.shape == (*self.probed, image)[0].shape]
         self.probed += alike[: PROBED_IMAGES - len(self.probed)]

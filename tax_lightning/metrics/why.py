@@ -1,4 +1,4 @@
-"""Why: are all prototypes used, do they carry the decision, and does each stand for one thing?
+"""Why: are all prototypes used, and does each stand for one class?
 
 Arguments are explained in :mod:`tax_lightning.metrics`.
 """
@@ -12,17 +12,9 @@ from torch import Tensor
 from torchmetrics.functional.clustering import adjusted_mutual_info_score
 
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.metrics.inputs import (
-    Averages,
-    PooledMetric,
-    check_count,
-    check_inputs,
-    check_names,
-)
+from tax_lightning.metrics.inputs import PooledMetric, check_count, check_inputs, check_names
 
 _TOP = 10  # pixels kept for a prototype, each from another image
-_PIXELS = 64  # looked at in one image at most, as the time grows with them
-_ORDERS = 4  # random ones that a control averages over
 
 
 class PrototypeUsage(PooledMetric):
@@ -186,94 +178,3 @@ def _information(classes: Tensor) -> Tensor:
     with torch.sparse.check_sparse_tensor_invariants(enable=False):
         score: Tensor = adjusted_mutual_info_score(prototype[known], rows[known])
     return score.to(classes.device)
-
-
-class WhyFaithfulness(Averages):
-    """How much of a decision hangs on the kernels with the largest shares in it?
-
-    All kernels of all annotators take part that have a weight anywhere. The decision c is the class
-    that they give together; the share of kernel (n, k) in it is a_nk p_nk(c) / p(c). ``update``
-    takes what each kernel would label, ``log_kernel_probs`` ``[B, N, K, C, H, W]``, and the pixels
-    that count, ``cases``, boolean ``[B, H, W]``, of which at most 64 an image are looked at, evenly
-    spaced. ``compute`` returns, in [0, 1],
-
-    - ``why_deletion_area``: kernels are removed one by one, the largest share first, the weights of
-      the others made to sum to 1 again; the mean of p(c) with 0, 1 .. M - 1 of the M gone.
-      ``why_deletion_area_random``, in random order, is the control and should be larger;
-    - ``why_sufficiency_1``: does the kernel with the largest share give c alone? The control
-      ``why_sufficiency_1_random`` is the share of all kernels that do.
-
-    Example:
-        >>> metric = WhyFaithfulness()
-        >>> metric.update(  # 1 annotator, 2 kernels, 2 classes, 1 pixel
-        ...     log_who=torch.zeros(1, 1, 1, 1),
-        ...     log_within=torch.tensor([0.75, 0.25]).log().view(1, 1, 2, 1, 1),
-        ...     log_kernel_probs=torch.tensor([0.8, 0.2, 0.4, 0.6]).log().view(1, 1, 2, 2, 1, 1),
-        ...     cases=torch.ones(1, 1, 1, dtype=torch.bool),
-        ... )
-        >>> metric.compute()["why_deletion_area"]  # (0.7 + 0.4) / 2
-        tensor(0.5500)
-
-    Source:
-        Deletion curves: V. Petsiuk, A. Das, K. Saenko, "RISE: Randomized Input Sampling for
-        Explanation of Black-box Models", 2018; there pixels are removed, here kernels.
-    """
-
-    def __init__(self) -> None:
-        kinds = ("why_deletion_area", "why_sufficiency_1")
-        super().__init__(*(f"{kind}{control}" for kind in kinds for control in ("", "_random")))
-
-    def update(
-        self, *, log_who: Tensor, log_within: Tensor, log_kernel_probs: Tensor, cases: Tensor
-    ) -> None:
-        """Add one batch."""
-        check_inputs(
-            ("log_who", log_who, "BNHW"),
-            ("log_within", log_within, "BNKHW"),
-            ("log_kernel_probs", log_kernel_probs, "BNKCHW"),
-            ("cases", cases, "BHW"),
-        )
-        image, y, x = _spread(cases)
-        if not len(image):
-            return
-        log_weights = log_who[image, :, y, x].unsqueeze(2) + log_within[image, :, :, y, x]
-        log_weights = log_weights.float().flatten(1).T  # [M, P]
-        active = (log_weights > -torch.inf).any(1)
-        log_probs = log_kernel_probs[image, :, :, :, y, x].float().flatten(1, 2).permute(1, 2, 0)
-        log_weights, log_probs = log_weights[active], log_probs[active]  # [M, C, P]
-        decision = (log_weights.unsqueeze(1) + log_probs).logsumexp(0).argmax(0)
-        index = decision.expand(len(log_probs), 1, -1)
-        log_shares = log_weights + log_probs.gather(1, index).squeeze(1)
-        order = log_shares.argsort(dim=0, descending=True, stable=True)
-        generator = torch.Generator().manual_seed(0)  # the same orders at every pixel and update
-        ranks = [torch.randperm(len(order), generator=generator) for _ in range(_ORDERS)]
-        random = (rank.argsort().to(order)[:, None].expand_as(order) for rank in ranks)
-        areas = [_deletion_area(log_weights, log_shares, one) for one in random]
-        same = log_probs.argmax(1) == decision
-        values = (
-            _deletion_area(log_weights, log_shares, order),
-            torch.stack(areas).mean(0),
-            same.gather(0, order[:1]).squeeze(0),
-            same.float().mean(0),
-        )
-        self.add_pixels(*((value, torch.ones_like(decision, dtype=torch.bool)) for value in values))
-
-
-def _spread(cases: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, row and column of at most 64 cases an image, evenly spaced among its own."""
-    chosen = []
-    for number, image in enumerate(cases):
-        places = image.nonzero()
-        if len(places) > _PIXELS:
-            places = places[torch.arange(_PIXELS, device=cases.device) * len(places) // _PIXELS]
-        chosen.append(torch.cat([torch.full_like(places[:, :1], number), places], 1))
-    image, y, x = torch.cat(chosen).unbind(1)
-    return image, y, x
-
-
-def _deletion_area(log_weights: Tensor, log_shares: Tensor, order: Tensor) -> Tensor:
-    """Mean of p(decision) ``[P]`` with the first 0, 1 .. M - 1 kernels of the order gone."""
-    both = (log_shares, log_weights)
-    shares, weights = (values.gather(0, order).flip(0).logcumsumexp(0) for values in both)
-    # Only kernels without any weight at this pixel may be left; they cannot decide anything.
-    return (shares - weights).exp().nan_to_num(nan=0.0).mean(0)

@@ -85,8 +85,9 @@ class PrototypeMemory(nn.Module):
     def forward(self, embedding: Tensor) -> Tensor:
         """Evidence for every kernel at every pixel ``[B, N, K, H, W]``: cosine / tau + prior."""
         bias = self.prior.float().unsqueeze(1).expand_as(self.active)
-        bias = bias.masked_fill(~self.active, float("-inf"))
-        return self._respond(embedding, self.unit_vectors / self.temperature, bias)
+        evidence = self._respond(embedding, self.unit_vectors / self.temperature, bias)
+        # Not as a bias of -inf: some convolutions make NaN of it, such as PyTorch's without oneDNN.
+        return evidence.masked_fill(~self.active[:, :, None, None], float("-inf"))
 
     def _respond(self, embedding: Tensor, vectors: Tensor, bias: Tensor | None = None) -> Tensor:
         """One convolution, so that scale and bias need no further pass over all pixels."""
