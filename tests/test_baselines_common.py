@@ -181,7 +181,7 @@ def test_a_module_is_reloaded_from_its_checkpoint_alone(kind, tmp_path):
     assert stored["names"] == {"annotators": ANNOTATORS, "classes": CLASSES}
     assert options.items() <= stored["hyper_parameters"].items()
     again = kind.load_from_checkpoint(file, weights_only=True)
-    assert again.loss.segmentation == "ce+dice"
+    assert again.hparams["segmentation_loss"] == "ce+dice"
     assert again.weights == module.weights
     images = torch.randn(1, 3, 32, 32)
     assert torch.equal(again.predict(images), module.predict(images))
