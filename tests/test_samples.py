@@ -771,7 +771,7 @@ def test_find_images_refuses_one_name_twice(tmp_path, checker):
 
 def test_label_conventions_come_without_lightning():
     code = (
-        "import sys; from tax_lightning.data.samples import IGNORE_INDEX; "
+        "import sys; from tax_lightning.constants import IGNORE_INDEX; "
         "assert not {'lightning', 'torch', 'albumentations'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
