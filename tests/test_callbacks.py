@@ -11,8 +11,6 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from made_up import make_explanation, make_sources
@@ -25,7 +23,6 @@ from tax_lightning.callbacks import (
     ExplainedCheckpoint,
     ExplanationLogger,
     PredictionWriter,
-    read_source_patches,
 )
 from tax_lightning.explanation import PrototypeSource
 from tax_lightning.visualization import annotator_palette
@@ -441,36 +438,6 @@ def test_other_loggers_are_left_alone(tmp_path):
 def test_numbers_below_one_are_refused(argument):
     with pytest.raises(ValueError, match=f"{argument}=0, expected 1 or more"):
         ExplanationLogger(**{argument: 0})
-
-
-# --------------------------------------------------------------------------- the source patches
-
-
-@given(size=st.integers(1, 60), height=st.integers(1, 80), width=st.integers(1, 80), data=st.data())
-def test_patches_hold_the_source_pixel_wherever_it_is(size, height, width, data):
-    y = data.draw(st.integers(0, height - 1))
-    x = data.draw(st.integers(0, width - 1))
-    image = np.zeros((height, width, 3), dtype=np.uint8)
-    image[y, x] = 255
-    source = PrototypeSource("Ana", 0, "a", y, x, 0.9, "cell", True, ())
-    patch = read_source_patches(lambda name: image, {(0, 0): source}, size)[0, 0]
-    assert patch.image.shape == (min(size, height), min(size, width), 3)
-    assert patch.image[patch.y, patch.x].min() == 255
-    assert patch.image.sum() == 3 * 255
-
-
-def test_patches_that_cannot_be_read_are_left_out():
-    def read(name):
-        if name == "gone":
-            raise KeyError(name)
-        return np.zeros((9, 9, 3), dtype=np.uint8)
-
-    names = {(0, 0): "gone", (0, 1): "", (1, 0): "there"}
-    sources = {
-        key: PrototypeSource("Ana", 0, name, 1, 1, 0.9, "cell", True, ())
-        for key, name in names.items()
-    }
-    assert list(read_source_patches(read, sources)) == [(1, 0)]
 
 
 class ImagesModule(L.LightningDataModule):

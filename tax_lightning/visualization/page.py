@@ -82,15 +82,7 @@ def anchor(name: str) -> str:
 def table(
     label: str, head: Sequence[str], rows: Mapping[str, str], caption: str = "", kind: str = ""
 ) -> str:
-    """A table that scrolls where it is too large.
-
-    Args:
-        label: name of the table, as text.
-        head: titles of the columns, as text.
-        rows: the cells ``<td>...</td>`` by the row's head, both as HTML.
-        caption: as text.
-        kind: class of the table in the style sheet.
-    """
+    """A table that scrolls where it is too large; ``rows`` has cells by the row's name, as HTML."""
     titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
     body = "".join(f'<tr><th scope="row">{name}</th>{row}</tr>' for name, row in rows.items())
     said = f"<caption>{escape(caption)}</caption>" if caption else ""
@@ -133,11 +125,6 @@ PLANES = {
 which take less room."""
 
 
-def levels_for(values: int) -> int:
-    """How fine shares may be, given the pixels, annotators, classes and images multiplied."""
-    return FINE if values <= MOST_FINE_VALUES else COARSE
-
-
 def compact(explanation: Explanation, most: int, levels: int = FINE) -> dict[str, NDArray[Any]]:
     """Maps of an explanation, a byte a value; ``docs/explain.md`` says what each array is.
 
@@ -153,8 +140,7 @@ def compact(explanation: Explanation, most: int, levels: int = FINE) -> dict[str
         annotators with large ones are left out.
 
     Raises:
-        ValueError: if there are several images, or more annotators, classes or kernels than a byte
-            can tell apart.
+        ValueError: if there are more annotators, classes or kernels than a byte can tell apart.
     """
     check_single(explanation)
     n, c, k = len(explanation.annotators), len(explanation.classes), explanation.kernels

@@ -47,11 +47,8 @@ _IMAGES = "<!-- images -->"  # where their data go
 class Explained(Protocol):
     """Explanations of one image each, on the CPU, and the images as pictures."""
 
-    def __len__(self) -> int:
-        """How many."""
-
-    def __iter__(self) -> Iterator[tuple[Explanation, Picture]]:
-        """One after the other."""
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[tuple[Explanation, Picture]]: ...
 
 
 def write_report(
@@ -90,8 +87,7 @@ def write_report(
         The page.
 
     Raises:
-        FileExistsError: if the folder holds a report already.
-        NotADirectoryError: if ``output`` is a file.
+        FileExistsError: if the folder holds a report already, or is a file (NotADirectoryError).
         ValueError: if there are no images, or two have the same id.
     """
     folder = Path(output)
@@ -144,7 +140,6 @@ def write_page(
         source: as in `write_report`.
 
     Raises:
-        OSError: if the page cannot be written.
         ValueError: if two images have the same id, or there are more annotators, classes or kernels
             than a page tells apart.
     """
@@ -188,7 +183,7 @@ class _Report:
             pixels = math.prod(min(side, self.max_side) for side in picture.shape[:2])
             # The same for all images, so that they can be compared; taken to be of one size.
             values = self.expected * pixels * len(self.annotators) * len(self.classes)
-            self.levels = base.levels_for(values)
+            self.levels = base.FINE if values <= base.MOST_FINE_VALUES else base.COARSE
         else:
             self.summary += summary
         maps = base.compact(explanation, self.max_side, self.levels)
@@ -346,8 +341,8 @@ class _Report:
             decided = (
                 f"All would say the same on {summary.unanimous:.0%} of the pixels. On the others, "
                 f"the largest weight is {summary.largest_weight:.0%} on average; an even share is "
-                f"{1 / len(self.annotators):.0%}. An annotator decides where the own weight is the "
-                "largest."
+                f"{1 / len(self.annotators):.0%}. The annotator with the largest weight at a pixel "
+                "decides there."
             )
         head = f"<h3>The annotators, over all pictures</h3><p>{decided}</p>"
         return head + base.table("Annotators", ("Annotator", "Decides"), rows)
