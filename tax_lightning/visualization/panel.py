@@ -167,7 +167,10 @@ class View:
         self.grey = np.asarray(Image.fromarray(self.image).convert("L"), dtype=np.float32)
         self.reference = None if reference is None else reference[place].astype(np.uint8)
         explanation = explanation.sampled(torch.from_numpy(rows), torch.from_numpy(columns))
-        drawn = explanation.annotator_decisions[0].numpy() if masks is None else masks[place]
+        if masks is None:
+            drawn = drawing.as_array(explanation.annotator_decisions[0])
+        else:
+            drawn = masks[place]
         self.masks = drawn.astype(np.uint8)
         self.decision = drawing.as_array(explanation.decision[0]).astype(np.uint8)
         self.leader = drawing.as_array(explanation.leader[0])

@@ -22,9 +22,9 @@ from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation, PrototypeSource
 from tax_lightning.files import file_name
 from tax_lightning.visualization import page as base
-from tax_lightning.visualization.annotations import SourcePatch, find_callouts
+from tax_lightning.visualization.annotations import find_callouts
 from tax_lightning.visualization.drawing import data_uri, shrunk, thumbnail
-from tax_lightning.visualization.gallery import PrototypeCard, card_facts, drawn_scene, read_cards
+from tax_lightning.visualization.gallery import PrototypeCard, read_cards
 from tax_lightning.visualization.palette import (
     Picture,
     annotator_palette,
@@ -33,7 +33,6 @@ from tax_lightning.visualization.palette import (
     value_colours,
 )
 from tax_lightning.visualization.panel import render_panel
-from tax_lightning.visualization.sheet import Sheet
 from tax_lightning.visualization.summary import MOST_NAMED, Summary
 
 _TITLE = "Who decided, and why"
@@ -369,7 +368,14 @@ class _Report:
         """A card for each active prototype, those used most first."""
         active = [card for card in self.cards if card.source.active]
         order = sorted(active, key=lambda card: -np.nan_to_num(self.usage(card)))
-        cards = list(map(self._card, order))
+        cards = [
+            base.prototype_card(
+                replace(card, use=self.usage(card)),
+                str(self._card_id(card)),
+                kernel_shade(card.colour, card.source.kernel, self.kernels),
+            )
+            for card in order
+        ]
         more, pruned = len(cards) - _MOST_CARDS, len(self.cards) - len(active)
         parts = [
             '<p class="note">A prototype is one pixel of one training image, ringed here. Where a '
@@ -384,24 +390,6 @@ class _Report:
                 f'</summary><div class="gallery">{"".join(cards[_MOST_CARDS:])}</div></details>'
             )
         return "".join(parts)
-
-    def _card(self, card: PrototypeCard) -> str:
-        source = card.source
-        facts = card_facts(replace(card, use=self.usage(card)))
-        nearest = "".join(
-            _crop(patch, 64, f"Row {y}, column {x} of {sample_id}")
-            for (sample_id, y, x, _), patch in zip(source.nearest, card.nearest, strict=False)
-            if patch is not None
-        )
-        if nearest:
-            nearest = f'<p>Next nearest, in other images:</p><div class="nearest">{nearest}</div>'
-        shade = kernel_shade(card.colour, source.kernel, self.kernels)
-        title = base.named(f"{source.annotator}, prototype {source.kernel}", shade)
-        return (
-            f'<article class="card" id="{self._card_id(card)}" tabindex="-1"><h3>{title}</h3>'
-            f'<div class="sights">{_sights(card)}</div>'
-            f"<p>{'<br>'.join(map(escape, facts))}</p>{nearest}</article>\n"
-        )
 
 
 def _thumbnail(number: int, name: str, picture: Picture, summary: Summary) -> str:
@@ -421,27 +409,6 @@ def _origin(source: PrototypeSource) -> str:
         return ""
     labelled = f", which {source.annotator} labelled {source.label}" if source.label else ""
     return f"training image {source.sample_id}, row {source.y}, column {source.x}{labelled}"
-
-
-def _sights(card: PrototypeCard) -> str:
-    """The crop, and the whole image with a box where the crop lies."""
-    if card.patch is None:
-        return '<span class="missing">The training image is not at hand</span>'
-    height, width = card.patch.image.shape[:2]
-    words = f"Training example, {width} by {height} pixels, its pixel ringed"
-    scene = data_uri(np.asarray(drawn_scene(card)))
-    return (
-        f"{_crop(card.patch, 128, words, card.region)}"
-        f'<img class="scene" src="{scene}" alt="The whole training image, with a box round the '
-        'crop">'
-    )
-
-
-def _crop(
-    patch: SourcePatch, side: int, words: str, region: NDArray[np.bool_] | None = None
-) -> str:
-    picture = np.asarray(Sheet().marked(patch, side, region))
-    return f'<img class="crop" src="{data_uri(picture)}" alt="{escape(words)}">'
 
 
 # ------------------------------------------------------------------------------------------ files
