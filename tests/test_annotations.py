@@ -1,10 +1,16 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up import KERNELS, make_explanation, quarters
 
-from tax_lightning.visualization.annotations import find_callouts, region_around
+from tax_lightning.explanation import PrototypeSource
+from tax_lightning.visualization.annotations import (
+    find_callouts,
+    read_source_patches,
+    region_around,
+)
 
 
 def test_callouts_point_into_the_largest_regions_first():
@@ -75,3 +81,30 @@ def test_the_region_of_a_prototype_is_connected_and_holds_the_pixel():
     assert region_around(explanation, 1, 2, 3).all()  # whoever leads has this kernel
     for kernel, annotator in ((0, 0), (1, 1), (0, None)):
         assert not region_around(explanation, kernel, 2, 3, annotator).any()
+
+
+@given(size=st.integers(1, 60), height=st.integers(1, 80), width=st.integers(1, 80), data=st.data())
+def test_patches_hold_the_source_pixel_wherever_it_is(size, height, width, data):
+    y = data.draw(st.integers(0, height - 1))
+    x = data.draw(st.integers(0, width - 1))
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    image[y, x] = 255
+    source = PrototypeSource("Ana", 0, "a", y, x, 0.9, "cell", True, ())
+    patch = read_source_patches(lambda name: image, {(0, 0): source}, size)[0, 0]
+    assert patch.image.shape == (min(size, height), min(size, width), 3)
+    assert patch.image[patch.y, patch.x].min() == 255
+    assert patch.image.sum() == 3 * 255
+
+
+def test_patches_that_cannot_be_read_are_left_out():
+    def read(name):
+        if name == "gone":
+            raise KeyError(name)
+        return np.zeros((9, 9, 3), dtype=np.uint8)
+
+    names = {(0, 0): "gone", (0, 1): "", (1, 0): "there"}
+    sources = {
+        key: PrototypeSource("Ana", 0, name, 1, 1, 0.9, "cell", True, ())
+        for key, name in names.items()
+    }
+    assert list(read_source_patches(read, sources)) == [(1, 0)]

@@ -276,7 +276,7 @@ def test_one_switch_measures_who_and_why_and_changes_nothing_else(data):
     assert all(value == value for value in whole.values())
     plain = measured(projected_module(data, explanation_metrics=False), data)
     added = {re.split("[/_]", name)[1] for name in whole.keys() - plain.keys()}
-    kinds = {"insertion", "integrity", "prototype", "purity", "stability", "who", "why"}
+    kinds = {"insertion", "integrity", "prototype", "purity", "stability", "who"}
     assert added == kinds
     assert plain == pytest.approx({name: whole[name] for name in plain}, rel=1e-5)
 

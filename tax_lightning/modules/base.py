@@ -232,7 +232,9 @@ class MultiAnnotatorModule(L.LightningModule):
 
     def _log_metrics(self, metrics: MetricCollection, prefix: str) -> None:
         known = with_a_case(metrics.compute(), prefix)
-        metrics.reset()
+        # Tensors made in inference mode could not be updated in a later run with gradients.
+        with torch.inference_mode(False):
+            metrics.reset()
         self.log_dict(known)
         if self.monitor in known:
             self.log("dice", known[self.monitor], prog_bar=True, logger=False)

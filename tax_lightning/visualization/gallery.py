@@ -38,18 +38,15 @@ class PrototypeCard:
 
     Args:
         source: annotator, kernel, and the training pixel, with its nearest pixels.
-        colour: that stands for the prototype's annotator.
+        colour: of the prototype's annotator.
         use: share of the decided pixels of some images that the prototype decides, in ``[0, 1]``.
-        insertion: share of images in which the prototype is the model's first choice where its
-            patch is pasted in, in ``[0, 1]``.
+        insertion: share of images in which the prototype has the largest weight where its patch is
+            pasted in, in ``[0, 1]``.
         patch: a crop of the training image around the pixel.
-        region: ``[h, w]`` bool, the pixels of the crop that belong to the connected region that the
-            prototype decides there.
+        region: ``[h, w]`` bool, the pixels of the crop around which the prototype decides.
         image: the whole training image, in any size.
-        size: height and width of the training image in pixels, those in which ``source.y`` and
-            ``source.x`` count.
-        nearest: crops around the first of ``source.nearest``, in their order; ``None`` for
-            an image that is not at hand.
+        size: height and width of the training image in pixels of ``source.y`` and ``source.x``.
+        nearest: crops around the first of ``source.nearest``; ``None`` for images not at hand.
 
     Example:
         >>> source = PrototypeSource("Ana", 2, "train-0012", 31, 40, 0.97, "cell", True, ())
@@ -134,13 +131,7 @@ def render_gallery(cards: Sequence[PrototypeCard]) -> Picture:
     """Draw many prototypes, four in a row; each annotator's begin a row of their own.
 
     Args:
-        cards: those of one annotator one after the other.
-
-    Returns:
-        ``[height, width, 3]`` uint8.
-
-    Raises:
-        ValueError: if there is no card.
+        cards: at least one; those of one annotator one after the other.
     """
     if not cards:
         raise ValueError("render_gallery: no cards, expected at least one prototype.")

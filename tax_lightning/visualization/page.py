@@ -13,11 +13,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation
-from tax_lightning.visualization.drawing import UNANIMOUS_INDEX, as_array, check_single
+from tax_lightning.visualization.annotations import SourcePatch
+from tax_lightning.visualization.drawing import UNANIMOUS_INDEX, as_array, check_single, data_uri
+from tax_lightning.visualization.gallery import PrototypeCard, card_facts, drawn_scene
 from tax_lightning.visualization.palette import Colour, css
+from tax_lightning.visualization.sheet import Sheet
 
 # ------------------------------------------------------------------------------------------ HTML
 
@@ -82,15 +86,7 @@ def anchor(name: str) -> str:
 def table(
     label: str, head: Sequence[str], rows: Mapping[str, str], caption: str = "", kind: str = ""
 ) -> str:
-    """A table that scrolls where it is too large.
-
-    Args:
-        label: name of the table, as text.
-        head: titles of the columns, as text.
-        rows: the cells ``<td>...</td>`` by the row's head, both as HTML.
-        caption: as text.
-        kind: class of the table in the style sheet.
-    """
+    """A table that scrolls where it is too large; ``rows`` has cells by the row's name, as HTML."""
     titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
     body = "".join(f'<tr><th scope="row">{name}</th>{row}</tr>' for name, row in rows.items())
     said = f"<caption>{escape(caption)}</caption>" if caption else ""
@@ -109,6 +105,41 @@ def named(name: str, colour: Colour) -> str:
 def bar(share: float, colour: Colour) -> str:
     """A bar as long as a share in ``[0, 1]`` of its track."""
     return f'<span class="bar" style="width:{share:.2%};background:{css(colour)}"></span>'
+
+
+def prototype_card(card: PrototypeCard, anchor: str, shade: Colour) -> str:
+    """A prototype: its name, crop and training image, what is known of it, its nearest pixels."""
+    source = card.source
+    nearest = "".join(
+        _crop(patch, 64, f"Row {y}, column {x} of {sample_id}")
+        for (sample_id, y, x, _), patch in zip(source.nearest, card.nearest, strict=False)
+        if patch is not None
+    )
+    if nearest:
+        nearest = f'<p>Next nearest, in other images:</p><div class="nearest">{nearest}</div>'
+    sights = '<span class="missing">The training image is not at hand</span>'
+    if card.patch is not None:
+        height, width = card.patch.image.shape[:2]
+        words = f"Training example, {width} by {height} pixels, its pixel ringed"
+        sights = _crop(card.patch, 128, words, card.region) + _picture(
+            "scene", drawn_scene(card), "The whole training image, with a box round the crop"
+        )
+    return (
+        f'<article class="card" id="{anchor}" tabindex="-1">'
+        f"<h3>{named(f'{source.annotator}, prototype {source.kernel}', shade)}</h3>"
+        f'<div class="sights">{sights}</div>'
+        f"<p>{'<br>'.join(map(escape, card_facts(card)))}</p>{nearest}</article>\n"
+    )
+
+
+def _crop(
+    patch: SourcePatch, side: int, words: str, region: NDArray[np.bool_] | None = None
+) -> str:
+    return _picture("crop", Sheet().marked(patch, side, region), words)
+
+
+def _picture(kind: str, picture: Image.Image, words: str) -> str:
+    return f'<img class="{kind}" src="{data_uri(np.asarray(picture))}" alt="{escape(words)}">'
 
 
 # ------------------------------------------------------------------------------------------ maps
@@ -133,11 +164,6 @@ PLANES = {
 which take less room."""
 
 
-def levels_for(values: int) -> int:
-    """How fine shares may be, given the pixels, annotators, classes and images multiplied."""
-    return FINE if values <= MOST_FINE_VALUES else COARSE
-
-
 def compact(explanation: Explanation, most: int, levels: int = FINE) -> dict[str, NDArray[Any]]:
     """Maps of an explanation, a byte a value; ``docs/explain.md`` says what each array is.
 
@@ -153,8 +179,7 @@ def compact(explanation: Explanation, most: int, levels: int = FINE) -> dict[str
         annotators with large ones are left out.
 
     Raises:
-        ValueError: if there are several images, or more annotators, classes or kernels than a byte
-            can tell apart.
+        ValueError: if there are more annotators, classes or kernels than a byte can tell apart.
     """
     check_single(explanation)
     n, c, k = len(explanation.annotators), len(explanation.classes), explanation.kernels

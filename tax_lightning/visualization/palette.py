@@ -91,13 +91,7 @@ def kernel_shade(colour: Colour, kernel: int, kernels: int) -> Colour:
 
 
 def value_colours(values: NDArray[np.floating]) -> Picture:
-    """The colours of values: light where they are 0, ever darker up to 1.
-
-    Args:
-        values: of any shape, in ``[0, 1]``.
-
-    Returns:
-        uint8, with an axis of 3 channels more.
+    """The colours ``[..., 3]`` of values ``[...]``: light where they are 0, ever darker up to 1.
 
     Example:
         >>> value_colours(np.array([[0.0, 1.0]])).tolist()
@@ -120,14 +114,11 @@ def css(colour: Colour) -> str:
 
 
 def indexed_png(array: NDArray[np.uint8], palette: Mapping[int, Colour]) -> Image.Image:
-    """A picture whose pixel values are the numbers of ``array``, shown in colours.
+    """Numbers ``[H, W]`` as a picture that saves as PNG and reads back as the same numbers.
 
     Args:
-        array: ``[H, W]``, the numbers.
-        palette: the colour of each number; black for those that it leaves out.
-
-    Returns:
-        A picture of Pillow's mode ``"P"``: saved as PNG it reads back as ``array``.
+        array: the numbers.
+        palette: the colour in which each number is shown; black for those that it leaves out.
 
     Example:
         >>> picture = indexed_png(np.array([[0, 254]], dtype=np.uint8), {254: (200, 200, 200)})

@@ -161,24 +161,23 @@ class View:
             ((np.arange(shown) + 0.5) * size // shown).astype(int)
             for shown, size in zip(self.size, source_size, strict=True)
         )
-        place: Any = (..., rows[:, None], columns)
+        place = (..., rows[:, None], columns)
         picture = Image.fromarray(drawing.as_picture(image))
         self.image = np.asarray(picture.resize((width, height), Image.Resampling.BOX))
         self.grey = np.asarray(Image.fromarray(self.image).convert("L"), dtype=np.float32)
         self.reference = None if reference is None else reference[place].astype(np.uint8)
-        drawn = None if masks is None else masks[place]
-        if max(self.zoom) < 1:  # fewer pixels to work on
-            index = torch.from_numpy(rows), torch.from_numpy(columns)
-            explanation, place = explanation.sampled(*index), ...
-        if drawn is None:
-            drawn = drawing.as_array(explanation.annotator_decisions[0])[place]
+        explanation = explanation.sampled(torch.from_numpy(rows), torch.from_numpy(columns))
+        if masks is None:
+            drawn = drawing.as_array(explanation.annotator_decisions[0])
+        else:
+            drawn = masks[place]
         self.masks = drawn.astype(np.uint8)
-        self.decision = drawing.as_array(explanation.decision[0])[place].astype(np.uint8)
-        self.leader = drawing.as_array(explanation.leader[0])[place]
-        self.kernel = drawing.as_array(explanation.leader_kernel[0])[place]
-        self.certainty = drawing.as_array(explanation.certainty[0])[place]
-        self.entropy = drawing.as_array(explanation.uncertainty[0])[place]
-        self.unanimous = drawing.as_array(explanation.unanimous[0])[place]
+        self.decision = drawing.as_array(explanation.decision[0]).astype(np.uint8)
+        self.leader = drawing.as_array(explanation.leader[0])
+        self.kernel = drawing.as_array(explanation.leader_kernel[0])
+        self.certainty = drawing.as_array(explanation.certainty[0])
+        self.entropy = drawing.as_array(explanation.uncertainty[0])
+        self.unanimous = drawing.as_array(explanation.unanimous[0])
 
     def contours(self) -> Picture:
         """Every annotator's contour; where several coincide their colours take turns along it.

@@ -22,9 +22,9 @@ from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation, PrototypeSource
 from tax_lightning.files import file_name
 from tax_lightning.visualization import page as base
-from tax_lightning.visualization.annotations import SourcePatch, find_callouts
+from tax_lightning.visualization.annotations import find_callouts
 from tax_lightning.visualization.drawing import data_uri, shrunk, thumbnail
-from tax_lightning.visualization.gallery import PrototypeCard, card_facts, drawn_scene, read_cards
+from tax_lightning.visualization.gallery import PrototypeCard, read_cards
 from tax_lightning.visualization.palette import (
     Picture,
     annotator_palette,
@@ -33,7 +33,6 @@ from tax_lightning.visualization.palette import (
     value_colours,
 )
 from tax_lightning.visualization.panel import render_panel
-from tax_lightning.visualization.sheet import Sheet
 from tax_lightning.visualization.summary import MOST_NAMED, Summary
 
 _TITLE = "Who decided, and why"
@@ -47,11 +46,8 @@ _IMAGES = "<!-- images -->"  # where their data go
 class Explained(Protocol):
     """Explanations of one image each, on the CPU, and the images as pictures."""
 
-    def __len__(self) -> int:
-        """How many."""
-
-    def __iter__(self) -> Iterator[tuple[Explanation, Picture]]:
-        """One after the other."""
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[tuple[Explanation, Picture]]: ...
 
 
 def write_report(
@@ -90,8 +86,7 @@ def write_report(
         The page.
 
     Raises:
-        FileExistsError: if the folder holds a report already.
-        NotADirectoryError: if ``output`` is a file.
+        FileExistsError: if the folder holds a report already, or is a file (NotADirectoryError).
         ValueError: if there are no images, or two have the same id.
     """
     folder = Path(output)
@@ -144,7 +139,6 @@ def write_page(
         source: as in `write_report`.
 
     Raises:
-        OSError: if the page cannot be written.
         ValueError: if two images have the same id, or there are more annotators, classes or kernels
             than a page tells apart.
     """
@@ -188,7 +182,7 @@ class _Report:
             pixels = math.prod(min(side, self.max_side) for side in picture.shape[:2])
             # The same for all images, so that they can be compared; taken to be of one size.
             values = self.expected * pixels * len(self.annotators) * len(self.classes)
-            self.levels = base.levels_for(values)
+            self.levels = base.FINE if values <= base.MOST_FINE_VALUES else base.COARSE
         else:
             self.summary += summary
         maps = base.compact(explanation, self.max_side, self.levels)
@@ -346,8 +340,8 @@ class _Report:
             decided = (
                 f"All would say the same on {summary.unanimous:.0%} of the pixels. On the others, "
                 f"the largest weight is {summary.largest_weight:.0%} on average; an even share is "
-                f"{1 / len(self.annotators):.0%}. An annotator decides where the own weight is the "
-                "largest."
+                f"{1 / len(self.annotators):.0%}. The annotator with the largest weight at a pixel "
+                "decides there."
             )
         head = f"<h3>The annotators, over all pictures</h3><p>{decided}</p>"
         return head + base.table("Annotators", ("Annotator", "Decides"), rows)
@@ -374,7 +368,14 @@ class _Report:
         """A card for each active prototype, those used most first."""
         active = [card for card in self.cards if card.source.active]
         order = sorted(active, key=lambda card: -np.nan_to_num(self.usage(card)))
-        cards = list(map(self._card, order))
+        cards = [
+            base.prototype_card(
+                replace(card, use=self.usage(card)),
+                str(self._card_id(card)),
+                kernel_shade(card.colour, card.source.kernel, self.kernels),
+            )
+            for card in order
+        ]
         more, pruned = len(cards) - _MOST_CARDS, len(self.cards) - len(active)
         parts = [
             '<p class="note">A prototype is one pixel of one training image, ringed here. Where a '
@@ -389,24 +390,6 @@ class _Report:
                 f'</summary><div class="gallery">{"".join(cards[_MOST_CARDS:])}</div></details>'
             )
         return "".join(parts)
-
-    def _card(self, card: PrototypeCard) -> str:
-        source = card.source
-        facts = card_facts(replace(card, use=self.usage(card)))
-        nearest = "".join(
-            _crop(patch, 64, f"Row {y}, column {x} of {sample_id}")
-            for (sample_id, y, x, _), patch in zip(source.nearest, card.nearest, strict=False)
-            if patch is not None
-        )
-        if nearest:
-            nearest = f'<p>Next nearest, in other images:</p><div class="nearest">{nearest}</div>'
-        shade = kernel_shade(card.colour, source.kernel, self.kernels)
-        title = base.named(f"{source.annotator}, prototype {source.kernel}", shade)
-        return (
-            f'<article class="card" id="{self._card_id(card)}" tabindex="-1"><h3>{title}</h3>'
-            f'<div class="sights">{_sights(card)}</div>'
-            f"<p>{'<br>'.join(map(escape, facts))}</p>{nearest}</article>\n"
-        )
 
 
 def _thumbnail(number: int, name: str, picture: Picture, summary: Summary) -> str:
@@ -426,27 +409,6 @@ def _origin(source: PrototypeSource) -> str:
         return ""
     labelled = f", which {source.annotator} labelled {source.label}" if source.label else ""
     return f"training image {source.sample_id}, row {source.y}, column {source.x}{labelled}"
-
-
-def _sights(card: PrototypeCard) -> str:
-    """The crop, and the whole image with a box where the crop lies."""
-    if card.patch is None:
-        return '<span class="missing">The training image is not at hand</span>'
-    height, width = card.patch.image.shape[:2]
-    words = f"Training example, {width} by {height} pixels, its pixel ringed"
-    scene = data_uri(np.asarray(drawn_scene(card)))
-    return (
-        f"{_crop(card.patch, 128, words, card.region)}"
-        f'<img class="scene" src="{scene}" alt="The whole training image, with a box round the '
-        'crop">'
-    )
-
-
-def _crop(
-    patch: SourcePatch, side: int, words: str, region: NDArray[np.bool_] | None = None
-) -> str:
-    picture = np.asarray(Sheet().marked(patch, side, region))
-    return f'<img class="crop" src="{data_uri(picture)}" alt="{escape(words)}">'
 
 
 # ------------------------------------------------------------------------------------------ files

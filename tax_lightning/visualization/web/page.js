@@ -1,6 +1,7 @@
 // What the reader does, and what the page shows then.
 
 const element = (id) => document.getElementById(id);
+const on = (id, event, act) => element(id).addEventListener(event, act);
 const stage = element("stage");
 const everybody = () => new Set(report.annotators.keys());
 
@@ -186,14 +187,14 @@ function pointed(event) {
   ];
 }
 
-stage.addEventListener("pointermove", (event) => {
+on("stage", "pointermove", (event) => {
   const follows = shown.maps && !shown.held && event.pointerType !== "touch";
   if (follows) moveSpot(pointed(event), false, false);
 });
-stage.addEventListener("click", (event) => {
+on("stage", "click", (event) => {
   if (shown.maps) moveSpot(pointed(event), !shown.held);
 });
-stage.addEventListener("keydown", (event) => {
+on("stage", "keydown", (event) => {
   const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
   const step = steps[event.key];
   if (!step || !shown.maps) return;
@@ -225,13 +226,13 @@ function setOutlines(annotators) {
 
 const chosen = (name) =>
   new Set([...boxes(name)].filter((box) => box.checked).map((box) => Number(box.value)));
-element("people").addEventListener("change", ({ target }) => {
+on("people", "change", ({ target }) => {
   if (target.name === "counts") setPanel(chosen("counts"));
   else setOutlines(chosen("outline"));
 });
-element("all-count").addEventListener("click", () => setPanel(everybody()));
-element("all-outlines").addEventListener("click", () => setOutlines(everybody()));
-element("no-outlines").addEventListener("click", () => setOutlines(new Set()));
+on("all-count", "click", () => setPanel(everybody()));
+on("all-outlines", "click", () => setOutlines(everybody()));
+on("no-outlines", "click", () => setOutlines(new Set()));
 
 // ---------------------------------------------------------------------------- controls
 
@@ -248,15 +249,13 @@ function zoomBy(factor) {
   element("marker").scrollIntoView({ block: "nearest", inline: "center" });
 }
 
-element("smaller").addEventListener("click", () => zoomBy(1 / 2));
-element("larger").addEventListener("click", () => zoomBy(2));
-element("layers").addEventListener("change", (event) => {
+on("smaller", "click", () => zoomBy(1 / 2));
+on("larger", "click", () => zoomBy(2));
+on("layers", "change", (event) => {
   shown.layer = event.target.value;
   draw();
 });
-["with-result", "with-outlines", "with-unanimous"].forEach((id) =>
-  element(id).addEventListener("change", draw),
-);
+["with-result", "with-outlines", "with-unanimous"].forEach((id) => on(id, "change", draw));
 
 // The number of the picture stands in the address, so that a picture can be pointed to.
 function openImage(number) {
@@ -281,8 +280,8 @@ function fromAddress() {
   return true;
 }
 
-element("image").addEventListener("change", (event) => openImage(event.target.value));
-element("previous").addEventListener("click", () => openImage(shown.maps.number - 1));
-element("next").addEventListener("click", () => openImage(shown.maps.number + 1));
+on("image", "change", (event) => openImage(event.target.value));
+on("previous", "click", () => openImage(shown.maps.number - 1));
+on("next", "click", () => openImage(shown.maps.number + 1));
 addEventListener("hashchange", fromAddress);
 if (!fromAddress()) showImage(0);
