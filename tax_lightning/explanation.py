@@ -126,8 +126,8 @@ class PrototypeSource:
         active: whether the prototype takes part in the decisions.
         nearest: the next nearest pixels, each ``(sample_id, y, x, similarity)`` and each from
             another image.
-        purity: share of the commonest label among the pixel and its nearest pixels, as the annotator
-            labelled them, in ``[0, 1]``; ``None`` if that is not known.
+        purity: share of the most frequent label among the pixel and its nearest pixels, as the
+            annotator labelled them, in ``[0, 1]``; ``None`` if that is not known.
 
     Example:
         >>> source = PrototypeSource("Ana", 2, "train-0012", 31, 40, 0.97, "cell", True, ())

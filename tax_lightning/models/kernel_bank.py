@@ -63,4 +63,5 @@ class KernelBank(nn.Module):
         """Class logits of every kernel at every pixel."""
         weight, bias = self.weight.flatten(0, 2), self.bias.flatten()
         logits: Tensor = F.conv2d(features, weight, bias, padding="same")
-        return logits.unflatten(1, self.weight.shape[:3])
+        by_kernel: Tensor = logits.unflatten(1, self.weight.shape[:3])
+        return by_kernel

@@ -130,7 +130,7 @@ class TAXNetwork(DenseNetwork):
         return self.decode(self.encode(images))
 
     def features_and_context(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As of :class:`~tax_lightning.models.backbone.DenseNetwork`, without gradient if frozen."""
+        """As of :class:`~tax_lightning.models.backbone.DenseNetwork`; no gradient if frozen."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return super().features_and_context(images)
 

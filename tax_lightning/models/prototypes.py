@@ -23,7 +23,7 @@ class PrototypeMemory(nn.Module):
     The cosine of a pixel's embedding and prototype (n, k) is the evidence for kernel (n, k) at that
     pixel. Prototypes are learnt by gradient. :meth:`project` then moves each of them onto a real
     training pixel, so that the reason for a decision can be shown as a training patch. A memory of
-    prototypes is what arXiv 2302.09561 asks for; the projection follows ProtoPNet, arXiv 1806.10574.
+    prototypes is what arXiv 2302.09561 asks for; the projection is that of ProtoPNet (1806.10574).
 
     The sources (sample id, pixel, similarity, label, nearest pixels) are part of the ``state_dict``
     as plain tensors and strings, without any image data.
@@ -94,8 +94,10 @@ class PrototypeMemory(nn.Module):
         # In float32 also where the convolutions run in bf16, so that the shares add up.
         with torch.autocast(embedding.device.type, enabled=False):
             weight = vectors.flatten(0, 1)[..., None, None]
-            response = F.conv2d(embedding.float(), weight, None if bias is None else bias.flatten())
-        return response.unflatten(1, self.active.shape)
+            bias = None if bias is None else bias.flatten()
+            response: Tensor = F.conv2d(embedding.float(), weight, bias)
+        by_prototype: Tensor = response.unflatten(1, self.active.shape)
+        return by_prototype
 
     @torch.no_grad()
     def start(self, pixels: Sequence[Tensor], seed: int = 0, keep: int = 0) -> None:
@@ -148,7 +150,7 @@ class PrototypeMemory(nn.Module):
             self.active[keep:] = active.scatter(1, best.argmax(dim=1, keepdim=True), True)
 
     def forget_sources(self, keep: int = 0) -> None:
-        """Forget the sources of all annotators after the first ``keep``; prune nothing of theirs."""
+        """Forget all sources but those of the first ``keep`` annotators; prune none of the others."""
         annotators, kernels = self.active.shape
         self.source_ids = [*self.source_ids[:keep], *_no_ids(annotators - keep, kernels)]
         self.source_pixel[keep:] = -1

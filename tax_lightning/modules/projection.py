@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -15,12 +15,12 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 from tax_lightning.batch import Batch, unpacked
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.distributed import from_all_processes
+from tax_lightning.losses import TAXLoss
 from tax_lightning.models.backbone import evaluating
+from tax_lightning.models.network import TAXNetwork
 from tax_lightning.models.output import TAXOutput, TAXWeights
 from tax_lightning.models.prototypes import SourceSearch
-
-if TYPE_CHECKING:
-    from tax_lightning.modules.tax import TAXLightningModule
+from tax_lightning.modules.base import MultiAnnotatorModule
 
 START_PIXELS = 4096  # per annotator, for the clusters at which the prototypes are started
 SCALES = torch.logspace(-1, 1, 61)  # of the evidence, among which w is calibrated
@@ -29,8 +29,15 @@ NEAR = 0.005  # largest gap between mean weight and share of right pixels that c
 LEAST_AGREEMENT = 0.5  # of an annotator around a pixel that may become a source
 
 
+class ExplainingModule(MultiAnnotatorModule):
+    """What the passes need of a module: a TAX network and its loss."""
+
+    network: TAXNetwork
+    loss: TAXLoss
+
+
 @torch.no_grad()
-def find_sources(module: TAXLightningModule, loader: Iterable[Batch]) -> SourceSearch:
+def find_sources(module: ExplainingModule, loader: Iterable[Batch]) -> SourceSearch:
     """Look for the training pixels most similar to each prototype, in all processes.
 
     Pixels qualify where the annotator labelled, agrees with the reference around, and the prototype
@@ -76,7 +83,7 @@ def warn_of_pruned_prototypes(annotators: Sequence[str], active: Tensor) -> None
 
 
 @torch.no_grad()
-def starting_pixels(module: TAXLightningModule, loader: Iterable[Batch]) -> list[Tensor]:
+def starting_pixels(module: ExplainingModule, loader: Iterable[Batch]) -> list[Tensor]:
     """For each annotator the embeddings ``[M, E]`` of pixels where they agree with the reference.
 
     The draw depends on the image alone, not on its batch or process.
@@ -96,7 +103,7 @@ def starting_pixels(module: TAXLightningModule, loader: Iterable[Batch]) -> list
     return [torch.cat(column) for column in columns]
 
 
-def _number_of_images(module: TAXLightningModule, loader: Iterable[Batch]) -> int:
+def _number_of_images(module: ExplainingModule, loader: Iterable[Batch]) -> int:
     """Images that all processes together see, at least 1."""
     sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
     if sampler is None or not hasattr(sampler, "__len__"):
@@ -104,7 +111,7 @@ def _number_of_images(module: TAXLightningModule, loader: Iterable[Batch]) -> in
     return max(1, len(sampler) * module.trainer.world_size)
 
 
-def calibrate(module: TAXLightningModule, loaders: Iterable[Iterable[Batch]]) -> None:
+def calibrate(module: ExplainingModule, loaders: Iterable[Iterable[Batch]]) -> None:
     """Set the scale of w by the first loader whose images tell which annotator is right.
 
     Args:
@@ -120,7 +127,7 @@ def calibrate(module: TAXLightningModule, loaders: Iterable[Iterable[Batch]]) ->
 
 
 @torch.no_grad()
-def fit_who_scale(module: TAXLightningModule, loader: Iterable[Batch]) -> float | None:
+def fit_who_scale(module: ExplainingModule, loader: Iterable[Batch]) -> float | None:
     """The scale of the evidence at which w is calibrated.
 
     Only pixels count where annotators disagree and exactly one of them agrees with the reference.
@@ -191,7 +198,7 @@ def _draw(embedding: Tensor, weight: Tensor, count: int, name: str) -> list[Tens
 
 
 @torch.no_grad()
-def visit(module: TAXLightningModule, loader: Iterable[Batch]) -> Iterator[tuple[Batch, TAXOutput]]:
+def visit(module: ExplainingModule, loader: Iterable[Batch]) -> Iterator[tuple[Batch, TAXOutput]]:
     """Every batch on the module's device, with the output of the network in evaluation mode."""
     for batch in loader:
         ready, images = _on_device(module, batch)
@@ -201,7 +208,7 @@ def visit(module: TAXLightningModule, loader: Iterable[Batch]) -> Iterator[tuple
 
 @torch.no_grad()
 def visit_weights(
-    module: TAXLightningModule, loader: Iterable[Batch]
+    module: ExplainingModule, loader: Iterable[Batch]
 ) -> Iterator[tuple[Batch, TAXWeights, Tensor | None]]:
     """Every batch with who and why only, and the reference labels: takes a third of the time."""
     if module.reference_from_output:
@@ -217,7 +224,7 @@ def visit_weights(
         yield ready, weights, module.reference_labels(ready, None)
 
 
-def _on_device(module: TAXLightningModule, batch: Batch) -> tuple[Batch, Tensor]:
+def _on_device(module: ExplainingModule, batch: Batch) -> tuple[Batch, Tensor]:
     """A batch as in training, and its images in the precision of the network."""
     checked = module.on_before_batch_transfer(batch, 0)
     ready = unpacked(module.transfer_batch_to_device(checked, module.device, 0))

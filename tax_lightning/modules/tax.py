@@ -18,9 +18,10 @@ from tax_lightning.models.backbone import evaluating
 from tax_lightning.models.mixture import mix
 from tax_lightning.models.network import TAXNetwork
 from tax_lightning.models.output import TAXOutput
-from tax_lightning.modules.base import MultiAnnotatorModule, known_labels
+from tax_lightning.modules.base import known_labels
 from tax_lightning.modules.checkpoints import given_network, settings_from
 from tax_lightning.modules.projection import (
+    ExplainingModule,
     calibrate,
     find_sources,
     projection_loader,
@@ -31,7 +32,7 @@ from tax_lightning.modules.projection import (
 from tax_lightning.modules.schedule import Event, Schedule
 
 
-class TAXLightningModule(MultiAnnotatorModule):
+class TAXLightningModule(ExplainingModule):
     """Multi-annotator segmentation that says who decides each pixel and why.
 
     Works with any ``Trainer`` and any loader whose batches are dictionaries with
@@ -90,7 +91,6 @@ class TAXLightningModule(MultiAnnotatorModule):
         torch.Size([1, 2, 32, 32])
     """
 
-    loss: TAXLoss
     kept = 0  # the first so many annotators stay as they are in training
 
     def __init__(
