@@ -7,6 +7,7 @@ from dataclasses import asdict
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from squares import (
     ANNOTATORS,
     CLASSES,
@@ -32,7 +33,6 @@ from tax_lightning.modules.schedule import Schedule
 
 pytestmark = QUIET
 OFF = Schedule(enabled=False)
-SHORT = Schedule(start=0.1, full=0.2, trials=(), final=0.8)
 
 
 @pytest.fixture(scope="module")
@@ -76,24 +76,12 @@ def test_the_loss_is_the_weighted_sum_of_the_terms_that_are_trained(trained):
         assert terms["loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_annotators_tendencies_are_learnt(trained):
+def test_tendencies_are_learnt_and_who_is_right_leads_where_annotators_differ(trained):
     areas = [trained.predict(images(), annotator=name)[:, 1].sum().item() for name in ANNOTATORS]
     assert areas[1] > areas[0] > areas[2]
-
-
-def test_the_one_who_is_right_leads_where_annotators_differ(trained):
     explanation = trained.explain(images())
     weights = explanation.who.transpose(0, 1)[:, ~explanation.unanimous].mean(dim=1)
     assert weights[0] > weights[1:].max() + 0.1
-
-
-def test_training_terms_are_logged_by_name():
-    trainer = make_trainer(max_epochs=1)
-    module = make_module(schedule=OFF)
-    trainer.fit(module, make_loader())
-    last = module.terms[-1]
-    logged = {"train/loss": last.pop("loss")} | {f"train/loss_{key}": last[key] for key in last}
-    assert {key: value.item() for key, value in trainer.logged_metrics.items()} == logged
 
 
 # ---------------------------------------------------------------------- explain and predict
@@ -251,19 +239,16 @@ def test_every_parameter_takes_part_in_every_step(frozen):
 # ---------------------------------------------------------------------- schedule
 
 
-class Stop(L.Callback):
-    """Ends a run after so many steps."""
+def stop_after(steps: int) -> L.Callback:
+    def stop(trainer, *_):
+        trainer.should_stop = trainer.global_step >= steps
 
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def on_train_batch_end(self, trainer, *_):
-        trainer.should_stop = trainer.global_step >= self.steps
+    return LambdaCallback(on_train_batch_end=stop)
 
 
 def test_a_run_that_stops_early_projects_and_says_so():
     module = make_module()
-    trainer = make_trainer(callbacks=[Stop(10)])
+    trainer = make_trainer(callbacks=[stop_after(10)])
     with pytest.warns(UserWarning, match="^training stopped .* before the final projection at 90%"):
         trainer.fit(module, make_loader())
     assert trainer.global_step == 10
@@ -273,15 +258,19 @@ def test_a_run_that_stops_early_projects_and_says_so():
 
 
 def test_a_schedule_that_is_off_trains_all_terms_and_never_projects():
-    module = make_module(schedule=OFF)
+    module, trainer = make_module(schedule=OFF), make_trainer(max_epochs=2)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="training stopped")
-        make_trainer(max_epochs=2).fit(module, make_loader())
+        trainer.fit(module, make_loader())
     assert module.events == []
     assert not module.network.memory.projected
     assert not module.network.frozen
     assert all("cluster" in terms for terms in module.terms)
     assert module.losses[-1] < module.losses[0]
+    # All are logged by name, as they come in.
+    last = module.terms[-1]
+    logged = {"train/loss": last.pop("loss")} | {f"train/loss_{key}": last[key] for key in last}
+    assert {key: value.item() for key, value in trainer.logged_metrics.items()} == logged
 
 
 def test_a_projection_by_hand_needs_no_trainer_and_freezes_what_it_rests_on():
@@ -297,23 +286,18 @@ def test_a_projection_by_hand_needs_no_trainer_and_freezes_what_it_rests_on():
         z = module.network.eval().encode(image).embedding[0, :, source.y, source.x]
         prototype = module.network.memory.vectors[ANNOTATORS.index(source.annotator), source.kernel]
         assert torch.cosine_similarity(z, prototype, dim=0) >= 0.999
-    weight = module.network.backbone[0].weight.detach().clone()
-    make_trainer(max_epochs=1).fit(module, make_loader())
-    assert torch.equal(module.network.backbone[0].weight, weight)
-    assert repr([s for s in sources_of(module) if s.active]) == repr(active)
-
-
-def test_sources_lie_where_their_annotator_agrees_with_the_reference():
-    module = make_module(schedule=OFF)
-    module.project(make_loader())
+    # They lie where their annotator agrees with the reference around; so do the next nearest.
     masks = torch.stack(Squares().masks)
     agree = agreement(masks, majority(masks, len(CLASSES)), window=5)
     assert (agree < 0.5).float().mean() > 0.05  # there are pixels to avoid
     for source in sources_of(module):
-        n = ANNOTATORS.index(source.annotator)
-        own = (source.sample_id, source.y, source.x)
+        n, own = ANNOTATORS.index(source.annotator), (source.sample_id, source.y, source.x)
         for name, y, x in (own, *(near[:3] for near in source.nearest)):
             assert not name or agree[number_of(name), n, y, x] >= 0.5
+    weight = module.network.backbone[0].weight.detach().clone()
+    make_trainer(max_epochs=1).fit(module, make_loader())
+    assert torch.equal(module.network.backbone[0].weight, weight)
+    assert repr([s for s in sources_of(module) if s.active]) == repr(active)
 
 
 def test_the_schedule_needs_an_end():
@@ -321,7 +305,7 @@ def test_the_schedule_needs_an_end():
     with pytest.raises(ValueError, match=message):
         make_trainer(max_epochs=-1).fit(make_module(), make_loader())
     module = make_module(schedule=OFF)
-    make_trainer(max_epochs=-1, callbacks=[Stop(1)]).fit(module, make_loader())
+    make_trainer(max_epochs=-1, callbacks=[stop_after(1)]).fit(module, make_loader())
     assert len(module.losses) == 1
 
 
@@ -427,12 +411,8 @@ def test_the_reference_can_be_given_with_the_data(trained):
         make_trainer(max_epochs=1).fit(module, make_loader())
 
 
-WHO_IS_NOT_TRAINED = r"^who is not trained \(reference='none', or loss_weights.who=0\)"
-
-
-@pytest.mark.filterwarnings(f"ignore:{WHO_IS_NOT_TRAINED[1:]}")
 def test_without_a_reference_the_result_lies_between_the_annotators():
-    module = make_module(reference="none", optimizer=fast, schedule=SHORT)
+    module = make_module(reference="none", optimizer=fast)
     assert module.reference_labels({"masks": torch.stack(Squares().masks)}, None) is None
     absent = {i: [2] for i in range(0, 12, 2)} | {3: [0, 1, 2]}
     loader = make_loader(Squares(absent=absent))
@@ -458,7 +438,6 @@ def test_without_a_reference_the_result_lies_between_the_annotators():
     assert area < module.predict(images(), annotator="Ben")[:, 1].sum()
 
 
-@pytest.mark.filterwarnings(f"ignore:{WHO_IS_NOT_TRAINED[1:]}")
 def test_without_a_reference_a_test_of_the_explanation_measures_what_it_can():
     module = make_module(reference="none", explanation_metrics=True)
     (found,) = make_trainer().test(module, make_loader(Squares(4)), verbose=False)
@@ -469,10 +448,11 @@ def test_without_a_reference_a_test_of_the_explanation_measures_what_it_can():
 
 @pytest.mark.parametrize("options", [{"reference": "none"}, {"loss_weights": {"who": 0.0}}])
 def test_that_who_is_not_trained_is_said(options):
-    with pytest.warns(UserWarning, match=WHO_IS_NOT_TRAINED):
+    message = r"^who is not trained \(reference='none', or loss_weights.who=0\)"
+    with pytest.warns(UserWarning, match=message):
         make_module(**options)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=WHO_IS_NOT_TRAINED)
+        warnings.filterwarnings("error", message=message)
         make_module()
 
 

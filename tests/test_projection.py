@@ -13,6 +13,7 @@ from tax_lightning.models.network import Encoded
 from tax_lightning.models.output import TAXWeights
 from tax_lightning.models.prototypes import PrototypeMemory
 from tax_lightning.modules.projection import (
+    _single_right,
     find_sources,
     fit_who_scale,
     projection_loader,
@@ -97,26 +98,23 @@ def scale_of(certainty: float, hits: int, misses: int, masks=None) -> float | No
     return fit_who_scale(Stub(Network(PrototypeMemory(2, 1, 2), who.log()), window=1), [batch])
 
 
-@pytest.mark.parametrize("certainty", [0.6, 0.99])
-def test_the_scale_makes_who_as_certain_as_it_is_right(certainty):
-    odds = (certainty / (1 - certainty)) ** scale_of(certainty, 90, 10)
-    assert odds / (1 + odds) == pytest.approx(0.9, abs=0.012)  # a step between two scales
+@pytest.mark.parametrize(
+    ("certainty", "hits", "low", "high"),
+    [
+        (0.6, 90, 0.888, 0.912),  # as certain as it is right, up to a step between two scales
+        (0.99, 90, 0.888, 0.912),
+        (0.9, 100, 0.995, 0.998),  # always right, it is not taken for certain
+    ],
+)
+def test_the_scale_makes_who_as_certain_as_it_is_right(certainty, hits, low, high):
+    odds = (certainty / (1 - certainty)) ** scale_of(certainty, hits, 100 - hits)
+    assert low <= odds / (1 + odds) <= high
 
 
-def test_a_who_that_is_as_certain_as_right_stays():
+def test_a_who_that_is_as_certain_as_right_stays_and_a_few_pixels_do_not_tell():
     assert scale_of(0.9, 90, 10) == scale_of(0.9, 900, 100) == 1.0
-
-
-def test_a_few_pixels_do_not_tell():
     assert scale_of(0.6, 99, 0) is None
     assert scale_of(0.6, 100, 0) > 5
-
-
-def test_a_who_that_is_always_right_is_not_taken_for_certain():
-    scale = scale_of(0.9, 100, 0)
-    odds = 9**scale
-    assert 0.995 <= odds / (1 + odds) < 0.998
-    assert 2 < scale < 3
 
 
 def test_pixels_that_leave_a_doubt_do_not_count():
@@ -127,6 +125,16 @@ def test_pixels_that_leave_a_doubt_do_not_count():
     assert scale_of(0.9, 200, 200, masks=alone) is None
     assert scale_of(0.9, 200, 200, masks=torch.zeros(1, 2, 1, 400).long()) is None  # nobody right
     assert scale_of(0.9, 200, 200) is not None
+
+
+def test_cases_by_hand():
+    masks = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 255], [0, 0, 0, 0]])[None, :, None]
+    agree = torch.tensor([[1.0, 0.4, 1.0, 1.0], [1.0] * 4, [1.0] * 4])[None, :, None]
+    log_who = torch.tensor([0.5, 0.3, 0.2]).log().view(1, 3, 1, 1).expand_as(masks)
+    log_who, right = _single_right(log_who, masks, masks == 1, agree)
+    # At the second pixel nobody around believes the one who is right, at the third two are right.
+    assert right.tolist() == [[True, False, False]] * 2
+    torch.testing.assert_close(log_who.exp(), torch.tensor([[0.5, 0.3, 0.2], [0.5, 0.0, 0.2]]))
 
 
 def batches(order: list[int], size: int) -> list[dict]:

@@ -123,7 +123,7 @@ class MultiAnnotatorModule(L.LightningModule):
 
         Args:
             batch: as it came.
-            output: of the network; ``None`` unless :attr:`reference_from_output`.
+            output: of the network; only needed where :attr:`reference_from_output` is true.
 
         Returns:
             Class ids, or ``None`` for ``reference="none"``.
