@@ -150,7 +150,7 @@ class PrototypeMemory(nn.Module):
             self.active[keep:] = active.scatter(1, best.argmax(dim=1, keepdim=True), True)
 
     def forget_sources(self, keep: int = 0) -> None:
-        """Forget all sources but those of the first ``keep`` annotators; prune none of the others."""
+        """Forget all sources but those of the first ``keep`` annotators, and unprune the others."""
         annotators, kernels = self.active.shape
         self.source_ids = [*self.source_ids[:keep], *_no_ids(annotators - keep, kernels)]
         self.source_pixel[keep:] = -1
