@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tax_lightning.batch import Batch
 from tax_lightning.constants import IGNORE_INDEX
 
 Reference = Literal["given", "majority", "staple", "none"]
@@ -24,7 +24,9 @@ def check_reference(reference: str) -> None:
         raise ValueError(f"reference={reference!r}: expected one of {expected}.")
 
 
-def reference_labels(reference: Reference, batch: Batch, num_classes: int) -> Tensor | None:
+def reference_labels(
+    reference: Reference, batch: Mapping[str, Any], num_classes: int
+) -> Tensor | None:
     """The labels that the result is trained for and measured against.
 
     Args:
