@@ -60,8 +60,8 @@ class ExplanationLogger(Callback):
 
     Every ``every_n_epochs`` epochs, and once more at the end, each image's panel (see
     :func:`tax_lightning.visualization.panel.render_panel`) goes to every logger that takes
-    pictures, and into a folder as PNG; each metric's curves of all annotators go to W&B and TensorBoard as one
-    chart. At the end the prototypes follow (see
+    pictures, and into a folder as PNG; each metric's curves of all annotators go to W&B and
+    TensorBoard as one chart. At the end the prototypes follow (see
     :func:`tax_lightning.visualization.gallery.render_gallery`): ``gallery.png``, or a page for each
     annotator where there are many, in W&B also a table with a row a prototype. The files of the
     end, with ``curves.csv`` and ``manifest.json``, which names them, are one artifact there.
