@@ -20,7 +20,6 @@ NETWORK = {
     "encoder_weights": None,
     "backbone_options": {"encoder_depth": 3, "decoder_channels": [16, 8, 8]},
     "kernels": 2,
-    "embedding_channels": 8,
 }
 
 
@@ -110,21 +109,21 @@ def test_fit_ends_with_metrics_by_name_and_paths(config, tmp_path, capsys):
 
 def test_later_configuration_files_and_flags_win(config, tmp_path, capsys):
     overlay = tmp_path / "overlay.yaml"
-    overlay.write_text("model:\n  init_args:\n    kernels: 5\n    temperature: 0.3\n")
+    overlay.write_text("model:\n  init_args:\n    kernels: 5\n    who_window: 11\n")
     with pytest.raises(SystemExit) as stop:
         main(
             [
                 "fit",
                 *("--config", str(config)),
                 *("--config", str(overlay)),
-                "--model.init_args.temperature=0.2",
+                "--model.init_args.who_window=31",
                 "--print_config",
             ]
         )
     assert stop.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["model"]["init_args"]["kernels"] == 5
-    assert printed["model"]["init_args"]["temperature"] == 0.2
+    assert printed["model"]["init_args"]["who_window"] == 31
     assert "annotators" not in printed["model"]["init_args"]  # said once, by the data
 
 
@@ -138,11 +137,11 @@ def test_the_user_beats_the_checkpoint_and_the_checkpoint_beats_the_defaults(che
             "validate",
             *("--config", str(config)),
             *("--ckpt_path", checkpoint),
-            "--model.init_args.who_sharpness=7",
+            "--model.init_args.who_window=7",
         ]
     )
     assert cli.model.hparams["loss_weights"]["who"] == 0.125
-    assert cli.model.hparams["who_sharpness"] == 7
+    assert cli.model.hparams["who_window"] == 7
     assert cli.model.hparams["kernels"] == network["kernels"]
     assert cli.model.hparams["encoder"] == network["encoder"]
 
@@ -302,7 +301,6 @@ def test_without_a_reference_the_annotators_dice_selects_the_checkpoint(tmp_path
             "--trainer.logger=false",
             f"--trainer.default_root_dir={tmp_path}",
             "--model.init_args.reference=none",
-            "--model.init_args.who_target=none",
         ]
     )
     said = capsys.readouterr().out

@@ -21,7 +21,6 @@ NETWORK = {
     "encoder": "tu-test_resnet.r160_in1k",
     "backbone_options": {"encoder_depth": 3, "decoder_channels": [16, 8, 8]},
     "kernels": 2,
-    "embedding_channels": 8,
 }
 DATA = {
     "classes": ["background", "cell"],
