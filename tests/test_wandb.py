@@ -127,14 +127,14 @@ def test_it_holds_the_prototypes_as_a_table_with_a_row_each(run, logged):
     (files,) = (files for files in artifacts(run, "run_table") if name in files)
     table = json.loads(files[name].read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-    assert [(row["annotator"], row["prototype"]) for row in rows] == [
+    assert [(row["annotator"], row["kernel"]) for row in rows] == [
         (annotator, kernel) for annotator in ANNOTATORS for kernel in (0, 1)
     ]
     named = json.loads(written(run, "manifest.json").read_text())["prototypes"]
     for row, prototype in zip(rows, named, strict=True):
         card = Image.open(files[row["card"]["path"]])
         assert card.size == (row["card"]["width"], row["card"]["height"])
-        assert row["image"] == prototype["sample_id"]
+        assert row["sample_id"] == prototype["sample_id"]
         for column in ("y", "x", "label", "active", "similarity", "use", "purity", "insertion"):
             assert row[column] == pytest.approx(prototype[column]), column
         assert 0 <= row["insertion"] <= 1
