@@ -1,29 +1,33 @@
-"""Loggers that do not work: training goes on, and says so."""
+"""What loggers are told: the whole configuration, and that a run goes on without them."""
 
+import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
+import yaml
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from made_up import make_sources
 
 from tax_lightning.__main__ import main
-from tax_lightning.callbacks.curves import Curves
-from tax_lightning.callbacks.trackers import (
-    send_cards,
-    send_curves,
-    send_files,
-    send_overlays,
-    send_picture,
-    working,
-)
-from tax_lightning.visualization.gallery import PrototypeCard
+from tax_lightning.callbacks.loggers import source_state, working
 
 REPO = Path(__file__).parent.parent
 
 
+def quick_fit(folder, logger):
+    """A run of the quick start made small, with that class of logger."""
+    configs = ("experiments/quickstart.yaml", "tests/tiny.yaml", "tests/quick.yaml")
+    main(
+        [
+            *("fit", *(f"--config={REPO / config}" for config in configs)),
+            f"--trainer.default_root_dir={folder}",
+            f"--trainer.logger={logger}",
+            f"--trainer.logger.save_dir={folder}",
+        ]
+    )
+
+
 class Unreachable(Logger):
-    """A tracker behind a network that is down."""
+    """A logger behind a network that is down."""
 
     name, version = "far", 0
 
@@ -62,19 +66,9 @@ def test_a_folder_that_cannot_be_written_does_not_stop_a_run(tmp_path):
         working([TensorBoardLogger(tmp_path / "file")])
 
 
-def test_training_goes_on_without_its_tracker(tmp_path, capsys):
+def test_training_goes_on_without_its_logger(tmp_path, capsys):
     with pytest.warns(UserWarning, match="no route to host") as said:
-        main(
-            [
-                "fit",
-                *("--config", str(REPO / "experiments" / "quickstart.yaml")),
-                *("--config", str(REPO / "tests" / "tiny.yaml")),
-                *("--config", str(REPO / "tests" / "quick.yaml")),
-                f"--trainer.default_root_dir={tmp_path}",
-                f"--trainer.logger={__name__}.Unreachable",
-                f"--trainer.logger.save_dir={tmp_path}",
-            ]
-        )
+        quick_fit(tmp_path, f"{__name__}.Unreachable")
     assert len([w for w in said if "no route to host" in str(w.message)]) == 1
     assert "fused_dice" in capsys.readouterr().out
     (metrics,) = tmp_path.rglob("metrics.csv")
@@ -82,17 +76,46 @@ def test_training_goes_on_without_its_tracker(tmp_path, capsys):
     assert list(tmp_path.rglob("explanations/gallery.png"))
 
 
-def test_what_a_tracker_cannot_hold_is_not_sent(tmp_path):
-    """A logger of numbers gets none of it, and TensorBoard only pictures and the layout."""
-    curves = Curves()
-    curves.add(0, {"val/dice/Ana": 0.5}, ["Ana"])
-    card = PrototypeCard(make_sources(["Ana"])[0][0], (1, 2, 3))
-    picture = np.zeros((4, 4, 3), dtype=np.uint8)
-    logger = CSVLogger(tmp_path)
-    send_picture(logger, "a", picture, 1)
-    send_overlays(logger, "a", picture, {"who": (picture[..., 0], {0: "Ana"})}, 1)
-    send_cards(logger, "a", [card], 1)
-    send_curves(logger, curves, 1)
-    send_files(logger, "a", [tmp_path], 1)
-    logger.save()
-    assert not list(tmp_path.rglob("*.csv"))
+def git(folder, *arguments):
+    identity = ("-c", "user.name=Ana", "-c", "user.email=ana@example.org")
+    done = subprocess.run(
+        ["git", "-C", str(folder), *identity, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_the_state_of_a_repository_is_its_commit_and_whether_files_differ(tmp_path):
+    assert source_state(tmp_path) == {}
+    git(tmp_path, "init")
+    assert source_state(tmp_path) == {}  # no commit yet
+    (tmp_path / "file").write_text("a")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "-m", "a file")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    (tmp_path / "unknown to git").write_text("b")
+    assert source_state(tmp_path) == {"git": {"commit": commit, "changed": False}}
+    (tmp_path / "file").write_text("b")
+    assert source_state(tmp_path) == {"git": {"commit": commit, "changed": True}}
+
+
+def test_without_git_there_is_no_state(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert source_state(tmp_path) == {}
+
+
+@pytest.mark.parametrize("logger", ["CSVLogger", "TensorBoardLogger"])
+def test_loggers_on_disk_hold_the_configuration(logger, tmp_path):
+    if logger == "TensorBoardLogger":
+        pytest.importorskip("tensorboard", reason="needs tensorboard")
+    quick_fit(tmp_path, f"lightning.pytorch.loggers.{logger}")
+    (file,) = tmp_path.rglob("hparams.yaml")
+    held = yaml.safe_load(file.read_text())
+    assert held["data"]["init_args"]["train_samples"] == 8
+    assert held["trainer"]["max_epochs"] == 1
+    assert held["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 2e-3
+    assert held["kernels"] == 2  # of the model's own hyper-parameters
+    (saved,) = tmp_path.rglob("config.yaml")
+    assert yaml.safe_load(saved.read_text())["data"] == held["data"]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from made_up import make_explanation, make_sources
 
-from tax_lightning.callbacks.prototype_cards import EVERYBODY, prototype_cards
-from tax_lightning.visualization.palette import INK, annotator_palette
+from tax_lightning.callbacks.prototype_cards import prototype_cards
+from tax_lightning.visualization.palette import annotator_palette
 
 ANNOTATORS = ("Ana", "Ben", "Cleo")
 SIDE = 60
@@ -46,9 +46,9 @@ class Module:
         return make_explanation(leader, kernel)
 
 
-def trainer_of(data):
+def trainer_of(data, module):
     precision = SimpleNamespace(forward_context=nullcontext, convert_input=lambda images: images)
-    return SimpleNamespace(datamodule=data, precision_plugin=precision)
+    return SimpleNamespace(datamodule=data, precision_plugin=precision, lightning_module=module)
 
 
 def sources_at(places):
@@ -64,8 +64,8 @@ def sources_at(places):
 def cards_of(sources, data, module=None, leader=None, unanimous=None):
     leader = torch.zeros(1, 4, 4).long() if leader is None else leader
     explanation = make_explanation(leader, kernel=1, unanimous=unanimous, sources=sources)
-    module = Module() if module is None else module
-    return prototype_cards(trainer_of(data), module, [explanation], [torch.zeros(3, SIDE, SIDE)])
+    trainer = trainer_of(data, module or Module())
+    return prototype_cards(trainer, [explanation], [torch.zeros(3, SIDE, SIDE)])
 
 
 def test_each_prototype_has_a_card_with_its_crop_region_and_nearest():
@@ -125,23 +125,10 @@ def test_use_is_the_share_of_the_decided_pixels():
     assert all(card.use is None for card in nobody)
 
 
-def test_a_bank_that_all_share_has_each_prototype_once():
-    rows = sources_at({(n, 1): ("a", 20, 30) for n in range(3)})
-    shared = tuple(tuple(dataclasses.replace(s, label="") for s in row) for row in rows)
-    cards = cards_of(shared, Data("a"), leader=torch.tensor([[[0, 1, 1, 2]]]))
-    assert [(c.source.annotator, c.source.kernel, c.colour) for c in cards] == [
-        (EVERYBODY, kernel, INK) for kernel in range(3)
-    ]
-    assert [card.use for card in cards] == [0, 1, 0]
-    region = np.zeros((48, 48), dtype=bool)
-    region[:, 14:34] = True  # whoever leads
-    np.testing.assert_array_equal(cards[1].region, region)
-
-
 def test_nothing_is_read_before_a_projection():
     data = Data("a")
     assert cards_of(sources_at({}), data) == []
-    assert prototype_cards(trainer_of(data), Module(), [], []) == []
+    assert prototype_cards(trainer_of(data, Module()), [], []) == []
     assert data.asked == []
 
 

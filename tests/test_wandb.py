@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from tax_lightning.__main__ import main
-from tax_lightning.visualization.maps import UNANIMOUS_INDEX
 
 wandb = pytest.importorskip("wandb")
 
@@ -53,7 +52,7 @@ def records(file: Path, patience: float = 30):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The file of an offline run of two epochs, with overlays."""
+    """The file of an offline run of two epochs."""
     folder = tmp_path_factory.mktemp("run")
     main(
         [
@@ -62,7 +61,6 @@ def run(tmp_path_factory):
             *("--config", str(REPO / "tests" / "tiny.yaml")),
             f"--trainer.default_root_dir={folder}",
             f"--trainer.logger.init_args.save_dir={folder}",
-            "--explanations.overlays=true",
         ]
     )
     wandb.finish()
@@ -129,15 +127,15 @@ def test_it_holds_the_prototypes_as_a_table_with_a_row_each(run, logged):
     (files,) = (files for files in artifacts(run, "run_table") if name in files)
     table = json.loads(files[name].read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-    assert [(row["annotator"], row["prototype"]) for row in rows] == [
+    assert [(row["annotator"], row["kernel"]) for row in rows] == [
         (annotator, kernel) for annotator in ANNOTATORS for kernel in (0, 1)
     ]
     named = json.loads(written(run, "manifest.json").read_text())["prototypes"]
     for row, prototype in zip(rows, named, strict=True):
         card = Image.open(files[row["card"]["path"]])
         assert card.size == (row["card"]["width"], row["card"]["height"])
-        assert row["image"] == prototype["sample_id"]
-        for column in ("y", "x", "label", "active", "similarity", "use", "purity", "insertion"):
+        assert set(row) == {"card", *prototype} - {"nearest"}
+        for column in set(row) - {"card"}:
             assert row[column] == pytest.approx(prototype[column]), column
         assert 0 <= row["insertion"] <= 1
     assert sum(row["use"] for row in rows) == pytest.approx(1)
@@ -169,16 +167,6 @@ def test_it_holds_the_end_of_the_run_as_an_artifact(run):
     assert manifest["page"] == "report.html"
     assert [annotator["name"] for annotator in manifest["annotators"]] == list(ANNOTATORS)
     assert (manifest["epochs"], manifest["step"]) == (2, 4)
-
-
-def test_it_holds_maps_to_switch_on_and_off_over_the_images(run, logged):
-    first, last = media(logged, "overlays/val-0000")
-    (masks,) = last["all_masks"]
-    assert set(masks) == {"result", "reference", "who decides", *ANNOTATORS}
-    assert first["all_masks"][0]["Ana"]["sha256"] == masks["Ana"]["sha256"]
-    who = np.asarray(Image.open(run.parent / "files" / masks["who decides"]["path"]))
-    assert who.shape == (64, 64)
-    assert set(np.unique(who)) <= {0, 1, 2, 3, 4, UNANIMOUS_INDEX}
 
 
 def test_it_holds_the_whole_configuration_and_the_state_of_the_source(run):
