@@ -96,9 +96,9 @@ def test_the_state_of_a_repository_is_its_commit_and_whether_files_differ(tmp_pa
     git(tmp_path, "commit", "-m", "a file")
     commit = git(tmp_path, "rev-parse", "HEAD")
     (tmp_path / "unknown to git").write_text("b")
-    assert source_state(tmp_path) == {"git": {"commit": commit, "changed": False}}
+    assert source_state(tmp_path) == {"git": commit}
     (tmp_path / "file").write_text("b")
-    assert source_state(tmp_path) == {"git": {"commit": commit, "changed": True}}
+    assert source_state(tmp_path) == {"git": f"{commit}-dirty"}
 
 
 def test_without_git_there_is_no_state(tmp_path, monkeypatch):
