@@ -7,7 +7,7 @@ import pytest
 import torch
 from made_up import make_explanation, make_sources
 
-from tax_lightning.callbacks.prototype_cards import prototype_cards
+from tax_lightning.callbacks.prototype_cards import callout_patches, prototype_cards
 from tax_lightning.visualization.palette import annotator_palette
 
 ANNOTATORS = ("Ana", "Ben", "Cleo")
@@ -123,6 +123,15 @@ def test_use_is_the_share_of_the_decided_pixels():
     assert use == pytest.approx([0, 2 / 3, 0, 0, 1 / 3, 0, 0, 0, 0])
     nobody = cards_of(sources, Data("a"), None, leader, torch.ones_like(unanimous))
     assert all(card.use is None for card in nobody)
+
+
+def test_a_panel_gets_the_patches_of_the_prototypes_that_decide_in_it():
+    leader = (torch.arange(SIDE) >= SIDE // 2).long()[None, :, None].expand(1, SIDE, SIDE)
+    sources = sources_at({(0, 1): ("a", 20, 30), (1, 1): ("b", 40, 10), (2, 1): ("c", 1, 1)})
+    explanation = make_explanation(leader, kernel=1, sources=sources)
+    patches = callout_patches(trainer_of(Data(*"abc"), Module()), [explanation])
+    pixels = {place: patch.image[patch.y, patch.x].tolist() for place, patch in patches.items()}
+    assert pixels == {(0, 1): [20, 30, ord("a")], (1, 1): [40, 10, ord("b")]}
 
 
 def test_nothing_is_read_before_a_projection():
