@@ -13,7 +13,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; see `tax_lightning.cli`.
 
     Args:
-        args: arguments after the command's name; ``None`` takes those of the process.
+        args: arguments after ``tax``; ``None`` takes those of the process.
 
     Raises:
         SystemExit: with one message where the input is at fault. With the environment variable
@@ -23,7 +23,7 @@ def main(args: Sequence[str] | None = None) -> None:
         >>> main(["--version"])  # doctest: +ELLIPSIS
         tax-lightning ...
     """
-    arguments = list(sys.argv[1:] if args is None else args)
+    arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
     if arguments == ["--version"]:  # answered before the import of torch, which takes seconds
         print(f"tax-lightning {__version__}")
         return
@@ -43,10 +43,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _refusal(error: BaseException | None) -> BaseException | None:
-    """The error of one of our own checks, also where the parser wrapped it.
-
-    Any other error is a fault of which the traceback is needed.
-    """
+    """The error of one of our own checks, even if the parser wrapped it; else a traceback helps."""
     while error is not None:
         last = traceback.extract_tb(error.__traceback__)[-1:]
         ours = any(Path(frame.filename).is_relative_to(Path(__file__).parent) for frame in last)

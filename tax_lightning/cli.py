@@ -1,5 +1,6 @@
 """The command line: fit, validate, test, predict, inspect and explain, by YAML files and flags."""
 
+import argparse
 import sys
 import tempfile
 import warnings
@@ -19,36 +20,33 @@ from torch import Tensor
 
 import tax_lightning.baselines
 import tax_lightning.data
+import tax_lightning.modules.add_annotators
 from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
 from tax_lightning.callbacks.loggers import LoggedConfig, working
 from tax_lightning.data import MultiAnnotatorDataModule
 from tax_lightning.data.images import ExplainedImages, images_for
 from tax_lightning.inspection import inspect
-from tax_lightning.modules.add_annotators import AddedAnnotators
 from tax_lightning.modules.checkpoints import load_model, read_checkpoint
 from tax_lightning.modules.tax import TAXLightningModule
 from tax_lightning.visualization.report import write_report
 
-__all__ = [
-    "TAXCLI",
-    "AddedAnnotators",
-    "TAXLightningModule",
-    "explain_images",
-    "inspect_data",
-    "metric_table",
-]
-
-# The parser knows a class by its short name once it is imported, as the baselines are above.
+# The parser knows a class by its short name once it is imported, as those of the modules above.
 DATA_MODULES = tuple(
     getattr(tax_lightning.data, name)
     for name in tax_lightning.data.__all__
     if name.endswith("DataModule")
 )
 
-# Said once, by the data; the model takes them over.
+# Given once, by the data; the model takes them over.
 LINKED = {"annotators": "annotators", "classes": "classes", "channels": "in_channels"}
 
-# Said by Lightning about its own insides; nothing that a user could do anything about.
+COMMANDS = {
+    "inspect": "Look at a data set before training: a report here, and a page to keep.",
+    "explain": "Report on any images: who decides where, and why; a page and numbers.",
+}
+"""Those that are no methods of the trainer."""
+
+# Warnings about Lightning's own code, which a user cannot act on.
 NOISE = (
     "You have overridden `on_before_batch_transfer` in `LightningModule`",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -58,11 +56,11 @@ NOISE = (
 
 
 class TAXCLI(LightningCLI):
-    """LightningCLI in which numbers are said once and the user has the last word.
+    """LightningCLI in which every number is given once, and the user's settings win.
 
     - Annotators, classes and channels come from the data; the model is built for them.
-    - The hyper-parameters in a checkpoint fill in what the user did not say. What stands in a
-      ``--config`` file or a flag beats them.
+    - The hyper-parameters in a checkpoint fill in what the user did not set; ``--config`` files and
+      flags override them.
     - :class:`~tax_lightning.callbacks.ExplainedCheckpoint` (``--checkpoint.*``),
       :class:`~tax_lightning.callbacks.ExplanationLogger` (``--explanations.*``) and
       :class:`~tax_lightning.callbacks.PredictionWriter` (``--predictions.*``) are always there.
@@ -85,13 +83,19 @@ class TAXCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "prog": "tax",
-                "epilog": "Before training: `tax inspect --config FILE` looks at the data alone. "
-                "After it: `tax explain --ckpt_path FILE --images DIR` reports on any images.",
+                "description": "Train, test and explain models of several annotators.",
                 # In place of hundreds of lines above every message.
                 **{name: {"usage": f"tax {name} --config FILE ..."} for name in cls.subcommands()},
             },
             args=list(args),
         )
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:  # noqa: ANN401
+        """Lightning's commands; ours are listed in the help, and carried out by `main`."""
+        super()._add_subcommands(parser, **kwargs)
+        assert parser._subcommands_action is not None
+        for name, text in COMMANDS.items():
+            parser._subcommands_action.add_subcommand(name, ArgumentParser(), help=text)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our callbacks, and the links from the data to the model."""
@@ -115,11 +119,11 @@ class TAXCLI(LightningCLI):
         """Parse with the checkpoint's hyper-parameters as the first of all configuration files."""
         assert isinstance(args, list)  # from `run`
         arguments = list(args)
-        path = _value_of("--ckpt_path", arguments)
-        if path is None or path in ("best", "last", "hpc", "registry"):
+        paths, _ = _values("--ckpt_path", arguments)
+        if not paths or paths[-1] in ("best", "last", "hpc", "registry"):
             self.config = parser.parse_args(arguments)
             return
-        model = _model_of_checkpoint(path)
+        model = _model_of_checkpoint(paths[-1])
         with tempfile.TemporaryDirectory() as folder:
             config = Path(folder, "checkpoint.yaml")
             config.write_text(yaml.safe_dump({"model": model}))
@@ -178,19 +182,14 @@ def _report(trainer: Any, checkpoint: str) -> None:  # noqa: ANN401 - a Trainer
 
 
 def inspect_data(args: Sequence[str]) -> None:
-    """Carry out ``tax inspect``: an audit of the data that the configuration names.
+    """Carry out ``tax inspect`` with the arguments after it.
 
-    Args:
-        args: arguments after ``inspect``. Of the ``--config`` files only the part ``data`` is read,
-            so that those of ``tax fit`` serve.
-
-    Raises:
-        ValueError: If a configuration or the data are at fault.
+    Only the part ``data`` of ``--config`` files is read, so that those of ``tax fit`` serve.
     """
     parser = ArgumentParser(
         prog="tax inspect",
         usage="tax inspect --config FILE ... [--data.init_args.NAME=VALUE ...] [--output DIR]",
-        description="Look at a data set before training: a report here, and a page to keep.",
+        description=COMMANDS["inspect"],
     )
     parser.add_argument("--config", action="config", help="As for `tax fit`; only data is read.")
     parser.add_argument("--output", type=str | None, help="Folder of the page (runs/inspect/NAME).")
@@ -206,19 +205,11 @@ def inspect_data(args: Sequence[str]) -> None:
 
 
 def explain_images(args: Sequence[str]) -> None:
-    """Carry out ``tax explain``: a report on images, which need no masks.
-
-    Args:
-        args: arguments after ``explain``. Of the ``--config`` files only the part ``data`` is read,
-            so that those of ``tax fit`` serve.
-
-    Raises:
-        ValueError: If an argument, the checkpoint or an image is at fault.
-    """
+    """Carry out ``tax explain`` with the arguments after it; the images need no masks."""
     parser = ArgumentParser(
         prog="tax explain",
         usage="tax explain --ckpt_path FILE --images PATH ... [--config FILE ...] [--output DIR]",
-        description="Who decides where in images, and why: a page to look at, and numbers.",
+        description=COMMANDS["explain"],
     )
     parser.add_argument("--ckpt_path", type=str, required=True, help="Checkpoint of `tax fit`.")
     parser.add_argument(
@@ -265,19 +256,17 @@ def _device(name: str | None) -> torch.device:
 
 def _only_data(args: Sequence[str]) -> tuple[list[str], list[Path]]:
     """The arguments with the ``data`` parts in place of configuration files, and those files."""
-    arguments, files = [], []
-    remaining = iter(args)
-    for argument in remaining:
-        option, sign, value = argument.partition("=")
-        if option != "--config":
-            arguments.append(argument)
-            continue
-        value = value if sign else next(remaining, "")
-        if not value:
-            raise ValueError("--config names no file, expected a YAML file: --config FILE.")
-        files.append(Path(value))
-        arguments.append(f"--config={yaml.safe_dump(_data_part(files[-1]))}")
-    return arguments, files
+    paths, others = _values("--config", args)
+    files = [Path(path) for path in paths]
+    return [*(f"--config={yaml.safe_dump(_data_part(file))}" for file in files), *others], files
+
+
+def _values(option: str, args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The values of an option in their order, and the other arguments."""
+    parser = argparse.ArgumentParser("tax", add_help=False, allow_abbrev=False)
+    parser.add_argument(option, action="append", default=[], dest="values")
+    known, others = parser.parse_known_args(args)
+    return known.values, others
 
 
 def _data_part(path: Path) -> dict[str, Any]:
@@ -301,14 +290,7 @@ def _show_progress(done: int, total: int) -> None:
 
 
 def metric_table(metrics: Mapping[str, Tensor], prefix: str) -> str:
-    """The metrics of a stage as lines of text, those of one kind on one line.
-
-    Args:
-        metrics: values by key, such as ``"val/dice/Ana"``.
-        prefix: of the keys to show, such as ``"val/"``.
-
-    Returns:
-        One line a kind: its name, then name and value of each member.
+    """The metrics whose keys begin with ``prefix``, as lines of text, those of a kind on one.
 
     Example:
         >>> metrics = {"val/ged2": 0.25, "val/dice/Ana": 0.5, "val/dice/mean": 0.5, "loss": 1.0}
@@ -323,17 +305,6 @@ def metric_table(metrics: Mapping[str, Tensor], prefix: str) -> str:
             kinds[kind].append(f"{member} {float(metrics[key]):.3f}".strip())
     width = max(map(len, kinds), default=0)
     return "\n".join(f"{kind:<{width}}  {'  '.join(values)}" for kind, values in kinds.items())
-
-
-def _value_of(option: str, arguments: Sequence[str]) -> str | None:
-    """The last value of an option, as ``--option value`` or ``--option=value``."""
-    value = None
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if argument == option:
-            value = following
-        elif argument.startswith(f"{option}="):
-            value = argument.removeprefix(f"{option}=")
-    return value
 
 
 def _model_of_checkpoint(path: str) -> dict[str, Any]:

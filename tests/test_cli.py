@@ -95,6 +95,16 @@ def test_version_needs_no_torch():
     assert done.stdout.strip() == f"tax-lightning {__version__}"
 
 
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_the_help_names_every_command(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    assert "{fit,validate,test,predict,inspect,explain}" in said
+    assert "Look at a data set before training" in said
+
+
 def test_fit_ends_with_metrics_by_name_and_paths(config, tmp_path, capsys):
     main(["fit", "--config", str(config)])
     said = capsys.readouterr().out
@@ -322,7 +332,7 @@ def test_inspect_of_a_file_that_is_no_configuration(tmp_path, capsys):
 
 
 def test_inspect_without_a_file_to_the_option(capsys):
-    assert "--config names no file" in refused(["inspect", "--config"], capsys)
+    assert "--config: expected one argument" in refused(["inspect", "--config"], capsys)
 
 
 def test_inspect_of_data_that_cannot_be_read(config, folder, capsys):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from made_up import make_explanation, make_sources
 
-from tax_lightning.callbacks.prototype_cards import prototype_cards
+from tax_lightning.callbacks.prototype_cards import callout_patches, prototype_cards
 from tax_lightning.visualization.palette import annotator_palette
 
 ANNOTATORS = ("Ana", "Ben", "Cleo")
@@ -46,11 +46,9 @@ class Module:
         return make_explanation(leader, kernel)
 
 
-def trainer_of(data, module=None):
+def trainer_of(data, module):
     precision = SimpleNamespace(forward_context=nullcontext, convert_input=lambda images: images)
-    return SimpleNamespace(
-        datamodule=data, precision_plugin=precision, lightning_module=module or Module()
-    )
+    return SimpleNamespace(datamodule=data, precision_plugin=precision, lightning_module=module)
 
 
 def sources_at(places):
@@ -66,7 +64,7 @@ def sources_at(places):
 def cards_of(sources, data, module=None, leader=None, unanimous=None):
     leader = torch.zeros(1, 4, 4).long() if leader is None else leader
     explanation = make_explanation(leader, kernel=1, unanimous=unanimous, sources=sources)
-    trainer = trainer_of(data, module)
+    trainer = trainer_of(data, module or Module())
     return prototype_cards(trainer, [explanation], [torch.zeros(3, SIDE, SIDE)])
 
 
@@ -127,10 +125,19 @@ def test_use_is_the_share_of_the_decided_pixels():
     assert all(card.use is None for card in nobody)
 
 
+def test_a_panel_gets_the_patches_of_the_prototypes_that_decide_in_it():
+    leader = (torch.arange(SIDE) >= SIDE // 2).long()[None, :, None].expand(1, SIDE, SIDE)
+    sources = sources_at({(0, 1): ("a", 20, 30), (1, 1): ("b", 40, 10), (2, 1): ("c", 1, 1)})
+    explanation = make_explanation(leader, kernel=1, sources=sources)
+    patches = callout_patches(trainer_of(Data(*"abc"), Module()), [explanation])
+    pixels = {place: patch.image[patch.y, patch.x].tolist() for place, patch in patches.items()}
+    assert pixels == {(0, 1): [20, 30, ord("a")], (1, 1): [40, 10, ord("b")]}
+
+
 def test_nothing_is_read_before_a_projection():
     data = Data("a")
     assert cards_of(sources_at({}), data) == []
-    assert prototype_cards(trainer_of(data), [], []) == []
+    assert prototype_cards(trainer_of(data, Module()), [], []) == []
     assert data.asked == []
 
 

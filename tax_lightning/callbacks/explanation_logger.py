@@ -94,8 +94,9 @@ class ExplanationLogger(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw after every so many epochs, but not the last, as the end of training draws too."""
-        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if due and not _is_last_epoch(trainer):
+        epochs, steps = trainer.current_epoch + 1, trainer.global_step
+        last = epochs == trainer.max_epochs or 0 < trainer.max_steps <= steps
+        if epochs % self.every_n_epochs == 0 and not last:
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -124,7 +125,13 @@ class ExplanationLogger(Callback):
             seen = list(explained_samples(trainer, self.samples))
             if not seen:
                 to.warn_once("samples", "ExplanationLogger: no validation images, so no pictures.")
-            panels = _show_panels(to, seen, stage)
+            patches = callout_patches(trainer, [one.explanation for one in seen])
+            panels = []
+            for one in seen:
+                name = one.explanation.ids[0]
+                panel = render_panel(one.explanation, one.picture, patches=patches, **one.labels)
+                file = f"{stage}-{file_name(name)}.png"
+                panels += to.picture(f"explanations/{name}", panel, file)
             if self._curves:
                 to.curves(self._curves)
             if self._finished:
@@ -152,7 +159,11 @@ class ExplanationLogger(Callback):
                 for card, fact in zip(cards, facts, strict=True)
             ]
             to.table("explanations/prototypes", rows)
-        page = _write_page(to, seen, cards)
+        page, network = [], getattr(to.trainer.lightning_module, "network", None)
+        if seen and isinstance(network, TAXNetwork):
+            samples = [(one.explanation, one.picture) for one in seen]
+            source = "the model at the end of its training"
+            page = to.file("report.html", lambda path: write_page(samples, cards, path, source))
         curves = to.file("curves.csv", lambda path: write_curves(self._curves, path))
         content = {
             "version": __version__,
@@ -174,42 +185,9 @@ class ExplanationLogger(Callback):
         return report
 
 
-def _is_last_epoch(trainer: L.Trainer) -> bool:
-    """Whether the run has reached its end."""
-    steps = trainer.max_steps
-    return trainer.current_epoch + 1 == trainer.max_epochs or 0 < steps <= trainer.global_step
-
-
-def _show_panels(to: Destinations, seen: Sequence[ExplainedSample], stage: str) -> list[Path]:
-    """Hand over the panel of each sample; returns their files."""
-    patches = callout_patches(to.trainer, [one.explanation for one in seen])
-    files = []
-    for one in seen:
-        (name,) = one.explanation.ids
-        panel = render_panel(one.explanation, one.picture, patches=patches, **one.labels)
-        files += to.picture(f"explanations/{name}", panel, f"{stage}-{file_name(name)}.png")
-    return files
-
-
 def _pages(cards: Sequence[PrototypeCard]) -> dict[str, list[PrototypeCard]]:
     """The cards by the names of the pages that they go on."""
     if len(cards) <= _CARDS_A_PAGE:
         return {"gallery": list(cards)} if cards else {}
     by_annotator = itertools.groupby(cards, key=lambda card: card.source.annotator)
     return {f"gallery-{name}": list(page) for name, page in by_annotator}
-
-
-def _write_page(
-    to: Destinations, seen: Sequence[ExplainedSample], cards: Sequence[PrototypeCard]
-) -> list[Path]:
-    """The samples as an interactive page, if the module has a TAX network; returns its path."""
-    network = getattr(to.trainer.lightning_module, "network", None)
-    if not seen or not isinstance(network, TAXNetwork):
-        return []
-    samples = [(one.explanation, one.picture) for one in seen]
-    source = "the model at the end of its training"
-    try:
-        return to.file("report.html", lambda path: write_page(samples, cards, path, source))
-    except ValueError as error:  # what a page cannot show is no reason to lose a run
-        to.warn_once("page", f"ExplanationLogger: no page of the samples: {error}")
-        return []

@@ -4,7 +4,6 @@ import csv
 import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,12 +25,8 @@ class Destinations:
     """The folder and the loggers of a run. Each gets what it can hold, in its own form.
 
     W&B takes pictures, tables, charts and artifacts; TensorBoard takes pictures and groups curves;
-    other loggers take pictures if they have Lightning's ``log_image``. A failure is no reason to
-    stop training: it is reported once.
-
-    Args:
-        trainer: of the run.
-        warned: what has been warned about in this run.
+    other loggers take pictures if they have Lightning's ``log_image``. A failure does not stop the
+    training: it is reported once, and noted in ``warned``.
     """
 
     def __init__(self, trainer: L.Trainer, warned: set[str]) -> None:
@@ -115,12 +110,11 @@ class Destinations:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a page may refuse its content
             self.warn_once(
-                "folder",
-                f"ExplanationLogger: cannot write {path}: {error}. Training goes on without these "
-                "files; give the logger a save_dir, or the trainer a default_root_dir, that can be "
-                "written.",
+                type(error).__name__,
+                f"ExplanationLogger: cannot write {path}: {error}. Training goes on without it. "
+                "If the folder is at fault, set trainer.default_root_dir or the logger's save_dir.",
             )
             return []
         return [path]
@@ -195,13 +189,13 @@ class LoggedConfig(SaveConfigCallback):
             logger.log_hyperparams({**config, **source_state(Path.cwd())})
 
 
-def source_state(folder: Path) -> dict[str, Any]:
-    """The commit of a folder, and whether tracked files differ from it; empty without git."""
-    git = ["git", "-C", str(folder)]
-    run = partial(subprocess.run, capture_output=True, text=True, check=True, timeout=10)
+def source_state(folder: Path) -> dict[str, str]:
+    """The commit of a folder, ``-dirty`` if tracked files differ from it; empty without git."""
+    describe = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        commit = run([*git, "rev-parse", "HEAD"]).stdout.strip()
-        changed = run([*git, "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+        done = subprocess.run(
+            [*describe, "--abbrev=40"], capture_output=True, text=True, check=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return {}
-    return {"git": {"commit": commit, "changed": bool(changed)}}
+    return {"git": done.stdout.strip()}

@@ -12,7 +12,6 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.callbacks import BasePredictionWriter
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import Explanation, Prediction
@@ -41,9 +40,9 @@ class PredictionWriter(BasePredictionWriter):
     - ``why_share`` float16 ``[N, H, W]``, that share;
     - ``unanimous`` bool ``[H, W]``; ``annotators`` and ``classes``, the names.
 
-    Of a model without an explanation there are the segmentations only. Images have their size
-    before padding. ``manifest.json`` names all files, colours, classes and the prototypes' training
-    pixels; it is written last. Under several processes each writes its own images.
+    A model without an explanation has the segmentations only. Padding is cut off. Each process
+    writes its own images; ``manifest.json`` is written last, and names all files, colours, classes
+    and the training pixels of the prototypes.
 
     Args:
         output_dir: the folder to write into.
@@ -113,8 +112,8 @@ class PredictionWriter(BasePredictionWriter):
         if trainer.is_global_zero:
             names: dict[str, Any] = next((names for names, _ in parts if names), {})
             images = itertools.chain.from_iterable(images for _, images in parts)
-            self.output_dir.mkdir(parents=True, exist_ok=True)
             by_id = sorted(images, key=lambda image: str(image["id"]))
+            self.output_dir.mkdir(parents=True, exist_ok=True)
             write_manifest(self.manifest, {**names, "images": by_id})
 
     def _write_image(self, prediction: Prediction) -> None:
@@ -146,11 +145,8 @@ class PredictionWriter(BasePredictionWriter):
             "files": {**files, "annotators": own},
         }
 
-    def _save(
-        self, file: str, values: Tensor | NDArray[np.uint8], palette: Mapping[int, Colour]
-    ) -> None:
-        array = np.asarray(values).astype(np.uint8)
-        indexed_png(array, palette).save(self.output_dir / file)
+    def _save(self, file: str, values: Any, palette: Mapping[int, Colour]) -> None:  # noqa: ANN401
+        indexed_png(np.asarray(values).astype(np.uint8), palette).save(self.output_dir / file)
 
 
 def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
@@ -163,17 +159,16 @@ def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
 
 def coloured_names(prediction: Prediction) -> dict[str, list[dict[str, Any]]]:
     """Annotators and classes by position, with the colours that stand for them in pictures."""
-    annotators, classes = prediction.annotators, prediction.classes
-    coloured = {
-        "annotators": zip(annotators, annotator_palette(len(annotators)), strict=True),
-        "classes": zip(classes, class_palette(len(classes)), strict=True),
+    palettes = {
+        "annotators": (prediction.annotators, annotator_palette),
+        "classes": (prediction.classes, class_palette),
     }
     return {
         kind: [
-            {"index": index, "name": name, "colour": "#{:02x}{:02x}{:02x}".format(*colour)}
-            for index, (name, colour) in enumerate(pairs)
+            {"index": index, "name": name, "colour": f"#{bytes(colour).hex()}"}
+            for index, (name, colour) in enumerate(zip(names, palette(len(names)), strict=True))
         ]
-        for kind, pairs in coloured.items()
+        for kind, (names, palette) in palettes.items()
     }
 
 
@@ -183,7 +178,8 @@ def _names(prediction: Prediction) -> dict[str, Any]:
     content: dict[str, Any] = {**coloured_names(prediction), "values": values}
     if isinstance(prediction, Explanation):
         values["who"] = f"index in annotators; {UNANIMOUS_INDEX}: all would say the same"
-        values["maps"] = "arrays who, why, why_share [annotator, row, column]; unanimous"
+        by_annotator = "who, why, why_share [annotator, row, column]"
+        values["maps"] = f"arrays {by_annotator}; unanimous [row, column]"
         sources = itertools.chain.from_iterable(prediction.sources)
         content["prototypes"] = [dataclasses.asdict(source) for source in sources]
     return content

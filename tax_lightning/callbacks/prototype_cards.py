@@ -15,7 +15,6 @@ from tax_lightning.callbacks.samples import explained, picture_of, training_imag
 from tax_lightning.explanation import Explanation, PrototypeSource
 from tax_lightning.metrics.probes import prototype_insertion
 from tax_lightning.models.network import TAXNetwork
-from tax_lightning.models.output import TAXOutput
 from tax_lightning.visualization.annotations import (
     SourcePatch,
     find_callouts,
@@ -51,13 +50,10 @@ def prototype_cards(
 ) -> list[PrototypeCard]:
     """A card for every prototype, with what was measured of it.
 
-    The training images behind the prototypes are read and explained one at a time. If the module
-    has a `TAXNetwork`, patches of them are pasted into some of ``images``.
-
     Args:
         trainer: of the run, with its module in evaluation mode and gradients off.
         explanations: of some images, in which the pixels that each prototype decides are counted.
-        images: ``[ch, H, W]`` each, best none that prototypes are taken from.
+        images: ``[ch, H, W]`` each, into which patches are pasted; best not of the training set.
 
     Returns:
         The cards in the order of annotators and kernels; none before a projection.
@@ -149,19 +145,20 @@ def _insertion(
     alike = [other for other in images if other.shape == images[0].shape][:_PASTED_INTO]
     if not isinstance(network, TAXNetwork) or not alike:
         return {}
-    precision = trainer.precision_plugin
-
-    def output_of(pasted: Tensor) -> TAXOutput:
-        with precision.forward_context():
-            output: TAXOutput = network(precision.convert_input(pasted))
-        return output
-
     here = [
         [replace(s, active=s.active and (n, k) in places) for k, s in enumerate(row)]
         for n, row in enumerate(rows)
     ]
     into, side = torch.stack(alike).to(module.device), patch_side(*image.shape[-2:])
-    return prototype_insertion(output_of, here, lambda _: image, into, side)
+    precision = trainer.precision_plugin
+    with precision.forward_context():
+        return prototype_insertion(
+            lambda pasted: network(precision.convert_input(pasted)),
+            here,
+            lambda _: image,
+            into,
+            side,
+        )
 
 
 def _small(picture: Picture) -> Picture:
