@@ -121,8 +121,7 @@ class PrototypeSource:
         y: row of the pixel in the image after the evaluation transform.
         x: column of the pixel in the image after the evaluation transform.
         similarity: cosine between the prototype and the pixel's feature, in ``[-1, 1]``.
-        label: name of the class that the annotator gave to the pixel; ``""`` in a bank that all
-            annotators share.
+        label: name of the class that the annotator gave to the pixel; ``""`` before a projection.
         active: whether the prototype takes part in the decisions.
         nearest: the next nearest pixels, each ``(sample_id, y, x, similarity)`` and each from
             another image.

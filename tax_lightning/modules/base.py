@@ -133,7 +133,7 @@ class MultiAnnotatorModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Let the data module estimate the STAPLE labels once, before training."""
         datamodule: Any = getattr(self.trainer, "datamodule", None)
-        if self.reference == "staple" and hasattr(datamodule, "use_staple"):
+        if stage != "predict" and self.reference == "staple" and hasattr(datamodule, "use_staple"):
             datamodule.use_staple()
 
     # ------------------------------------------------------------------ training
