@@ -36,7 +36,8 @@ class Baseline(MultiAnnotatorModule):
             below. A checkpoint does not hold it: give it again to load one.
         architecture: of segmentation_models_pytorch, such as ``"unet"``.
         encoder: of segmentation_models_pytorch.
-        encoder_weights: ``"imagenet"`` fetches pretrained weights; ``None`` stays offline.
+        encoder_weights: ``"imagenet"``, the path of a file, or ``None`` for random weights, see
+            :class:`~tax_lightning.models.backbone.DenseNetwork`.
         in_channels: channels of an image.
         backbone_options: further arguments of the smp architecture.
         reference: labels that the result is compared with, and trained on where the method does so:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tax_lightning.models.pretrained import load_encoder, packaged_weights
+
 
 class DenseNetwork(nn.Module):
     """Dense features of images, from segmentation_models_pytorch or from one's own module.
@@ -21,8 +23,9 @@ class DenseNetwork(nn.Module):
     Args:
         architecture: any architecture of segmentation_models_pytorch, such as ``"unet"``.
         encoder: any encoder of segmentation_models_pytorch, ``"tu-..."`` for those of timm.
-        encoder_weights: ``"imagenet"`` to fetch pretrained weights; ``None`` starts from random
-            ones and stays offline.
+        encoder_weights: ``None`` starts from random weights; ``"imagenet"`` takes those of the
+            extra ``pretrained`` for the encoder ``"tu-tf_efficientnet_lite0"``, and fetches those
+            of any other encoder; the path of a file takes the state dict in it.
         in_channels: channels of an image.
         backbone_options: further arguments for the smp architecture, such as
             ``{"encoder_depth": 3, "decoder_channels": [64, 32, 16]}``.
@@ -222,15 +225,25 @@ def _build_backbone(
         known = [f"tu-{name}" for name in timm.list_models()]
     if encoder.split(".")[0] not in known:  # timm's names may end with the weights' tag
         raise _unknown("encoder", encoder, known, "; encoders of timm start with 'tu-'")
-    model: nn.Module = smp.create_model(
+    packaged = packaged_weights(encoder) if encoder_weights == "imagenet" else None
+    fetched = {
+        None,
+        "imagenet",
+        *smp.encoders.encoders.get(encoder, {}).get("pretrained_settings", ()),
+    }
+    file = packaged or (None if encoder_weights in fetched else encoder_weights)
+    model: Any = smp.create_model(
         architecture,
         encoder_name=encoder,
-        encoder_weights=encoder_weights,
+        encoder_weights=encoder_weights if file is None else None,
         in_channels=in_channels,
         classes=1,
         **options,
     )
-    return model
+    if file is not None:
+        load_encoder(model.encoder, file, in_order=packaged is not None)
+    network: nn.Module = model
+    return network
 
 
 def _unknown(argument: str, value: str, known: list[str], hint: str = "") -> ValueError:

@@ -264,6 +264,9 @@ class MultiAnnotatorModule(L.LightningModule):
         checkpoint["format_version"] = FORMAT_VERSION
         checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["names"] = {"annotators": self.annotators, "classes": self.classes}
+        if "encoder_weights" in checkpoint.get("hyper_parameters", {}):
+            # The weights are in the checkpoint: to load it must neither fetch nor need a file.
+            checkpoint["hyper_parameters"]["encoder_weights"] = None
         prepared = getattr(getattr(self._trainer, "datamodule", None), "preparation", None)
         if isinstance(prepared, Preparation):
             self.preparation = prepared

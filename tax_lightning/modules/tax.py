@@ -56,7 +56,8 @@ class TAXLightningModule(ExplainingModule):
             give the network again.
         architecture: of segmentation_models_pytorch, such as ``"unet"``.
         encoder: of segmentation_models_pytorch.
-        encoder_weights: ``"imagenet"`` fetches pretrained weights; ``None`` stays offline.
+        encoder_weights: ``"imagenet"``, the path of a file, or ``None`` for random weights, see
+            :class:`~tax_lightning.models.backbone.DenseNetwork`.
         in_channels: channels of an image.
         backbone_options: further arguments of the smp architecture.
         kernels: kernels, and prototypes, per annotator.
