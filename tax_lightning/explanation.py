@@ -6,10 +6,14 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
+
+TrustKind = Literal["uniform", "constant", "image"]
+TRUST_KINDS: tuple[TrustKind, ...] = get_args(TrustKind)
+"""Forms of the annotators' weights, the simplest first: see ``models.trust.Trust``."""
 
 
 @dataclass(frozen=True)
@@ -258,3 +262,27 @@ class Explanation(Prediction):
     def _of_leader(self, values: Tensor) -> Tensor:
         """From [B, N, H, W], the values of each pixel's leader, [B, H, W]."""
         return values.gather(1, self.leader.unsqueeze(1)).squeeze(1)
+
+
+def expected_disagreement(annotator_probs: Tensor) -> Tensor:
+    """d: how often two different annotators would give a pixel different labels.
+
+    Their labels are taken to be independent, given what the model expects of each.
+
+    Args:
+        annotator_probs: each annotator's own segmentation, ``[B, N, C, H, W]`` in [0, 1].
+
+    Returns:
+        ``[B, H, W]`` in [0, 1]; 0 for a single annotator.
+
+    Example:
+        >>> opposite = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).view(1, 2, 2, 1, 1)
+        >>> expected_disagreement(opposite).item()
+        1.0
+    """
+    n = annotator_probs.shape[1]
+    if n == 1:
+        return torch.zeros_like(annotator_probs[:, 0, 0])
+    same = annotator_probs.sum(dim=1).square() - annotator_probs.square().sum(dim=1)
+    disagreement: Tensor = 1 - same.sum(dim=1) / (n * (n - 1))
+    return disagreement

@@ -1,0 +1,180 @@
+"""Trust: how far the evidence for an annotator may weigh in the result."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tax_lightning.explanation import TRUST_KINDS, TrustKind
+
+LEAST_ROWS = 100  # from fewer pixels all that could be fitted would be a guess
+_PENALTY = (
+    1e-3  # of the fitted numbers, so that they stay finite where all pixels are named rightly
+)
+_SCALES = (0.1, 10.0)  # smallest and largest scale of the evidence
+
+
+class TrustCases(NamedTuple):
+    """Pixels at which annotators disagree and the reference says who of them is right.
+
+    Attributes:
+        evidence: for each annotator, -inf for those who did not label the pixel, ``[M, N]``.
+        right: whether the annotator gave the label that is right, bool ``[M, N]``; at least one did
+            and at least one did not.
+        weight: of the case, ``[M]``; a tie of T labels is T cases with the weight 1 / T.
+        image: index of the image, ``[M]``.
+    """
+
+    evidence: Tensor
+    right: Tensor
+    weight: Tensor
+    image: Tensor
+
+
+class Trust(nn.Module):
+    """Makes the weights w of the annotators from the evidence: w = softmax(scale e + offset).
+
+    w says whom to believe, and can be no better than what it was taught with. So after training
+    three forms of it are fitted and compared on images that were not trained on: ``"uniform"``, the
+    same weight for all; ``"constant"``, one weight for each annotator; and ``"image"``, weights
+    that follow the evidence at each pixel. The simplest that is not worse than the next is kept.
+
+    The score is the log score -log sum_{n right} w_n at pixels where annotators disagree. It is
+    proper: in the mean it is smallest for weights that are right as often as they say.
+
+    Args:
+        annotators: number of annotators N.
+
+    Attributes:
+        scale: of the evidence, ``[]``; 0 unless the weights follow the image.
+        offset: of each annotator, ``[N]``.
+        constant: log of the weights of the form ``"constant"``, ``[N]``: what a model of the images
+            has to be better than.
+        scores: log scores of the three forms in the order of ``TRUST_KINDS``, ``[3]`` in nats,
+            smaller is better; NaN while nothing was fitted.
+
+    Shape:
+        - evidence: ``[B, N, H, W]``
+        - log w: ``[B, N, H, W]``
+
+    Example:
+        >>> trust = Trust(annotators=2)
+        >>> trust(torch.tensor([0.0, 0.0]).view(1, 2, 1, 1)).exp().flatten()
+        tensor([0.5000, 0.5000])
+        >>> trust.kind
+        'image'
+    """
+
+    scale: Tensor
+    offset: Tensor
+    constant: Tensor
+    scores: Tensor
+
+    def __init__(self, annotators: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("offset", torch.zeros(annotators))
+        self.register_buffer("constant", torch.zeros(annotators).log_softmax(0))
+        self.register_buffer("scores", torch.full((len(TRUST_KINDS),), torch.nan))
+
+    def forward(self, evidence: Tensor) -> Tensor:
+        """Log of the annotators' weights."""
+        return (evidence * self.scale + self.offset[:, None, None]).log_softmax(dim=1)
+
+    @property
+    def kind(self) -> TrustKind:
+        """Which of the three forms the weights have."""
+        if self.scale > 0:
+            return "image"
+        return "constant" if self.offset.any() else "uniform"
+
+    def reset(self) -> None:
+        """Follow the evidence as it is trained."""
+        self.scale.fill_(1.0)
+        self.offset.zero_()
+        self.constant.fill_(-torch.tensor(float(len(self.constant))).log())
+        self.scores.fill_(torch.nan)
+
+    def fit(self, cases: TrustCases) -> None:
+        """Choose and fit the form of the weights; with too few cases they stay as they are.
+
+        The images are divided in two halves. Each form is fitted to one and scored on the other, so
+        that a form with more numbers has no advantage. A form is kept against a simpler one if it
+        is better by more than the standard error of the difference over images.
+        """
+        images = cases.image.unique()
+        if len(cases.image) < LEAST_ROWS or len(images) < 2:
+            return
+        cases = TrustCases(*(part.detach().cpu().double() for part in cases))
+        half = (
+            cases.image % 2 == 0
+            if (cases.image % 2).unique().numel() == 2
+            else (cases.image <= cases.image.median())
+        )
+        scored = torch.zeros(len(TRUST_KINDS), len(cases.image), dtype=torch.float64)
+        for part in (half, ~half):
+            fitted = _fitted(TrustCases(*(values[part] for values in cases)))
+            for kind, (scale, offset) in enumerate(fitted):
+                scored[kind, ~part] = _score(cases, scale, offset)[~part]
+        fitted = _fitted(cases)
+        by_image = torch.stack(
+            [
+                torch.stack([_mean(row[at], cases.weight[at]) for row in scored])
+                for at in (cases.image == image for image in cases.image.unique())
+            ]
+        )
+        chosen = 0
+        for kind in (1, 2):
+            gain = by_image[:, chosen] - by_image[:, kind]
+            if gain.mean() > gain.std() / len(gain) ** 0.5:
+                chosen = kind
+        self.scores.copy_(torch.stack([_mean(row, cases.weight) for row in scored]))
+        self.constant.copy_(fitted[1][1].log_softmax(0))
+        scale, offset = fitted[chosen]
+        self.scale.copy_(scale)
+        self.offset.copy_(offset)
+
+
+def _fitted(cases: TrustCases) -> list[tuple[Tensor, Tensor]]:
+    """Scale and offset of the three forms with the best log score on these cases."""
+    zero, none = torch.zeros(()).double(), torch.zeros(cases.evidence.shape[1]).double()
+    return [
+        (zero, none),
+        _minimised(cases, follows_evidence=False),
+        _minimised(cases, follows_evidence=True),
+    ]
+
+
+def _minimised(cases: TrustCases, follows_evidence: bool) -> tuple[Tensor, Tensor]:
+    offset = torch.zeros(cases.evidence.shape[1]).double().requires_grad_()
+    log_scale = torch.zeros(()).double().requires_grad_()
+    learnt = [offset, log_scale] if follows_evidence else [offset]
+    optimizer = torch.optim.LBFGS(learnt, max_iter=100, line_search_fn="strong_wolfe")
+    low, high = _SCALES
+
+    def scale() -> Tensor:
+        return log_scale.exp().clamp(low, high) if follows_evidence else torch.zeros(()).double()
+
+    def objective() -> Tensor:
+        optimizer.zero_grad()
+        score = _mean(_score(cases, scale(), offset), cases.weight)
+        loss: Tensor = score + _PENALTY * (offset.square().sum() + log_scale.square())
+        loss.backward()
+        return loss
+
+    optimizer.step(objective)
+    return scale().detach(), (offset - offset.mean()).detach()
+
+
+def _score(cases: TrustCases, scale: Tensor, offset: Tensor) -> Tensor:
+    """-log of the weight of those who are right, of every case ``[M]``."""
+    labelled = cases.evidence.isfinite()
+    logits = torch.where(labelled, cases.evidence, 0) * scale + offset
+    log_who = logits.masked_fill(~labelled, -torch.inf).log_softmax(dim=1)
+    return -log_who.masked_fill(cases.right == 0, -torch.inf).logsumexp(dim=1)
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).sum() / weight.sum()
