@@ -67,6 +67,31 @@ def reference_labels(
     return given
 
 
+def right_labels(reference: Reference, batch: Mapping[str, Any], num_classes: int) -> Tensor:
+    """The labels that count as right; at a tie of the majority several, each in part.
+
+    Args:
+        reference: as of :func:`reference_labels`.
+        batch: as of :func:`reference_labels`.
+        num_classes: number of classes C.
+
+    Returns:
+        bool ``[B, C, H, W]``; none where the reference is unknown.
+
+    Example:
+        >>> masks = torch.tensor([1, 0]).view(1, 2, 1, 1)
+        >>> right_labels("majority", {"masks": masks}, num_classes=3).flatten()
+        tensor([ True,  True, False])
+    """
+    if reference == "majority":
+        return most_frequent(batch["masks"], num_classes)
+    labels = reference_labels(reference, batch, num_classes)
+    if labels is None:
+        labels = torch.full_like(batch["masks"][:, 0], IGNORE_INDEX)
+    classes = torch.arange(num_classes, device=labels.device).view(-1, 1, 1)
+    return labels.unsqueeze(1) == classes
+
+
 def majority(masks: Tensor, num_classes: int) -> Tensor:
     """Reference label by majority vote over the annotators who labelled a pixel.
 
@@ -84,10 +109,27 @@ def majority(masks: Tensor, num_classes: int) -> Tensor:
         >>> majority(votes[:, :2], num_classes=2)  # one against one at the first pixel
         tensor([[[255,   1]]])
     """
+    best = most_frequent(masks, num_classes)
+    return best.int().argmax(dim=1).masked_fill(best.sum(1) != 1, IGNORE_INDEX)
+
+
+def most_frequent(masks: Tensor, num_classes: int) -> Tensor:
+    """The classes that most annotators gave to a pixel, several at a tie.
+
+    Args:
+        masks: class ids ``[B, N, H, W]``, 255 where annotator n did not label.
+        num_classes: number of classes C.
+
+    Returns:
+        bool ``[B, C, H, W]``; none where nobody labelled.
+
+    Example:
+        >>> most_frequent(torch.tensor([0, 1]).view(1, 2, 1, 1), num_classes=3).flatten()
+        tensor([ True,  True, False])
+    """
     votes = torch.stack([(masks == c).sum(1) for c in range(num_classes)], dim=1)
-    best, label = votes.max(dim=1)
-    tie = (votes == best.unsqueeze(1)).sum(1) > 1  # also where nobody voted
-    return label.masked_fill(tie, IGNORE_INDEX)
+    best = votes.amax(dim=1, keepdim=True)
+    return (votes == best) & (best > 0)
 
 
 def staple(masks: Tensor, num_classes: int) -> Tensor:

@@ -8,8 +8,9 @@ there, which tell more about the object that the pixel belongs to:
     z    = A f + B c + b, at unit length            embedding
     e_nk = cos(z, P_nk) / tau + prior_n             evidence for kernel (n, k)
     a_nk = softmax of e over all (n, k)             assignment
-    w_n  = sum_k a_nk                               WHO: weight of annotator n at this pixel;
-                                                    calibrated, it is w_n^scale, normalised again
+    w_n  = sum_k a_nk                               WHO: weight of annotator n at this pixel; after
+                                                    training as far as it can be trusted, see
+                                                    :class:`~tax_lightning.models.trust.Trust`
     g_nk = a_nk / w_n                               which of n's kernels
     p_nk = softmax over classes of W_nk * f + b_nk  segmentation of kernel (n, k)
     p_n  = sum_k g_nk p_nk                          annotator n's own segmentation
@@ -31,9 +32,11 @@ from tax_lightning.models.kernel_bank import KernelBank
 from tax_lightning.models.mixture import logsumexp, mix
 from tax_lightning.models.output import TAXOutput, TAXWeights
 from tax_lightning.models.prototypes import PrototypeMemory
+from tax_lightning.models.trust import Trust
 
 EMBEDDING_CHANNELS = 32
 TEMPERATURE = 0.1
+DISPUTE_THRESHOLD = 0.1
 # Share of the gradient of who and why that reaches the last features. All of it would make these
 # features serve who, at the cost of each annotator's own segmentation.
 GRADIENT_SHARE = 0.3
@@ -85,7 +88,7 @@ class TAXNetwork(DenseNetwork):
         True
     """
 
-    who_scale: Tensor
+    dispute_threshold: Tensor
 
     def __init__(
         self,
@@ -105,8 +108,9 @@ class TAXNetwork(DenseNetwork):
         )
         self.bank = KernelBank(annotators, kernels, classes, self.channels, kernel_size)
         self.memory = PrototypeMemory(annotators, kernels, EMBEDDING_CHANNELS, TEMPERATURE)
-        # Fitted after the final projection, see `tax_lightning.modules.projection.fit_who_scale`.
-        self.register_buffer("who_scale", torch.ones(()))
+        self.trust = Trust(annotators)
+        # Expected disagreement below which pictures are hatched, set on validation images.
+        self.register_buffer("dispute_threshold", torch.tensor(DISPUTE_THRESHOLD))
         self.frozen = False
         self.frozen_prototypes = False
 
@@ -157,7 +161,7 @@ class TAXNetwork(DenseNetwork):
         with torch.autocast(embedding.device.type, enabled=False):
             evidence = self.memory(embedding)
             annotator_evidence = logsumexp(evidence, dim=2)
-            log_who = (annotator_evidence * self.who_scale).log_softmax(dim=1)
+            log_who = self.trust(annotator_evidence)
             log_within = evidence - annotator_evidence.unsqueeze(2)
         return TAXWeights(log_who, log_within, embedding)
 

@@ -1,9 +1,9 @@
-"""Passes over images: prototypes start, find their source pixels, and w is calibrated."""
+"""Passes over images, in which prototypes start and find their source pixels."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from typing import Any, cast
 
@@ -22,10 +22,8 @@ from tax_lightning.models.output import TAXOutput, TAXWeights
 from tax_lightning.models.prototypes import SourceSearch
 from tax_lightning.modules.base import MultiAnnotatorModule
 
+UNKNOWN_NUMBER = 1000  # images of a loader that has no length
 START_PIXELS = 4096  # per annotator, for the clusters at which the prototypes are started
-SCALES = torch.logspace(-1, 1, 61)  # of the evidence, among which w is calibrated
-LEAST_PIXELS = 100  # for the calibration; from fewer pixels the scale would be a guess
-NEAR = 0.005  # largest gap between mean weight and share of right pixels that counts as equal
 LEAST_AGREEMENT = 0.5  # of an annotator around a pixel that may become a source
 
 
@@ -88,7 +86,7 @@ def starting_pixels(module: ExplainingModule, loader: Iterable[Batch]) -> list[T
 
     The draw depends on the image alone, not on its batch or process.
     """
-    per_image = max(1, START_PIXELS // _number_of_images(module, loader))
+    per_image = max(1, START_PIXELS // max(1, number_of_images(module, loader)))
     drawn: dict[str, list[Tensor]] = {}
     for batch, output in visit(module, loader):
         reference = module.reference_labels(batch, output)
@@ -103,84 +101,11 @@ def starting_pixels(module: ExplainingModule, loader: Iterable[Batch]) -> list[T
     return [torch.cat(column) for column in columns]
 
 
-def _number_of_images(module: ExplainingModule, loader: Iterable[Batch]) -> int:
-    """Images that all processes together see, at least 1."""
+def number_of_images(module: ExplainingModule, loader: Iterable[Batch]) -> int:
+    """Images that all processes together see; a guess where the loader does not tell."""
     sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-    if sampler is None or not hasattr(sampler, "__len__"):
-        return max(1, int(module.trainer.num_training_batches))
-    return max(1, len(sampler) * module.trainer.world_size)
-
-
-def calibrate(module: ExplainingModule, loaders: Iterable[Iterable[Batch]]) -> None:
-    """Set the scale of w by the first loader whose images tell which annotator is right.
-
-    Args:
-        module: whose scale is set; to 1 where no images tell.
-        loaders: as of :func:`fit_who_scale`, in order of preference.
-    """
-    scale = module.network.who_scale.fill_(1.0)
-    for loader in loaders if module.reference != "none" else ():
-        fitted = fit_who_scale(module, loader)
-        if fitted is not None:
-            scale.fill_(fitted)
-            return
-
-
-@torch.no_grad()
-def fit_who_scale(module: ExplainingModule, loader: Iterable[Batch]) -> float | None:
-    """The scale of the evidence at which w is calibrated.
-
-    Only pixels count where annotators disagree and exactly one of them agrees with the reference.
-    There the mean of the largest w should equal the share of pixels at which it names the right
-    annotator. Of the scales that come close to this, the one nearest to 1 is taken. (The scale of
-    largest likelihood, as in Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural
-    networks", 2017, has no bound where all pixels are named rightly. It would also make w certain
-    where several annotators are right.) The annotator with the largest weight never changes.
-
-    Args:
-        module: whose w; its present scale is 1, and it has a reference.
-        loader: batches of images, not augmented; of this process. Better not of training images,
-            where a model is more certain than on others.
-
-    Returns:
-        The scale, one of ``SCALES``; ``None`` with too few such pixels. With the majority of three
-        or more annotators as the reference there is none.
-    """
-    scales = SCALES.to(module.device)
-    # The sum of the largest w at each scale, then the pixels named rightly, then all pixels.
-    sums = torch.zeros(len(scales) + 2, dtype=torch.float64)
-    for batch, weights, reference in visit_weights(module, loader):
-        assert reference is not None
-        agree = module.loss.agreement(batch["masks"], batch["present"], reference)
-        right = (batch["masks"] == reference.unsqueeze(1)) & (batch["masks"] != IGNORE_INDEX)
-        log_who, right = _single_right(weights.log_who, batch["masks"], right, agree)
-        for i, scale in enumerate(scales):
-            sums[i] += (log_who * scale).softmax(dim=1).amax(dim=1).sum().cpu()
-        named = log_who.argmax(dim=1, keepdim=True) if len(log_who) else right[:, :1].long()
-        sums[-2] += right.gather(1, named).sum().cpu()
-        sums[-1] += len(right)
-    sums = torch.stack(from_all_processes(module, sums)).sum(dim=0)
-    if sums[-1] < LEAST_PIXELS:
-        return None
-    gap = ((sums[:-2] - sums[-2]) / sums[-1]).abs()
-    near = gap <= gap.min().clamp_min(NEAR)
-    return float(SCALES[torch.where(near, SCALES.log().abs(), torch.inf).argmin()])
-
-
-def _single_right(
-    log_who: Tensor, masks: Tensor, right: Tensor, agree: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Log w ``[M, N]`` and who is right, at the pixels where one of several annotators is right.
-
-    Where the expert is absent, another may be right by accident. So pixels are skipped whose only
-    correct annotator disagrees with the reference in the surrounding window. Weights are those
-    among the annotators who labelled the pixel.
-    """
-    labelled = masks != IGNORE_INDEX
-    believed = (right & (agree >= LEAST_AGREEMENT)).any(dim=1)
-    cases = (right.sum(dim=1) == 1) & (labelled.sum(dim=1) > 1) & believed
-    among_them = log_who.float().masked_fill(~labelled, -torch.inf)
-    return among_them.movedim(1, -1)[cases], right.movedim(1, -1)[cases]
+    processes = 1 if module._trainer is None else module.trainer.world_size
+    return len(sampler) * processes if isinstance(sampler, Sized) else UNKNOWN_NUMBER
 
 
 def _draw(embedding: Tensor, weight: Tensor, count: int, name: str) -> list[Tensor]:
@@ -200,10 +125,9 @@ def _draw(embedding: Tensor, weight: Tensor, count: int, name: str) -> list[Tens
 @torch.no_grad()
 def visit(module: ExplainingModule, loader: Iterable[Batch]) -> Iterator[tuple[Batch, TAXOutput]]:
     """Every batch on the module's device, with the output of the network in evaluation mode."""
-    for batch in loader:
-        ready, images = _on_device(module, batch)
+    for batch, images in on_device(module, loader):
         with evaluating(module.network):
-            yield ready, module(images)
+            yield batch, module(images)
 
 
 @torch.no_grad()
@@ -217,18 +141,18 @@ def visit_weights(
             yield batch, weights, module.reference_labels(batch, output)
         return
     network = module.network
-    for batch in loader:
-        ready, images = _on_device(module, batch)
+    for batch, images in on_device(module, loader):
         with evaluating(network):
             weights = network.gate(network.encode(images).embedding)
-        yield ready, weights, module.reference_labels(ready, None)
+        yield batch, weights, module.reference_labels(batch, None)
 
 
-def _on_device(module: ExplainingModule, batch: Batch) -> tuple[Batch, Tensor]:
-    """A batch as in training, and its images in the precision of the network."""
-    checked = module.on_before_batch_transfer(batch, 0)
-    ready = unpacked(module.transfer_batch_to_device(checked, module.device, 0))
-    return ready, ready["image"].to(next(module.network.parameters()).dtype)
+def on_device(module: ExplainingModule, loader: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
+    """Batches as in training, each with its images in the precision of the network."""
+    for batch in loader:
+        checked = module.on_before_batch_transfer(batch, 0)
+        ready = unpacked(module.transfer_batch_to_device(checked, module.device, 0))
+        yield ready, ready["image"].to(next(module.network.parameters()).dtype)
 
 
 def projection_loader(trainer: L.Trainer) -> Iterable[Batch]:

@@ -15,8 +15,9 @@ class Schedule:
     Until ``start`` only the segmentation terms are trained, so that features form. Then the
     prototypes are started at clusters of those features and the other terms grow to their full
     weight until ``full``. At the trial projections each prototype moves onto its nearest training
-    pixel and training goes on. At ``final`` the prototypes become training pixels for good,
-    everything but the kernels is frozen, and the kernels are fitted for the rest of the run.
+    pixel and training goes on. At ``final`` the prototypes become training pixels for good and
+    everything but the kernels is frozen; these are fitted to the end and calibrated on features
+    that are computed once (:func:`tax_lightning.modules.calibration.finish`).
 
     Args:
         enabled: ``False`` trains all terms at full weight throughout and never projects: who is
@@ -25,7 +26,8 @@ class Schedule:
         start: share of the run at which the prototypes are started.
         full: share at which all terms have their full weight.
         trials: shares of the trial projections.
-        final: share of the final projection.
+        final: share of the final projection. Where it is below 1, kernels are trained for the rest
+            of the run, which undoes the calibration in part.
 
     Raises:
         ValueError: if the shares are not in rising order within [0, 1].
@@ -42,7 +44,7 @@ class Schedule:
     start: float = 0.1
     full: float = 0.3
     trials: tuple[float, ...] = (0.6, 0.7)
-    final: float = 0.9
+    final: float = 1.0
 
     def __post_init__(self) -> None:
         shares = (0.0, self.start, self.full, *self.trials, self.final, 1.0)

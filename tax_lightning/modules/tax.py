@@ -19,10 +19,10 @@ from tax_lightning.models.mixture import mix
 from tax_lightning.models.network import TAXNetwork
 from tax_lightning.models.output import TAXOutput
 from tax_lightning.modules.base import known_labels
+from tax_lightning.modules.calibration import finish
 from tax_lightning.modules.checkpoints import given_network, settings_from
 from tax_lightning.modules.projection import (
     ExplainingModule,
-    calibrate,
     find_sources,
     projection_loader,
     starting_pixels,
@@ -222,11 +222,12 @@ class TAXLightningModule(ExplainingModule):
             self.network.memory.projected.fill_(False)
             self.network.memory.forget_sources(self.kept)
             if self.kept == 0:
-                self.network.who_scale.fill_(1.0)
+                self.network.trust.reset()
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
         """Start, project and freeze the prototypes when their time has come."""
-        for name, kind in self.schedule.due(self._progress, self.schedule_done):
+        progress = self.trainer.global_step / self._total_steps
+        for name, kind in self.schedule.due(progress, self.schedule_done):
             self._carry_out(kind)
             self.schedule_done.append(name)
 
@@ -338,16 +339,18 @@ class TAXLightningModule(ExplainingModule):
         Args:
             loader: batches of training images, not augmented. Under several processes each gives
                 its own part of the images.
-            final: see :meth:`tax_lightning.models.prototypes.PrototypeMemory.project`. The weights
-                w are then calibrated (:func:`tax_lightning.modules.projection.calibrate`), and
-                everything but the kernels is frozen.
-            validation: batches of images that were not trained on, for the calibration. Where they
-                do not tell which annotator is right, the training images serve.
+            final: see :meth:`tax_lightning.models.prototypes.PrototypeMemory.project`. The kernels
+                are then fitted to the end and calibrated
+                (:func:`tax_lightning.modules.calibration.finish`), and everything but them is
+                frozen.
+            validation: batches of images that were not trained on, for the calibration. Without
+                any, annotators are not calibrated, and trust is fitted on the training images.
         """
         self.network.memory.project(find_sources(self, loader), final=final, keep=self.kept)
         if final:
-            if self.kept == 0:  # annotators who stay as they are have a scale already
-                calibrate(self, [validation, loader])
+            calibration = finish(self, loader, validation, keep=self.kept)
+            if calibration is not None:
+                L.pytorch.utilities.rank_zero_info(calibration.words(self.annotators, self.classes))
             self.network.freeze()
             warn_of_pruned_prototypes(self.annotators, self.network.memory.active)
 

@@ -1,0 +1,376 @@
+"""After training: the kernels are fitted to the end, then annotators and trust are calibrated.
+
+All of it works on a sample of pixels whose features are computed once, since everything but the
+kernels is frozen by then.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tax_lightning.batch import Batch
+from tax_lightning.consensus import right_labels
+from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.distributed import from_all_processes
+from tax_lightning.explanation import TRUST_KINDS, expected_disagreement
+from tax_lightning.models.backbone import evaluating
+from tax_lightning.models.kernel_bank import KernelBank
+from tax_lightning.models.network import DISPUTE_THRESHOLD, TAXNetwork
+from tax_lightning.models.trust import Trust, TrustCases
+from tax_lightning.modules.projection import ExplainingModule, number_of_images, on_device
+
+MOST_VALUES = 2**26  # float32 numbers of a sample of pixels, 256 MB
+LEAST_PER_IMAGE, MOST_PER_IMAGE = 64, 4096  # pixels
+FIT_STEPS = 300
+FIT_CHECK = 20  # steps between two looks at the held-out images
+FIT_PIXELS = 4096  # of a step
+FIT_RATE = 1e-2
+PENALTY = 1e-4
+HATCHED = 0.07  # of the pixels that two annotators dispute
+
+
+class PixelSample(NamedTuple):
+    """Pixels of many images, with what the kernels need of each.
+
+    Attributes:
+        patches: the features that a kernel sees, ``[M, D s s]``.
+        log_within: log g_nk, ``[M, N, K]``.
+        log_who: log w_n, ``[M, N]``.
+        masks: the annotators' labels, ``[M, N]``, 255 where not labelled.
+        right: the label that is right, as one bool a class ``[M, C]``: more than one at a tie,
+            none where it is unknown.
+        image: a number for each image, ``[M]``.
+    """
+
+    patches: Tensor
+    log_within: Tensor
+    log_who: Tensor
+    masks: Tensor
+    right: Tensor
+    image: Tensor
+
+    @classmethod
+    def together(cls, parts: Iterable[Self]) -> Self:
+        """The pixels of several samples."""
+        return cls(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def at(self, chosen: Tensor) -> Self:
+        """Some of the pixels, by a mask or by their places."""
+        return type(self)(*(column[chosen] for column in self))
+
+    @property
+    def labelled(self) -> Tensor:
+        """Who labelled each pixel, bool ``[M, N]``."""
+        return self.masks != IGNORE_INDEX
+
+    @property
+    def disputed(self) -> Tensor:
+        """Where two labels differ, bool ``[M]``."""
+        return _disputed(self.masks)
+
+
+def log_annotator_probs(bank: KernelBank, pixels: PixelSample, **changed: Tensor) -> Tensor:
+    """Log of each annotator's own segmentation ``[M, N, C]``.
+
+    Args:
+        bank: the kernels.
+        pixels: M of them.
+        **changed: ``scale`` ``[N]`` and ``offset`` ``[N, C]`` of the kernels' logits.
+    """
+    logits = F.linear(pixels.patches, bank.weight.flatten(3).flatten(0, 2), bank.bias.flatten())
+    logits = logits.unflatten(1, bank.bias.shape)
+    if changed:
+        logits = logits * changed["scale"].view(-1, 1, 1) + changed["offset"].unsqueeze(1)
+    joint = logits.log_softmax(dim=3) + pixels.log_within.unsqueeze(3)
+    log_probs: Tensor = joint.logsumexp(dim=2)
+    return log_probs
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the end of the training changed, measured on images that were not trained on.
+
+    Args:
+        loss: mean -log p_n of the annotators' labels, in nats, before the fit of the kernels, after
+            it, and after the calibration.
+        scale: of each annotator's kernels, ``[N]``.
+        offset: of each class of each annotator, ``[N][C]``.
+        trust: as it was fitted.
+    """
+
+    loss: tuple[float, float, float]
+    scale: tuple[float, ...]
+    offset: tuple[tuple[float, ...], ...]
+    trust: Trust
+
+    def words(self, annotators: Sequence[str], classes: Sequence[str]) -> str:
+        """The same for a person to read."""
+        before, fitted, calibrated = self.loss
+        rows = [
+            f"  {name}: scale {scale:.2f}, offset "
+            + ", ".join(f"{c} {value:+.2f}" for c, value in zip(classes, offset, strict=True))
+            for name, scale, offset in zip(annotators, self.scale, self.offset, strict=True)
+        ]
+        scores = zip(TRUST_KINDS, self.trust.scores.tolist(), strict=True)
+        told = ", ".join(f"{kind} {score:.3f}" for kind, score in scores)
+        return "\n".join(
+            [
+                "Annotators' own segmentations on validation images, mean -log p of their labels: "
+                f"{before:.3f} as trained, {fitted:.3f} with the kernels fitted to the end, "
+                f"{calibrated:.3f} calibrated by",
+                *rows,
+                f"Whom to trust, log score on validation images (smaller is better): {told}. "
+                f"Kept: {self.trust.kind}.",
+            ]
+        )
+
+
+def finish(
+    module: ExplainingModule,
+    loader: Iterable[Batch],
+    validation: Iterable[Batch],
+    keep: int = 0,
+) -> Calibration | None:
+    """Fit the kernels to the end; calibrate annotators, dispute and trust.
+
+    Args:
+        module: whose prototypes are final.
+        loader: batches of training images, not augmented; of this process.
+        validation: batches of images that were not trained on; of this process.
+        keep: the first so many annotators stay as they are, and so does trust.
+
+    Returns:
+        What was changed; ``None`` without validation images.
+    """
+    network = module.network
+    bank, trust = network.bank, network.trust
+    if not keep:
+        trust.reset()
+    training = sample_pixels(module, loader)
+    held_out = sample_pixels(module, validation)
+    with torch.inference_mode(False), torch.enable_grad():
+        # On copies in the processor's memory, where the pixels are.
+        fitted = copy.deepcopy(bank).float().cpu().requires_grad_()
+        losses = [_held_out_loss(fitted, held_out)]
+        fit_kernels(fitted, training, held_out)
+        losses.append(_held_out_loss(fitted, held_out))
+        if len(held_out.image):
+            scale, offset = calibrate_annotators(fitted, held_out)
+            losses.append(_held_out_loss(fitted, held_out))
+            network.dispute_threshold.fill_(dispute_threshold(fitted, held_out))
+        if not keep:
+            trust.fit(trust_cases(held_out if len(held_out.image) else training))
+    for own, new in zip(bank.parameters(), fitted.parameters(), strict=True):
+        own.data[keep:] = new.data[keep:].to(own)
+    if not len(held_out.image):
+        return None
+    before, after, calibrated = losses
+    rows = tuple(tuple(row) for row in offset.tolist())
+    return Calibration((before, after, calibrated), tuple(scale.tolist()), rows, trust)
+
+
+@torch.no_grad()
+def sample_pixels(module: ExplainingModule, loader: Iterable[Batch]) -> PixelSample:
+    """Pixels of the images of all processes, half of each image's among the disputed ones.
+
+    Few pixels are disputed, but it is there that annotators differ. At an even draw the kernels of
+    all annotators come out too alike, and too certain.
+
+    The draw depends on the image alone, not on its batch or process.
+
+    Args:
+        module: whose features.
+        loader: batches of images, not augmented; of this process.
+    """
+    network = module.network
+    size = network.bank.weight.shape[-1]
+    values = network.channels * size**2
+    count = MOST_VALUES // (values * max(1, number_of_images(module, loader)))
+    count = max(LEAST_PER_IMAGE, min(MOST_PER_IMAGE, count))
+    drawn: dict[str, PixelSample] = {}
+    for batch, images in on_device(module, loader):
+        with evaluating(network):
+            encoded = network.encode(images)
+            weights = network.gate(encoded.embedding)
+        right = right_labels(module.reference, batch, len(module.classes))
+        for i, name in enumerate(batch["id"]):
+            masks = batch["masks"][i].flatten(1)
+            places = _drawn(masks, count, name)
+            # What a kernel sees at each place, as a column.
+            patches = F.unfold(encoded.features[i : i + 1], size, padding=size // 2)[0]
+            drawn[name] = PixelSample(
+                patches[:, places].T.float().cpu(),
+                weights.log_within[i].flatten(2)[..., places].movedim(2, 0).cpu(),
+                weights.log_who[i].flatten(1)[:, places].T.cpu(),
+                masks[:, places].T.cpu(),
+                right[i].flatten(1)[:, places].T.cpu(),
+                torch.full((len(places),), zlib.crc32(name.encode())),
+            )
+    everywhere: dict[str, PixelSample] = {}
+    for part in from_all_processes(module, drawn):
+        everywhere |= part
+    if not everywhere:
+        return _no_pixels(network)
+    return PixelSample.together(everywhere[name] for name in sorted(everywhere))
+
+
+def _no_pixels(network: TAXNetwork) -> PixelSample:
+    annotators, kernels, classes = network.bank.bias.shape
+    values = network.channels * network.bank.weight.shape[-1] ** 2
+    return PixelSample(
+        torch.zeros(0, values),
+        torch.zeros(0, annotators, kernels),
+        torch.zeros(0, annotators),
+        torch.zeros(0, annotators, dtype=torch.long),
+        torch.zeros(0, classes, dtype=torch.bool),
+        torch.zeros(0, dtype=torch.long),
+    )
+
+
+def _drawn(masks: Tensor, count: int, name: str) -> Tensor:
+    """Places ``[M]`` in an image's masks ``[N, P]``, up to half of the count of either kind."""
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    labelled = (masks != IGNORE_INDEX).any(0).cpu()
+    disputed = _disputed(masks.T).cpu()
+    taken = []
+    for kind in (disputed, labelled & ~disputed):
+        places = kind.nonzero().flatten()
+        taken.append(places[torch.randperm(len(places), generator=generator)[: count // 2]])
+    return torch.cat(taken).to(masks.device)
+
+
+def _disputed(masks: Tensor) -> Tensor:
+    """Where two labels of ``[M, N]`` differ, ``[M]``."""
+    labelled = masks != IGNORE_INDEX
+    return masks.masked_fill(~labelled, -1).amax(1) > masks.amin(1)
+
+
+def fit_kernels(bank: KernelBank, training: PixelSample, held_out: PixelSample) -> float:
+    """Fit the kernels to the end, each annotator's own labels being what they are fitted to.
+
+    Args:
+        bank: the kernels, which are changed.
+        training: pixels of training images.
+        held_out: pixels of other images; the fit that predicts their labels best is kept. With none
+            the last.
+
+    Returns:
+        The share of steps after which the kept fit was reached.
+    """
+    learnt = list(bank.parameters())
+    optimizer = torch.optim.Adam(learnt, lr=FIT_RATE)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, FIT_STEPS)
+    generator = torch.Generator().manual_seed(0)
+    best, kept, reached = float("inf"), [p.detach().clone() for p in learnt], 0
+    for step in range(FIT_STEPS + 1):
+        if step % FIT_CHECK == 0 and len(held_out.image):
+            with torch.no_grad():
+                loss = float(_label_loss(bank, held_out))
+            if loss < best:
+                best, kept, reached = loss, [p.detach().clone() for p in learnt], step
+        rows = torch.randint(len(training.image), (FIT_PIXELS,), generator=generator)
+        optimizer.zero_grad()
+        _label_loss(bank, training.at(rows)).backward()
+        optimizer.step()
+        scheduler.step()
+    if len(held_out.image):
+        with torch.no_grad():
+            for parameter, value in zip(learnt, kept, strict=True):
+                parameter.copy_(value)
+    return reached / FIT_STEPS
+
+
+def _label_loss(bank: KernelBank, pixels: PixelSample, **changed: Tensor) -> Tensor:
+    """Mean over annotators of the mean -log p_n of their labels."""
+    log_probs = log_annotator_probs(bank, pixels, **changed)
+    labels = pixels.masks.clamp(max=log_probs.shape[2] - 1).long().unsqueeze(2)
+    each = -log_probs.gather(2, labels).squeeze(2)
+    labelled = pixels.labelled
+    return ((each * labelled).sum(0) / labelled.sum(0).clamp_min(1)).mean()
+
+
+def calibrate_annotators(bank: KernelBank, pixels: PixelSample) -> tuple[Tensor, Tensor]:
+    """Scale the kernels of each annotator and shift their classes, so that p_n is as often right.
+
+    One scale and one offset a class for each annotator, of the logits of all their kernels, with
+    the smallest -log p_n of the labels (Platt scaling; for networks Guo, Pleiss, Sun, Weinberger,
+    "On calibration of modern neural networks", 2017).
+
+    Args:
+        bank: the kernels, which are changed.
+        pixels: of images that were not trained on.
+
+    Returns:
+        Scales ``[N]`` and offsets ``[N, C]``.
+    """
+    annotators, _, classes = bank.bias.shape
+    log_scale = torch.zeros(annotators, requires_grad=True)
+    offset = torch.zeros(annotators, classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_scale, offset], max_iter=60, line_search_fn="strong_wolfe")
+
+    def objective() -> Tensor:
+        optimizer.zero_grad()
+        scaled = {"scale": log_scale.exp(), "offset": offset}
+        loss = _label_loss(bank, pixels, **scaled)
+        loss = loss + PENALTY * (offset.square().mean() + log_scale.square().mean())
+        loss.backward()
+        return loss
+
+    optimizer.step(objective)
+    scale, offset = log_scale.detach().exp(), (offset - offset.mean(1, keepdim=True)).detach()
+    with torch.no_grad():
+        bank.weight.mul_(scale.view(-1, 1, 1, 1, 1, 1).to(bank.weight))
+        bank.bias.mul_(scale.view(-1, 1, 1).to(bank.bias)).add_(offset.unsqueeze(1).to(bank.bias))
+    return scale, offset
+
+
+@torch.no_grad()
+def dispute_threshold(bank: KernelBank, pixels: PixelSample) -> float:
+    """The expected disagreement below which pictures are hatched as undisputed.
+
+    So that of the pixels that two annotators or more dispute only a share of ``HATCHED`` is
+    hatched. With three annotators or fewer one is enough.
+
+    Args:
+        bank: the kernels, calibrated.
+        pixels: of images that were not trained on.
+
+    Returns:
+        The threshold in [0, 1]; that of ``DISPUTE_THRESHOLD`` without a disputed pixel.
+    """
+    probs = log_annotator_probs(bank, pixels).exp()
+    d = expected_disagreement(probs[..., None, None])[:, 0, 0]
+    said = pixels.masks.unsqueeze(2) == torch.arange(probs.shape[2])
+    against = pixels.labelled.sum(1) - said.sum(1).amax(1)
+    clear = against >= (2 if probs.shape[1] > 3 else 1)
+    if not clear.any():
+        return DISPUTE_THRESHOLD
+    return float(np.quantile(d[clear].numpy(), HATCHED))  # torch's has a limit of values
+
+
+@torch.no_grad()
+def _held_out_loss(bank: KernelBank, pixels: PixelSample) -> float:
+    return float(_label_loss(bank, pixels)) if len(pixels.image) else math.nan
+
+
+def trust_cases(pixels: PixelSample) -> TrustCases:
+    """The disputed pixels at which the reference says who is right; a case for each tied label."""
+    rows = pixels.at(pixels.disputed)
+    said = rows.masks.unsqueeze(2) == torch.arange(rows.right.shape[1])  # [M, N, C]
+    case, label = rows.right.nonzero(as_tuple=True)
+    right = said[case, :, label]
+    tie = rows.right.sum(1)[case]
+    divided = right.any(1) & (rows.labelled[case] & ~right).any(1)
+    evidence = rows.log_who.masked_fill(~rows.labelled, -torch.inf)[case]
+    cases = TrustCases(evidence, right, 1 / tie, rows.image[case])
+    return TrustCases(*(column[divided] for column in cases))
