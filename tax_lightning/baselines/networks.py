@@ -162,8 +162,7 @@ class GatedMultiHead(MultiHead):
         if self.explanation_metrics is not None:
             assert output.evidence is not None  # of the gate
             self.explanation_metrics.update_evidence(
-                log_who=output.log_who,
-                log_annotator_probs=output.log_annotator_probs,
+                who=output.log_who.exp(),
                 similarity=output.evidence.unsqueeze(2),
                 **known_labels(batch, reference),
             )

@@ -27,12 +27,7 @@ from collections.abc import Sequence
 from torchmetrics import Metric, MetricCollection
 
 from tax_lightning.metrics.explanation import EvidenceMetrics, ExplanationMetrics
-from tax_lightning.metrics.probes import (
-    patch_insertion,
-    prototype_insertion,
-    prototype_integrity,
-    stability,
-)
+from tax_lightning.metrics.probes import patch_insertion, prototype_integrity
 from tax_lightning.metrics.segmentation import (
     AnnotatorDice,
     FusedOverlap,
@@ -49,7 +44,7 @@ from tax_lightning.metrics.sets import (
     max_dice,
     soft_dice,
 )
-from tax_lightning.metrics.who import Removal, WhoAccuracy, disagreement
+from tax_lightning.metrics.who import WhoAccuracy, disagreement
 from tax_lightning.metrics.why import PrototypeUsage, Purity
 
 __all__ = [
@@ -61,7 +56,6 @@ __all__ = [
     "PrototypeUsage",
     "Purity",
     "RelativeArea",
-    "Removal",
     "SegmentationCalibration",
     "SetDice",
     "WhoAccuracy",
@@ -72,12 +66,10 @@ __all__ = [
     "matched_dice",
     "max_dice",
     "patch_insertion",
-    "prototype_insertion",
     "prototype_integrity",
     "segmentation_metrics",
     "set_metrics",
     "soft_dice",
-    "stability",
 ]
 
 

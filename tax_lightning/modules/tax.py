@@ -1,6 +1,6 @@
 """TAXLightningModule: trains, evaluates and explains a TAXNetwork under any Lightning Trainer."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -302,17 +302,16 @@ class TAXLightningModule(ExplainingModule):
         metrics = self.explanation_metrics
         if metrics is None:
             return {}
-        sources = self.network.memory.sources(self.annotators, self.classes)
         values = metrics.compute()
-        # The probes are those of the first process.
-        probed = self.trainer.strategy.broadcast(metrics.probe(sources, self._image_reader()))
-        metrics.reset()
-        return values | {name: torch.tensor(value) for name, value in probed.items()}
-
-    def _image_reader(self) -> Callable[[str], Tensor] | None:
-        """Reads a training image by its id, if the data module can."""
         read = getattr(getattr(self.trainer, "datamodule", None), "read", None)
-        return None if read is None else lambda id: read(id)["image"]
+        if read is not None:  # the data module gives training images by their ids
+            sources = self.network.memory.sources(self.annotators, self.classes)
+            probed = metrics.probe(sources, lambda id: read(id)["image"])
+            # The probes are those of the first process.
+            probed = self.trainer.strategy.broadcast(probed)
+            values |= {name: torch.tensor(value) for name, value in probed.items()}
+        metrics.reset()
+        return values
 
     # ------------------------------------------------------------------ prototypes
 
