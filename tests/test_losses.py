@@ -470,12 +470,11 @@ def test_without_a_reference_dice_averages_over_annotators_too():
 
 def test_with_a_reference_agreement_and_relevance_are_those_of_the_labels():
     _, output, _, masks, reference = random_case()
-    present = torch.tensor([[True, False, True], [True, True, True]])
+    masks[0, 1] = 255  # absent
     loss = make_loss()
-    agree = loss.agreement(masks, present, reference)
+    agree = loss.agreement(masks, reference)
     assert (agree[0, 1] == 0).all()
-    expected = agreement(masks, reference, 3, 1.0)
-    assert torch.equal(agree[1], expected[1])
+    assert torch.equal(agree, agreement(masks, reference, 3, 1.0))
     said = output.log_annotator_probs.argmax(dim=2)
     assert torch.equal(loss.relevance(output, reference), relevance(said, reference, 3))
 
@@ -485,7 +484,7 @@ def test_without_a_reference_annotators_agree_where_they_labelled_and_who_has_no
     masks[0, 1], masks[1, 2, 0] = 255, 255
     present = (masks != 255).flatten(2).any(dim=2)
     loss = make_loss()
-    assert torch.equal(loss.agreement(masks, present, None), (masks != 255).float())
+    assert torch.equal(loss.agreement(masks, None), (masks != 255).float())
     assert torch.equal(loss.relevance(output, None), torch.ones(2, 6, 6))
     terms = all_terms(loss, output, memory, masks, present, None)
     assert terms.keys() == set(TERMS) - {"who"}

@@ -243,7 +243,7 @@ def test_wrong_arguments_are_named():
         max_dice(masks[..., :2], masks, present, num_classes=2)
     with pytest.raises(ValueError, match=r"`annotator_prediction` has shape \[1, 3, 3\], expected"):
         matched_dice(masks[:, 0], masks, present, num_classes=2)
-    with pytest.raises(ValueError, match=r"`classes` is \['background'\], expected at least 2"):
+    with pytest.raises(ValueError, match=r"classes=\['background'\]: expected a list of"):
         GeneralizedEnergyDistance(["background"])
     with pytest.raises(ValueError, match=r"`annotator_probs` has shape \[1, 2, 2, 3, 3\], expect"):
         SetDice(CLASSES).update(
