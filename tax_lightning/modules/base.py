@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
 from tax_lightning.batch import Batch, complete_batch, unpacked
 from tax_lightning.consensus import Reference, check_reference, reference_labels
@@ -16,7 +16,7 @@ from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.preparation import Preparation
 from tax_lightning.distributed import across_processes, alone
 from tax_lightning.losses import SegmentationTerms
-from tax_lightning.metrics import EvidenceMetrics, segmentation_metrics, set_metrics
+from tax_lightning.metrics import EvidenceMetrics, segmentation_metrics
 from tax_lightning.metrics.inputs import check_names
 from tax_lightning.models.mixture import mix
 from tax_lightning.models.output import ModelOutput, TAXOutput
@@ -71,11 +71,8 @@ class MultiAnnotatorModule(L.LightningModule):
     def _measure_by(self, kernels: int | None = None, who: bool = True, named: bool = True) -> None:
         """Make the metrics: of the segmentation, and in testing those of sets of them too."""
         names = self.annotators, self.classes
-        self.val_metrics = segmentation_metrics(*names, kernels, who, named)
-        in_test: dict[str, Metric | MetricCollection] = {}
-        for collection in (self.val_metrics.clone(), set_metrics(*names, paired=named)):
-            in_test |= dict(collection.items())
-        self.test_metrics = MetricCollection(in_test, compute_groups=False)
+        self.val_metrics = segmentation_metrics(*names, kernels, who=who, named=named)
+        self.test_metrics = segmentation_metrics(*names, kernels, who=who, named=named, sets=True)
 
     # ------------------------------------------------------------------ use
 
@@ -186,7 +183,7 @@ class MultiAnnotatorModule(L.LightningModule):
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["masks"]))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Update the metrics, also those of :func:`tax_lightning.metrics.set_metrics`."""
+        """Update the metrics, also those of sets and calibration."""
         loss = self._evaluate(batch, self.test_metrics)
         self.log("test/loss", loss, sync_dist=True, batch_size=len(batch["masks"]))
 
