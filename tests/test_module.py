@@ -382,16 +382,6 @@ def test_annotators_may_be_missing_from_images_and_batches():
     assert not {s.sample_id for s in sources} & {f"square-{i}" for i in range(4)}
 
 
-def test_an_annotator_without_any_label_is_no_obstacle():
-    module = make_module()
-    dataset = Squares(absent={i: [1] for i in range(12)})
-    make_trainer(max_epochs=4).fit(module, make_loader(dataset))
-    assert module.finite
-    assert not any(s.projected for s in sources_of(module) if s.annotator == "Ben")
-    assert module.network.memory.active[1].sum() == 1  # someone has to answer for Ben
-    assert module.predict(torch.randn(1, 3, 32, 32), annotator="Ben").isfinite().all()
-
-
 # ---------------------------------------------------------------------- references
 
 
