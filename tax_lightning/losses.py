@@ -203,7 +203,7 @@ class TAXLoss(SegmentationTerms):
         """
         with torch.autocast(masks.device.type, enabled=False):
             weight = self.relevance(output, reference)
-            agree = self.agreement(masks, present, reference)
+            agree = self.agreement(masks, reference)
             return {
                 **({} if reference is None else {"who": self._who(output, agree, weight, present)}),
                 "cluster": self._cluster(output, memory, agree * weight.unsqueeze(1)),
@@ -222,15 +222,14 @@ class TAXLoss(SegmentationTerms):
         expected = output.log_annotator_probs.detach().max(dim=2).indices  # argmax is slower
         return relevance(expected, reference, self.window)
 
-    def agreement(self, masks: Tensor, present: Tensor, reference: Tensor | None) -> Tensor:
+    def agreement(self, masks: Tensor, reference: Tensor | None) -> Tensor:
         """e_n: how well annotator n agrees with the reference, ``[B, N, H, W]`` in [0, 1].
 
         Without a reference 1 wherever annotator n labelled.
         """
         if reference is None:
             return (masks != IGNORE_INDEX).float()
-        agree = agreement(masks, reference, self.window, self.sharpness)
-        return agree * present[:, :, None, None]
+        return agreement(masks, reference, self.window, self.sharpness)
 
     def _who(self, output: TAXOutput, agree: Tensor, weight: Tensor, present: Tensor) -> Tensor:
         # An annotator who labelled half of the images counts double where they did. Normalising the

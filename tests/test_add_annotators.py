@@ -114,16 +114,6 @@ def test_the_checkpoint_is_that_of_a_plain_module(run):
     assert torch.equal(again.predict(images(8)), module.predict(images(8)))
 
 
-def test_another_can_be_added_to_the_added(run):
-    module, folder = run
-    more = add(folder / "more.ckpt", annotators=["Yan"])
-    assert more.annotators == ("Ana", "Ben", "Zoe", "Yan")
-    train(more, (4,), 10)
-    for name in module.annotators:
-        before, after = (m.predict(images(8), annotator=name) for m in (module, more))
-        assert torch.equal(before, after), name
-
-
 def test_labels_of_those_known_are_used_where_the_data_have_them(base):
     module = add(base[1], annotators=["Ana", "Ben", "Zoe"])
     module.network.memory.prior.data[2], module.network.bank.bias.data[2, :, 1] = 50.0, 50.0

@@ -20,17 +20,6 @@ def test_one_convolution_equals_a_loop_over_the_kernels(kernel_size):
             torch.testing.assert_close(logits[:, n, k], alone)
 
 
-def test_a_kernel_of_ones_counts_the_pixels_that_it_sees():
-    bank = KernelBank(1, 1, 2, channels=1)
-    with torch.no_grad():
-        bank.weight[0, 0, 0] = 1.0
-        bank.weight[0, 0, 1] = 0.0
-        bank.bias[0, 0] = torch.tensor([0.0, 0.5])
-    logits = bank(torch.ones(1, 1, 3, 4))[0, 0, 0]
-    assert logits[0].tolist() == [[4, 6, 6, 4], [6, 9, 9, 6], [4, 6, 6, 4]]
-    assert (logits[1] == 0.5).all()
-
-
 def test_kernels_of_an_annotator_who_is_missing_get_a_zero_gradient():
     bank = KernelBank(2, 2, 2, channels=3)
     bank(torch.randn(1, 3, 4, 4))[:, 1].square().sum().backward()
@@ -38,13 +27,6 @@ def test_kernels_of_an_annotator_who_is_missing_get_a_zero_gradient():
         assert parameter.grad is not None
         assert (parameter.grad[0] == 0).all()
         assert (parameter.grad[1] != 0).any()
-
-
-def test_kernels_start_small_and_differ():
-    bank = KernelBank(2, 3, 2, channels=16, kernel_size=3)
-    assert bank.weight.abs().max() <= 1 / 12  # 1 / sqrt(16 * 3 * 3)
-    kernels = bank.weight.flatten(2).flatten(0, 1)
-    assert (torch.cdist(kernels, kernels) + torch.eye(6) > 0.1).all()
 
 
 @pytest.mark.parametrize(

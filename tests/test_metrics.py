@@ -9,17 +9,15 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torchmetrics import MetricCollection
 
-from tax_lightning.metrics import segmentation_metrics, set_metrics
+from tax_lightning.metrics import segmentation_metrics
 
 ANNOTATORS = ("Ada", "Ben", "Cem")
 CLASSES = ("background", "disc", "cup")
 KERNELS = 4
-BOTH_KEYS = {
+KEYS = {
     *(f"dice/{name}" for name in (*ANNOTATORS, "mean")),
     *(f"fused_{kind}/{name}" for kind in ("dice", "iou") for name in (*CLASSES[1:], "mean")),
     "ged2",
-}
-SEGMENTATION_KEYS = BOTH_KEYS | {
     *(f"who_{kind}_d1" for kind in ("accuracy", "chance", "ece")),
     *(f"who_{kind}_expert" for kind in ("accuracy", "ceiling", "chance", "ece")),
     *("who_agreement_lift", "who_entropy_disputed", "who_entropy_unanimous"),
@@ -28,21 +26,16 @@ SEGMENTATION_KEYS = BOTH_KEYS | {
     *(f"relative_area_{side}/{name}" for side in ("true", "predicted") for name in ANNOTATORS),
     "relative_area_spearman",
     "relative_area_error",
-}
-SET_KEYS = BOTH_KEYS | {
     *(f"dice_soft/{name}" for name in (*CLASSES[1:], "mean")),
     *(f"dice_max/{name}" for name in ("predictions", "annotators", "mean")),
     "dice_match",
     "ece_reference",
     "ece_annotators",
 }
-KEYS = {"segmentation": SEGMENTATION_KEYS, "sets": SET_KEYS}
 
 
-def make_metrics(which: str) -> MetricCollection:
-    if which == "segmentation":
-        return segmentation_metrics(ANNOTATORS, CLASSES, KERNELS)
-    return set_metrics(ANNOTATORS, CLASSES)
+def make_metrics(**options) -> MetricCollection:
+    return segmentation_metrics(ANNOTATORS, CLASSES, **{"kernels": KERNELS, "sets": True} | options)
 
 
 def make_batch(images: int, seed: int) -> dict[str, Tensor]:
@@ -72,15 +65,11 @@ def make_batch(images: int, seed: int) -> dict[str, Tensor]:
     }
 
 
-def results(which: str, *batches: dict[str, Tensor]) -> dict[str, Tensor]:
-    metrics = make_metrics(which)
+def results(*batches: dict[str, Tensor], **options) -> dict[str, Tensor]:
+    metrics = make_metrics(**options)
     for batch in batches:
         metrics.update(**batch)
     return metrics.compute()
-
-
-def everything(*batches: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    return {which: results(which, *batches) for which in KEYS}
 
 
 SHARDS = ((5,), (2, 1))  # images of each batch of each process
@@ -94,109 +83,95 @@ def reduce_in_process(rank: int, folder: str) -> None:
     dist.init_process_group(
         "gloo", init_method=Path(folder, "rendezvous").as_uri(), rank=rank, world_size=2
     )
-    torch.save(everything(*shard(rank)), Path(folder, f"{rank}.pt"))
+    torch.save(results(*shard(rank)), Path(folder, f"{rank}.pt"))
     dist.destroy_process_group()
 
 
 @pytest.mark.timeout(120)
 def test_two_processes_give_the_result_of_one(tmp_path):
     spawn(reduce_in_process, args=(str(tmp_path),), nprocs=2)
-    expected = everything(*shard(0), *shard(1))
+    expected = results(*shard(0), *shard(1))
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("which", KEYS)
-def test_batches_give_the_result_of_one_batch(which):
+def test_batches_give_the_result_of_one_batch():
     batches = [make_batch(images, seed=images) for images in (1, 4, 2)]
     whole = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-    found = results(which, *batches)
-    assert set(found) == KEYS[which]
+    found = results(*batches)
+    assert set(found) == KEYS
     assert all(value.isfinite() for value in found.values())
-    torch.testing.assert_close(found, results(which, whole), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, results(whole), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("which", KEYS)
-def test_prefix_reset_and_forward(which):
-    metrics = make_metrics(which).clone(prefix="val/")
+def test_prefix_reset_and_forward():
+    metrics = make_metrics().clone(prefix="val/")
     batch = make_batch(3, seed=0)
     values = metrics(**batch)
-    assert set(values) == {f"val/{name}" for name in KEYS[which]}
+    assert set(values) == {f"val/{name}" for name in KEYS}
     metrics.reset()
     metrics.update(**batch)
     torch.testing.assert_close(metrics.compute(), values, equal_nan=True)
 
 
-@pytest.mark.parametrize("which", KEYS)
-def test_what_the_data_lack_is_nan_and_the_rest_is_not(which):
+def test_what_the_data_lack_is_nan_and_the_rest_is_not():
     batch = make_batch(4, seed=1)
     del batch["reference"], batch["expert"]
-    missing = {name for name, value in results(which, batch).items() if value.isnan()}
+    missing = {name for name, value in results(batch).items() if value.isnan()}
     of_the_truth = ("fused_", "who_", "ece_reference", "majority")
-    expected = {name for name in KEYS[which] if name.startswith(of_the_truth)}
+    expected = {name for name in KEYS if name.startswith(of_the_truth)}
     assert missing == expected - {"who_entropy_disputed", "who_entropy_unanimous"}
 
 
-@pytest.mark.parametrize("which", KEYS)
-def test_absent_annotators_and_images_without_labels_do_not_count(which):
+def test_absent_annotators_and_images_without_labels_do_not_count():
     batch, nothing = make_batch(3, seed=2), make_batch(3, seed=3)
     nothing["masks"][0] = 255
     nothing["present"][1:] = False
     nothing["reference"] = torch.full_like(nothing["reference"], 255)
-    found, expected = results(which, batch, nothing), results(which, batch)
+    found, expected = results(batch, nothing), results(batch)
     for name in found:
         if not name.startswith("prototype_"):  # of all pixels, whoever labelled them
             torch.testing.assert_close(found[name], expected[name], equal_nan=True)
 
 
-@pytest.mark.parametrize("which", KEYS)
-def test_empty_masks_met_by_empty_predictions_are_right(which):
+def test_empty_masks_met_by_empty_predictions_are_right():
     batch = make_batch(2, seed=6)
     for name in ("prediction", "annotator_prediction", "masks", "reference"):
         batch[name] = torch.zeros_like(batch[name])
     batch["annotator_probs"] = torch.eye(3)[0].view(1, 1, 3, 1, 1).expand(2, 3, 3, 6, 6)
-    found = results(which, batch)
+    found = results(batch)
     right = ("dice/", "fused_dice/mean", "dice_soft/mean", "dice_max", "dice_match")
     assert all(found[name] == 1 for name in found if name.startswith(right))
     assert found["ged2"] == 0
     assert found["fused_dice/cup"].isnan()  # in neither map: no case
 
 
-def test_what_both_collections_measure_has_one_name_and_value():
-    batch = make_batch(4, seed=4)
-    both = [results(which, batch) for which in KEYS]
-    first, second = ({name: found[name] for name in BOTH_KEYS} for found in both)
-    torch.testing.assert_close(first, second)
-
-
 def test_samples_are_paired_with_nobody():
-    metrics = set_metrics(ANNOTATORS, CLASSES, paired=False)
     batch = make_batch(4, seed=5)
     batch["annotator_prediction"] = torch.randint(3, (4, 16, 6, 6))
     batch["annotator_probs"] = torch.randn(4, 16, 3, 6, 6).softmax(2)
-    metrics.update(**batch)
-    found = metrics.compute()
-    assert set(found) == SET_KEYS - {f"dice/{name}" for name in (*ANNOTATORS, "mean")}
+    found = results(batch, kernels=None, who=False, named=False)
+    of_others = ("dice/", "relative_area", "who_", "prototype_", "majority_")
+    assert set(found) == {name for name in KEYS if not name.startswith(of_others)}
     assert all(value.isfinite() for value in found.values())
 
 
 def test_the_annotations_themselves_are_the_best_answer():
     masks = torch.randint(3, (4, 3, 6, 6))
     probs = torch.nn.functional.one_hot(masks, 3).movedim(-1, 2).float()
-    found = results(
-        "sets",
-        {
-            "prediction": masks[:, 0],
-            "annotator_prediction": masks,
-            "masks": masks,
-            "present": torch.ones(4, 3, dtype=torch.bool),
-            "reference": masks[:, 0],
-            "probs": probs[:, 0],
-            "annotator_probs": probs,
-        },
-    )
-    del found["ece_annotators"]  # asks for more than that: the annotators differ
-    errors = {"ged2", "ece_reference"}
-    expected = {name: 0.0 if name in errors else 1.0 for name in found}
-    assert {name: float(value) for name, value in found.items()} == pytest.approx(expected)
+    batch = make_batch(4, seed=6) | {
+        "prediction": masks[:, 0],
+        "annotator_prediction": masks,
+        "masks": masks,
+        "present": torch.ones(4, 3, dtype=torch.bool),
+        "reference": masks[:, 0],
+        "probs": probs[:, 0],
+        "annotator_probs": probs,
+    }
+    found = {name: float(value) for name, value in results(batch, who=False).items()}
+    for name, value in found.items():
+        if name in ("ged2", "ece_reference", "relative_area_error"):
+            assert value == pytest.approx(0, abs=1e-6), name
+        elif name.startswith(("dice", "fused")):
+            assert value == pytest.approx(1), name

@@ -127,7 +127,7 @@ def test_wrong_shapes_are_named():
 
 @pytest.mark.parametrize("names", [[], ["Ada", "Ada"], ["Ada", "mean"]])
 def test_names_that_cannot_be_keys(names):
-    with pytest.raises(ValueError, match=r"`annotators` is .*, expected at least 1 different name"):
+    with pytest.raises(ValueError, match=r"annotators=.*: expected a list of at least 1"):
         AnnotatorDice(names, CLASSES)
 
 

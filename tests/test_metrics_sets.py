@@ -16,8 +16,6 @@ from tax_lightning.metrics import (
     SetDice,
     generalized_energy_distance,
     matched_dice,
-    max_dice,
-    soft_dice,
 )
 
 CLASSES = ("background", "disc", "cup")
@@ -37,6 +35,24 @@ def one_hot(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
 # ---------------------------------------------------------------------- soft Dice
 
 
+def set_dice(predicted, masks, present, probs=None, classes=CLASSES) -> dict[str, float]:
+    """What the metric says of one batch; each prediction is certain unless told otherwise."""
+    return computed(
+        SetDice(classes),
+        annotator_prediction=predicted,
+        annotator_probs=one_hot(predicted, len(classes)) if probs is None else probs,
+        masks=masks,
+        present=present,
+    )
+
+
+def soft(probs, masks) -> dict[str, float]:
+    """Soft Dice of each class and their mean, of a batch of any number of classes."""
+    names, present = CLASSES[: probs.shape[2]], everyone(masks.shape[1], len(masks))
+    found = set_dice(probs.argmax(2), masks, present, probs, names)
+    return {name: value for name, value in found.items() if name.startswith("dice_soft")}
+
+
 @pytest.mark.parametrize(
     ("probs", "lines", "expected"),
     [
@@ -51,31 +67,54 @@ def one_hot(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     ],
 )
 def test_soft_dice_by_hand(probs, lines, expected):
-    masks = maps(*lines)
-    score = soft_dice(probabilities(probs), masks, everyone(len(lines)))
-    assert score.shape == (1, 1)
-    assert score.item() == pytest.approx(expected)
-
-
-def test_soft_dice_is_nan_for_a_class_in_no_map_and_for_an_image_without_labels():
-    probs = probabilities((1.0, 0.0), (0.0, 0.05)).expand(3, -1, -1, -1, -1)
-    masks = torch.cat([maps((1, 0)), maps((1, 0)), maps((255, 255))])
-    present = torch.tensor([[True], [False], [True]])
-    scores = soft_dice(probs, masks, present)
-    assert scores[0, 0] == 1
-    assert scores[0, 1].isnan()  # .05 exceeds no threshold
-    assert scores[1:].isnan().all()
+    found = soft(probabilities(probs), maps(*lines))
+    assert found == pytest.approx({"dice_soft/disc": expected, "dice_soft/mean": expected})
 
 
 @pytest.mark.parametrize("hits", range(11))
 def test_equal_shares_and_probabilities_are_on_the_same_side_of_a_threshold(hits):
     masks = torch.zeros(1, 10, 1, 2, dtype=torch.long)
     masks[:, :hits, 0, 0] = 1
-    assert (soft_dice(one_hot(masks, 2), masks, everyone(10)).nan_to_num(1) == 1).all()
+    assert soft(one_hot(masks, 2), masks)["dice_soft/mean"] == 1
     wrong = one_hot(torch.zeros_like(masks), 2)  # wrong at the thresholds below hits / 10
     expected = 1 - sum(hits / 10 > t for t in THRESHOLDS) / 5
-    score = soft_dice(wrong, masks, everyone(10)).item()
+    score = soft(wrong, masks)["dice_soft/disc"]
     assert score == pytest.approx(expected if hits > 1 else math.nan, nan_ok=True)
+
+
+def brute_soft_dice(probs: np.ndarray, masks: np.ndarray, present: np.ndarray, c: int) -> float:
+    """Soft Dice of a class of one image ``[S, C, H, W]``, pixel by pixel."""
+    scores, height, width = [], *masks.shape[1:]
+    for t in THRESHOLDS:
+        both = area = 0
+        for y, x in itertools.product(range(height), range(width)):
+            votes = [m[y, x] == c for m, p in zip(masks, present, strict=True) if p]
+            known = [m[y, x] != IGNORED for m, p in zip(masks, present, strict=True) if p]
+            if not any(known):
+                continue
+            predicted = sum(float(p[c, y, x]) for p in probs) / len(probs) > t
+            given = sum(votes) / sum(known) > t
+            both, area = both + (predicted and given), area + predicted + given
+        scores.append(2 * both / area if area else math.nan)
+    return (
+        math.nan if all(map(math.isnan, scores)) else float(np.mean(np.nan_to_num(scores, nan=1)))
+    )
+
+
+@settings(max_examples=50)
+@given(
+    st.integers(0, 2**31),
+    hnp.arrays(np.int64, (3, 2, 3), elements=st.sampled_from([0, 1, 2, IGNORED])),
+    hnp.arrays(bool, 3),
+)
+def test_soft_dice_equals_a_loop_over_pixels(seed, masks, present):
+    generator = torch.Generator().manual_seed(seed)
+    probs = torch.randn(1, 4, 3, 2, 3, generator=generator).mul(3).softmax(2)
+    image = torch.from_numpy(masks)[None], torch.from_numpy(present)[None]
+    found = set_dice(probs.argmax(2), *image, probs)
+    for c in (1, 2):
+        expected = brute_soft_dice(probs[0].numpy(), masks, present, c)
+        assert found[f"dice_soft/{CLASSES[c]}"] == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
 def test_metric_averages_images():
@@ -88,13 +127,7 @@ def test_metric_averages_images():
         ]
     )
     masks = torch.cat([maps((1, 0)), maps((1, 0)), maps((0, 0)), maps((255, 255))])
-    result = computed(
-        SetDice(CLASSES),
-        annotator_prediction=probs.argmax(2),
-        annotator_probs=probs,
-        masks=masks,
-        present=everyone(1, images=4),
-    )
+    result = set_dice(probs.argmax(2), masks, everyone(1, images=4), probs)
     assert result.pop("dice_soft/disc") == pytest.approx((1 + 0) / 2)
     assert result.pop("dice_soft/cup") == 0
     assert list(result.values()) == pytest.approx([(1 + 0 + 1) / 3] * 5)
@@ -107,10 +140,10 @@ def test_max_dice_by_hand():
     # Dice of the first prediction with the masks: 1, 2/3, 0; of the second: 0, 0, 1.
     predicted = maps((1, 1, 0), (0, 0, 0))
     masks = maps((1, 1, 0), (1, 0, 0), (0, 0, 0))
-    result = max_dice(predicted, masks, everyone(3), num_classes=2)
-    assert result["dice_max/predictions"].item() == pytest.approx(1)
-    assert result["dice_max/annotators"].item() == pytest.approx((1 + 2 / 3 + 1) / 3)
-    assert result["dice_max/mean"].item() == pytest.approx((1 + (1 + 2 / 3 + 1) / 3) / 2)
+    result = set_dice(predicted, masks, everyone(3))
+    assert result["dice_max/predictions"] == pytest.approx(1)
+    assert result["dice_max/annotators"] == pytest.approx((1 + 2 / 3 + 1) / 3)
+    assert result["dice_max/mean"] == pytest.approx((1 + (1 + 2 / 3 + 1) / 3) / 2)
 
 
 @pytest.mark.parametrize(
@@ -135,9 +168,9 @@ def test_absent_annotators_and_unlabelled_pixels_do_not_count():
     masks = maps((1, 255, 0), (0, 0, 1), (255, 255, 255))
     predicted = maps((1, 1, 0), (1, 0, 0))
     present = torch.tensor([[True, False, True]])
-    for value in max_dice(predicted, masks, present, num_classes=2).values():
-        assert value.item() == 1
-    assert matched_dice(predicted, masks, present, num_classes=2).item() == 1
+    found = set_dice(predicted, masks, present)
+    assert all(found[f"dice_max/{kind}"] == 1 for kind in ("predictions", "annotators", "mean"))
+    assert found["dice_match"] == 1
 
 
 def brute_max_dice(table: np.ndarray) -> tuple[float, float, float]:
@@ -172,25 +205,22 @@ def test_max_and_matched_dice_equal_all_loops(data):
     present = data.draw(hnp.arrays(bool, annotators))
     table = dice_table(predicted, masks, 3)[:, judged(masks, present)]
     image = [torch.from_numpy(x)[None] for x in (predicted, masks, present)]
-    found = max_dice(*image, num_classes=3)
-    expected = brute_max_dice(table)
-    assert [x.item() for x in found.values()] == pytest.approx(expected, abs=1e-6, nan_ok=True)
+    found = set_dice(*image)
+    largest = [found[f"dice_max/{kind}"] for kind in ("predictions", "annotators", "mean")]
+    assert largest == pytest.approx(brute_max_dice(table), abs=1e-6, nan_ok=True)
     best = matched_dice(*image, num_classes=3).item()
     assert best == pytest.approx(brute_matched_dice(table), abs=1e-6, nan_ok=True)
-    # Who must share is never better off than who may choose.
-    assert not best > found["dice_max/annotators"].item() + 1e-6
+    assert found["dice_match"] == pytest.approx(best, nan_ok=True)
 
 
 # ---------------------------------------------------------------------- what all have in common
 
 
-def all_scores(predicted, masks, present) -> dict[str, torch.Tensor]:
-    return {
-        "ged2": generalized_energy_distance(predicted, masks, present, num_classes=3),
-        "dice_soft": soft_dice(one_hot(predicted, 3), masks, present),
-        "dice_match": matched_dice(predicted, masks, present, num_classes=3),
-        **max_dice(predicted, masks, present, num_classes=3),
-    }
+def all_scores(predicted, masks, present) -> dict[str, float]:
+    batch = {"annotator_prediction": predicted, "masks": masks, "present": present}
+    return set_dice(predicted, masks, present) | computed(
+        GeneralizedEnergyDistance(CLASSES), **batch
+    )
 
 
 label_maps = hnp.arrays(np.int64, (2, 3, 2, 3), elements=st.integers(0, 2))
@@ -209,30 +239,19 @@ def test_neither_order_matters_and_scores_are_shares(predicted, masks, present, 
     others = all_scores(predicted[:, order], masks, present)
     exchanged = all_scores(predicted, masks[:, order], present[:, order])
     for name, score in scores.items():
-        known = score[~score.isnan()]
-        assert ((known >= -1e-6) & (known <= (2 if name == "ged2" else 1) + 1e-6)).all()
-        for other in (others[name], exchanged[name]):
-            torch.testing.assert_close(other, score, equal_nan=True, rtol=0, atol=1e-6)
-
-
-@settings(max_examples=50)
-@given(masks=label_maps)
-def test_the_annotations_themselves_are_the_best_prediction(masks):
-    masks = torch.from_numpy(masks)
-    scores = all_scores(masks, masks, everyone(3, images=2))
-    assert scores.pop("ged2").abs().max() < 1e-6
-    assert all((score.nan_to_num(1) == 1).all() for score in scores.values())
+        assert math.isnan(score) or -1e-6 <= score <= (2 if name == "ged2" else 1) + 1e-6
+    assert others == pytest.approx(scores, abs=1e-6, nan_ok=True)
+    assert exchanged == pytest.approx(scores, abs=1e-6, nan_ok=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_changes_nothing_that_it_can_hold(dtype):
     labels, masks = torch.randint(3, (2, 4, 40, 40)), torch.randint(3, (2, 4, 40, 40))
-    present = torch.ones(2, 4, dtype=torch.bool)
-    plain = all_scores(labels, masks, present)
+    plain = all_scores(labels, masks, everyone(4, images=2))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = all_scores(labels, masks, present)
-    assert all(torch.equal(plain[name], mixed[name]) for name in plain)
-    assert torch.equal(soft_dice(one_hot(labels, 3).to(dtype), masks, present), plain["dice_soft"])
+        assert all_scores(labels, masks, everyone(4, images=2)) == plain
+    low = set_dice(labels, masks, everyone(4, images=2), one_hot(labels, 3).to(dtype))
+    assert low == {name: plain[name] for name in low}
 
 
 def test_wrong_arguments_are_named():
@@ -240,18 +259,13 @@ def test_wrong_arguments_are_named():
     with pytest.raises(
         ValueError, match=r"`masks` has shape \[1, 2, 3, 3\], expected \[B=1, N=2, H=3, W=2\]"
     ):
-        max_dice(masks[..., :2], masks, present, num_classes=2)
+        matched_dice(masks[..., :2], masks, present, num_classes=2)
     with pytest.raises(ValueError, match=r"`annotator_prediction` has shape \[1, 3, 3\], expected"):
         matched_dice(masks[:, 0], masks, present, num_classes=2)
-    with pytest.raises(ValueError, match=r"`classes` is \['background'\], expected at least 2"):
+    with pytest.raises(ValueError, match=r"classes=\['background'\]: expected a list of"):
         GeneralizedEnergyDistance(["background"])
     with pytest.raises(ValueError, match=r"`annotator_probs` has shape \[1, 2, 2, 3, 3\], expect"):
-        SetDice(CLASSES).update(
-            annotator_prediction=masks,
-            annotator_probs=one_hot(masks, 2),
-            masks=masks,
-            present=present,
-        )
+        set_dice(masks, masks, present, one_hot(masks, 2))
 
 
 # ---------------------------------------------------------------------- energy distance

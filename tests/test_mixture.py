@@ -42,18 +42,6 @@ def test_probabilities_by_hand():
     torch.testing.assert_close(mixed.exp().flatten(), torch.tensor([0.53, 0.47]))
 
 
-def test_a_segmentation_without_weight_does_not_count():
-    left_out = weights_of(0.75, 0.0, 0.25)
-    said = probs_of((0.8, 0.2), (0.001, 0.999), (0.4, 0.6))
-    expected = mix(weights_of(0.75, 0.25), said[[0, 2]])
-    torch.testing.assert_close(mix(left_out, said), expected)
-
-
-def test_one_with_all_the_weight_decides():
-    said = probs_of((0.8, 0.2), (0.3, 0.7))
-    torch.testing.assert_close(mix(weights_of(0.0, 1.0), said), said[1])
-
-
 @given(log_weights=WEIGHTS, log_probs=PROBS)
 def test_what_is_mixed_is_probabilities(log_weights, log_probs):
     mixed = mix(log_weights, log_probs)
@@ -96,19 +84,6 @@ def test_gradients_are_finite_also_of_certainty_and_of_those_left_out(scale):
 # ---------------------------------------------------------------------- among
 
 
-def test_among_by_hand():
-    left = among(weights_of(0.5, 0.3, 0.2), torch.tensor([True, False, True]).view(3, 1, 1))
-    assert left[1].item() == -INF
-    torch.testing.assert_close(left.exp().flatten(), torch.tensor([5 / 7, 0.0, 2 / 7]))
-
-
-def test_others_may_take_part_at_every_pixel():
-    log_weights = torch.tensor([[0.5, 0.5], [0.4, 0.4], [0.1, 0.1]]).log().unsqueeze(1)
-    chosen = torch.tensor([[True, False], [True, False], [False, True]]).unsqueeze(1)
-    expected = torch.tensor([[5 / 9, 0.0], [4 / 9, 0.0], [0.0, 1.0]])
-    torch.testing.assert_close(among(log_weights, chosen)[:, 0].exp(), expected)
-
-
 @given(WEIGHTS, st.lists(st.booleans(), min_size=3, max_size=3).filter(any))
 def test_those_chosen_keep_their_proportions(log_weights, chosen):
     left = among(log_weights, torch.tensor(chosen).view(3, 1, 1))
@@ -117,11 +92,6 @@ def test_those_chosen_keep_their_proportions(log_weights, chosen):
     assert (weights[:, ~torch.tensor(chosen)] == 0).all()
     gained = (left - log_weights)[:, chosen]
     torch.testing.assert_close(gained, gained[:, :1].expand_as(gained))
-
-
-def test_if_all_take_part_nothing_changes():
-    log_weights = weights_of(0.5, 0.3, 0.2)
-    torch.testing.assert_close(among(log_weights, torch.tensor(True)), log_weights)
 
 
 def test_mixing_among_some_is_mixing_these_alone():

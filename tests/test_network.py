@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tax_lightning.models.network import Encoded, TAXNetwork
+from tax_lightning.models.network import TAXNetwork
 
 TINY = "tu-test_resnet.r160_in1k"
 NETWORK = "tax_lightning.models.network"
@@ -118,14 +118,6 @@ def test_mixing_by_kernel_and_by_annotator_agree():
 
 
 @torch.no_grad()
-def test_annotators_with_the_same_prototypes_weigh_the_same():
-    network = make_network(annotators=3).eval()
-    network.memory.vectors[:] = network.memory.vectors[:1].clone()
-    who = network(torch.randn(1, 3, 5, 5)).who
-    torch.testing.assert_close(who, torch.full_like(who, 1 / 3))
-
-
-@torch.no_grad()
 def test_permuted_annotators_permute_the_explanation_and_leave_the_result():
     network = make_network(annotators=3).eval()
     images = torch.randn(1, 3, 6, 6)
@@ -205,24 +197,6 @@ def test_low_precision_features_keep_exact_probabilities():
     torch.testing.assert_close(output.probs, exact.probs, atol=0.05, rtol=0)
 
 
-def test_a_share_of_the_gradient_of_who_reaches_the_features():
-    def gradients(share: float) -> tuple[Tensor, Tensor, Tensor]:
-        torch.manual_seed(0)
-        network = make_network()
-        features = torch.randn(1, network.channels, 5, 5, requires_grad=True)
-        with patch(f"{NETWORK}.GRADIENT_SHARE", share):
-            output = network.decode(Encoded(features, network.embed(features)))
-        output.log_who[:, 0].sum().backward()
-        return output.log_who, features.grad, network.projection.weight.grad
-
-    whole, part = gradients(1.0), gradients(0.3)
-    torch.testing.assert_close(part[1], whole[1] * 0.3)
-    assert whole[1].abs().max() > 0
-    # The values, and what the projection learns, are the same.
-    torch.testing.assert_close(part[0], whole[0])
-    torch.testing.assert_close(part[2], whole[2])
-
-
 def test_three_tenths_of_the_gradient_are_shipped():
     network = make_network()
     features = torch.randn(1, network.channels, 5, 5, requires_grad=True)
@@ -290,14 +264,6 @@ def test_bands_equal_the_whole(kernel_size, most_values, heights):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5, msg=name)
 
 
-@torch.no_grad()
-def test_a_small_image_is_one_band():
-    network = make_network().eval()
-    encoded = network.encode(torch.randn(1, 3, 9, 9))
-    (band,) = network.bands(encoded)
-    assert torch.equal(band.log_probs, network.decode(encoded).log_probs)
-
-
 # ---------------------------------------------------------------------- freezing
 
 
@@ -321,23 +287,6 @@ def test_a_frozen_network_trains_only_its_kernels():
     fixed = {id(parameter) for parameter in network.frozen_parameters()}
     free = {name for name, parameter in network.named_parameters() if id(parameter) not in fixed}
     assert free == {"bank.weight", "bank.bias"}
-
-
-def test_an_unfrozen_network_moves_its_statistics():
-    # Otherwise the test above could not fail.
-    network = make_network().train()
-    before = statistics_of(network.backbone)
-    network(torch.randn(2, 3, 8, 8))
-    after = statistics_of(network.backbone)
-    assert not all(torch.equal(before[name], after[name]) for name in before)
-
-
-def test_freezing_does_not_change_what_a_network_says():
-    network = make_network().eval()
-    images = torch.randn(1, 3, 8, 8)
-    before = network(images).probs
-    network.freeze()
-    assert torch.equal(network(images).probs, before)
 
 
 # ---------------------------------------------------------------------- deployment
@@ -368,11 +317,3 @@ def test_export_with_any_batch_size(strict):
     with torch.no_grad():
         for found, expected in zip(program.module()(images), network(images), strict=True):
             torch.testing.assert_close(found, expected)
-
-
-def test_a_copy_of_the_weights_is_the_same_network():
-    first, second = make_network().eval(), make_network().eval()
-    images = torch.randn(1, 3, 8, 8)
-    assert not torch.allclose(first(images).probs, second(images).probs)
-    second.load_state_dict(first.state_dict())
-    assert torch.equal(first(images).probs, second(images).probs)

@@ -188,14 +188,6 @@ IMAGES = st.lists(LINES, max_size=25).map(
 )
 
 
-@given(IMAGES, st.randoms(use_true_random=False))
-def test_the_order_of_images_does_not_matter(images, random):
-    shuffled = random.sample(images, len(images))
-    assert found_by(look_at(SourceSearch(1, 2), shuffled)) == found_by(
-        look_at(SourceSearch(1, 2), images)
-    )
-
-
 @given(IMAGES, st.integers(0, 25), st.integers(0, 3))
 def test_merged_parts_equal_the_whole(images, cut, shared):
     # Samplers of several processes show some images twice to make the parts equally long.
@@ -216,12 +208,6 @@ def test_search_keeps_ten_images_the_best_first(images):
         best = sorted((-max(line[k]), name) for name, line in images if max(line[k]) >= -1)
         expected = [(-similarity, name) for similarity, name in best][: 1 + NEAREST]
         assert [(similarity, place[0]) for similarity, place, _ in pixels] == expected
-
-
-def test_of_more_images_than_are_kept_ties_keep_the_first_by_name():
-    names = "lkjihgfedcba"
-    search = look_at(SourceSearch(1, 1), [(name, [[0.5]]) for name in names])
-    assert [p.sample_id for p in search.best[0][0]] == list("abcdefghij")
 
 
 def test_ties_are_settled_by_name_then_by_place():
@@ -253,23 +239,6 @@ def test_prototypes_move_onto_the_nearest_pixels():
     assert (first.label, second.label) == ("cell", "background")
     assert first.active
     assert first.nearest == ()
-
-
-def test_the_more_similar_prototype_gets_a_pixel_that_two_would_take():
-    memory = PrototypeMemory(2, 1, 2)
-    contested = ("a", 1, 1)
-    ana = [pixel(0.8, *contested), pixel(0.6, "b", 2, 2)]
-    ben = [pixel(0.9, *contested), pixel(0.7, "c", 3, 3)]
-    memory.project(search_of([ana], [ben]), final=True)
-    assert places(memory) == [[("b", 2, 2)], [contested]]
-    assert memory.sources(["Ana", "Ben"], CLASSES)[0][0].similarity == pytest.approx(0.6)
-    torch.testing.assert_close(memory.unit_vectors[0, 0], ana[1].embedding)
-
-
-def test_another_pixel_of_the_same_image_is_free():
-    memory = PrototypeMemory(1, 2, 2)
-    memory.project(search_of([[pixel(0.9, "a", 1, 1)], [pixel(0.8, "a", 1, 2)]]), final=True)
-    assert places(memory) == [[("a", 1, 1), ("a", 1, 2)]]
 
 
 def test_of_all_pairs_the_most_similar_is_settled_first():
@@ -333,14 +302,6 @@ def test_a_prototype_without_a_pixel_stays_where_it_is_and_names_nothing():
     assert not source.active
     assert (source.label, source.y, source.x, source.nearest) == ("", -1, -1, ())
     assert math.isnan(source.similarity)
-
-
-def test_before_a_projection_no_source_is_named():
-    memory = PrototypeMemory(2, 2, 4)
-    sources = memory.sources(["Ana", "Ben"], CLASSES)
-    assert [[source.annotator for source in row] for row in sources] == [["Ana"] * 2, ["Ben"] * 2]
-    assert not any(source.projected for row in sources for source in row)
-    assert all(source.active for row in sources for source in row)
 
 
 def test_nearest_are_the_next_pixels_of_other_images():
@@ -442,12 +403,6 @@ def test_a_state_dict_does_not_change_with_a_later_projection():
     fresh = PrototypeMemory(2, 2, 2)
     fresh.load_state_dict(state)
     assert fresh.source_ids[0] == [["a", "b"], ["c"]]
-
-
-def test_a_checkpoint_holds_no_image_data():
-    for name, value in projected_memory().state_dict().items():
-        if isinstance(value, Tensor) and value.is_floating_point():
-            assert name in {"vectors", "prior", "source_similarity"}
 
 
 def test_what_is_found_does_not_hold_on_to_the_images():

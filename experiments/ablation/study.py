@@ -36,7 +36,6 @@ COLUMNS = {
         "Annotator Dice": "dice/mean",
         "Fused Dice": "fused_dice/mean",
         **who,
-        "Necessity": "who_necessity",
         "Prototype usage": "prototype_usage/mean",
         "Purity": "purity/class",
     }

@@ -43,8 +43,6 @@ EXPLANATION = {
     "Label-only ceiling": "who_ceiling_expert",
     "Who ECE": "who_ece_expert",
     "Agreement lift": "who_agreement_lift",
-    "Necessity": "who_necessity",
-    "Its control": "who_necessity_shuffled",
     "Majority overrules expert": "majority_overrules_expert",
     "Purity": "purity/class",
     "AMI": "purity_ami/class",

@@ -12,10 +12,9 @@ from tax_lightning.consensus import Reference
 from tax_lightning.explanation import Prediction
 from tax_lightning.losses import SegmentationLoss, SegmentationTerms
 from tax_lightning.models.backbone import evaluating
-from tax_lightning.models.mixture import mix
 from tax_lightning.models.output import ModelOutput
 from tax_lightning.modules import checkpoints
-from tax_lightning.modules.base import MultiAnnotatorModule
+from tax_lightning.modules.base import MultiAnnotatorModule, result
 
 Names = Sequence[str]
 Terms = dict[str, Tensor]  # of the loss: scalars by name
@@ -133,11 +132,7 @@ class Baseline(MultiAnnotatorModule):
                 "out annotator=... and panel=..., or call sample(images)."
             )
         with evaluating(self):
-            output: ModelOutput = self(images)
-        if chosen is None:
-            return output.log_probs.exp()
-        weights = output.log_who[:, chosen].log_softmax(dim=1)
-        return mix(weights, output.log_annotator_probs[:, chosen]).exp()
+            return result(self(images), chosen)
 
     def _segmentation_loss(
         self, batch: Batch, output: ModelOutput, reference: Tensor | None

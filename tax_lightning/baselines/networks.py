@@ -15,7 +15,6 @@ from tax_lightning.models.backbone import DenseNetwork
 from tax_lightning.models.kernel_bank import KernelBank
 from tax_lightning.models.mixture import mix
 from tax_lightning.models.output import ModelOutput
-from tax_lightning.modules.base import known_labels
 
 
 class SegmentationNetwork(DenseNetwork):
@@ -143,9 +142,8 @@ class GatedMultiHead(MultiHead):
         self.save_hyperparameters({"explanation_metrics": explanation_metrics})
         channels, size = self.heads.weight.shape[-3], self.heads.weight.shape[-1]
         self.gate = nn.Conv2d(channels, len(self.annotators), size, padding="same")
-        self.explanation_metrics = (
-            EvidenceMetrics(self.annotators, len(self.classes)) if explanation_metrics else None
-        )
+        if explanation_metrics:
+            self.explanation_metrics = EvidenceMetrics(self.annotators, len(self.classes))
 
     def forward(self, images: Tensor) -> ModelOutput:
         """The predictions of the heads, mixed by the gate."""
@@ -158,19 +156,12 @@ class GatedMultiHead(MultiHead):
         """``annotator`` and ``fused``, as in TAXLightningModule."""
         return self.loss.segmentation_terms(output, batch["masks"], reference)
 
-    def _measure_in_test(self, batch: Batch, output: ModelOutput, reference: Tensor | None) -> None:
-        if self.explanation_metrics is not None:
-            assert output.evidence is not None  # of the gate
-            self.explanation_metrics.update_evidence(
-                log_who=output.log_who,
-                log_annotator_probs=output.log_annotator_probs,
-                similarity=output.evidence.unsqueeze(2),
-                **known_labels(batch, reference),
-            )
-
-    def _values_of_test(self) -> dict[str, Tensor]:
-        if self.explanation_metrics is None:
-            return {}
-        values = self.explanation_metrics.compute()
-        self.explanation_metrics.reset()
-        return values
+    def _measure_explanation(
+        self, batch: Batch, output: ModelOutput, labels: dict[str, Tensor]
+    ) -> None:
+        assert self.explanation_metrics is not None  # asked for
+        assert output.evidence is not None  # of the gate
+        evidence = output.evidence.unsqueeze(2)
+        self.explanation_metrics.update_evidence(
+            who=output.log_who.exp(), similarity=evidence, **labels
+        )

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import lightning as L
 import numpy as np
@@ -13,8 +13,6 @@ from torch import Tensor
 
 from tax_lightning.callbacks.samples import explained, picture_of, training_images
 from tax_lightning.explanation import Explanation, PrototypeSource
-from tax_lightning.metrics.probes import prototype_insertion
-from tax_lightning.models.network import TAXNetwork
 from tax_lightning.visualization.annotations import (
     SourcePatch,
     find_callouts,
@@ -25,7 +23,6 @@ from tax_lightning.visualization.annotations import (
 from tax_lightning.visualization.gallery import SHOWN_NEAREST, PrototypeCard
 from tax_lightning.visualization.palette import Picture, annotator_palette
 
-_PASTED_INTO = 4  # images
 _KEPT = 256  # pixels a side, at most, of a whole image on a card
 
 _Place: TypeAlias = tuple[int, int]  # annotator and kernel
@@ -79,7 +76,6 @@ def prototype_cards(
         if not places:
             continue
         explanation = explained(trainer, image, sample_id)
-        insertion = _insertion(trainer, rows, places, image, images)
         for place in places:
             card, patch = cards[place], found[place, 0]
             source, (height, width) = card.source, patch.image.shape[:2]
@@ -91,7 +87,6 @@ def prototype_cards(
                 region=region[top : top + height, left : left + width],
                 image=_small(picture),
                 size=picture.shape[:2],
-                insertion=insertion.get(place),
             )
     ranks = range(1, 1 + SHOWN_NEAREST)
     return [
@@ -130,35 +125,6 @@ def _training_patches(
         here = {k: p for k, p in by_image[sample_id].items() if p.y < height and p.x < width}
         side = patch_side(height, width)
         yield sample_id, image, picture, read_source_patches(lambda _: picture, here, side)  # noqa: B023
-
-
-def _insertion(
-    trainer: L.Trainer,
-    rows: Sequence[Sequence[PrototypeSource]],
-    places: Sequence[_Place],
-    image: Tensor,
-    images: Sequence[Tensor],
-) -> dict[_Place, float]:
-    """How often some prototypes win where patches of their training image are pasted."""
-    module: Any = trainer.lightning_module
-    network = getattr(module, "network", None)
-    alike = [other for other in images if other.shape == images[0].shape][:_PASTED_INTO]
-    if not isinstance(network, TAXNetwork) or not alike:
-        return {}
-    here = [
-        [replace(s, active=s.active and (n, k) in places) for k, s in enumerate(row)]
-        for n, row in enumerate(rows)
-    ]
-    into, side = torch.stack(alike).to(module.device), patch_side(*image.shape[-2:])
-    precision = trainer.precision_plugin
-    with precision.forward_context():
-        return prototype_insertion(
-            lambda pasted: network(precision.convert_input(pasted)),
-            here,
-            lambda _: image,
-            into,
-            side,
-        )
 
 
 def _small(picture: Picture) -> Picture:

@@ -27,12 +27,6 @@ from collections.abc import Sequence
 from torchmetrics import Metric, MetricCollection
 
 from tax_lightning.metrics.explanation import EvidenceMetrics, ExplanationMetrics
-from tax_lightning.metrics.probes import (
-    patch_insertion,
-    prototype_insertion,
-    prototype_integrity,
-    stability,
-)
 from tax_lightning.metrics.segmentation import (
     AnnotatorDice,
     FusedOverlap,
@@ -46,10 +40,8 @@ from tax_lightning.metrics.sets import (
     SetDice,
     generalized_energy_distance,
     matched_dice,
-    max_dice,
-    soft_dice,
 )
-from tax_lightning.metrics.who import Removal, WhoAccuracy, disagreement
+from tax_lightning.metrics.who import WhoAccuracy, disagreement
 from tax_lightning.metrics.why import PrototypeUsage, Purity
 
 __all__ = [
@@ -61,7 +53,6 @@ __all__ = [
     "PrototypeUsage",
     "Purity",
     "RelativeArea",
-    "Removal",
     "SegmentationCalibration",
     "SetDice",
     "WhoAccuracy",
@@ -70,14 +61,7 @@ __all__ = [
     "fused_dice",
     "generalized_energy_distance",
     "matched_dice",
-    "max_dice",
-    "patch_insertion",
-    "prototype_insertion",
-    "prototype_integrity",
     "segmentation_metrics",
-    "set_metrics",
-    "soft_dice",
-    "stability",
 ]
 
 
@@ -85,8 +69,10 @@ def segmentation_metrics(
     annotators: Sequence[str],
     classes: Sequence[str],
     kernels: int | None = None,
+    *,
     who: bool = True,
     named: bool = True,
+    sets: bool = False,
 ) -> MetricCollection:
     """All metrics of a multi-annotator segmentation, as one collection.
 
@@ -97,8 +83,9 @@ def segmentation_metrics(
         classes: Names.
         kernels: Number K of kernels of an annotator; ``None`` for a model without any.
         who: Whether the model says who decides.
-        named: Whether the model says which annotator would draw what; of one that does not,
-            ``annotator_prediction`` are any number of samples.
+        named: Whether the model says which annotator would draw what; of one that does not, such as
+            a probabilistic model, ``annotator_prediction`` are any number of samples.
+        sets: Whether to add those of a test, which take longer: Dice of sets, and calibration.
 
     Returns:
         The collection; ``clone(prefix="val/")`` puts a prefix before every key.
@@ -119,37 +106,9 @@ def segmentation_metrics(
         metrics["who_accuracy"] = WhoAccuracy()
     if kernels is not None:
         metrics["prototype_usage"] = PrototypeUsage(annotators, kernels)
+    if sets:
+        metrics["set_dice"] = SetDice(classes)
+        metrics["calibration"] = SegmentationCalibration()
     # Compute groups are off: the collection would find them by comparing states after the first
     # batch, and metrics that have seen no case yet are alike without measuring the same.
-    return MetricCollection(metrics, compute_groups=False)
-
-
-def set_metrics(
-    annotators: Sequence[str], classes: Sequence[str], *, paired: bool = True
-) -> MetricCollection:
-    """All metrics of the agreement with annotators, for any model that predicts segmentations.
-
-    Update it as that of :func:`segmentation_metrics`, which has some of them too.
-
-    Args:
-        annotators: Names.
-        classes: Names.
-        paired: Whether the n-th prediction is that of the n-th annotator. With ``False``, as for
-            the samples of a probabilistic model, ``annotator_dice`` is left out.
-
-    Returns:
-        The collection; ``clone(prefix="test/")`` puts a prefix before every key.
-
-    Example:
-        >>> sorted(set_metrics(["Ada", "Ben"], ["background", "cup"], paired=False))
-        ['calibration', 'fused_overlap', 'ged2', 'set_dice']
-    """
-    metrics: dict[str, Metric | MetricCollection] = {
-        "fused_overlap": FusedOverlap(classes),
-        "ged2": GeneralizedEnergyDistance(classes),
-        "set_dice": SetDice(classes),
-        "calibration": SegmentationCalibration(),
-    }
-    if paired:
-        metrics["annotator_dice"] = AnnotatorDice(annotators, classes)
     return MetricCollection(metrics, compute_groups=False)

@@ -8,11 +8,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
 
 from tax_lightning.explanation import PrototypeSource
-from tax_lightning.metrics.probes import patch_insertion, prototype_integrity, stability
-from tax_lightning.metrics.who import Removal, WhoAccuracy
+from tax_lightning.metrics.probes import patch_insertion, prototype_integrity
+from tax_lightning.metrics.who import WhoAccuracy
 from tax_lightning.metrics.why import Purity
 from tax_lightning.models.network import TAXNetwork
 from tax_lightning.models.output import TAXOutput, TAXWeights
@@ -20,10 +19,8 @@ from tax_lightning.models.output import TAXOutput, TAXWeights
 PROBED_IMAGES = 4  # of the first that come, for what needs passes of its own
 # Controls that say nothing: these do not depend on the who map, or not on whose weight is whose.
 NO_CONTROL = {
-    f"who_{kind}_shuffled" for kind in ("chance_d1", "chance_expert", "ceiling_expert")
-} | {
-    f"{kind}_shuffled"
-    for kind in ("majority_overrules_expert", "who_entropy_disputed", "who_entropy_unanimous")
+    *("who_chance_d1", "who_chance_expert", "who_ceiling_expert", "majority_overrules_expert"),
+    *("who_entropy_disputed", "who_entropy_unanimous"),
 }
 
 
@@ -37,44 +34,32 @@ class EvidenceMetrics(nn.Module):
         annotators: Names, in the order of the N axis.
         classes: Number of classes C.
         kernels: Number K of pieces of evidence for each annotator.
-
-    Example:
-        >>> sorted(EvidenceMetrics(["Ana", "Ben"], classes=2).who)
-        ['Removal', 'WhoAccuracy']
     """
 
     def __init__(self, annotators: Sequence[str], classes: int, kernels: int = 1) -> None:
         super().__init__()
-        who = [WhoAccuracy(), Removal(len(annotators))]
-        self.who = MetricCollection(who, compute_groups=False)
-        self.shuffled_who = self.who.clone(postfix="_shuffled")
+        self.who, self.shuffled_who = WhoAccuracy(), WhoAccuracy()
         self.purity = Purity(len(annotators), kernels, classes)
 
     def update_evidence(
         self,
         *,
-        log_who: Tensor,
-        log_annotator_probs: Tensor,
+        who: Tensor,
         similarity: Tensor,
-        masks: Tensor,
-        present: Tensor,
         reference: Tensor,
-        expert: Tensor | None = None,
         eligible: Tensor | None = None,
+        **labels: Tensor,
     ) -> None:
         """Add one batch; ``similarity`` and ``eligible`` as in :class:`.Purity`."""
-        labels = {"masks": masks, "present": present, "reference": reference, "expert": expert}
-        weights = {"log_who": log_who, "log_annotator_probs": log_annotator_probs}
-        who = log_who.exp()
-        self.who.update(who=who, named=who, **labels, **weights)
-        control = exchanged(who)
-        self.shuffled_who.update(who=control, named=control, **labels, **weights)
+        self.who.update(who=who, reference=reference, **labels)
+        self.shuffled_who.update(who=exchanged(who), reference=reference, **labels)
         self.purity.update(similarity=similarity, eligible=eligible, reference=reference)
 
     def compute(self) -> dict[str, Tensor]:
         """All values by name; NaN without a case."""
-        values = self.who.compute() | self.shuffled_who.compute() | self.purity.compute()
-        return {name: value for name, value in values.items() if name not in NO_CONTROL}
+        shuffled = self.shuffled_who.compute()
+        controls = {f"{k}_shuffled": v for k, v in shuffled.items() if k not in NO_CONTROL}
+        return self.who.compute() | controls | self.purity.compute()
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -99,26 +84,14 @@ class ExplanationMetrics(EvidenceMetrics):
         self._network = [network]
         self.probed: list[Tensor] = []
 
-    def update(
-        self,
-        images: Tensor,
-        output: TAXOutput,
-        masks: Tensor,
-        present: Tensor,
-        reference: Tensor,
-        expert: Tensor | None = None,
-    ) -> None:
+    def update(self, images: Tensor, output: TAXOutput, **labels: Tensor) -> None:
         """Add one batch: images ``[B, ch, H, W]``, and the network's output in evaluation mode."""
         (network,) = self._network
         self.update_evidence(
-            log_who=output.log_who,
-            log_annotator_probs=output.log_annotator_probs,
+            who=output.who,
             similarity=network.memory.similarity(output.embedding),
-            masks=masks,
-            present=present,
-            reference=reference,
-            expert=expert,
             eligible=output.log_within.isfinite(),
+            **labels,
         )
         alike = [image for image in images if image.shape == (*self.probed, image)[0].shape]
         self.probed += alike[: PROBED_IMAGES - len(self.probed)]
@@ -133,12 +106,12 @@ class ExplanationMetrics(EvidenceMetrics):
     def probe(
         self,
         sources: Sequence[Sequence[PrototypeSource]],
-        read: Callable[[str], Tensor] | None = None,
+        read: Callable[[str], Tensor],
     ) -> dict[str, float]:
         """The values that need passes of their own, on the first images that came.
 
         ``sources`` are those of every prototype ``[N][K]``; ``read`` gives a training image
-        ``[ch, H, W]`` by its id, and without it nothing can be said of the sources.
+        ``[ch, H, W]`` by its id.
         """
         (network,) = self._network
         images = torch.stack(self.probed)
@@ -147,23 +120,20 @@ class ExplanationMetrics(EvidenceMetrics):
             # Without what the kernels would label: a third of the time.
             return network.gate(network.encode(images).embedding)
 
-        values = stability(weights_of, images)
-        if read is None:
-            return values
         unit_vectors = network.memory.unit_vectors
 
         def read_alike(id: str) -> Tensor:
             return read(id).to(images)
 
         try:
-            values |= prototype_integrity(weights_of, sources, unit_vectors, read_alike)
-            values |= patch_insertion(weights_of, sources, read_alike, images)
+            integrity = prototype_integrity(weights_of, sources, unit_vectors, read_alike)
+            return integrity | patch_insertion(weights_of, sources, read_alike, images)
         except (LookupError, OSError, ValueError) as error:
             rank_zero_warn(
                 f"the sources of the prototypes cannot be measured: {error} Test with the data "
                 "that the model was trained on, and with their evaluation transforms."
             )
-        return values
+            return {}
 
     def reset(self) -> None:
         """Forget all batches."""

@@ -39,10 +39,12 @@ def check_inputs(*arguments: tuple[str, Tensor, str], **sizes: int) -> None:
 
 def check_names(argument: str, names: Sequence[str], least: int) -> tuple[str, ...]:
     """Return names that become keys; a ValueError if some are equal, reserved or too few."""
-    if len(names) < least or len(set(names)) < len(names) or "mean" in names:
+    alike = len(set(names)) < len(names)
+    if isinstance(names, str) or len(names) < least or alike or "mean" in names:
+        hint = " Name the background first, then at least one class." if least == 2 else ""
         raise ValueError(
-            f"`{argument}` is {list(names)}, expected at least {least} different name(s), none of "
-            'them "mean", which is the key of the average; rename them.'
+            f"{argument}={names!r}: expected a list of at least {least} different names, none of "
+            f"them 'mean', which is the key of the average.{hint}"
         )
     return tuple(names)
 

@@ -95,23 +95,10 @@ def generalized_energy_distance(
     )
 
 
-def soft_dice(annotator_probs: Tensor, masks: Tensor, present: Tensor) -> Tensor:
-    """Dice of how sure the predictions are and how many annotators agree ``[B, C - 1]``.
+def _soft_dice(annotator_probs: Tensor, masks: Tensor, present: Tensor) -> Tensor:
+    """Soft Dice of each foreground class ``[B, C - 1]``, as :class:`SetDice` defines it.
 
-    The mean over t = .1, .3, .5, .7, .9 of Dice(mean P > t, mean A > t): P are the class
-    probabilities of the predictions; mean A is the share, among those who labelled the pixel, of
-    the annotators who gave the class. Pixels that nobody labelled are left out. At a threshold that
-    neither side exceeds anywhere, Dice is 1. NaN for a class that exceeds none on either side.
-
-    Example:
-        >>> masks = torch.tensor([[[[1, 1, 0]], [[0, 1, 0]]]])
-        >>> cup = torch.tensor([[[[0.6, 1.0, 0.0]]]])
-        >>> soft_dice(torch.stack([1 - cup, cup], 2), masks, torch.tensor([[True, True]]))
-        tensor([[0.9333]])
-
-    Source:
-        W. Ji et al., "Learning Calibrated Medical Image Segmentation via Multi-rater Agreement
-        Modeling", 2021.
+    NaN for a class that exceeds no threshold on either side, and all over an image without labels.
     """
     check_inputs(("annotator_probs", annotator_probs, "BSCHW"), ("masks", masks, "BNHW"))
     samples, num_classes = annotator_probs.shape[1:3]
@@ -127,37 +114,6 @@ def soft_dice(annotator_probs: Tensor, masks: Tensor, present: Tensor) -> Tensor
     area = (predicted.sum((-2, -1)) + given.sum((-2, -1))).float()
     dice = torch.where(area > 0, 2 * (predicted & given).sum((-2, -1)) / area, 1)
     return dice.mean(1).masked_fill(~(area > 0).any(1), torch.nan)
-
-
-def max_dice(
-    annotator_prediction: Tensor, masks: Tensor, present: Tensor, num_classes: int
-) -> dict[str, Tensor]:
-    """Dice of each prediction with the most similar annotation, and the reverse.
-
-    ``dice_max/predictions``: mean over predictions of the largest Dice with an annotation, low
-    where predictions resemble nobody; ``dice_max/annotators``: mean over annotators of the largest
-    Dice with a prediction, low where somebody is not covered; ``dice_max/mean`` of both. ``[B]``
-    each.
-
-    Example:
-        >>> masks = torch.tensor([[[[1, 1, 0]], [[0, 0, 0]]]])
-        >>> max_dice(masks[:, :1], masks, torch.tensor([[True, True]]), 2)["dice_max/annotators"]
-        tensor([0.5000])
-
-    Source:
-        Y. Wu et al., "Diversified and Personalized Multi-rater Medical Image Segmentation", 2024.
-    """
-    inputs = annotator_prediction, masks, present, num_classes
-    predicted, given, judged = _predicted_and_given(*inputs)
-    dice, _ = _overlap(predicted, given)
-    predictions = dice.masked_fill(~judged.unsqueeze(1), 0).amax(2).mean(1)
-    predictions = predictions.masked_fill(~judged.any(1), torch.nan)
-    annotators = (dice.amax(1) * judged).sum(1) / judged.sum(1)
-    return {
-        "dice_max/predictions": predictions,
-        "dice_max/annotators": annotators,
-        "dice_max/mean": (predictions + annotators) / 2,
-    }
 
 
 def matched_dice(
@@ -176,24 +132,24 @@ def matched_dice(
         tensor([1.])
 
     Source:
-        As :func:`max_dice`; copies of the smaller set: S. Kohl et al., "A Hierarchical
+        Y. Wu et al., "Diversified and Personalized Multi-rater Medical Image Segmentation", 2024;
+        copies of the smaller set: S. Kohl et al., "A Hierarchical
         Probabilistic U-Net for Modeling Multi-Scale Ambiguities", 2019.
     """
     inputs = annotator_prediction, masks, present, num_classes
     predicted, given, judged = _predicted_and_given(*inputs)
-    dice, _ = _overlap(predicted, given)
-    images = zip(dice.cpu().numpy(), judged.cpu().numpy(), strict=True)
-    return dice.new_tensor([_matched(image[:, there]) for image, there in images])
+    return _matched(_overlap(predicted, given)[0], judged)
 
 
-def _matched(dice: np.ndarray) -> float:
-    """Mean Dice ``[S, N]`` of the best matching of one image."""
-    samples, annotators = dice.shape
-    if annotators == 0:
-        return math.nan
-    dice = np.tile(dice, (math.ceil(annotators / samples), 1))
-    # Largest sum of Dice is smallest sum of 1 - Dice.
-    return float(dice[linear_sum_assignment(dice, maximize=True)].mean())
+def _matched(dice: Tensor, judged: Tensor) -> Tensor:
+    """Mean Dice ``[B]`` of the best matching, of all pairs ``[B, S, N]`` of whom is judged."""
+    found = []
+    for image, there in zip(dice.cpu().numpy(), judged.cpu().numpy(), strict=True):
+        table = np.tile(image[:, there], (math.ceil(there.sum() / len(image)), 1))
+        # Largest sum of Dice is smallest sum of 1 - Dice.
+        best = table[linear_sum_assignment(table, maximize=True)]
+        found.append(float(best.mean()) if there.any() else math.nan)
+    return dice.new_tensor(found)
 
 
 class GeneralizedEnergyDistance(Averages):
@@ -212,12 +168,38 @@ class GeneralizedEnergyDistance(Averages):
 
 
 class SetDice(Averages):
-    """Averages :func:`soft_dice`, :func:`max_dice` and :func:`matched_dice` over images.
+    """Three kinds of Dice between the set of predictions and the set of masks, over images.
 
-    ``compute`` returns ``dice_soft/<class>`` and ``dice_soft/mean``; ``dice_max/predictions``,
-    ``dice_max/annotators`` and ``dice_max/mean``; and ``dice_match``. The soft Dice of a class
-    leaves out the images where it is NaN; the mean is over images of each image's macro average
-    over the other classes, 1 where there is none.
+    ``compute`` returns
+
+    - ``dice_soft/<class>``: the mean over t = .1, .3, .5, .7, .9 of Dice(mean P > t, mean A > t). P
+      are the class probabilities of the predictions; mean A is the share, among those who labelled
+      the pixel, of the annotators who gave the class. Pixels that nobody labelled are left out. At
+      a threshold that neither side exceeds anywhere, Dice is 1. A class leaves out the images where
+      it exceeds none on either side. ``dice_soft/mean`` is over images of each image's macro
+      average over the other classes, 1 where there is none;
+    - ``dice_max/predictions``: mean over predictions of the largest Dice with an annotation, low
+      where predictions resemble nobody; ``dice_max/annotators``: mean over annotators of the
+      largest Dice with a prediction, low where somebody is not covered; ``dice_max/mean`` of both;
+    - ``dice_match``: :func:`matched_dice`.
+
+    Example:
+        >>> metric = SetDice(["background", "cup"])
+        >>> masks = torch.tensor([[[[1, 1, 0]], [[0, 1, 0]]]])
+        >>> cup = torch.tensor([[[[0.6, 1.0, 0.0]]]])
+        >>> metric.update(
+        ...     annotator_prediction=masks[:, :1],
+        ...     annotator_probs=torch.stack([1 - cup, cup], 2),
+        ...     masks=masks,
+        ...     present=torch.tensor([[True, True]]),
+        ... )
+        >>> metric.compute()["dice_soft/cup"], metric.compute()["dice_max/annotators"]
+        (tensor(0.9333), tensor(0.8333))
+
+    Source:
+        Soft: W. Ji et al., "Learning Calibrated Medical Image Segmentation via Multi-rater
+        Agreement Modeling", 2021; maximal: Y. Wu et al., "Diversified and Personalized Multi-rater
+        Medical Image Segmentation", 2024.
     """
 
     higher_is_better = True
@@ -238,8 +220,13 @@ class SetDice(Averages):
     ) -> None:
         """Add one batch."""
         check_inputs(("annotator_probs", annotator_probs, "BSCHW"), C=len(self.classes))
-        soft = soft_dice(annotator_probs, masks, present)
-        unknown = ~labelled_pixels(masks, present).flatten(1).any(1)
-        mean = macro_over_classes(soft).masked_fill(unknown, torch.nan)
+        soft = _soft_dice(annotator_probs, masks, present)
         inputs = annotator_prediction, masks, present, len(self.classes)
-        self.add_images(*soft.unbind(1), mean, *max_dice(*inputs).values(), matched_dice(*inputs))
+        predicted, given, judged = _predicted_and_given(*inputs)
+        mean = macro_over_classes(soft).masked_fill(~judged.any(1), torch.nan)
+        dice, _ = _overlap(predicted, given)
+        predictions = dice.masked_fill(~judged.unsqueeze(1), 0).amax(2).mean(1)
+        predictions = predictions.masked_fill(~judged.any(1), torch.nan)
+        annotators = (dice.amax(1) * judged).sum(1) / judged.sum(1)
+        largest = predictions, annotators, (predictions + annotators) / 2
+        self.add_images(*soft.unbind(1), mean, *largest, _matched(dice, judged))

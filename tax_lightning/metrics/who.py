@@ -1,7 +1,7 @@
 """Who decides: does the model name the right annotator where annotators disagree?
 
-The annotator named at a pixel is the one with the largest share among those who labelled it. All
-metrics pool the pixels of all images. Arguments are explained in :mod:`tax_lightning.metrics`.
+The annotator named at a pixel is the one with the largest share among those who labelled it. The
+pixels of all images are pooled. Arguments are explained in :mod:`tax_lightning.metrics`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,8 @@ import torch
 from torch import Tensor
 
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.metrics.inputs import (
-    Averages,
-    PooledMetric,
-    check_count,
-    check_inputs,
-    labelled_pixels,
-)
+from tax_lightning.metrics.inputs import Averages, check_inputs, labelled_pixels
 from tax_lightning.metrics.segmentation import calibration_error, confidence_bins, histogram
-from tax_lightning.models.mixture import among, mix
-
-# Shares crowd near 0 and 1, where bins of equal width would make ties of most. Their logits spread,
-# and in single precision those of the shares above 1/2 all lie below 16.
-_LOGIT_LIMIT = 16
-_BINS_PER_LOGIT = 32
-_BINS = 2 * _LOGIT_LIMIT * _BINS_PER_LOGIT
 
 
 def disagreement(masks: Tensor, present: Tensor) -> Tensor:
@@ -156,100 +143,3 @@ def _outvoted(masks: Tensor, labelled: Tensor, index: Tensor) -> Tensor:
         rival = torch.where(voted & (theirs != own.squeeze(1)), rival.maximum(votes), rival)
     outvoted: Tensor = (rival > support) + (rival == support) / 2
     return outvoted
-
-
-class Removal(PooledMetric):
-    """Does the annotator named decide? Leave annotators out and see.
-
-    Annotator n is removed by giving the others n's share, in proportion to theirs (equally, where
-    nobody else has any), and mixing again. Counted are the disputed pixels; all N annotators may be
-    named and are removed there, for all took part in the decision. ``named`` ``[B, N, H, W]`` are
-    the shares that the explanation claims, those of ``log_who`` if not given. ``compute`` returns
-
-    - ``who_flip_rate``: share of pixels whose decision changes without the annotator named;
-    - ``who_necessity``: the same less the mean of that over the other N - 1, in [-1, 1];
-    - ``who_sufficiency``: share of pixels where the annotator named alone decides the same;
-    - ``who_deletion_auroc``: chance that of a removal that flips a pixel's decision and one that
-      does not, the first is of the larger share claimed; equal ones count half. Shares are counted
-      in 1024 bins on the logit scale, so that memory does not grow with the data.
-
-    Example:
-        >>> metric = Removal(num_annotators=2)
-        >>> metric.update(
-        ...     log_who=torch.tensor([0.9, 0.1]).log().view(1, 2, 1, 1),
-        ...     log_annotator_probs=torch.tensor([0.1, 0.9, 0.7, 0.3]).log().view(1, 2, 2, 1, 1),
-        ...     masks=torch.tensor([1, 0]).view(1, 2, 1, 1),
-        ...     present=torch.ones(1, 2, dtype=torch.bool),
-        ... )
-        >>> metric.compute()["who_necessity"]
-        tensor(1.)
-    """
-
-    higher_is_better = True
-
-    def __init__(self, num_annotators: int) -> None:
-        self.num_annotators = check_count("num_annotators", num_annotators)
-        names = ("pixels", "flipped_top", "flipped_other", "sufficient")
-        super().__init__(
-            **{name: torch.zeros((), dtype=torch.long) for name in names},
-            scores=torch.zeros(2, _BINS, dtype=torch.long),  # of removals: no flip, flip
-        )
-
-    def update(
-        self,
-        *,
-        log_who: Tensor,
-        log_annotator_probs: Tensor,
-        masks: Tensor,
-        present: Tensor,
-        named: Tensor | None = None,
-    ) -> None:
-        """Add one batch."""
-        named = log_who.exp() if named is None else named
-        check_inputs(
-            ("log_who", log_who, "BNHW"),
-            ("log_annotator_probs", log_annotator_probs, "BNCHW"),
-            ("named", named, "BNHW"),
-            ("masks", masks, "BNHW"),
-            N=self.num_annotators,
-        )
-        disputed = disagreement(masks, present)
-        log_who, log_annotator_probs = log_who.float(), log_annotator_probs.float()
-        named, top = named.float(), named.argmax(1)
-        decision = mix(log_who, log_annotator_probs).argmax(1)
-        alone = log_annotator_probs.argmax(2).gather(1, top.unsqueeze(1)).squeeze(1)
-        self.add(pixels=disputed.sum(), sufficient=(disputed & (alone == decision)).sum())
-        for n in range(self.num_annotators if self.num_annotators > 1 else 0):
-            left = mix(_without(log_who, n), log_annotator_probs).argmax(1)
-            flips, bins = disputed & (left != decision), _score_bins(named[:, n])
-            scores = (bins[where].bincount(minlength=_BINS) for where in (disputed & ~flips, flips))
-            top_flips = (flips & (top == n)).sum()
-            self.add(flipped_top=top_flips, flipped_other=flips.sum() - top_flips)
-            self.add(scores=torch.stack([*scores]))
-
-    def compute(self) -> dict[str, Tensor]:
-        """Average over the disputed pixels."""
-        sums, others = self.sums, self.num_annotators - 1
-        flip_rate = sums["flipped_top"] / sums["pixels"]
-        no_flip, flip = sums["scores"]
-        # Shares before products: the product of two counts of pixels may exceed 64 bits.
-        below = (no_flip.cumsum(0) - no_flip / 2) / no_flip.sum()
-        return {
-            "who_flip_rate": flip_rate,
-            "who_necessity": flip_rate - sums["flipped_other"] / (others * sums["pixels"]),
-            "who_sufficiency": sums["sufficient"] / sums["pixels"],
-            "who_deletion_auroc": (below * (flip / flip.sum())).sum(),
-        }
-
-
-def _without(log_who: Tensor, n: int) -> Tensor:
-    """Logarithms of shares if annotator n took no part; equal ones if nobody else has a share."""
-    others = torch.arange(log_who.shape[1], device=log_who.device).view(-1, 1, 1) != n
-    nobody = log_who.masked_fill(~others, -torch.inf).amax(1, keepdim=True).isneginf()
-    return among(log_who.masked_fill(nobody, 0), others)
-
-
-def _score_bins(shares: Tensor) -> Tensor:
-    """Bin of each share on the logit scale, 0 to 1023."""
-    logits = torch.logit(shares, eps=torch.finfo(shares.dtype).eps)
-    return ((logits + _LOGIT_LIMIT) * _BINS_PER_LOGIT).long()

@@ -2,10 +2,10 @@
 
 A plain ``nn.Module`` without training logic. All arithmetic of the method stands in
 :meth:`TAXNetwork.encode`, :meth:`TAXNetwork.gate` and :meth:`TAXNetwork.decode`. There are N
-annotators with K kernels each. f are the features of a pixel, and c the encoder's deepest features
+annotators with K kernels each. f are the features of a pixel, and h the encoder's deepest features
 there, which tell more about the object that the pixel belongs to:
 
-    z    = A f + B c + b, at unit length            embedding
+    z    = A f + B h + b, at unit length            embedding
     e_nk = cos(z, P_nk) / tau + prior_n             evidence for kernel (n, k)
     a_nk = softmax of e over all (n, k)             assignment
     w_n  = sum_k a_nk                               WHO: weight of annotator n at this pixel; after

@@ -1,16 +1,14 @@
 """What all models of several annotators share: batches, optimizers, metrics, checkpoints."""
 
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.model_helpers import _restricted_classmethod
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
 from tax_lightning.batch import Batch, complete_batch, unpacked
 from tax_lightning.consensus import Reference, check_reference, reference_labels
@@ -18,7 +16,9 @@ from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.preparation import Preparation
 from tax_lightning.distributed import across_processes, alone
 from tax_lightning.losses import SegmentationTerms
-from tax_lightning.metrics import segmentation_metrics, set_metrics
+from tax_lightning.metrics import EvidenceMetrics, segmentation_metrics
+from tax_lightning.metrics.inputs import check_names
+from tax_lightning.models.mixture import mix
 from tax_lightning.models.output import ModelOutput, TAXOutput
 from tax_lightning.modules.checkpoints import FORMAT_VERSION, check_format, check_same_names
 
@@ -57,23 +57,22 @@ class MultiAnnotatorModule(L.LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        self.annotators = _names("annotators", annotators, least=1)
-        self.classes = _names("classes", classes, least=2)
+        self.annotators = check_names("annotators", annotators, least=1)
+        self.classes = check_names("classes", classes, least=2)
         check_reference(reference)
         self.reference: Reference = reference
         if reference == "none":
             self.monitor = "val/dice/mean"  # there is no reference to compare the result with
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        # Of a subclass whose test can measure who and why too.
+        self.explanation_metrics: EvidenceMetrics | None = None
 
     def _measure_by(self, kernels: int | None = None, who: bool = True, named: bool = True) -> None:
         """Make the metrics: of the segmentation, and in testing those of sets of them too."""
         names = self.annotators, self.classes
-        self.val_metrics = segmentation_metrics(*names, kernels, who, named)
-        in_test: dict[str, Metric | MetricCollection] = {}
-        for collection in (self.val_metrics.clone(), set_metrics(*names, paired=named)):
-            in_test |= dict(collection.items())
-        self.test_metrics = MetricCollection(in_test, compute_groups=False)
+        self.val_metrics = segmentation_metrics(*names, kernels, who=who, named=named)
+        self.test_metrics = segmentation_metrics(*names, kernels, who=who, named=named, sets=True)
 
     # ------------------------------------------------------------------ use
 
@@ -184,7 +183,7 @@ class MultiAnnotatorModule(L.LightningModule):
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["masks"]))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Update the metrics, also those of :func:`tax_lightning.metrics.set_metrics`."""
+        """Update the metrics, also those of sets and calibration."""
         loss = self._evaluate(batch, self.test_metrics)
         self.log("test/loss", loss, sync_dist=True, batch_size=len(batch["masks"]))
 
@@ -195,9 +194,9 @@ class MultiAnnotatorModule(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the whole test split by name."""
         self._log_metrics(self.test_metrics, "test/")
-        values = self._values_of_test()
-        if values:
-            self.log_dict(with_a_case(values, "test/"))
+        if self.explanation_metrics is not None:
+            self.log_dict(with_a_case(self._explanation_values(self.explanation_metrics), "test/"))
+            self.explanation_metrics.reset()
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Tensor:
         """Update the metrics; returns the loss of the segmentations."""
@@ -205,8 +204,8 @@ class MultiAnnotatorModule(L.LightningModule):
         output = self(batch["image"])
         reference = self.reference_labels(batch, output)
         metrics.update(**metric_inputs(batch, output, reference))
-        if metrics is self.test_metrics:
-            self._measure_in_test(batch, output, reference)
+        if metrics is self.test_metrics and self.explanation_metrics is not None:
+            self._measure_explanation(batch, output, known_labels(batch, reference))
         return self._segmentation_loss(batch, output, reference)
 
     def _segmentation_loss(
@@ -218,17 +217,19 @@ class MultiAnnotatorModule(L.LightningModule):
         """The part of the objective that a validation or test has."""
         raise NotImplementedError
 
-    def _measure_in_test(
+    def _measure_explanation(
         self,
         batch: Batch,
         output: Any,  # noqa: ANN401 - of the subclass's `forward`
-        reference: Tensor | None,
+        labels: dict[str, Tensor],
     ) -> None:
-        """Update what is measured in testing alone, because it takes long."""
+        """Update :attr:`explanation_metrics`, which a test alone has, because it takes long."""
+        raise NotImplementedError
 
-    def _values_of_test(self) -> dict[str, Tensor]:
-        """The values of what is measured in testing alone, which then forgets the batches."""
-        return {}
+    def _explanation_values(self, metrics: Any) -> dict[str, Tensor]:  # noqa: ANN401
+        """The values of :attr:`explanation_metrics` after all batches."""
+        values: dict[str, Tensor] = metrics.compute()
+        return values
 
     def _log_metrics(self, metrics: MetricCollection, prefix: str) -> None:
         known = with_a_case(metrics.compute(), prefix)
@@ -240,24 +241,6 @@ class MultiAnnotatorModule(L.LightningModule):
             self.log("dice", known[self.monitor], prog_bar=True, logger=False)
 
     # ------------------------------------------------------------------ checkpoints
-
-    @_restricted_classmethod  # as in Lightning: not for an instance, which it would not change
-    def load_from_checkpoint(
-        cls,  # noqa: N805 - a class method
-        checkpoint_path: Any,  # noqa: ANN401 - a path, an address or an open file
-        map_location: Any = None,  # noqa: ANN401 - as in Lightning, like all of these
-        hparams_file: Any = None,  # noqa: ANN401
-        strict: bool | None = None,
-        weights_only: bool | None = None,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> Self:
-        """As in Lightning; the format is checked before arguments of another version are used."""
-        if isinstance(checkpoint_path, str | os.PathLike) and os.path.isfile(checkpoint_path):
-            stored = torch.load(checkpoint_path, "meta", weights_only=bool(weights_only))
-            check_format(stored, f"checkpoint {checkpoint_path}")
-        return super().load_from_checkpoint(
-            checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
-        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the format, the class, the names, and how images are prepared."""
@@ -312,6 +295,14 @@ def metric_inputs(
     }
 
 
+def result(output: TAXOutput | ModelOutput, chosen: list[int] | None) -> Tensor:
+    """Probabilities ``[B, C, H, W]`` of the result if only the chosen annotators counted."""
+    if chosen is None:
+        return output.log_probs.exp()
+    weights = output.log_who[:, chosen].log_softmax(dim=1)
+    return mix(weights, output.log_annotator_probs[:, chosen]).exp()
+
+
 def with_a_case(values: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The values under prefixed names, without those that had no case.
 
@@ -352,12 +343,3 @@ def chosen_annotators(
         if name not in annotators:
             raise ValueError(f"annotator {name!r} is unknown: expected one of {annotators}.")
     return [annotators.index(name) for name in dict.fromkeys(chosen)]
-
-
-def _names(argument: str, names: Sequence[str], least: int) -> tuple[str, ...]:
-    if isinstance(names, str) or len(names) < least or len(set(names)) < len(names):
-        hint = " Name the background first, then at least one class." if least == 2 else ""
-        raise ValueError(
-            f"{argument}={names!r}: expected a list of at least {least} different names.{hint}"
-        )
-    return tuple(names)

@@ -1,6 +1,6 @@
 """TAXLightningModule: trains, evaluates and explains a TAXNetwork under any Lightning Trainer."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,10 +15,9 @@ from tax_lightning.explanation import Explanation
 from tax_lightning.losses import LossWeights, SegmentationLoss, TAXLoss
 from tax_lightning.metrics import ExplanationMetrics
 from tax_lightning.models.backbone import evaluating
-from tax_lightning.models.mixture import mix
 from tax_lightning.models.network import TAXNetwork
 from tax_lightning.models.output import TAXOutput
-from tax_lightning.modules.base import known_labels
+from tax_lightning.modules.base import result
 from tax_lightning.modules.calibration import finish
 from tax_lightning.modules.checkpoints import given_network, settings_from
 from tax_lightning.modules.projection import (
@@ -154,11 +153,10 @@ class TAXLightningModule(ExplainingModule):
             )
         self.schedule_done: list[str] = []
         self._measure_by(kernels=self.network.kernels)
-        self.explanation_metrics = (
-            ExplanationMetrics(self.network, self.annotators, len(self.classes))
-            if explanation_metrics
-            else None
-        )
+        if explanation_metrics:
+            self.explanation_metrics = ExplanationMetrics(
+                self.network, self.annotators, len(self.classes)
+            )
 
     # ------------------------------------------------------------------ use
 
@@ -171,7 +169,7 @@ class TAXLightningModule(ExplainingModule):
     def _segment(self, images: Tensor, chosen: list[int] | None) -> Tensor:
         with evaluating(self.network):
             bands = self.network.bands(self.network.encode(images))
-            return torch.cat([_result(band, chosen) for band in bands], dim=2)
+            return torch.cat([result(band, chosen) for band in bands], dim=2)
 
     @torch.no_grad()
     def explain(self, images: Tensor, ids: Sequence[str] | None = None) -> Explanation:
@@ -295,26 +293,23 @@ class TAXLightningModule(ExplainingModule):
     ) -> Tensor:
         return self._weighted(self.loss.segmentation_terms(output, batch["masks"], reference))
 
-    def _measure_in_test(self, batch: Batch, output: TAXOutput, reference: Tensor | None) -> None:
-        if self.explanation_metrics is not None:
-            labels = known_labels(batch, reference)
-            self.explanation_metrics.update(batch["image"], output, **labels)
+    def _measure_explanation(
+        self, batch: Batch, output: TAXOutput, labels: dict[str, Tensor]
+    ) -> None:
+        assert isinstance(self.explanation_metrics, ExplanationMetrics)  # made when built
+        self.explanation_metrics.update(batch["image"], output, **labels)
 
-    def _values_of_test(self) -> dict[str, Tensor]:
-        metrics = self.explanation_metrics
-        if metrics is None:
-            return {}
-        sources = self.network.memory.sources(self.annotators, self.classes)
-        values = metrics.compute()
-        # The probes are those of the first process.
-        probed = self.trainer.strategy.broadcast(metrics.probe(sources, self._image_reader()))
-        metrics.reset()
-        return values | {name: torch.tensor(value) for name, value in probed.items()}
-
-    def _image_reader(self) -> Callable[[str], Tensor] | None:
-        """Reads a training image by its id, if the data module can."""
+    def _explanation_values(self, metrics: ExplanationMetrics) -> dict[str, Tensor]:
+        values = super()._explanation_values(metrics)
         read = getattr(getattr(self.trainer, "datamodule", None), "read", None)
-        return None if read is None else lambda id: read(id)["image"]
+        if read is None:
+            return values
+        # The data module gives training images by their ids.
+        sources = self.network.memory.sources(self.annotators, self.classes)
+        # The probes are those of the first process.
+        probed = metrics.probe(sources, lambda id: read(id)["image"])
+        probed = self.trainer.strategy.broadcast(probed)
+        return values | {name: torch.tensor(value) for name, value in probed.items()}
 
     # ------------------------------------------------------------------ prototypes
 
@@ -370,14 +365,6 @@ class TAXLightningModule(ExplainingModule):
         """Take up the schedule too."""
         super().on_load_checkpoint(checkpoint)
         self.schedule_done = list(checkpoint.get("schedule_done", []))
-
-
-def _result(output: TAXOutput, chosen: list[int] | None) -> Tensor:
-    """Probabilities of the result if only the chosen annotators counted."""
-    if chosen is None:
-        return output.probs
-    weights = output.log_who[:, chosen].log_softmax(dim=1)
-    return mix(weights, output.log_annotator_probs[:, chosen]).exp()
 
 
 def _explanation_maps(output: TAXOutput, network: TAXNetwork) -> dict[str, Tensor]:
