@@ -11,10 +11,9 @@ from tax_lightning.batch import Batch
 from tax_lightning.consensus import Reference
 from tax_lightning.explanation import Prediction
 from tax_lightning.losses import SegmentationLoss, SegmentationTerms
-from tax_lightning.models.backbone import evaluating
 from tax_lightning.models.output import ModelOutput
 from tax_lightning.modules import checkpoints
-from tax_lightning.modules.base import MultiAnnotatorModule, result
+from tax_lightning.modules.base import MultiAnnotatorModule
 
 Names = Sequence[str]
 Terms = dict[str, Tensor]  # of the loss: scalars by name
@@ -44,13 +43,13 @@ class Baseline(MultiAnnotatorModule):
         segmentation_loss: ``"ce"``, ``"dice"`` or ``"ce+dice"``.
         optimizer: from parameters to an optimizer; the default is AdamW with a rate of 1e-3.
         lr_scheduler: from an optimizer to a scheduler, stepped every epoch.
+        encoder_rate: share of the learning rate for the encoder, as in the base class.
 
     Raises:
         ValueError: if names are missing or repeated, an option is unknown or out of its range, the
             method needs a reference, or the network of a checkpoint was not given again.
     """
 
-    named = True  # predicts what each annotator would draw
     weighs = False  # learns a weight for each annotator at each pixel
     needs_reference = ""  # the reason, where a method cannot do without
 
@@ -68,8 +67,9 @@ class Baseline(MultiAnnotatorModule):
         segmentation_loss: SegmentationLoss = "ce",
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
+        encoder_rate: float = 1.0,
     ) -> None:
-        super().__init__(annotators, classes, reference, optimizer, lr_scheduler)
+        super().__init__(annotators, classes, reference, optimizer, lr_scheduler, encoder_rate)
         if reference == "none" and self.needs_reference:
             raise ValueError(
                 f"reference='none': {type(self).__name__} {self.needs_reference}. Set "
@@ -84,7 +84,11 @@ class Baseline(MultiAnnotatorModule):
         }
         names = {"annotators": list(annotators), "classes": list(classes)}
         given = {"network": None if network is None else "given"}
-        rest = {"reference": reference, "segmentation_loss": segmentation_loss}
+        rest = {
+            "reference": reference,
+            "segmentation_loss": segmentation_loss,
+            "encoder_rate": encoder_rate,
+        }
         # Primitives only, so that a checkpoint loads with weights_only=True. Subclasses add theirs.
         self.save_hyperparameters(names | given | built_of | rest)
         self.backbone = {**built_of, "backbone": checkpoints.given_network(network)}
@@ -123,16 +127,6 @@ class Baseline(MultiAnnotatorModule):
             probs=output.log_probs.exp(),
             annotator_probs=output.log_annotator_probs.exp(),
         ).to("cpu")
-
-    @torch.no_grad()
-    def _segment(self, images: Tensor, chosen: list[int] | None) -> Tensor:
-        if chosen is not None and not self.named:
-            raise ValueError(
-                f"predict: {type(self).__name__} draws samples that belong to no annotator. Leave "
-                "out annotator=... and panel=..., or call sample(images)."
-            )
-        with evaluating(self):
-            return result(self(images), chosen)
 
     def _segmentation_loss(
         self, batch: Batch, output: ModelOutput, reference: Tensor | None

@@ -37,6 +37,7 @@ from tax_lightning.metrics.segmentation import (
 )
 from tax_lightning.metrics.sets import (
     GeneralizedEnergyDistance,
+    MatchedDice,
     SetDice,
     generalized_energy_distance,
     matched_dice,
@@ -50,6 +51,7 @@ __all__ = [
     "ExplanationMetrics",
     "FusedOverlap",
     "GeneralizedEnergyDistance",
+    "MatchedDice",
     "PrototypeUsage",
     "Purity",
     "RelativeArea",
@@ -61,6 +63,7 @@ __all__ = [
     "fused_dice",
     "generalized_energy_distance",
     "matched_dice",
+    "sample_metrics",
     "segmentation_metrics",
 ]
 
@@ -112,3 +115,17 @@ def segmentation_metrics(
     # Compute groups are off: the collection would find them by comparing states after the first
     # batch, and metrics that have seen no case yet are alike without measuring the same.
     return MetricCollection(metrics, compute_groups=False)
+
+
+def sample_metrics(classes: Sequence[str]) -> MetricCollection:
+    """Metrics of a set of sampled segmentations, under names that begin with ``samples/``.
+
+    Example:
+        >>> sorted(sample_metrics(["background", "cup"]).keys())
+        ['samples/dice_match', 'samples/ged2']
+    """
+    metrics: dict[str, Metric | MetricCollection] = {
+        "ged2": GeneralizedEnergyDistance(classes),
+        "dice_match": MatchedDice(classes),
+    }
+    return MetricCollection(metrics, prefix="samples/", compute_groups=False)

@@ -167,6 +167,21 @@ class GeneralizedEnergyDistance(Averages):
         self.add_images(generalized_energy_distance(*inputs))
 
 
+class MatchedDice(Averages):
+    """Averages :func:`matched_dice` over images: ``{"dice_match"}``, 1 is best."""
+
+    higher_is_better = True
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = check_names("classes", classes, least=2)
+        super().__init__("dice_match")
+
+    def update(self, *, annotator_prediction: Tensor, masks: Tensor, present: Tensor) -> None:
+        """Add one batch."""
+        inputs = annotator_prediction, masks, present, len(self.classes)
+        self.add_images(matched_dice(*inputs))
+
+
 class SetDice(Averages):
     """Three kinds of Dice between the set of predictions and the set of masks, over images.
 

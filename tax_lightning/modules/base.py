@@ -1,13 +1,13 @@
 """What all models of several annotators share: batches, optimizers, metrics, checkpoints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from tax_lightning.batch import Batch, complete_batch, unpacked
@@ -16,18 +16,23 @@ from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.preparation import Preparation
 from tax_lightning.distributed import across_processes, alone
 from tax_lightning.losses import SegmentationTerms
-from tax_lightning.metrics import EvidenceMetrics, segmentation_metrics
+from tax_lightning.metrics import EvidenceMetrics, sample_metrics, segmentation_metrics
 from tax_lightning.metrics.inputs import check_names
+from tax_lightning.models.backbone import evaluating
 from tax_lightning.models.mixture import mix
 from tax_lightning.models.output import ModelOutput, TAXOutput
+from tax_lightning.models.samples import coherent_samples
 from tax_lightning.modules.checkpoints import FORMAT_VERSION, check_format, check_same_names
+
+HELD_STILL = 0.1  # share of the run before which a slow encoder does not move
+TEST_SAMPLES = 9  # of each annotator, of which a test measures the sets
 
 
 class MultiAnnotatorModule(L.LightningModule):
     """Base of the Lightning modules for several annotators; works with any ``Trainer``.
 
-    A subclass builds its network, sets ``loss``, and implements ``forward``, ``_segment``,
-    ``training_step`` and ``_segmentation_loss``. The batches are those of
+    A subclass builds its network, sets ``loss``, and implements ``forward``, ``training_step`` and
+    ``_segmentation_loss``. The batches are those of
     :class:`~tax_lightning.modules.tax.TAXLightningModule`.
 
     Args:
@@ -37,15 +42,19 @@ class MultiAnnotatorModule(L.LightningModule):
             does so), see :func:`tax_lightning.consensus.reference_labels`.
         optimizer: from parameters to an optimizer; the default is AdamW with a rate of 1e-3.
         lr_scheduler: from an optimizer to a scheduler, stepped every epoch.
+        encoder_rate: share of the learning rate at which the encoder of an smp model is trained, in
+            (0, 1]. Below 1 it is also held still for the first tenth of the run. Pretrained weights
+            need this: at the full rate, gradients of a head that knows nothing yet destroy them.
 
     Raises:
-        ValueError: if names are missing or doubled, or there is no such reference.
+        ValueError: if names are missing or doubled, or there is no such reference or rate.
     """
 
     monitor = "val/fused_dice/mean"
     mode = "max"
     preparation: Preparation | None = None  # of its training images, where that is known
     reference_from_output = False  # whether the reference is a result of the network itself
+    named = True  # predicts what each annotator would draw
     loss: SegmentationTerms
 
     def __init__(
@@ -55,6 +64,7 @@ class MultiAnnotatorModule(L.LightningModule):
         reference: Reference = "majority",
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
+        encoder_rate: float = 1.0,
     ) -> None:
         super().__init__()
         self.annotators = check_names("annotators", annotators, least=1)
@@ -65,6 +75,11 @@ class MultiAnnotatorModule(L.LightningModule):
             self.monitor = "val/dice/mean"  # there is no reference to compare the result with
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        if not 0 < encoder_rate <= 1:
+            raise ValueError(
+                f"encoder_rate={encoder_rate}: expected a share of the learning rate in (0, 1]."
+            )
+        self.encoder_rate = encoder_rate
         # Of a subclass whose test can measure who and why too.
         self.explanation_metrics: EvidenceMetrics | None = None
 
@@ -73,14 +88,17 @@ class MultiAnnotatorModule(L.LightningModule):
         names = self.annotators, self.classes
         self.val_metrics = segmentation_metrics(*names, kernels, who=who, named=named)
         self.test_metrics = segmentation_metrics(*names, kernels, who=who, named=named, sets=True)
+        self.sample_metrics = sample_metrics(self.classes)
 
     # ------------------------------------------------------------------ use
 
+    @torch.no_grad()
     def predict(
         self,
         images: Tensor,
         annotator: str | None = None,
         panel: Sequence[str] | None = None,
+        samples: int | None = None,
     ) -> Tensor:
         """Segment images: the result, or one annotator's segmentation, or that of a panel.
 
@@ -88,19 +106,32 @@ class MultiAnnotatorModule(L.LightningModule):
             images: ``[B, ch, H, W]``.
             annotator: name; gives this annotator's own segmentation.
             panel: names; gives the result if only these annotators counted.
+            samples: number S; gives S plausible segmentations of each of the annotators, see
+                :func:`tax_lightning.models.samples.coherent_samples`.
 
         Returns:
-            Probabilities ``[B, C, H, W]``.
+            Probabilities ``[B, C, H, W]``; with ``samples`` class ids ``[B, M S, H, W]`` of M
+            annotators, those of one annotator after the other. For a model that names no annotators
+            M is the number of segmentations that it draws by itself.
 
         Raises:
-            ValueError: if a name is unknown, nobody is named, or both arguments are given.
+            ValueError: if a name is unknown, nobody is named, both arguments are given, or the
+                model names no annotators.
         """
         chosen = chosen_annotators(self.annotators, annotator, panel)
-        return self._segment(images, chosen)
+        if chosen is not None and not self.named:
+            raise ValueError(
+                f"predict: {type(self).__name__} draws samples that belong to no annotator. Leave "
+                "out annotator=... and panel=..., or give samples=..."
+            )
+        if samples is None:
+            return self._by_output(images, lambda output: result(output, chosen))
+        return self._by_output(images, lambda output: sampled(output, samples, chosen))
 
-    def _segment(self, images: Tensor, chosen: list[int] | None) -> Tensor:
-        """Probabilities ``[B, C, H, W]`` of the chosen annotators (places on the N axis) or all."""
-        raise NotImplementedError
+    def _by_output(self, images: Tensor, made: Callable[[Any], Tensor]) -> Tensor:
+        """What is made of the output for these images, ``[B, ..., H, W]``."""
+        with evaluating(self):
+            return made(self(images))
 
     # ------------------------------------------------------------------ batches
 
@@ -163,6 +194,8 @@ class MultiAnnotatorModule(L.LightningModule):
         """The optimizer and scheduler given, on all parameters."""
         make = self.optimizer or (lambda params: torch.optim.AdamW(params, lr=1e-3))
         optimizer = make(self._optimized())
+        if self.encoder_rate < 1:
+            self._slow_down_encoder(optimizer)
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
@@ -174,6 +207,27 @@ class MultiAnnotatorModule(L.LightningModule):
     def _optimized(self) -> list[Any]:
         """The parameters that are trained, or groups of them as an optimizer takes them."""
         return [p for p in self.parameters() if p.requires_grad]
+
+    def _slow_down_encoder(self, optimizer: torch.optim.Optimizer) -> None:
+        """Move the encoder's parameters into groups of their own, with a lower rate."""
+        encoder = {id(parameter) for parameter in self._encoder_parameters()}
+        for group in list(optimizer.param_groups):
+            own = [p for p in group["params"] if id(p) in encoder]
+            if own:
+                group["params"] = [p for p in group["params"] if id(p) not in encoder]
+                slow = {**group, "params": own, "lr": self.encoder_rate * group["lr"]}
+                optimizer.add_param_group(slow)
+
+    def _encoder_parameters(self) -> list[nn.Parameter]:
+        """Those of the encoders of smp models that are trained."""
+        named = self.named_parameters()
+        return [p for name, p in named if ".backbone.encoder." in name and p.requires_grad]
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Hold a slow encoder still at first."""
+        if self.encoder_rate < 1 and self._progress < HELD_STILL:
+            for parameter in self._encoder_parameters():
+                parameter.grad = None
 
     # ------------------------------------------------------------------ evaluation
 
@@ -194,6 +248,7 @@ class MultiAnnotatorModule(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the whole test split by name."""
         self._log_metrics(self.test_metrics, "test/")
+        self._log_metrics(self.sample_metrics, "test/")
         if self.explanation_metrics is not None:
             self.log_dict(with_a_case(self._explanation_values(self.explanation_metrics), "test/"))
             self.explanation_metrics.reset()
@@ -204,8 +259,12 @@ class MultiAnnotatorModule(L.LightningModule):
         output = self(batch["image"])
         reference = self.reference_labels(batch, output)
         metrics.update(**metric_inputs(batch, output, reference))
-        if metrics is self.test_metrics and self.explanation_metrics is not None:
-            self._measure_explanation(batch, output, known_labels(batch, reference))
+        if metrics is self.test_metrics:
+            drawn = sampled(output, TEST_SAMPLES, None)
+            labels = {"masks": batch["masks"], "present": batch["present"]}
+            self.sample_metrics.update(annotator_prediction=drawn, **labels)
+            if self.explanation_metrics is not None:
+                self._measure_explanation(batch, output, known_labels(batch, reference))
         return self._segmentation_loss(batch, output, reference)
 
     def _segmentation_loss(
@@ -301,6 +360,12 @@ def result(output: TAXOutput | ModelOutput, chosen: list[int] | None) -> Tensor:
         return output.log_probs.exp()
     weights = output.log_who[:, chosen].log_softmax(dim=1)
     return mix(weights, output.log_annotator_probs[:, chosen]).exp()
+
+
+def sampled(output: TAXOutput | ModelOutput, samples: int, chosen: list[int] | None) -> Tensor:
+    """Plausible segmentations ``[B, M samples, H, W]`` of the chosen annotators, or of all."""
+    own = output.log_sample_probs if chosen is None else output.log_annotator_probs[:, chosen]
+    return coherent_samples(own, samples).flatten(1, 2)
 
 
 def with_a_case(values: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """TAXLightningModule: trains, evaluates and explains a TAXNetwork under any Lightning Trainer."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +17,6 @@ from tax_lightning.metrics import ExplanationMetrics
 from tax_lightning.models.backbone import evaluating
 from tax_lightning.models.network import TAXNetwork
 from tax_lightning.models.output import TAXOutput
-from tax_lightning.modules.base import result
 from tax_lightning.modules.calibration import finish
 from tax_lightning.modules.checkpoints import given_network, settings_from
 from tax_lightning.modules.projection import (
@@ -74,6 +73,8 @@ class TAXLightningModule(ExplainingModule):
             times as long.
         optimizer: from parameters to an optimizer; the default is AdamW with a rate of 1e-3.
         lr_scheduler: from an optimizer to a scheduler, stepped every epoch.
+        encoder_rate: share of the learning rate at which the encoder is trained. Below 1, as
+            pretrained weights need it, it is also held still for the first tenth of the run.
 
     Raises:
         ValueError: if names are missing or doubled, an option is unknown, or a checkpoint of the
@@ -113,8 +114,9 @@ class TAXLightningModule(ExplainingModule):
         explanation_metrics: bool = False,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
+        encoder_rate: float = 1.0,
     ) -> None:
-        super().__init__(annotators, classes, reference, optimizer, lr_scheduler)
+        super().__init__(annotators, classes, reference, optimizer, lr_scheduler, encoder_rate)
         weights = settings_from(LossWeights, loss_weights)
         self.schedule = settings_from(Schedule, schedule)
         self.save_hyperparameters(ignore=["network", "optimizer", "lr_scheduler"])
@@ -165,11 +167,10 @@ class TAXLightningModule(ExplainingModule):
         output: TAXOutput = self.network(images)
         return output
 
-    @torch.no_grad()
-    def _segment(self, images: Tensor, chosen: list[int] | None) -> Tensor:
+    def _by_output(self, images: Tensor, made: Callable[[TAXOutput], Tensor]) -> Tensor:
         with evaluating(self.network):
             bands = self.network.bands(self.network.encode(images))
-            return torch.cat([result(band, chosen) for band in bands], dim=2)
+            return torch.cat([made(band) for band in bands], dim=-2)
 
     @torch.no_grad()
     def explain(self, images: Tensor, ids: Sequence[str] | None = None) -> Explanation:
@@ -266,6 +267,7 @@ class TAXLightningModule(ExplainingModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep weight decay and momentum away from what is frozen."""
+        super().on_before_optimizer_step(optimizer)
         for parameter in self.network.frozen_parameters():
             parameter.grad = None
 
