@@ -115,44 +115,88 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class PrototypeSource:
-    """Where one prototype was taken from: a pixel of a training image.
+class Example:
+    """A training pixel that a prototype resembles.
 
     Args:
-        annotator: name of the annotator that the prototype belongs to.
-        kernel: index of the kernel within the annotator, ``0 .. K - 1``.
-        sample_id: the training image; ``""`` while the prototype has not been projected.
+        label: name of the class that the prototype's annotator gave to the pixel.
+        sample_id: the training image.
         y: row of the pixel in the image after the evaluation transform.
         x: column of the pixel in the image after the evaluation transform.
         similarity: cosine between the prototype and the pixel's feature, in ``[-1, 1]``.
-        label: name of the class that the annotator gave to the pixel; ``""`` before a projection.
-        active: whether the prototype takes part in the decisions.
-        nearest: the next nearest pixels, each ``(sample_id, y, x, similarity)`` and each from
-            another image.
-        purity: share of the most frequent label among the pixel and its nearest pixels, as the
-            annotator labelled them, in ``[0, 1]``; ``None`` if that is not known.
-
-    Example:
-        >>> source = PrototypeSource("Ana", 2, "train-0012", 31, 40, 0.97, "cell", True, ())
-        >>> source.projected
-        True
     """
 
-    annotator: str
-    kernel: int
+    label: str
     sample_id: str
     y: int
     x: int
     similarity: float
-    label: str
+
+
+@dataclass(frozen=True)
+class PrototypeSource:
+    """Where one prototype was taken from: a pixel of a training image, and what it resembles.
+
+    A prototype selects a kernel, which is a rule of labelling and not a class. So it has examples
+    of every class that its annotator gave to pixels like it.
+
+    Args:
+        annotator: name of the annotator that the prototype belongs to.
+        kernel: index of the kernel within the annotator, ``0 .. K - 1``.
+        active: whether the prototype takes part in the decisions.
+        taken_from: the training pixel that the prototype was moved onto; ``None`` before that.
+        examples: the most similar training pixels of every class, the most similar first, those of
+            one class each from another image.
+
+    Example:
+        >>> cell = Example("cell", "train-0012", 31, 40, 0.97)
+        >>> source = PrototypeSource("Ana", 2, True, cell, (cell,))
+        >>> source.projected, source.example("cell").y, source.example("background")
+        (True, 31, None)
+    """
+
+    annotator: str
+    kernel: int
     active: bool
-    nearest: tuple[tuple[str, int, int, float], ...]
-    purity: float | None = None
+    taken_from: Example | None
+    examples: tuple[Example, ...]
 
     @property
     def projected(self) -> bool:
         """Whether the prototype is a training pixel already."""
-        return self.sample_id != ""
+        return self.taken_from is not None
+
+    def example(self, label: str) -> Example | None:
+        """The most similar training pixel that the annotator gave this class, if there is one."""
+        return next((example for example in self.examples if example.label == label), None)
+
+
+@dataclass(frozen=True)
+class TrustBasis:
+    """What is known of the weights "who": what they were taught with, and how good they are.
+
+    Args:
+        kind: ``"image"`` where the weights follow the image; ``"constant"`` where each annotator
+            has one weight; ``"uniform"`` where all weigh the same. The simplest that is not worse
+            on validation images.
+        reference: the labels that say who is right: ``"given"``, ``"majority"``, ``"staple"`` or
+            ``"none"``.
+        scores: log scores on validation images of weights that are uniform, constant, and from the
+            image, in nats, smaller is better; NaN where nothing was measured.
+
+    Example:
+        >>> TrustBasis("constant", "majority", (0.28, 0.24, 0.25)).measured
+        True
+    """
+
+    kind: TrustKind = "image"
+    reference: str = "given"
+    scores: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+
+    @property
+    def measured(self) -> bool:
+        """Whether the scores are known."""
+        return not any(map(math.isnan, self.scores))
 
 
 @dataclass(frozen=True)
@@ -168,9 +212,11 @@ class Explanation(Prediction):
         who: ``[B, N, H, W]``, weight of each annotator in the result; sums to 1 over N.
         why: ``[B, N, H, W]`` int64, annotator n's kernel with the largest share in the decision.
         why_share: ``[B, N, H, W]``, the share of that kernel in the decision, in ``[0, 1]``.
-        unanimous: ``[B, H, W]`` bool, pixels where all annotators would say the same, so that
-            ``who`` carries no information.
+        why_own: ``[B, N, H, W]`` int64, annotator n's kernel with the largest share in what n would
+            say.
         sources: ``[N][K]``, the training pixel behind each kernel's prototype.
+        trust: what ``who`` was taught with, and how good it is.
+        dispute_threshold: expected disagreement below which a pixel is undisputed, in ``[0, 1]``.
 
     Raises:
         ValueError: if the shape of a tensor does not follow from the names and the other tensors.
@@ -186,22 +232,24 @@ class Explanation(Prediction):
         ...     who=who,
         ...     why=torch.zeros(1, 2, 1, 1, dtype=torch.int64),
         ...     why_share=who,
-        ...     unanimous=torch.zeros(1, 1, 1, dtype=torch.bool),
+        ...     why_own=torch.zeros(1, 2, 1, 1, dtype=torch.int64),
         ...     sources=((), ()),
         ... )
-        >>> explanation.classes[explanation.decision.item()]
-        'cell'
-        >>> explanation.annotators[explanation.leader.item()]
-        'Ana'
-        >>> explanation.certainty.item()
-        0.5
+        >>> explanation.classes[explanation.decision.item()], explanation.votes.item()
+        ('cell', 1.0)
+        >>> explanation.annotators[explanation.leader.item()], explanation.decides.item()
+        ('Ana', True)
+        >>> explanation.annotators[explanation.dissenter.item()], explanation.dispute.item()
+        ('Ben', 1.0)
     """
 
     who: Tensor
     why: Tensor
     why_share: Tensor
-    unanimous: Tensor
+    why_own: Tensor
     sources: tuple[tuple[PrototypeSource, ...], ...]
+    trust: TrustBasis = TrustBasis()
+    dispute_threshold: float = 0.1
 
     def __post_init__(self) -> None:
         """Check that there is a row of sources for each annotator too."""
@@ -214,13 +262,57 @@ class Explanation(Prediction):
             )
 
     def _axes(self) -> dict[str, str]:
-        own = dict.fromkeys(("who", "why", "why_share"), "BNHW")
-        return {**super()._axes(), **own, "unanimous": "BHW"}
+        return {
+            **super()._axes(),
+            **dict.fromkeys(("who", "why", "why_share", "why_own"), "BNHW"),
+        }
 
     @property
     def kernels(self) -> int:
         """The largest number of kernels that an annotator has, at least 1."""
         return max([1, *map(len, self.sources)])
+
+    # ---------------------------------------------------------------- where annotators disagree
+
+    @cached_property
+    def dispute(self) -> Tensor:
+        """Expected share of pairs of annotators who disagree, ``[B, H, W]`` in ``[0, 1]``."""
+        return expected_disagreement(self.annotator_probs)
+
+    @property
+    def undisputed(self) -> Tensor:
+        """Where the expected disagreement is below the threshold, bool ``[B, H, W]``."""
+        return self.dispute < self.dispute_threshold
+
+    # ---------------------------------------------------------------- support: who says the result
+
+    @cached_property
+    def support(self) -> Tensor:
+        """How probably each annotator says what is decided, ``[B, N, H, W]`` in ``[0, 1]``."""
+        place = self.decision[:, None, None].expand(-1, len(self.annotators), 1, -1, -1)
+        return self.annotator_probs.gather(2, place).squeeze(2)
+
+    @property
+    def votes(self) -> Tensor:
+        """Expected number of annotators who say what is decided, ``[B, H, W]`` in ``[0, N]``."""
+        return self.support.sum(dim=1)
+
+    @property
+    def dissenter(self) -> Tensor:
+        """Index of the annotator who least probably says what is decided, ``[B, H, W]``."""
+        return self.support.min(dim=1).indices
+
+    @property
+    def dissent(self) -> Tensor:
+        """The class that the dissenter would give, which may be the result, ``[B, H, W]``."""
+        return self._of(self.annotator_decisions, self.dissenter)
+
+    @property
+    def dissent_kernel(self) -> Tensor:
+        """The dissenter's kernel with the largest share in what they would say, ``[B, H, W]``."""
+        return self._of(self.why_own, self.dissenter)
+
+    # ---------------------------------------------------------------- trust: whom to believe
 
     @cached_property
     def leader(self) -> Tensor:
@@ -228,22 +320,16 @@ class Explanation(Prediction):
         return self.who.max(dim=1).indices
 
     @property
-    def leader_kernel(self) -> Tensor:
-        """The leader's kernel with the largest share in the decision, ``[B, H, W]`` int64."""
-        return self._of_leader(self.why)
+    def decides(self) -> Tensor:
+        """Where the leader may be said to decide the result, bool ``[B, H, W]``.
 
-    @property
-    def leader_share(self) -> Tensor:
-        """The share of ``leader_kernel`` in the decision, ``[B, H, W]`` in ``[0, 1]``."""
-        return self._of_leader(self.why_share)
-
-    @property
-    def entropy(self) -> Tensor:
-        """Entropy of ``who`` over log N, ``[B, H, W]``: 0 one decides, 1 all weigh the same."""
-        if len(self.annotators) == 1:
-            return torch.zeros_like(self.who[:, 0])
-        nats: Tensor = torch.special.entr(self.who).sum(dim=1)
-        return nats / math.log(len(self.annotators))
+        The weights follow the image, the leader has at least half of the weight, and would say what
+        is decided.
+        """
+        if self.trust.kind != "image":
+            return torch.zeros_like(self.leader, dtype=torch.bool)
+        agrees = self._of(self.annotator_decisions, self.leader) == self.decision
+        return agrees & (self.who.amax(dim=1) >= 0.5)
 
     @property
     def certainty(self) -> Tensor:
@@ -253,15 +339,33 @@ class Explanation(Prediction):
             return torch.ones_like(self.who[:, 0])
         return ((self.who.amax(dim=1) - chance) / (1 - chance)).clamp(0, 1)
 
+    # ---------------------------------------------------------------- why
+
+    @cached_property
+    def reason(self) -> Tensor:
+        """Annotator of the prototype with the largest share in the decision, ``[B, H, W]``."""
+        return self.why_share.max(dim=1).indices
+
+    @property
+    def reason_kernel(self) -> Tensor:
+        """Kernel of the prototype with the largest share in the decision, ``[B, H, W]``."""
+        return self._of(self.why, self.reason)
+
+    @property
+    def reason_share(self) -> Tensor:
+        """The share of that prototype in the decision, ``[B, H, W]`` in ``[0, 1]``."""
+        return self._of(self.why_share, self.reason)
+
     @property
     def uncertainty(self) -> Tensor:
         """Entropy of the result over log C, ``[B, H, W]``: 0 sure, 1 every class is as likely."""
         nats: Tensor = torch.special.entr(self.probs.float()).sum(dim=1)
         return (nats / math.log(len(self.classes))).clamp(0, 1)
 
-    def _of_leader(self, values: Tensor) -> Tensor:
-        """From [B, N, H, W], the values of each pixel's leader, [B, H, W]."""
-        return values.gather(1, self.leader.unsqueeze(1)).squeeze(1)
+    @staticmethod
+    def _of(values: Tensor, annotator: Tensor) -> Tensor:
+        """From [B, N, H, W], the values of one annotator a pixel, [B, H, W]."""
+        return values.gather(1, annotator.unsqueeze(1)).squeeze(1)
 
 
 def expected_disagreement(annotator_probs: Tensor) -> Tensor:

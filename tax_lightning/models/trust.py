@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tax_lightning.explanation import TRUST_KINDS, TrustKind
+from tax_lightning.explanation import TRUST_KINDS, TrustBasis, TrustKind
 
 LEAST_ROWS = 100  # from fewer pixels all that could be fitted would be a guess
 _PENALTY = (
@@ -89,6 +89,11 @@ class Trust(nn.Module):
         if self.scale > 0:
             return "image"
         return "constant" if self.offset.any() else "uniform"
+
+    def basis(self, reference: str) -> TrustBasis:
+        """What is known of the weights that were taught with these reference labels."""
+        uniform, constant, image = self.scores.tolist()
+        return TrustBasis(self.kind, reference, (uniform, constant, image))
 
     def reset(self) -> None:
         """Follow the evidence as it is trained."""

@@ -189,6 +189,8 @@ class TAXLightningModule(ExplainingModule):
             classes=self.classes,
             **{name: torch.cat([part[name] for part in parts], dim=-2) for name in parts[0]},
             sources=self.network.memory.sources(self.annotators, self.classes),
+            trust=self.network.trust.basis(self.reference),
+            dispute_threshold=float(self.network.dispute_threshold),
         )
 
     @property
@@ -373,12 +375,14 @@ def _explanation_maps(output: TAXOutput, network: TAXNetwork) -> dict[str, Tenso
     """The maps of an :class:`Explanation` by name."""
     probs, annotator_probs = output.probs, output.annotator_probs
     why_share, why = network.shares(output, probs.argmax(dim=1)).max(dim=2)
-    labels = annotator_probs.argmax(dim=2)
+    own = annotator_probs.argmax(dim=2, keepdim=True).unsqueeze(2)  # [B, N, 1, 1, H, W]
+    own = own.expand(-1, -1, network.kernels, -1, -1, -1)
+    says_own = output.log_kernel_probs.gather(3, own).squeeze(3)
     return {
         "probs": probs,
         "annotator_probs": annotator_probs,
         "who": output.who,
         "why": why,
         "why_share": why_share,
-        "unanimous": (labels == labels[:, :1]).all(dim=1),
+        "why_own": (output.log_within + says_own).argmax(dim=2),
     }
