@@ -92,6 +92,23 @@ def right_labels(reference: Reference, batch: Mapping[str, Any], num_classes: in
     return labels.unsqueeze(1) == classes
 
 
+def disagreement(masks: Tensor) -> Tensor:
+    """Where at least two annotators gave different labels.
+
+    Args:
+        masks: class ids ``[B, N, ...]``, 255 where annotator n did not label.
+
+    Returns:
+        bool ``[B, ...]``.
+
+    Example:
+        >>> disagreement(torch.tensor([[[[0, 1, 1]], [[0, 0, 255]]]])).tolist()
+        [[[False, True, False]]]
+    """
+    highest = masks.masked_fill(masks == IGNORE_INDEX, -1).amax(1)
+    return highest > masks.amin(1)  # 255 is above every class
+
+
 def majority(masks: Tensor, num_classes: int) -> Tensor:
     """Reference label by majority vote over the annotators who labelled a pixel.
 

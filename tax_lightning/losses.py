@@ -3,7 +3,7 @@
     annotator   -log p_n(y^n), mean over annotators      each annotator's tendency
     fused       -log p(y*)                               the resulting segmentation
     who         -e_n log w_n                             who agrees with the reference here
-    cluster     (1 - cos(z, assigned P))^2               prototypes stay close to real pixels
+    cluster     (1 - cos(z, assigned P))^2 - 1/2 q log g  each prototype has real pixels of its own
     separation  relu(cos(P, P') - 0.5)^2                 prototypes stay apart
 
 y^n is annotator n's label, y* the reference label, and e_n how well annotator n agrees with the
@@ -247,11 +247,14 @@ class TAXLoss(SegmentationTerms):
         embedding = output.embedding.flatten(2)[..., pixels].unsqueeze(3)
         cosine = memory.similarity(embedding).squeeze(4)
         usable = cosine.detach().masked_fill(~memory.active[:, :, None], float("-inf"))
-        assigned = balanced_assignment(usable, weight, total=self._total).argmax(
-            dim=2, keepdim=True
-        )
-        distance = weight * (1 - cosine.gather(2, assigned).squeeze(2)).square()
-        return _mean(distance.sum(), weight.sum(), self._total)
+        plan = balanced_assignment(usable, weight, total=self._total)
+        nearest = cosine.gather(2, plan.argmax(dim=2, keepdim=True)).squeeze(2)
+        # A pruned prototype has no share in the plan, and -inf in the logarithm.
+        log_within = output.log_within.flatten(3)[..., pixels]
+        log_within = log_within.masked_fill(~memory.active[:, :, None], 0.0)
+        cross_entropy = -(plan * log_within).sum(dim=2)
+        cost = weight * ((1 - nearest).square() + 0.5 * cross_entropy)
+        return _mean(cost.sum(), weight.sum(), self._total)
 
 
 @torch.no_grad()

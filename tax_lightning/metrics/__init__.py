@@ -42,7 +42,7 @@ from tax_lightning.metrics.sets import (
     generalized_energy_distance,
     matched_dice,
 )
-from tax_lightning.metrics.who import WhoAccuracy, disagreement
+from tax_lightning.metrics.who import WhoAccuracy
 from tax_lightning.metrics.why import PrototypeUsage, Purity
 
 __all__ = [
@@ -59,7 +59,6 @@ __all__ = [
     "SetDice",
     "WhoAccuracy",
     "annotator_dice",
-    "disagreement",
     "fused_dice",
     "generalized_energy_distance",
     "matched_dice",

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import BinaryAUROC
 
+from tax_lightning.consensus import disagreement
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import expected_disagreement
 from tax_lightning.metrics.inputs import PooledMetric, check_count, check_inputs, labelled_pixels
 from tax_lightning.metrics.segmentation import calibration_error, confidence_bins, histogram
-from tax_lightning.metrics.who import disagreement
 
 _PAIRS = 2**22  # of annotators at pixels, that are compared at once
 _THRESHOLDS = 1000  # of the area under the curve, so that memory does not grow with the data
@@ -65,7 +66,8 @@ class Dispute(PooledMetric):
     ) -> None:
         """Add one batch."""
         check_inputs(("annotator_probs", annotator_probs, "BNCHW"), ("masks", masks, "BNHW"))
-        labelled, differ = labelled_pixels(masks, present), disagreement(masks, present)
+        labelled = labelled_pixels(masks, present)
+        differ = disagreement(masks.masked_fill(~labelled, IGNORE_INDEX))
         votes = class_votes(masks, labelled, probs.shape[1])
         number = labelled.sum(1)
         pairs = number * (number - 1)  # in both orders
@@ -167,10 +169,11 @@ class Votes(PooledMetric):
             N=self.annotators,
             C=self.classes,
         )
-        disputed = disagreement(masks, present)
+        labelled = labelled_pixels(masks, present)
+        disputed = disagreement(masks.masked_fill(~labelled, IGNORE_INDEX))
         place = prediction[:, None, None].expand(-1, self.annotators, 1, -1, -1)
         says = annotator_probs.gather(2, place).squeeze(2)
-        said, labelled = masks == prediction.unsqueeze(1), labelled_pixels(masks, present)
+        said = masks == prediction.unsqueeze(1)
         # Pixels last to first: [M, N], disputed ones only.
         says, said, labelled = (x.movedim(1, -1)[disputed] for x in (says, said, labelled))
         decided, said = prediction[disputed], said & labelled

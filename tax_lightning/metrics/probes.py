@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tax_lightning.explanation import PrototypeSource
+from tax_lightning.explanation import Example, PrototypeSource
 from tax_lightning.metrics.inputs import check_count, check_inputs
 from tax_lightning.models.output import TAXWeights
 
@@ -40,7 +40,7 @@ def prototype_integrity(
 
     Example:
         >>> from types import SimpleNamespace
-        >>> source = PrototypeSource("Ana", 0, "a", 0, 1, 1.0, "cell", True, ())
+        >>> source = PrototypeSource("Ana", 0, True, Example("cell", "a", 0, 1, 1.0), ())
         >>> model = lambda images: SimpleNamespace(embedding=images)  # an image is its embedding
         >>> image = torch.tensor([[[1.0, 0.6]], [[0.0, 0.8]]])  # D = 2, one row of 2 pixels
         >>> prototype_integrity(model, [[source]], torch.tensor([[[0.6, 0.8]]]), lambda id: image)
@@ -88,8 +88,8 @@ def patch_insertion(
         >>> def model(images):  # kernel 0 for dark pixels, kernel 1 for bright ones
         ...     within = torch.cat([1 - images, images], dim=1).unsqueeze(1)
         ...     return SimpleNamespace(log_who=torch.zeros_like(images), log_within=within.log())
-        >>> dark = PrototypeSource("Ana", 0, "a", 0, 0, 1.0, "background", False, ())  # pruned
-        >>> bright = PrototypeSource("Ana", 1, "a", 2, 2, 1.0, "cell", True, ())
+        >>> dark = PrototypeSource("Ana", 0, False, None, ())  # pruned
+        >>> bright = PrototypeSource("Ana", 1, True, Example("cell", "a", 2, 2, 1.0), ())
         >>> image = torch.zeros(1, 8, 8)
         >>> image[:, 1:4, 1:4] = 1
         >>> others = torch.zeros(3, 1, 8, 8)
@@ -130,21 +130,21 @@ def _assignment(weights: TAXWeights) -> Tensor:
 
 def _source_images(
     sources: Sources, read: Read
-) -> Iterator[tuple[Tensor, dict[tuple[int, int], PrototypeSource]]]:
-    """Each training image, and the prototypes taken from it by annotator and kernel."""
-    found: dict[str, dict[tuple[int, int], PrototypeSource]] = defaultdict(dict)
+) -> Iterator[tuple[Tensor, dict[tuple[int, int], Example]]]:
+    """Each training image, and the pixels of the prototypes taken from it."""
+    found: dict[str, dict[tuple[int, int], Example]] = defaultdict(dict)
     for n, row in enumerate(sources):
         for k, source in enumerate(row):
-            if source.active and source.projected:
-                found[source.sample_id][n, k] = source
+            if source.active and source.taken_from is not None:
+                found[source.taken_from.sample_id][n, k] = source.taken_from
     for sample_id, places in found.items():
         image = read(sample_id)
         height, width = image.shape[-2:]
-        for source in places.values():
-            if not (0 <= source.y < height and 0 <= source.x < width):
+        for (n, k), pixel in places.items():
+            if not (0 <= pixel.y < height and 0 <= pixel.x < width):
                 raise ValueError(
-                    f"the source of prototype {source.kernel} of {source.annotator!r} is pixel "
-                    f"({source.y}, {source.x}) of {sample_id!r}, which has {height} x {width} "
+                    f"the source of prototype {k} of {sources[n][k].annotator!r} is pixel "
+                    f"({pixel.y}, {pixel.x}) of {sample_id!r}, which has {height} x {width} "
                     "pixels; `read` must apply the transform that the prototypes were projected "
                     "with."
                 )

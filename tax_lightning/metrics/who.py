@@ -11,23 +11,10 @@ import math
 import torch
 from torch import Tensor
 
+from tax_lightning.consensus import disagreement
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.metrics.inputs import Averages, check_inputs, labelled_pixels
 from tax_lightning.metrics.segmentation import calibration_error, confidence_bins, histogram
-
-
-def disagreement(masks: Tensor, present: Tensor) -> Tensor:
-    """Find the pixels where at least two annotators gave different labels, boolean ``[B, H, W]``.
-
-    Example:
-        >>> masks = torch.tensor([[[[0, 1, 1]], [[0, 0, 255]]]])
-        >>> disagreement(masks, torch.tensor([[True, True]])).tolist()
-        [[[False, True, False]]]
-    """
-    labelled = labelled_pixels(masks, present)
-    highest = masks.masked_fill(~labelled, -1).amax(1)
-    lowest = masks.masked_fill(~labelled, IGNORE_INDEX).amin(1)
-    return highest > lowest
 
 
 class WhoAccuracy(Averages):
@@ -88,7 +75,8 @@ class WhoAccuracy(Averages):
         expert = unknown if expert is None else expert
         maps = ("masks", masks, "BNHW"), ("reference", reference, "BHW"), ("expert", expert, "BHW")
         check_inputs(("who", who, "BNHW"), *maps)
-        disputed, labelled = disagreement(masks, present), labelled_pixels(masks, present)
+        labelled = labelled_pixels(masks, present)
+        disputed = disagreement(masks.masked_fill(~labelled, IGNORE_INDEX))
         right, labels = labelled & (masks == reference.unsqueeze(1)), labelled.sum(1)
         named = who.masked_fill(~labelled, -torch.inf).argmax(1, keepdim=True)
         index = expert.masked_fill(expert == IGNORE_INDEX, 0).unsqueeze(1)

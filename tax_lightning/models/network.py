@@ -107,7 +107,7 @@ class TAXNetwork(DenseNetwork):
             else None
         )
         self.bank = KernelBank(annotators, kernels, classes, self.channels, kernel_size)
-        self.memory = PrototypeMemory(annotators, kernels, EMBEDDING_CHANNELS, TEMPERATURE)
+        self.memory = PrototypeMemory(annotators, kernels, EMBEDDING_CHANNELS, classes, TEMPERATURE)
         self.trust = Trust(annotators)
         # Expected disagreement below which pictures are hatched, set on validation images.
         self.register_buffer("dispute_threshold", torch.tensor(DISPUTE_THRESHOLD))

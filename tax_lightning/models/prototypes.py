@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +11,10 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tax_lightning.explanation import PrototypeSource
+from tax_lightning.explanation import Example, PrototypeSource
 
-NEAREST = 9  # further training pixels that are noted for each prototype
+EXAMPLES = 3  # training pixels of each class that are noted for each prototype
+CANDIDATES = 10  # training pixels that are kept for each prototype while looking for its source
 LEAST_SIMILARITY = 0.5
 
 
@@ -25,13 +26,17 @@ class PrototypeMemory(nn.Module):
     training pixel, so that the reason for a decision can be shown as a training patch. A memory of
     prototypes is what arXiv 2302.09561 asks for; the projection is that of ProtoPNet (1806.10574).
 
-    The sources (sample id, pixel, similarity, label, nearest pixels) are part of the ``state_dict``
-    as plain tensors and strings, without any image data.
+    A prototype selects a kernel, which labels some pixels one class and some another. So the memory
+    notes for each of them the most similar training pixels of every class.
+
+    The pixels (sample id, place, label, similarity) are part of the ``state_dict`` as plain tensors
+    and strings, without any image data.
 
     Args:
         annotators: number of annotators N.
         kernels: kernels, and so prototypes, per annotator K.
         channels: length E of an embedding.
+        classes: number of classes C.
         temperature: tau, by which a cosine is divided before the softmax; greater than 0.
 
     Raises:
@@ -42,7 +47,7 @@ class PrototypeMemory(nn.Module):
         - evidence: ``[B, N, K, H, W]``; -inf for a pruned prototype
 
     Example:
-        >>> memory = PrototypeMemory(2, kernels=3, channels=8)
+        >>> memory = PrototypeMemory(2, kernels=3, channels=8, classes=2)
         >>> z = F.normalize(torch.randn(1, 8, 4, 4), dim=1)
         >>> memory(z).shape
         torch.Size([1, 2, 3, 4, 4])
@@ -52,12 +57,17 @@ class PrototypeMemory(nn.Module):
 
     active: Tensor
     projected: Tensor
-    source_pixel: Tensor
-    source_label: Tensor
-    source_similarity: Tensor
+    pixel_place: Tensor
+    pixel_label: Tensor
+    pixel_similarity: Tensor
 
     def __init__(
-        self, annotators: int, kernels: int, channels: int, temperature: float = 0.1
+        self,
+        annotators: int,
+        kernels: int,
+        channels: int,
+        classes: int,
+        temperature: float = 0.1,
     ) -> None:
         super().__init__()
         if temperature <= 0:
@@ -65,13 +75,14 @@ class PrototypeMemory(nn.Module):
         self.temperature = temperature
         self.vectors = nn.Parameter(F.normalize(torch.randn(annotators, kernels, channels), dim=-1))
         self.prior = nn.Parameter(torch.zeros(annotators))
-        places = (annotators, kernels, 1 + NEAREST)  # the source, then its nearest pixels
-        self.register_buffer("active", torch.ones(places[:2], dtype=torch.bool))
+        self.register_buffer("active", torch.ones(annotators, kernels, dtype=torch.bool))
         self.register_buffer("projected", torch.tensor(False))
-        self.register_buffer("source_pixel", torch.full((*places, 2), -1))
-        self.register_buffer("source_label", torch.full(places, -1))
-        self.register_buffer("source_similarity", torch.full(places, float("nan")))
-        self.source_ids = _no_ids(annotators, kernels)
+        # The pixel that a prototype was taken from, then its examples of every class.
+        places = (annotators, kernels, 1 + EXAMPLES * classes)
+        self.register_buffer("pixel_place", torch.full((*places, 2), -1))
+        self.register_buffer("pixel_label", torch.full(places, -1))
+        self.register_buffer("pixel_similarity", torch.full(places, float("nan")))
+        self.pixel_ids = _no_ids(annotators, kernels)
 
     @property
     def unit_vectors(self) -> Tensor:
@@ -119,94 +130,106 @@ class PrototypeMemory(nn.Module):
 
     @torch.no_grad()
     def project(self, search: SourceSearch, *, final: bool, keep: int = 0) -> None:
-        """Move each prototype onto the nearest training pixel that qualified, and note its source.
+        """Move each prototype onto the most similar training pixel that qualified.
 
-        No pixel is used twice: the most similar pair of prototype and pixel is settled first. After
-        the final projection a prototype without a pixel of cosine 0.5 or more is pruned, that is
-        never assigned again, unless it is the best that its annotator has.
+        No pixel is used twice: the best pair of prototype and pixel is settled first. After the
+        final projection a prototype without a pixel of cosine 0.5 or more is pruned, that is never
+        assigned again, unless it is the best that its annotator has.
 
         Args:
             search: the most similar training pixels of every prototype.
             final: ``True`` for the projection that the explanation rests on. Trial projections
                 during training prune nothing.
-            keep: the first so many annotators keep their prototypes and sources.
+            keep: the first so many annotators keep their prototypes and pixels.
         """
         self.forget_sources(keep)
         taken = {
-            (ids[0], *self.source_pixel[n, k, 0].tolist())
-            for n, row in enumerate(self.source_ids)
+            (ids[0], *self.pixel_place[n, k, 0].tolist())
+            for n, row in enumerate(self.pixel_ids)
             for k, ids in enumerate(row)
             if ids
         }
         for n, k, pixel in search.pairs():
-            if n >= keep and not self.source_ids[n][k] and pixel.place not in taken:
+            if n >= keep and not self.pixel_ids[n][k] and pixel.place not in taken:
                 taken.add(pixel.place)
-                others = [other for other in search.best[n][k] if other is not pixel]
-                self._take(n, k, [pixel, *others])
+                self.vectors[n, k] = pixel.embedding.to(self.vectors)
+                self._note(n, k, [pixel])
         self.projected.fill_(final)
         if final:
-            best = self.source_similarity[keep:, :, 0].nan_to_num(-1.0)
+            best = self.pixel_similarity[keep:, :, 0].nan_to_num(-1.0)
             active = best >= LEAST_SIMILARITY
             self.active[keep:] = active.scatter(1, best.argmax(dim=1, keepdim=True), True)
 
+    @torch.no_grad()
+    def note_examples(self, search: ExampleSearch, keep: int = 0) -> None:
+        """Note the training pixels of every class that each projected prototype resembles most.
+
+        Args:
+            search: these pixels, found with the projected prototypes.
+            keep: the first so many annotators keep their examples.
+        """
+        for n, row in enumerate(self.pixel_ids):
+            for k, ids in enumerate(row):
+                if n >= keep and ids:
+                    y, x = self.pixel_place[n, k, 0].tolist()
+                    label, similarity = self.pixel_label[n, k, 0], self.pixel_similarity[n, k, 0]
+                    source = Pixel(float(similarity), ids[0], y, x, int(label))
+                    self._note(n, k, [source, *search.examples(n, k)])
+
     def forget_sources(self, keep: int = 0) -> None:
-        """Forget all sources but those of the first ``keep`` annotators, and unprune the others."""
+        """Forget all pixels but those of the first ``keep`` annotators, and unprune the others."""
         annotators, kernels = self.active.shape
-        self.source_ids = [*self.source_ids[:keep], *_no_ids(annotators - keep, kernels)]
-        self.source_pixel[keep:] = -1
-        self.source_label[keep:] = -1
-        self.source_similarity[keep:] = float("nan")
+        self.pixel_ids = [*self.pixel_ids[:keep], *_no_ids(annotators - keep, kernels)]
+        self.pixel_place[keep:] = -1
+        self.pixel_label[keep:] = -1
+        self.pixel_similarity[keep:] = float("nan")
         self.active[keep:] = True
 
-    def _take(self, n: int, k: int, pixels: Sequence[Pixel]) -> None:
-        self.vectors[n, k] = pixels[0].embedding.to(self.vectors)
-        self.source_ids[n][k] = [pixel.sample_id for pixel in pixels]
+    def _note(self, n: int, k: int, pixels: Sequence[Pixel]) -> None:
+        self.pixel_ids[n][k] = [pixel.sample_id for pixel in pixels]
         rows = slice(len(pixels))
         for buffer, values in (
-            (self.source_pixel, [(pixel.y, pixel.x) for pixel in pixels]),
-            (self.source_label, [pixel.label for pixel in pixels]),
-            (self.source_similarity, [pixel.similarity for pixel in pixels]),
+            (self.pixel_place, [(pixel.y, pixel.x) for pixel in pixels]),
+            (self.pixel_label, [pixel.label for pixel in pixels]),
+            (self.pixel_similarity, [pixel.similarity for pixel in pixels]),
         ):
             buffer[n, k, rows] = torch.tensor(values).to(buffer)
 
     def sources(
         self, annotators: Sequence[str], classes: Sequence[str]
     ) -> tuple[tuple[PrototypeSource, ...], ...]:
-        """The source of every prototype by name, ``[N][K]``; ids are "" before a projection."""
+        """The pixels of every prototype by name, ``[N][K]``."""
         return tuple(
             tuple(self._source(n, k, name, classes) for k in range(self.active.shape[1]))
             for n, name in enumerate(annotators)
         )
 
     def _source(self, n: int, k: int, annotator: str, classes: Sequence[str]) -> PrototypeSource:
-        ids = self.source_ids[n][k]
-        pixels = self.source_pixel[n, k].tolist()
-        similarity = self.source_similarity[n, k].tolist()
-        labels = self.source_label[n, k, : len(ids)].tolist()
+        columns = (self.pixel_label[n, k], self.pixel_place[n, k], self.pixel_similarity[n, k])
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        pixels = [
+            Example(classes[label], name, y, x, similarity)
+            for name, (label, (y, x), similarity) in zip(self.pixel_ids[n][k], rows, strict=False)
+        ]
         return PrototypeSource(
             annotator=annotator,
             kernel=k,
-            sample_id=ids[0] if ids else "",
-            y=pixels[0][0],
-            x=pixels[0][1],
-            similarity=similarity[0],
-            label=classes[labels[0]] if ids else "",
             active=bool(self.active[n, k]),
-            nearest=tuple((ids[i], *pixels[i], similarity[i]) for i in range(1, len(ids))),
-            purity=max(map(labels.count, labels)) / len(labels) if labels else None,
+            taken_from=pixels[0] if pixels else None,
+            examples=tuple(sorted(pixels[1:], key=lambda pixel: -pixel.similarity)),
         )
 
     def get_extra_state(self) -> dict[str, Any]:
         """Sample ids: strings, which buffers cannot hold but ``weights_only=True`` can load."""
-        return {"source_ids": self.source_ids}
+        return {"pixel_ids": self.pixel_ids}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`get_extra_state` gave."""
-        self.source_ids = state["source_ids"]
+        self.pixel_ids = state["pixel_ids"]
 
 
 class Pixel(NamedTuple):
-    """A training pixel that a prototype could be taken from.
+    """A training pixel that a prototype resembles.
 
     Attributes:
         similarity: cosine with the prototype.
@@ -214,7 +237,8 @@ class Pixel(NamedTuple):
         y: row in the evaluation-transformed image.
         x: column in the evaluation-transformed image.
         label: class id that the prototype's annotator gave there.
-        embedding: the pixel's embedding ``[E]``, unit length.
+        preferred: whether it comes before pixels of a larger cosine.
+        embedding: the pixel's embedding ``[E]``, unit length, where it is needed.
     """
 
     similarity: float
@@ -222,7 +246,8 @@ class Pixel(NamedTuple):
     y: int
     x: int
     label: int
-    embedding: Tensor
+    preferred: bool = False
+    embedding: Tensor = torch.zeros(0)
 
     @property
     def place(self) -> tuple[str, int, int]:
@@ -231,9 +256,9 @@ class Pixel(NamedTuple):
 
 
 class SourceSearch:
-    """Looks through training images for the pixels most similar to each prototype.
+    """Looks through training images for the pixels that prototypes may be moved onto.
 
-    Holds the best ten of each prototype, each from another image, so its memory does not grow with
+    Holds the ten best of each prototype, each from another image, so its memory does not grow with
     the number of images. Searches over parts of the data, such as one in each process, add up with
     :meth:`merge`; the order of images and of parts does not matter.
 
@@ -244,9 +269,11 @@ class SourceSearch:
     Example:
         >>> search = SourceSearch(annotators=1, kernels=1)
         >>> z = torch.tensor([[0.6, 1.0], [0.8, 0.0]]).view(1, 2, 1, 2)  # two pixels, E = 2
+        >>> anywhere = torch.ones(1, 1, 1, 1, 2, dtype=torch.bool)
         >>> search.update(
         ...     similarity=z[:, None, :1],  # the prototype is (1, 0)
-        ...     eligible=torch.ones(1, 1, 1, 1, 2, dtype=torch.bool),
+        ...     eligible=anywhere,
+        ...     preferred=~anywhere,
         ...     labels=torch.tensor([0, 1]).view(1, 1, 1, 2),
         ...     embedding=z,
         ...     ids=["a"],
@@ -264,6 +291,7 @@ class SourceSearch:
         self,
         similarity: Tensor,
         eligible: Tensor,
+        preferred: Tensor,
         labels: Tensor,
         embedding: Tensor,
         ids: Sequence[str],
@@ -273,49 +301,100 @@ class SourceSearch:
         Args:
             similarity: ``[B, N, K, H, W]`` cosines.
             eligible: ``[B, N, K, H, W]`` bool, pixels that may become the source of (n, k).
+            preferred: bool, broadcastable to the same; pixels that come before any other.
             labels: class ids ``[B, N, H, W]``.
             embedding: ``[B, E, H, W]``.
             ids: the B sample ids.
         """
-        width = similarity.shape[-1]
-        values, index = similarity.masked_fill(~eligible, -2.0).flatten(3).max(dim=3)
-        label = labels.flatten(2).gather(2, index)
-        values, index, label = values.cpu(), index.cpu(), label.cpu()
-        for b, n, k in (values > -2.0).nonzero().tolist():
-            row = self.best[n][k]
-            value = float(values[b, n, k])
-            if len(row) > NEAREST and value < row[-1].similarity:
-                continue
-            y, x = divmod(int(index[b, n, k]), width)
+        rank = similarity + 4.0 * preferred  # cosines differ by 2 at most
+        for b, n, k, _, y, x, label in _largest(rank, eligible, labels):
+            value, first = (
+                float(similarity[b, n, k, y, x]),
+                bool(preferred.expand_as(rank)[b, n, k, y, x]),
+            )
             # A copy: a view would keep the whole batch in memory, and send it to other processes.
             vector = embedding[b, :, y, x].float().cpu().clone()
-            pixel = Pixel(value, ids[b], y, x, int(label[b, n, k]), vector)
-            self.best[n][k] = _best_pixels([*row, pixel])
+            pixel = Pixel(value, ids[b], y, x, label, first, vector)
+            self.best[n][k] = _best_pixels([*self.best[n][k], pixel], CANDIDATES)
 
     def merge(self, other: SourceSearch) -> None:
         """Take over what a search over other images found."""
         self.best = [
-            [_best_pixels(mine + theirs) for mine, theirs in zip(*rows, strict=True)]
+            [_best_pixels(mine + theirs, CANDIDATES) for mine, theirs in zip(*rows, strict=True)]
             for rows in zip(self.best, other.best, strict=True)
         ]
 
     def pairs(self) -> list[tuple[int, int, Pixel]]:
-        """Annotator, kernel and a pixel found for it: all of them, the most similar pair first."""
+        """Annotator, kernel and a pixel found for it: all of them, the best pair first."""
         found = [
             (n, k, pixel)
             for n, row in enumerate(self.best)
             for k, pixels in enumerate(row)
             for pixel in pixels
         ]
-        return sorted(found, key=lambda pair: (-pair[2].similarity, pair[0], pair[1]))
+        return sorted(
+            found, key=lambda pair: (not pair[2].preferred, -pair[2].similarity, pair[0], pair[1])
+        )
 
 
-def _best_pixels(pixels: Sequence[Pixel]) -> list[Pixel]:
+class ExampleSearch:
+    """Looks through training images for the pixels of every class that prototypes resemble most.
+
+    Adds up as :class:`SourceSearch` does.
+
+    Args:
+        classes: number of classes C.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self.best: dict[tuple[int, int, int], list[Pixel]] = {}
+
+    def update(
+        self, similarity: Tensor, eligible: Tensor, labels: Tensor, ids: Sequence[str]
+    ) -> None:
+        """Consider the images of one batch; arguments as of :meth:`SourceSearch.update`."""
+        for c in range(self.classes):
+            of_class = eligible & (labels == c).unsqueeze(2)
+            for b, n, k, value, y, x, _ in _largest(similarity, of_class, labels):
+                known = self.best.get((n, k, c), [])
+                if len(known) < EXAMPLES or value >= known[-1].similarity:
+                    pixel = Pixel(value, ids[b], y, x, c)
+                    self.best[n, k, c] = _best_pixels([*known, pixel], EXAMPLES)
+
+    def merge(self, other: ExampleSearch) -> None:
+        """Take over what a search over other images found."""
+        for key, pixels in other.best.items():
+            self.best[key] = _best_pixels([*self.best.get(key, []), *pixels], EXAMPLES)
+
+    def examples(self, n: int, k: int) -> list[Pixel]:
+        """The pixels that prototype (n, k) resembles most, class by class."""
+        return [pixel for c in range(self.classes) for pixel in self.best.get((n, k, c), [])]
+
+
+def _largest(
+    values: Tensor, eligible: Tensor, labels: Tensor
+) -> Iterator[tuple[int, int, int, float, int, int, int]]:
+    """The eligible pixel of the largest value of each image and prototype.
+
+    Yields:
+        Image, annotator, kernel, value, row, column, label.
+    """
+    width = values.shape[-1]
+    highest, index = values.masked_fill(~eligible, -torch.inf).flatten(3).max(dim=3)
+    label = labels.flatten(2).gather(2, index)
+    highest, index, label = highest.cpu(), index.cpu(), label.cpu()
+    for b, n, k in highest.isfinite().nonzero().tolist():
+        y, x = divmod(int(index[b, n, k]), width)
+        yield b, n, k, float(highest[b, n, k]), y, x, int(label[b, n, k])
+
+
+def _best_pixels(pixels: Sequence[Pixel], count: int) -> list[Pixel]:
     """The best pixel of each image, the best images first; ties break by name, not by order."""
     first: dict[str, Pixel] = {}
-    for pixel in sorted(pixels, key=lambda p: (-p.similarity, p.place)):
+    for pixel in sorted(pixels, key=lambda p: (not p.preferred, -p.similarity, p.place)):
         first.setdefault(pixel.sample_id, pixel)
-    return list(first.values())[: 1 + NEAREST]
+    return list(first.values())[:count]
 
 
 def _no_ids(annotators: int, kernels: int) -> list[list[list[str]]]:

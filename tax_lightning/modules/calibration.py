@@ -19,13 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tax_lightning.batch import Batch
-from tax_lightning.consensus import right_labels
+from tax_lightning.consensus import disagreement, right_labels
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import TRUST_KINDS, expected_disagreement
 from tax_lightning.models.backbone import evaluating
 from tax_lightning.models.kernel_bank import KernelBank
 from tax_lightning.models.network import DISPUTE_THRESHOLD, TAXNetwork
+from tax_lightning.models.prototypes import ExampleSearch
 from tax_lightning.models.trust import Trust, TrustCases
 from tax_lightning.modules.projection import ExplainingModule, number_of_images, on_device
 
@@ -76,7 +77,7 @@ class PixelSample(NamedTuple):
     @property
     def disputed(self) -> Tensor:
         """Where two labels differ, bool ``[M]``."""
-        return _disputed(self.masks)
+        return disagreement(self.masks)
 
 
 def log_annotator_probs(bank: KernelBank, pixels: PixelSample, **changed: Tensor) -> Tensor:
@@ -156,8 +157,9 @@ def finish(
     bank, trust = network.bank, network.trust
     if not keep:
         trust.reset()
-    training = sample_pixels(module, loader)
-    held_out = sample_pixels(module, validation)
+    training, examples = sample_pixels(module, loader)
+    network.memory.note_examples(examples, keep)
+    held_out, _ = sample_pixels(module, validation)
     with torch.inference_mode(False), torch.enable_grad():
         # On copies in the processor's memory, where the pixels are.
         fitted = copy.deepcopy(bank).float().cpu().requires_grad_()
@@ -180,7 +182,9 @@ def finish(
 
 
 @torch.no_grad()
-def sample_pixels(module: ExplainingModule, loader: Iterable[Batch]) -> PixelSample:
+def sample_pixels(
+    module: ExplainingModule, loader: Iterable[Batch]
+) -> tuple[PixelSample, ExampleSearch]:
     """Pixels of the images of all processes, half of each image's among the disputed ones.
 
     Few pixels are disputed, but it is there that annotators differ. At an even draw the kernels of
@@ -191,8 +195,12 @@ def sample_pixels(module: ExplainingModule, loader: Iterable[Batch]) -> PixelSam
     Args:
         module: whose features.
         loader: batches of images, not augmented; of this process.
+
+    Returns:
+        The pixels, and those of every class that the prototypes resemble most.
     """
-    network = module.network
+    network, classes = module.network, len(module.classes)
+    search = ExampleSearch(classes)
     size = network.bank.weight.shape[-1]
     values = network.channels * size**2
     count = MOST_VALUES // (values * max(1, number_of_images(module, loader)))
@@ -202,7 +210,11 @@ def sample_pixels(module: ExplainingModule, loader: Iterable[Batch]) -> PixelSam
         with evaluating(network):
             encoded = network.encode(images)
             weights = network.gate(encoded.embedding)
-        right = right_labels(module.reference, batch, len(module.classes))
+        nearest = weights.log_within == weights.log_within.amax(dim=2, keepdim=True)
+        search.update(
+            network.memory.similarity(encoded.embedding), nearest, batch["masks"], batch["id"]
+        )
+        right = right_labels(module.reference, batch, classes)
         for i, name in enumerate(batch["id"]):
             masks = batch["masks"][i].flatten(1)
             places = _drawn(masks, count, name)
@@ -217,11 +229,13 @@ def sample_pixels(module: ExplainingModule, loader: Iterable[Batch]) -> PixelSam
                 torch.full((len(places),), zlib.crc32(name.encode())),
             )
     everywhere: dict[str, PixelSample] = {}
-    for part in from_all_processes(module, drawn):
+    found = ExampleSearch(classes)
+    for part, others in from_all_processes(module, (drawn, search)):
         everywhere |= part
+        found.merge(others)
     if not everywhere:
-        return _no_pixels(network)
-    return PixelSample.together(everywhere[name] for name in sorted(everywhere))
+        return _no_pixels(network), found
+    return PixelSample.together(everywhere[name] for name in sorted(everywhere)), found
 
 
 def _no_pixels(network: TAXNetwork) -> PixelSample:
@@ -241,18 +255,12 @@ def _drawn(masks: Tensor, count: int, name: str) -> Tensor:
     """Places ``[M]`` in an image's masks ``[N, P]``, up to half of the count of either kind."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     labelled = (masks != IGNORE_INDEX).any(0).cpu()
-    disputed = _disputed(masks.T).cpu()
+    disputed = disagreement(masks.T).cpu()
     taken = []
     for kind in (disputed, labelled & ~disputed):
         places = kind.nonzero().flatten()
         taken.append(places[torch.randperm(len(places), generator=generator)[: count // 2]])
     return torch.cat(taken).to(masks.device)
-
-
-def _disputed(masks: Tensor) -> Tensor:
-    """Where two labels of ``[M, N]`` differ, ``[M]``."""
-    labelled = masks != IGNORE_INDEX
-    return masks.masked_fill(~labelled, -1).amax(1) > masks.amin(1)
 
 
 def fit_kernels(bank: KernelBank, training: PixelSample, held_out: PixelSample) -> float:

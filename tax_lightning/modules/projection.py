@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, Subset
 
 from tax_lightning.batch import Batch, unpacked
+from tax_lightning.consensus import disagreement
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.losses import TAXLoss
@@ -23,7 +24,9 @@ from tax_lightning.models.prototypes import SourceSearch
 from tax_lightning.modules.base import MultiAnnotatorModule
 
 UNKNOWN_NUMBER = 1000  # images of a loader that has no length
+ELSEWHERE = 0.05  # weight of pixels that nobody disputes, where prototypes start
 START_PIXELS = 4096  # per annotator, for the clusters at which the prototypes are started
+MARGIN = 8  # pixels at the border from which sources are taken only if there are no others
 LEAST_AGREEMENT = 0.5  # of an annotator around a pixel that may become a source
 
 
@@ -39,7 +42,9 @@ def find_sources(module: ExplainingModule, loader: Iterable[Batch]) -> SourceSea
     """Look for the training pixels most similar to each prototype, in all processes.
 
     Pixels qualify where the annotator labelled, agrees with the reference around, and the prototype
-    is the nearest of the annotator's own.
+    is the nearest of the annotator's own. Those that annotators dispute are preferred, so that the
+    prototype decides something, and those that are not at the border of the image, where the
+    network sees less than a person.
 
     Args:
         module: whose prototypes.
@@ -51,9 +56,11 @@ def find_sources(module: ExplainingModule, loader: Iterable[Batch]) -> SourceSea
         agree = module.loss.agreement(batch["masks"], reference)
         qualified = (agree >= LEAST_AGREEMENT) & (batch["masks"] != IGNORE_INDEX)
         nearest = weights.log_within == weights.log_within.amax(dim=2, keepdim=True)
+        disputed = disagreement(batch["masks"])
         search.update(
             similarity=memory.similarity(weights.embedding),
             eligible=nearest & qualified.unsqueeze(2),
+            preferred=(disputed & _inside(disputed))[:, None, None],
             labels=batch["masks"],
             embedding=weights.embedding,
             ids=batch["id"],
@@ -63,6 +70,14 @@ def find_sources(module: ExplainingModule, loader: Iterable[Batch]) -> SourceSea
     for other in others:
         found.merge(other)
     return found
+
+
+def _inside(maps: Tensor) -> Tensor:
+    """True but at the border, of maps ``[B, H, W]``."""
+    inside = torch.zeros_like(maps, dtype=torch.bool)
+    down, right = (min(MARGIN, side // 4) for side in maps.shape[-2:])
+    inside[:, down : maps.shape[-2] - down, right : maps.shape[-1] - right] = True
+    return inside
 
 
 def warn_of_pruned_prototypes(annotators: Sequence[str], active: Tensor) -> None:
@@ -84,6 +99,8 @@ def warn_of_pruned_prototypes(annotators: Sequence[str], active: Tensor) -> None
 def starting_pixels(module: ExplainingModule, loader: Iterable[Batch]) -> list[Tensor]:
     """For each annotator the embeddings ``[M, E]`` of pixels where they agree with the reference.
 
+    Most of them are pixels that annotators dispute, if there are any.
+
     The draw depends on the image alone, not on its batch or process.
     """
     per_image = max(1, START_PIXELS // max(1, number_of_images(module, loader)))
@@ -91,7 +108,9 @@ def starting_pixels(module: ExplainingModule, loader: Iterable[Batch]) -> list[T
     for batch, output, reference in visit(module, loader, whole=True):
         assert isinstance(output, TAXOutput)
         agree = module.loss.agreement(batch["masks"], reference)
-        weight = agree * module.loss.relevance(output, reference).unsqueeze(1)
+        disputed = disagreement(batch["masks"])
+        relevance = torch.where(disputed, 1.0, ELSEWHERE * module.loss.relevance(output, reference))
+        weight = agree * relevance.unsqueeze(1)
         for i, name in enumerate(batch["id"]):
             drawn[name] = _draw(output.embedding[i], weight[i], per_image, name)
     everywhere: dict[str, list[Tensor]] = {}
