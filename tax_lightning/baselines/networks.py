@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tax_lightning.baselines.baseline import Baseline, Names, Terms
 from tax_lightning.batch import Batch
-from tax_lightning.metrics import EvidenceMetrics
+from tax_lightning.metrics import WhoMetrics
 from tax_lightning.models.backbone import DenseNetwork
 from tax_lightning.models.kernel_bank import KernelBank
 from tax_lightning.models.mixture import mix
@@ -129,8 +129,8 @@ class GatedMultiHead(MultiHead):
     Neural Computation 1991; here the experts are annotators with known labels.
 
     Args:
-        explanation_metrics: whether testing also measures who, and the purity of the pixels with
-            the largest evidence, see :class:`~tax_lightning.metrics.explanation.EvidenceMetrics`.
+        explanation_metrics: whether testing also measures who, see
+            :class:`~tax_lightning.metrics.explanation.WhoMetrics`.
     """
 
     weighs = True
@@ -143,14 +143,14 @@ class GatedMultiHead(MultiHead):
         channels, size = self.heads.weight.shape[-3], self.heads.weight.shape[-1]
         self.gate = nn.Conv2d(channels, len(self.annotators), size, padding="same")
         if explanation_metrics:
-            self.explanation_metrics = EvidenceMetrics(self.annotators, len(self.classes))
+            self.explanation_metrics = WhoMetrics(self.annotators)
 
     def forward(self, images: Tensor) -> ModelOutput:
         """The predictions of the heads, mixed by the gate."""
         features = self.network.features(images)
-        own, evidence = self._own(features), self.gate(features).float()
-        log_who = evidence.log_softmax(dim=1)
-        return ModelOutput(mix(log_who, own), own, log_who, evidence=evidence)
+        own = self._own(features)
+        log_who = self.gate(features).float().log_softmax(dim=1)
+        return ModelOutput(mix(log_who, own), own, log_who)
 
     def common_terms(self, batch: Batch, output: ModelOutput, reference: Tensor | None) -> Terms:
         """``annotator`` and ``fused``, as in TAXLightningModule."""
@@ -160,8 +160,4 @@ class GatedMultiHead(MultiHead):
         self, batch: Batch, output: ModelOutput, labels: dict[str, Tensor]
     ) -> None:
         assert self.explanation_metrics is not None  # asked for
-        assert output.evidence is not None  # of the gate
-        evidence = output.evidence.unsqueeze(2)
-        self.explanation_metrics.update_evidence(
-            who=output.log_who.exp(), similarity=evidence, **labels
-        )
+        self.explanation_metrics.update_who(output.log_who.exp(), **labels)

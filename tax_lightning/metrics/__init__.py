@@ -15,9 +15,7 @@ all of them, and a ValueError says which does not fit:
 - ``prediction`` ``[B, H, W]`` and ``probs`` ``[B, C, H, W]``: class ids and probabilities of the
   fused segmentation; ``annotator_prediction`` ``[B, N, H, W]`` and ``annotator_probs``
   ``[B, N, C, H, W]``: of each annotator, or of any number of samples instead;
-- ``who`` ``[B, N, H, W]``: share of each annotator in the decision, sums to 1 over N; ``within``
-  ``[B, N, K, H, W]``: share of each kernel within its annotator, sums to 1 over K. ``log_`` before
-  a name: their logarithms.
+- ``who`` ``[B, N, H, W]``: weight of each annotator in the result, sums to 1 over N.
 """
 
 from __future__ import annotations
@@ -26,7 +24,8 @@ from collections.abc import Sequence
 
 from torchmetrics import Metric, MetricCollection
 
-from tax_lightning.metrics.explanation import EvidenceMetrics, ExplanationMetrics
+from tax_lightning.metrics.dispute import Dispute, Votes
+from tax_lightning.metrics.explanation import ExplanationMetrics, WhoMetrics
 from tax_lightning.metrics.segmentation import (
     AnnotatorDice,
     FusedOverlap,
@@ -42,22 +41,24 @@ from tax_lightning.metrics.sets import (
     generalized_energy_distance,
     matched_dice,
 )
-from tax_lightning.metrics.who import WhoAccuracy
-from tax_lightning.metrics.why import PrototypeUsage, Purity
+from tax_lightning.metrics.who import TrustScore, WhoAccuracy
+from tax_lightning.metrics.why import PrototypesInUse
 
 __all__ = [
     "AnnotatorDice",
-    "EvidenceMetrics",
+    "Dispute",
     "ExplanationMetrics",
     "FusedOverlap",
     "GeneralizedEnergyDistance",
     "MatchedDice",
-    "PrototypeUsage",
-    "Purity",
+    "PrototypesInUse",
     "RelativeArea",
     "SegmentationCalibration",
     "SetDice",
+    "TrustScore",
+    "Votes",
     "WhoAccuracy",
+    "WhoMetrics",
     "annotator_dice",
     "fused_dice",
     "generalized_energy_distance",
@@ -87,7 +88,8 @@ def segmentation_metrics(
         who: Whether the model says who decides.
         named: Whether the model says which annotator would draw what; of one that does not, such as
             a probabilistic model, ``annotator_prediction`` are any number of samples.
-        sets: Whether to add those of a test, which take longer: Dice of sets, and calibration.
+        sets: Whether to add those of a test, which take longer: Dice of sets, calibration, dispute
+            and votes.
 
     Returns:
         The collection; ``clone(prefix="val/")`` puts a prefix before every key.
@@ -95,7 +97,7 @@ def segmentation_metrics(
     Example:
         >>> metrics = segmentation_metrics(["Ada", "Ben"], ["background", "cup"], kernels=4)
         >>> sorted(metrics)[:4]
-        ['annotator_dice', 'fused_overlap', 'ged2', 'prototype_usage']
+        ['annotator_dice', 'fused_overlap', 'ged2', 'prototypes_in_use']
     """
     metrics: dict[str, Metric | MetricCollection] = {
         "fused_overlap": FusedOverlap(classes),
@@ -107,10 +109,13 @@ def segmentation_metrics(
     if who:
         metrics["who_accuracy"] = WhoAccuracy()
     if kernels is not None:
-        metrics["prototype_usage"] = PrototypeUsage(annotators, kernels)
+        metrics["prototypes_in_use"] = PrototypesInUse(len(annotators), kernels)
     if sets:
         metrics["set_dice"] = SetDice(classes)
         metrics["calibration"] = SegmentationCalibration()
+        if named:
+            metrics["dispute"] = Dispute()
+            metrics["votes"] = Votes(len(annotators), len(classes))
     # Compute groups are off: the collection would find them by comparing states after the first
     # batch, and metrics that have seen no case yet are alike without measuring the same.
     return MetricCollection(metrics, compute_groups=False)

@@ -1,4 +1,4 @@
-"""Is the explanation right? All metrics of who and why at once, each with its shuffled control."""
+"""Is the explanation right? All metrics of who and why at once, each beside its control."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torchmetrics import MeanMetric
 
 from tax_lightning.explanation import PrototypeSource
 from tax_lightning.metrics.probes import patch_insertion, prototype_integrity
-from tax_lightning.metrics.who import WhoAccuracy
-from tax_lightning.metrics.why import Purity
+from tax_lightning.metrics.who import TrustScore, WhoAccuracy, exchanged
 from tax_lightning.models.network import TAXNetwork
 from tax_lightning.models.output import TAXOutput, TAXWeights
 
@@ -24,83 +23,77 @@ NO_CONTROL = {
 }
 
 
-class EvidenceMetrics(nn.Module):
-    """Measures who, and the purity of the pixels of the largest evidence.
+class WhoMetrics(nn.Module):
+    """Measures who over a data set.
 
-    Each value of who comes also under a name that ends in ``_shuffled``, for a who map in which the
-    annotators of each image are exchanged for others: what the value is without a model.
+    Each value of :class:`.WhoAccuracy` comes also under a name that ends in ``_exchanged``, for a
+    who map in which the annotators of each image are exchanged: what it is without a model.
 
     Args:
         annotators: Names, in the order of the N axis.
-        classes: Number of classes C.
-        kernels: Number K of pieces of evidence for each annotator.
     """
 
-    def __init__(self, annotators: Sequence[str], classes: int, kernels: int = 1) -> None:
+    def __init__(self, annotators: Sequence[str]) -> None:
         super().__init__()
-        self.who, self.shuffled_who = WhoAccuracy(), WhoAccuracy()
-        self.purity = Purity(len(annotators), kernels, classes)
+        self.who, self.exchanged_who = WhoAccuracy(), WhoAccuracy()
+        self.trust = TrustScore(len(annotators))
 
-    def update_evidence(
-        self,
-        *,
-        who: Tensor,
-        similarity: Tensor,
-        reference: Tensor,
-        eligible: Tensor | None = None,
-        **labels: Tensor,
-    ) -> None:
-        """Add one batch; ``similarity`` and ``eligible`` as in :class:`.Purity`."""
-        self.who.update(who=who, reference=reference, **labels)
-        self.shuffled_who.update(who=exchanged(who), reference=reference, **labels)
-        self.purity.update(similarity=similarity, eligible=eligible, reference=reference)
+    def update_who(self, who: Tensor, right: Tensor, **labels: Tensor) -> None:
+        """Add one batch."""
+        self.who.update(who=who, **labels)
+        self.exchanged_who.update(who=exchanged(who), **labels)
+        drawn = {name: labels[name] for name in ("masks", "present")}
+        self.trust.update(who=who, right=right, **drawn)
 
     def compute(self) -> dict[str, Tensor]:
         """All values by name; NaN without a case."""
-        shuffled = self.shuffled_who.compute()
-        controls = {f"{k}_shuffled": v for k, v in shuffled.items() if k not in NO_CONTROL}
-        return self.who.compute() | controls | self.purity.compute()
+        controls = self.exchanged_who.compute().items()
+        named = {f"{name}_exchanged": v for name, v in controls if name not in NO_CONTROL}
+        return self.who.compute() | named | self.trust.compute()
 
     def reset(self) -> None:
         """Forget all batches."""
-        for metrics in (self.who, self.shuffled_who, self.purity):
-            metrics.reset()
+        for metric in (self.who, self.exchanged_who, self.trust):
+            metric.reset()
 
 
-class ExplanationMetrics(EvidenceMetrics):
+class ExplanationMetrics(WhoMetrics):
     """Measures who and why over a data set; costs several times the evaluation itself.
 
-    Adds to :class:`EvidenceMetrics` the probes, which pass images through the model again.
+    Adds to :class:`WhoMetrics`
+
+    - ``why_example_fits``: share of the disputed pixels whose reason has an example of the class
+      that is decided, so that the example shown has the label that it explains;
+    - the probes, which pass images through the model again.
 
     Args:
         network: The network that is measured.
         annotators: Names, in the order of the N axis.
-        classes: Number of classes C.
     """
 
-    def __init__(self, network: TAXNetwork, annotators: Sequence[str], classes: int) -> None:
-        super().__init__(annotators, classes, network.kernels)
+    def __init__(self, network: TAXNetwork, annotators: Sequence[str]) -> None:
+        super().__init__(annotators)
         # Not a submodule: it belongs to the module that is measured.
         self._network = [network]
+        self.examples = MeanMetric(nan_strategy="disable")
         self.probed: list[Tensor] = []
 
-    def update(self, images: Tensor, output: TAXOutput, **labels: Tensor) -> None:
+    def update(
+        self, images: Tensor, output: TAXOutput, disputed: Tensor, right: Tensor, **labels: Tensor
+    ) -> None:
         """Add one batch: images ``[B, ch, H, W]``, and the network's output in evaluation mode."""
         (network,) = self._network
-        self.update_evidence(
-            who=output.who,
-            similarity=network.memory.similarity(output.embedding),
-            eligible=output.log_within.isfinite(),
-            **labels,
-        )
+        self.trust.constant = network.trust.constant
+        self.update_who(output.who, right, **labels)
+        decision = output.probs.argmax(dim=1)
+        fits = network.memory.has_example.flatten(0, 1)[output.reason(decision), decision]
+        self.examples.update(fits[disputed].float())
         alike = [image for image in images if image.shape == (*self.probed, image)[0].shape]
         self.probed += alike[: PROBED_IMAGES - len(self.probed)]
 
     def compute(self) -> dict[str, Tensor]:
         """All values but those of :meth:`probe`, by name; NaN without a case."""
-        (network,) = self._network
-        active = network.memory.unit_vectors.detach()[network.memory.active]
-        return super().compute() | {"prototype_max_cosine": _max_cosine(active)}
+        return super().compute() | {"why_example_fits": self.examples.compute()}
 
     @torch.no_grad()
     def probe(
@@ -138,25 +131,5 @@ class ExplanationMetrics(EvidenceMetrics):
     def reset(self) -> None:
         """Forget all batches."""
         super().reset()
+        self.examples.reset()
         self.probed = []
-
-
-def exchanged(who: Tensor) -> Tensor:
-    """A who map ``[B, N, H, W]`` in which each annotator's weight is said to be another's.
-
-    Annotators are exchanged in a circle, a step further in every image.
-
-    Example:
-        >>> exchanged(torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1)).flatten()
-        tensor([0.2000, 0.5000, 0.3000])
-    """
-    others = max(1, who.shape[1] - 1)
-    return torch.stack([image.roll(1 + i % others, dims=0) for i, image in enumerate(who)])
-
-
-def _max_cosine(vectors: Tensor) -> Tensor:
-    """Largest cosine between two of the prototypes ``[M, D]``; NaN for fewer than two."""
-    if len(vectors) < 2:
-        return torch.full((), torch.nan, device=vectors.device)
-    units = F.normalize(vectors.float(), dim=-1)
-    return (units @ units.T).fill_diagonal_(-torch.inf).max().clamp(-1, 1)

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from tax_lightning.consensus import disagreement
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.metrics.inputs import Averages, check_inputs, labelled_pixels
+from tax_lightning.metrics.inputs import (
+    Averages,
+    PooledMetric,
+    check_count,
+    check_inputs,
+    labelled_pixels,
+)
 from tax_lightning.metrics.segmentation import calibration_error, confidence_bins, histogram
 
 
@@ -131,3 +137,97 @@ def _outvoted(masks: Tensor, labelled: Tensor, index: Tensor) -> Tensor:
         rival = torch.where(voted & (theirs != own.squeeze(1)), rival.maximum(votes), rival)
     outvoted: Tensor = (rival > support) + (rival == support) / 2
     return outvoted
+
+
+class TrustScore(PooledMetric):
+    """Do the weights w believe those who are right, and more so than constants would?
+
+    Counted are the disputed pixels at which somebody is right and somebody is not; a tie of T
+    labels counts 1 / T for each. Weights are those among the annotators who labelled the pixel.
+    ``compute`` returns ``trust_agreement``, the weight of those who are right; ``trust_leader``,
+    how often the annotator of the largest weight is; and ``trust_log_score``, the mean
+    -log of the first at each pixel, in nats, 0 is best. Each comes also for weights that are
+
+    - ``_uniform``: the same for all;
+    - ``_constant``: one for each annotator, as fitted on validation images;
+    - ``_exchanged``: those of the model, each said to be another annotator's.
+
+    Args:
+        annotators: their number N.
+
+    Example:
+        >>> metric = TrustScore(annotators=2)
+        >>> metric.update(
+        ...     who=torch.tensor([0.8, 0.2]).view(1, 2, 1, 1),
+        ...     masks=torch.tensor([1, 0]).view(1, 2, 1, 1),
+        ...     present=torch.ones(1, 2, dtype=torch.bool),
+        ...     right=torch.tensor([False, True]).view(1, 2, 1, 1),
+        ... )
+        >>> values = metric.compute()
+        >>> values["trust_agreement"], values["trust_agreement_exchanged"]
+        (tensor(0.8000), tensor(0.2000))
+    """
+
+    constant: Tensor
+
+    def __init__(self, annotators: int) -> None:
+        self.annotators = check_count("annotators", annotators)
+        super().__init__(sums_of_cases=torch.zeros(len(_WEIGHTS), 3), number=torch.zeros(()))
+        # Log of the constant weights; set before the test of a model that has some.
+        self.constant = torch.zeros(annotators)
+
+    def update(self, *, who: Tensor, masks: Tensor, present: Tensor, right: Tensor) -> None:
+        """Add one batch; ``right`` are the labels that count as right, bool ``[B, C, H, W]``."""
+        maps = ("who", who, "BNHW"), ("masks", masks, "BNHW"), ("right", right, "BCHW")
+        check_inputs(*maps, N=self.annotators)
+        labelled = labelled_pixels(masks, present)
+        exchanged_who = exchanged(who)
+        ties = right.sum(1)
+        sums, number = (torch.zeros_like(x) for x in self.sums.values())
+        for label in range(right.shape[1]):
+            correct = labelled & (masks == label)
+            cases = right[:, label] & correct.any(1) & (labelled & ~correct).any(1)
+            share = 1 / ties[cases]
+            there, hit = (x.movedim(1, -1)[cases] for x in (labelled, correct))
+            number += share.sum()
+            constant = self.constant.to(who).exp().expand(len(share), -1)
+            kinds = (
+                who.movedim(1, -1)[cases],
+                torch.ones_like(constant),
+                constant,
+                exchanged_who.movedim(1, -1)[cases],
+            )
+            for i, weights in enumerate(kinds):
+                among = weights.float() * there
+                believed = (among * hit).sum(1) / among.sum(1).clamp_min(1e-12)
+                leads = hit.gather(1, among.argmax(1, keepdim=True)).squeeze(1)
+                if i == 1:
+                    leads = believed  # all lead
+                log = -believed.clamp_min(1e-6).log()
+                sums[i] += torch.stack([(x * share).sum() for x in (believed, leads, log)])
+        self.add(sums_of_cases=sums, number=number)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Averages over cases; NaN without any."""
+        means = self.sums["sums_of_cases"] / self.sums["number"]
+        return {
+            f"trust_{measure}{weights}": means[i, j]
+            for i, weights in enumerate(_WEIGHTS)
+            for j, measure in enumerate(("agreement", "leader", "log_score"))
+        }
+
+
+_WEIGHTS = ("", "_uniform", "_constant", "_exchanged")
+
+
+def exchanged(who: Tensor) -> Tensor:
+    """A who map ``[B, N, H, W]`` in which each annotator's weight is said to be another's.
+
+    Annotators are exchanged in a circle, a step further in every image.
+
+    Example:
+        >>> exchanged(torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1)).flatten()
+        tensor([0.2000, 0.5000, 0.3000])
+    """
+    others = max(1, who.shape[1] - 1)
+    return torch.stack([image.roll(1 + i % others, dims=0) for i, image in enumerate(who)])

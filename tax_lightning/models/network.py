@@ -175,21 +175,6 @@ class TAXNetwork(DenseNetwork):
             log_probs = mix(log_who, log_annotator)
         return TAXOutput(log_probs, log_annotator, log_who, log_within, log_kernel, embedding)
 
-    def shares(self, output: TAXOutput, decision: Tensor) -> Tensor:
-        """Share of every kernel in the decision at each pixel.
-
-        Args:
-            output: of this network.
-            decision: class ids c ``[B, H, W]``.
-
-        Returns:
-            s_nk ``[B, N, K, H, W]`` in [0, 1]; sums to 1 over N and K.
-        """
-        assignment = output.log_who.unsqueeze(2) + output.log_within
-        chosen = decision[:, None, None, None].expand(*assignment.shape[:3], 1, -1, -1)
-        joint = assignment + output.log_kernel_probs.gather(3, chosen).squeeze(3)
-        return joint.flatten(1, 2).softmax(dim=1).view_as(joint)
-
     def bands(self, encoded: Encoded, most_values: int = BAND_VALUES) -> Iterator[TAXOutput]:
         """:meth:`decode` by horizontal bands, so that memory does not grow with N, K and C.
 

@@ -21,14 +21,12 @@ class ModelOutput(NamedTuple):
             model does not learn them.
         log_samples: log of segmentations sampled from the model, ``[B, S, C, H, W]``; ``None``
             where the annotators are named.
-        evidence: logits of the weights, ``[B, N, H, W]``, where the model learns them.
     """
 
     log_probs: Tensor
     log_annotator_probs: Tensor
     log_who: Tensor
     log_samples: Tensor | None = None
-    evidence: Tensor | None = None
 
     @property
     def log_sample_probs(self) -> Tensor:
@@ -117,3 +115,21 @@ class TAXOutput(NamedTuple):
     def kernel_probs(self) -> Tensor:
         """p_nk in [0, 1], ``[B, N, K, C, H, W]``; sums to 1 over classes."""
         return self.log_kernel_probs.exp()
+
+    def shares(self, decision: Tensor) -> Tensor:
+        """s_nk: share of every kernel in the decision at each pixel.
+
+        Args:
+            decision: class ids c ``[B, H, W]``.
+
+        Returns:
+            ``[B, N, K, H, W]`` in [0, 1]; sums to 1 over N and K.
+        """
+        assignment = self.log_who.unsqueeze(2) + self.log_within
+        chosen = decision[:, None, None, None].expand(*assignment.shape[:3], 1, -1, -1)
+        joint = assignment + self.log_kernel_probs.gather(3, chosen).squeeze(3)
+        return joint.flatten(1, 2).softmax(dim=1).view_as(joint)
+
+    def reason(self, decision: Tensor) -> Tensor:
+        """Index n K + k of the kernel with the largest share in the decision ``[B, H, W]``."""
+        return self.shares(decision).flatten(1, 2).argmax(dim=1)

@@ -89,6 +89,13 @@ class PrototypeMemory(nn.Module):
         """The prototypes at unit length, float32 ``[N, K, E]``."""
         return F.normalize(self.vectors.float(), dim=-1)
 
+    @property
+    def has_example(self) -> Tensor:
+        """Whether a prototype has an example of a class, bool ``[N, K, C]``."""
+        examples = self.pixel_label[..., 1:]
+        classes = torch.arange(examples.shape[2] // EXAMPLES, device=examples.device)
+        return (examples.unsqueeze(3) == classes).any(dim=2)
+
     def similarity(self, embedding: Tensor) -> Tensor:
         """Cosine of pixels ``[B, E, H, W]`` with each prototype: ``[B, N, K, H, W]`` in [-1, 1]."""
         return self._respond(embedding, self.unit_vectors)

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from tax_lightning.batch import Batch, complete_batch, unpacked
-from tax_lightning.consensus import Reference, check_reference, reference_labels
+from tax_lightning.consensus import Reference, check_reference, reference_labels, right_labels
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.preparation import Preparation
 from tax_lightning.distributed import across_processes, alone
 from tax_lightning.losses import SegmentationTerms
-from tax_lightning.metrics import EvidenceMetrics, sample_metrics, segmentation_metrics
+from tax_lightning.metrics import WhoMetrics, sample_metrics, segmentation_metrics
 from tax_lightning.metrics.inputs import check_names
 from tax_lightning.models.backbone import evaluating
 from tax_lightning.models.mixture import mix
@@ -81,7 +81,7 @@ class MultiAnnotatorModule(L.LightningModule):
             )
         self.encoder_rate = encoder_rate
         # Of a subclass whose test can measure who and why too.
-        self.explanation_metrics: EvidenceMetrics | None = None
+        self.explanation_metrics: WhoMetrics | None = None
 
     def _measure_by(self, kernels: int | None = None, who: bool = True, named: bool = True) -> None:
         """Make the metrics: of the segmentation, and in testing those of sets of them too."""
@@ -264,7 +264,9 @@ class MultiAnnotatorModule(L.LightningModule):
             labels = {"masks": batch["masks"], "present": batch["present"]}
             self.sample_metrics.update(annotator_prediction=drawn, **labels)
             if self.explanation_metrics is not None:
-                self._measure_explanation(batch, output, known_labels(batch, reference))
+                known = known_labels(batch, reference)
+                right = right_labels(self.reference, batch, len(self.classes))
+                self._measure_explanation(batch, output, {**known, "right": right})
         return self._segmentation_loss(batch, output, reference)
 
     def _segmentation_loss(
@@ -343,14 +345,15 @@ def metric_inputs(
     batch: Batch, output: TAXOutput | ModelOutput, reference: Tensor | None
 ) -> dict[str, Tensor | None]:
     """The keywords from which each metric of the segmentation takes those that it knows."""
+    decision = output.log_probs.argmax(dim=1)
     return {
         **known_labels(batch, reference),
-        "prediction": output.log_probs.argmax(dim=1),
+        "prediction": decision,
         "probs": output.log_probs.exp(),
         "annotator_prediction": output.log_sample_probs.argmax(dim=2),
         "annotator_probs": output.log_sample_probs.exp(),
         "who": output.log_who.exp(),
-        "within": output.within if isinstance(output, TAXOutput) else None,
+        "reason": output.reason(decision) if isinstance(output, TAXOutput) else None,
     }
 
 

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from tax_lightning.batch import Batch
-from tax_lightning.consensus import Reference
+from tax_lightning.consensus import Reference, disagreement
 from tax_lightning.explanation import Explanation
 from tax_lightning.losses import LossWeights, SegmentationLoss, TAXLoss
 from tax_lightning.metrics import ExplanationMetrics
@@ -156,9 +156,7 @@ class TAXLightningModule(ExplainingModule):
         self.schedule_done: list[str] = []
         self._measure_by(kernels=self.network.kernels)
         if explanation_metrics:
-            self.explanation_metrics = ExplanationMetrics(
-                self.network, self.annotators, len(self.classes)
-            )
+            self.explanation_metrics = ExplanationMetrics(self.network, self.annotators)
 
     # ------------------------------------------------------------------ use
 
@@ -182,7 +180,7 @@ class TAXLightningModule(ExplainingModule):
         """
         with evaluating(self.network):
             bands = self.network.bands(self.network.encode(images))
-            parts = [_explanation_maps(band, self.network) for band in bands]
+            parts = [_explanation_maps(band) for band in bands]
         return Explanation(
             ids=tuple(f"image {i}" for i in range(len(images))) if ids is None else tuple(ids),
             annotators=self.annotators,
@@ -301,7 +299,13 @@ class TAXLightningModule(ExplainingModule):
         self, batch: Batch, output: TAXOutput, labels: dict[str, Tensor]
     ) -> None:
         assert isinstance(self.explanation_metrics, ExplanationMetrics)  # made when built
-        self.explanation_metrics.update(batch["image"], output, **labels)
+        disputed = disagreement(batch["masks"])
+        self.explanation_metrics.update(batch["image"], output, disputed, **labels)
+
+    def on_test_start(self) -> None:
+        """Measure the threshold of the pictures."""
+        dispute: Any = self.test_metrics["dispute"]
+        dispute.threshold = float(self.network.dispute_threshold)
 
     def _explanation_values(self, metrics: ExplanationMetrics) -> dict[str, Tensor]:
         values = super()._explanation_values(metrics)
@@ -371,12 +375,12 @@ class TAXLightningModule(ExplainingModule):
         self.schedule_done = list(checkpoint.get("schedule_done", []))
 
 
-def _explanation_maps(output: TAXOutput, network: TAXNetwork) -> dict[str, Tensor]:
+def _explanation_maps(output: TAXOutput) -> dict[str, Tensor]:
     """The maps of an :class:`Explanation` by name."""
     probs, annotator_probs = output.probs, output.annotator_probs
-    why_share, why = network.shares(output, probs.argmax(dim=1)).max(dim=2)
+    why_share, why = output.shares(probs.argmax(dim=1)).max(dim=2)
     own = annotator_probs.argmax(dim=2, keepdim=True).unsqueeze(2)  # [B, N, 1, 1, H, W]
-    own = own.expand(-1, -1, network.kernels, -1, -1, -1)
+    own = own.expand(-1, -1, output.log_within.shape[2], -1, -1, -1)
     says_own = output.log_kernel_probs.gather(3, own).squeeze(3)
     return {
         "probs": probs,
