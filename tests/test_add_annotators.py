@@ -49,7 +49,7 @@ def base(tmp_path_factory) -> tuple[TAXLightningModule, Path]:
     module = make_module(TAXLightningModule, optimizer=decaying, **names)
     path = tmp_path_factory.mktemp("base") / "base.ckpt"
     trainer = train(module, (0, 2), 80, count=8)
-    module.network.who_scale.fill_(1.5)  # as of a calibration
+    module.network.trust.scale.fill_(1.5)  # as of a calibration
     trainer.save_checkpoint(path)
     return module, path
 

@@ -26,13 +26,11 @@ def test_metrics_are_logged_by_name():
     (tested,) = make_trainer().test(module, make_loader(Known()), verbose=False)
     of_each = (
         "dice",
-        "prototype_pruned",
-        "prototype_usage",
         "relative_area_predicted",
         "relative_area_true",
     )
     expected = {f"{kind}/{name}" for kind in of_each for name in ANNOTATORS} | {
-        *("dice/mean", "prototype_pruned/mean", "prototype_usage/mean", "ged2", "loss"),
+        *("dice/mean", "prototypes_in_use", "prototypes_idle", "ged2", "loss"),
         *("relative_area_error", "relative_area_spearman"),
         *(f"fused_{kind}/{name}" for kind in ("dice", "iou") for name in ("cell", "mean")),
         *("who_accuracy_d1", "who_chance_d1", "who_ece_d1", "who_agreement_lift"),
@@ -43,7 +41,14 @@ def test_metrics_are_logged_by_name():
     of_sets = {
         *("dice_soft/cell", "dice_soft/mean", "dice_match"),
         *("dice_max/predictions", "dice_max/annotators", "dice_max/mean"),
-        *("ece_reference", "ece_annotators"),
+        *("ece_reference", "ece_annotators", "samples/ged2", "samples/dice_match"),
+        *("dispute_auroc", "dispute_auroc_entropy", "dispute_ece"),
+        *("dispute_predicted", "dispute_real"),
+        *("hatched_though_disputed", "open_though_unanimous"),
+        *("votes_error", "votes_error_constant"),
+        *("dissent_predicted", "dissent_real", "dissent_ece"),
+        *("dissent_brier", "dissent_brier_constant", "dissent_brier_table"),
+        *("within_auc", "within_auc_constant", "within_auc_table", "within_auc_exchanged"),
     }
     assert set(tested) == {f"test/{key}" for key in expected | of_sets}
     assert module.monitor in validated
@@ -68,7 +73,7 @@ def test_metric_inputs_by_hand():
     output = ModelOutput.weighing_all_alike(own)
     batch = {"masks": torch.ones(1, 2, 1, 1).long(), "present": torch.ones(1, 2).bool()}
     found = metric_inputs(batch, output, None)
-    assert found.pop("within") is None  # a model without prototypes
+    assert found.pop("reason") is None  # a model without prototypes
     assert found.pop("masks") is batch["masks"]
     assert found.pop("present") is batch["present"]
     assert {key: value.flatten().tolist() for key, value in found.items()} == {

@@ -18,6 +18,7 @@ from tax_lightning.models.mixture import mix
 from tax_lightning.models.network import Encoded, TAXNetwork
 from tax_lightning.models.output import TAXOutput
 from tax_lightning.models.prototypes import PrototypeMemory
+from tax_lightning.models.trust import Trust
 
 LN2 = math.log(2)
 
@@ -29,7 +30,7 @@ def output_of(evidence: Tensor, logits: Tensor, embedding: Tensor | None = None)
     parts = SimpleNamespace(
         bank=lambda features: logits,
         memory=lambda unit_embedding: evidence,
-        who_scale=torch.ones(()),
+        trust=Trust(evidence.shape[1]),
     )
     parts.gate = partial(TAXNetwork.gate, parts)
     return TAXNetwork.decode(parts, Encoded(embedding, F.normalize(embedding, dim=1)))
@@ -53,7 +54,7 @@ def random_case(batch=2, annotators=3, kernels=2, classes=3, size=6):
     evidence = torch.randn(batch, annotators, kernels, size, size, requires_grad=True)
     logits = torch.randn(batch, annotators, kernels, classes, size, size, requires_grad=True)
     embedding = F.normalize(torch.randn(batch, 4, size, size), dim=1).requires_grad_()
-    memory = PrototypeMemory(annotators, kernels, 4)
+    memory = PrototypeMemory(annotators, kernels, 4, classes)
     masks = torch.randint(0, classes, (batch, annotators, size, size))
     reference = torch.randint(0, classes, (batch, size, size))
     leaves = {"evidence": evidence, "logits": logits, "embedding": embedding}
@@ -223,7 +224,7 @@ def test_who_by_hand():
     output = row_output([0.25, 0.75], [[0.9] * 3, [0.9, 0.9, 0.1]])
     masks = rows((1, 1, 1), (1, 1, 0))
     loss = make_loss(2, window=1, sharpness=LN2)  # Ben's agreement there is 1/2
-    memory = PrototypeMemory(2, 1, 2)
+    memory = PrototypeMemory(2, 1, 2, 2)
     term = loss.explanation_terms(output, memory, masks, EVERYONE, masks[:, 0])["who"]
     ana, ben = -math.log(0.25), -math.log(0.75)
     expected = (2 * 0.05 * (ana + ben) + 1.0 * (ana + ben / 2)) / 1.1
@@ -236,7 +237,7 @@ def expected_who_minimiser(loss, masks, reference, rate):
     The network knows the annotators: it predicts of each what they do draw where they are present.
     """
     annotators = masks.shape[1]
-    memory = PrototypeMemory(annotators, 1, 2)
+    memory = PrototypeMemory(annotators, 1, 2, 2)
     loss.observe(rate * 1e6, torch.tensor(1e6))
     scores = torch.zeros(1, annotators, *masks.shape[2:], requires_grad=True)
     logits = F.one_hot(masks, 2).permute(0, 1, 4, 2, 3).unsqueeze(2).float()
@@ -306,7 +307,7 @@ def test_label_rate_counts_images():
 
 def prototype_case(*directions: tuple[float, float]) -> PrototypeMemory:
     """One annotator with these prototypes."""
-    memory = PrototypeMemory(1, len(directions), 2)
+    memory = PrototypeMemory(1, len(directions), 2, 2)
     with torch.no_grad():
         memory.vectors.copy_(torch.tensor(directions)[None])
     return memory
@@ -322,23 +323,37 @@ def terms_of(memory: PrototypeMemory, pixels: list[tuple[float, float]]) -> dict
     return TAXLoss(1).explanation_terms(output, memory, masks, present, masks[:, 0])
 
 
+def cross_entropy(memory: PrototypeMemory, pixels: list[tuple[float, float]]) -> float:
+    """Mean of -sum q log g: q is the balanced assignment, g the softmax of cosine / 0.1."""
+    cosine = memory.similarity(torch.tensor(pixels).T[None, :, None])[:, :, :, 0]
+    usable = cosine.masked_fill(~memory.active[:, :, None], -torch.inf)
+    plan = balanced_assignment(usable, torch.ones(1, 1, len(pixels)))
+    log_within = (usable / 0.1).log_softmax(dim=2).masked_fill(~memory.active[:, :, None], 0)
+    return -(plan * log_within).sum(dim=2).mean().item()
+
+
 def test_cluster_by_hand():
     memory = prototype_case((1.0, 0.0), (0.0, 1.0))
-    terms = terms_of(memory, [(0.8, 0.6), (0.6, 0.8)])  # one pixel each, cosine .8
-    assert terms["cluster"].item() == pytest.approx(0.2**2, rel=1e-5)
+    pixels = [(0.8, 0.6), (0.6, 0.8)]  # one each, cosine .8; g is the sigmoid of (.8 - .6) / .1
+    sure, share = 1 / (1 + math.exp(-4)), 1 / (1 + math.exp(-2))  # q has half the temperature
+    apart = -(sure * math.log(share) + (1 - sure) * math.log(1 - share))
+    assert cross_entropy(memory, pixels) == pytest.approx(apart, rel=1e-4)
+    expected = 0.2**2 + apart / 2
+    assert terms_of(memory, pixels)["cluster"].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_cluster_term_assigns_evenly():
     # Both pixels are nearest to the first prototype; the second takes the one that is nearer to it.
-    memory = prototype_case((1.0, 0.0), (0.0, 1.0))
-    terms = terms_of(memory, [(1.0, 0.0), (0.8, 0.6)])
-    assert terms["cluster"].item() == pytest.approx((0 + 0.4**2) / 2, rel=1e-4)
+    memory, pixels = prototype_case((1.0, 0.0), (0.0, 1.0)), [(1.0, 0.0), (0.8, 0.6)]
+    expected = (0 + 0.4**2) / 2 + cross_entropy(memory, pixels) / 2
+    assert terms_of(memory, pixels)["cluster"].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_pruned_prototypes_are_assigned_no_pixel():
-    memory = prototype_case((1.0, 0.0), (0.0, 1.0))
+    memory, pixels = prototype_case((1.0, 0.0), (0.0, 1.0)), [(0.8, 0.6), (0.6, 0.8)]
     memory.active[0, 1] = False
-    terms = terms_of(memory, [(0.8, 0.6), (0.6, 0.8)])
+    terms = terms_of(memory, pixels)
+    assert cross_entropy(memory, pixels) == 0  # g is 1 for the only one left
     assert terms["cluster"].item() == pytest.approx((0.2**2 + 0.4**2) / 2, rel=1e-5)
     terms["cluster"].backward()
     assert (memory.vectors.grad[0, 1] == 0).all()

@@ -68,16 +68,16 @@ def test_every_quantity_of_one_pixel_by_hand():
     close(output.kernel_probs[..., 1, :, :], [[3 / 4, 1 / 4], [1 / 2, 1 / 12]])
     close(output.annotator_probs, [[7 / 12, 5 / 12], [203 / 396, 193 / 396]])
     close(output.probs, [707 / 1260, 553 / 1260])
-    shares = network.shares(output, torch.zeros(1, 1, 1).long())
+    shares = output.shares(torch.zeros(1, 1, 1).long())
     close(shares, [[72 / 707, 432 / 707], [192 / 707, 11 / 707]])
-    shares = network.shares(output, torch.ones(1, 1, 1).long())
+    shares = output.shares(torch.ones(1, 1, 1).long())
     close(shares, [[216 / 553, 144 / 553], [192 / 553, 1 / 553]])
 
 
 @torch.no_grad()
 def test_the_calibrated_weights_are_a_power_of_the_weights():
     network = by_hand()
-    network.who_scale.fill_(2.0)
+    network.trust.scale.fill_(2.0)
     output = network(PIXEL)
     # 24 and 11 squared; which kernel of an annotator is used does not change.
     close(output.who, [576 / 697, 121 / 697])
@@ -97,7 +97,7 @@ def test_shares_and_weights_sum_to_one():
     torch.testing.assert_close(output.annotator_probs.sum(dim=2), torch.ones(2, 3, 9, 7))
     torch.testing.assert_close(output.probs.sum(dim=1), ones)
     for decision in (output.probs.argmax(dim=1), torch.randint(0, 4, (2, 9, 7))):
-        shares = network.shares(output, decision)
+        shares = output.shares(decision)
         assert shares.min() >= 0
         torch.testing.assert_close(shares.sum(dim=(1, 2)), ones)
 
@@ -143,7 +143,7 @@ def test_a_pruned_prototype_gets_no_weight():
     output = network(PIXEL)
     close(output.within, [[1, 0], [32 / 33, 1 / 33]])
     close(output.annotator_probs[:, 0], [1 / 4, 3 / 4])
-    close(network.shares(output, torch.ones(1, 1, 1).long())[0, 0, 1], 0.0)
+    close(output.shares(torch.ones(1, 1, 1).long())[0, 0, 1], 0.0)
     close(output.who.sum(), 1.0)
     for tensor in (output.probs, output.who, output.annotator_probs):
         assert tensor.isfinite().all()
@@ -175,7 +175,7 @@ def test_extreme_temperatures_are_safe(temperature):
     with patch(f"{NETWORK}.TEMPERATURE", temperature):
         network = make_network().eval()
     output = network(torch.randn(1, 3, 8, 8))
-    shares = network.shares(output, output.probs.argmax(dim=1))
+    shares = output.shares(output.probs.argmax(dim=1))
     torch.testing.assert_close(shares.sum(dim=(1, 2)), torch.ones(1, 8, 8))
     torch.testing.assert_close(output.probs.sum(dim=1), torch.ones(1, 8, 8))
 

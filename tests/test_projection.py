@@ -1,10 +1,11 @@
-"""Passes over images: sources are found, prototypes started, and w is calibrated."""
+"""Passes over images: sources are found and prototypes started."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
-from squares import QUIET, make_module, make_trainer
+from squares import QUIET, make_module
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -13,9 +14,9 @@ from tax_lightning.models.network import Encoded
 from tax_lightning.models.output import TAXWeights
 from tax_lightning.models.prototypes import PrototypeMemory
 from tax_lightning.modules.projection import (
-    _single_right,
+    START_PIXELS,
+    UNKNOWN_NUMBER,
     find_sources,
-    fit_who_scale,
     projection_loader,
     starting_pixels,
     validation_loader,
@@ -26,17 +27,17 @@ pytestmark = QUIET
 
 
 class Network(nn.Module):
-    """Stands in for a network: the images are the embedding, and w may be given."""
+    """Stands in for a network: the images are the embedding."""
 
-    def __init__(self, memory: PrototypeMemory, log_who: torch.Tensor | None = None) -> None:
+    def __init__(self, memory: PrototypeMemory) -> None:
         super().__init__()
-        self.memory, self.log_who = memory, log_who
+        self.memory = memory
 
     def encode(self, images):
         return Encoded(images, images)
 
     def gate(self, embedding):
-        return TAXWeights(self.log_who, self.memory(embedding).log_softmax(dim=2), embedding)
+        return TAXWeights(None, self.memory(embedding).log_softmax(dim=2), embedding)
 
 
 class Stub:
@@ -63,7 +64,7 @@ class Stub:
 
 
 def test_sources_by_hand():
-    memory = PrototypeMemory(1, kernels=2, channels=2)
+    memory = PrototypeMemory(1, kernels=2, channels=2, classes=2)
     memory.vectors.data = torch.tensor([[[1.0, 0.0], [0.8, 0.6]]])
     far = [-1.0, 0.0]
     # The most similar pixels do not qualify: at the first the annotator is wrong, at the second
@@ -83,58 +84,26 @@ def test_sources_by_hand():
     assert search.best[0][1][0].similarity == pytest.approx(0.6)
 
 
-# ---------------------------------------------------------------------- calibration
+def test_disputed_pixels_off_the_border_are_preferred():
+    """The more similar ones are undisputed, or at the border of the image."""
+    memory = PrototypeMemory(2, kernels=1, channels=2, classes=2)
+    memory.vectors.data[:] = torch.tensor([1.0, 0.0])
+    image = torch.stack([torch.full((40, 40), 0.6), torch.full((40, 40), 0.8)])
+    masks = torch.ones(1, 2, 40, 40).long()
+    for y, x, similarity, disputed in (
+        (20, 5, 0.99, False),
+        (2, 20, 0.98, True),
+        (20, 20, 0.9, True),
+    ):
+        image[:, y, x] = torch.tensor([similarity, math.sqrt(1 - similarity**2)])
+        masks[0, 1, y, x] = 1 - disputed
+    batch = {"image": image[None], "masks": masks, "reference": torch.ones(1, 40, 40).long()}
+    search = find_sources(Stub(Network(memory), window=1), [batch | {"id": ["a"]}])
+    assert [p.place for p in search.best[0][0]] == [("a", 20, 20)]
+    assert [p.place for p in search.best[1][0]] == [("a", 20, 5)]  # wrong where it is disputed
 
 
-def scale_of(certainty: float, hits: int, misses: int, masks=None) -> float | None:
-    """The scale for a who that names Ana with this certainty, and is right in so many cases."""
-    pixels = hits + misses
-    who = torch.tensor([certainty, 1 - certainty]).view(1, 2, 1, 1).expand(1, 2, 1, pixels)
-    if masks is None:
-        masks = torch.tensor([[1] * hits + [0] * misses, [0] * hits + [1] * misses])
-        masks = masks.view(1, 2, 1, pixels)
-    reference = torch.ones(1, 1, pixels).long()
-    batch = {"image": torch.zeros(1, 2, 1, pixels), "masks": masks, "reference": reference}
-    return fit_who_scale(Stub(Network(PrototypeMemory(2, 1, 2), who.log()), window=1), [batch])
-
-
-@pytest.mark.parametrize(
-    ("certainty", "hits", "low", "high"),
-    [
-        (0.6, 90, 0.888, 0.912),  # as certain as it is right, up to a step between two scales
-        (0.99, 90, 0.888, 0.912),
-        (0.9, 100, 0.995, 0.998),  # always right, it is not taken for certain
-    ],
-)
-def test_the_scale_makes_who_as_certain_as_it_is_right(certainty, hits, low, high):
-    odds = (certainty / (1 - certainty)) ** scale_of(certainty, hits, 100 - hits)
-    assert low <= odds / (1 + odds) <= high
-
-
-def test_a_who_that_is_as_certain_as_right_stays_and_a_few_pixels_do_not_tell():
-    assert scale_of(0.9, 90, 10) == scale_of(0.9, 900, 100) == 1.0
-    assert scale_of(0.6, 99, 0) is None
-    assert scale_of(0.6, 100, 0) > 5
-
-
-def test_pixels_that_leave_a_doubt_do_not_count():
-    everyone_right = torch.ones(1, 2, 1, 400).long()
-    assert scale_of(0.9, 200, 200, masks=everyone_right) is None
-    alone = everyone_right.clone()
-    alone[:, 1] = 255  # who is right needs someone who is not
-    assert scale_of(0.9, 200, 200, masks=alone) is None
-    assert scale_of(0.9, 200, 200, masks=torch.zeros(1, 2, 1, 400).long()) is None  # nobody right
-    assert scale_of(0.9, 200, 200) is not None
-
-
-def test_cases_by_hand():
-    masks = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 255], [0, 0, 0, 0]])[None, :, None]
-    agree = torch.tensor([[1.0, 0.4, 1.0, 1.0], [1.0] * 4, [1.0] * 4])[None, :, None]
-    log_who = torch.tensor([0.5, 0.3, 0.2]).log().view(1, 3, 1, 1).expand_as(masks)
-    log_who, right = _single_right(log_who, masks, masks == 1, agree)
-    # At the second pixel nobody around believes the one who is right, at the third two are right.
-    assert right.tolist() == [[True, False, False]] * 2
-    torch.testing.assert_close(log_who.exp(), torch.tensor([[0.5, 0.3, 0.2], [0.5, 0.0, 0.2]]))
+# ---------------------------------------------------------------------- loaders
 
 
 def batches(order: list[int], size: int) -> list[dict]:
@@ -162,66 +131,11 @@ def make_small(**options):
     )
 
 
-@torch.no_grad()
-def test_a_projection_by_hand_calibrates_and_the_result_follows():
-    module = make_small()
-    module.project(batches([*range(8)], 4))
-    scale = module.network.who_scale.item()
-    assert scale != 1.0
-    (batch,) = batches([*range(8)], 8)
-    calibrated = module(batch["image"]).who
-    module.network.who_scale.fill_(1.0)
-    plain = module(batch["image"]).who
-    torch.testing.assert_close((scale * plain.log()).softmax(dim=1), calibrated)
-    assert torch.equal(plain.argmax(dim=1), calibrated.argmax(dim=1))
-
-
-def test_who_is_calibrated_by_images_that_were_not_trained_on():
-    def scale_after(**loaders) -> float:
-        module = make_small()
-        module.network.who_scale.fill_(3.0)  # of an earlier projection, to be forgotten
-        module.project(batches([*range(8)], 4), **loaders)
-        return module.network.who_scale.item()
-
-    others = batches([*range(8)], 4)
-    for batch in others:  # of these, another annotator is the one who is right
-        batch["reference"] = batch["masks"][:, 1]
-    by_others, by_training = scale_after(validation=others), scale_after()
-    assert by_others != by_training
-    module = make_small()
-    module.project(batches([*range(8)], 4))
-    module.network.who_scale.fill_(1.0)
-    assert by_others == pytest.approx(fit_who_scale(module, others))
-    for batch in others:
-        batch["masks"][:, 0] = batch["masks"][:, 1]  # nobody is right alone: nothing is told
-    assert scale_after(validation=others) == by_training
-
-
 class Listed(DataLoader):
     """A loader of batches that are there already."""
 
     def __init__(self, ready: list[dict]) -> None:
         super().__init__(ready, batch_size=None)
-
-
-def test_a_run_calibrates_by_its_validation_images(monkeypatch):
-    read = []
-    monkeypatch.setattr(
-        "tax_lightning.modules.projection.fit_who_scale",
-        lambda module, loader: read.append([id for batch in loader for id in batch["id"]]),
-    )
-    # Validated only at the end, so that nothing is loaded before.
-    options = {"limit_val_batches": 1, "num_sanity_val_steps": 0, "check_val_every_n_epoch": 10}
-    trainer = make_trainer(max_epochs=10, **options)
-    training, validation = batches([4, 5, 6, 7, 0, 1, 2, 3], 4), batches([*range(8)], 4)
-    trainer.fit(make_small(schedule=Schedule()), Listed(training), Listed(validation))
-    assert read == [
-        [f"image {i}" for i in (0, 1, 2, 3)],  # as many as it validates with
-        [f"image {i}" for i in (4, 5, 6, 7, 0, 1, 2, 3)],  # as those tell nothing
-    ]
-
-
-# ---------------------------------------------------------------------- loaders
 
 
 class Stream(IterableDataset):
@@ -256,15 +170,14 @@ def test_each_process_looks_for_sources_in_its_part_of_the_images():
 
 
 @torch.no_grad()
-def test_starting_pixels_are_drawn_by_agreement_and_depend_on_the_images_alone(monkeypatch):
+def test_starting_pixels_are_drawn_by_agreement_and_depend_on_the_images_alone():
     module = make_small(who_window=1)
-    monkeypatch.setattr(type(module), "trainer", SimpleNamespace(num_training_batches=8))
     first = starting_pixels(module, batches([0, 1, 2, 3, 4, 5, 6, 7], 2))
     second = starting_pixels(module, batches([5, 2, 7, 0, 1, 6, 3, 4], 4))
     (batch,) = batches([*range(8)], 8)
     pixels = module.network.eval().encode(batch["image"]).embedding.movedim(1, -1)
     for n, (mine, other) in enumerate(zip(first, second, strict=True)):
-        assert len(mine) == 4096
+        assert len(mine) == 8 * (START_PIXELS // UNKNOWN_NUMBER)  # a list has no length to go by
         torch.testing.assert_close(mine, other)
         agrees = (batch["masks"][:, n] == batch["reference"]).flatten()
         assert agrees[torch.cdist(mine, pixels.flatten(0, -2)).argmin(dim=1)].all()
@@ -276,8 +189,9 @@ def test_who_and_why_alone_lead_to_the_same_sources_as_the_whole_output():
         module = make_small()
         module.reference_from_output = from_output  # then the network says all
         module.project(batches([*range(8)], 4))
-        states.append((module.network.memory, module.network.who_scale))
-    (memory, scale), (other, other_scale) = states
+        states.append((module.network.memory, module.network.trust))
+    (memory, trust), (other, other_trust) = states
     assert torch.equal(memory.vectors, other.vectors)
     assert memory.sources(("Ana", "Ben"), "bc") == other.sources(("Ana", "Ben"), "bc")
-    assert torch.equal(scale, other_scale)
+    for name, value in trust.state_dict().items():
+        torch.testing.assert_close(other_trust.state_dict()[name], value, equal_nan=True)

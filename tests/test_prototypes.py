@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from tax_lightning.models.prototypes import NEAREST, Pixel, PrototypeMemory, SourceSearch
+from tax_lightning.models.prototypes import (
+    CANDIDATES,
+    EXAMPLES,
+    ExampleSearch,
+    Pixel,
+    PrototypeMemory,
+    SourceSearch,
+)
 
 CLASSES = ("background", "cell")
 
@@ -19,10 +26,17 @@ def direction(degrees: float) -> Tensor:
     return torch.tensor([math.cos(math.radians(degrees)), math.sin(math.radians(degrees))])
 
 
-def pixel(similarity: float, sample_id: str = "a", y: int = 0, x: int = 0, label: int = 1) -> Pixel:
+def pixel(
+    similarity: float,
+    sample_id: str = "a",
+    y: int = 0,
+    x: int = 0,
+    label: int = 1,
+    preferred: bool = False,
+) -> Pixel:
     """A pixel whose embedding is as far from (1, 0) as its similarity says."""
     embedding = torch.tensor([similarity, math.sqrt(1 - similarity**2)])
-    return Pixel(similarity, sample_id, y, x, label, embedding)
+    return Pixel(similarity, sample_id, y, x, label, preferred, embedding)
 
 
 def search_of(*annotators: list[list[Pixel]]) -> SourceSearch:
@@ -36,7 +50,10 @@ def places(memory: PrototypeMemory) -> list[list[tuple[str, int, int] | None]]:
     """Where each prototype was taken from."""
     names = [str(n) for n in range(len(memory.active))]
     return [
-        [(s.sample_id, s.y, s.x) if s.projected else None for s in row]
+        [
+            (s.taken_from.sample_id, s.taken_from.y, s.taken_from.x) if s.projected else None
+            for s in row
+        ]
         for row in memory.sources(names, CLASSES)
     ]
 
@@ -45,7 +62,7 @@ def places(memory: PrototypeMemory) -> list[list[tuple[str, int, int] | None]]:
 
 
 def test_evidence_is_cosine_over_temperature_plus_prior():
-    memory = PrototypeMemory(2, 2, 2, temperature=0.25)
+    memory = PrototypeMemory(2, 2, 2, 2, temperature=0.25)
     with torch.no_grad():
         memory.vectors[0] = torch.stack([direction(0) * 3, direction(90)])  # length is no matter
         memory.vectors[1] = torch.stack([direction(180), direction(60)])
@@ -59,7 +76,7 @@ def test_evidence_is_cosine_over_temperature_plus_prior():
 
 
 def test_cosines_are_exact_also_under_autocast():
-    memory = PrototypeMemory(2, 3, 16)
+    memory = PrototypeMemory(2, 3, 16, 2)
     z = F.normalize(torch.randn(1, 16, 3, 3), dim=1)
     exact = memory.similarity(z)
     with torch.autocast("cpu", torch.bfloat16):
@@ -71,14 +88,14 @@ def test_cosines_are_exact_also_under_autocast():
 def test_temperature_must_be_positive(temperature):
     message = f"^temperature={temperature}: expected a number greater than 0.$"
     with pytest.raises(ValueError, match=message):
-        PrototypeMemory(1, 1, 2, temperature)
+        PrototypeMemory(1, 1, 2, 2, temperature)
 
 
 # ---------------------------------------------------------------------- start
 
 
 def test_prototypes_start_at_the_centres_of_separate_clusters():
-    memory = PrototypeMemory(2, 3, 8)
+    memory = PrototypeMemory(2, 3, 8, 2)
     centres = torch.eye(8)[:6].view(2, 3, 8)
     clusters = centres.repeat(1, 50, 1)
     pixels = F.normalize(clusters + 0.05 * torch.randn_like(clusters), dim=-1)
@@ -90,7 +107,7 @@ def test_prototypes_start_at_the_centres_of_separate_clusters():
 
 
 def test_an_annotator_with_too_few_pixels_keeps_the_prototypes():
-    memory = PrototypeMemory(3, 2, 4)
+    memory = PrototypeMemory(3, 2, 4, 2)
     before = memory.vectors.detach().clone()
     many = F.normalize(torch.randn(20, 4), dim=1)
     memory.start([many[:1], many, many[:0]])
@@ -99,7 +116,7 @@ def test_an_annotator_with_too_few_pixels_keeps_the_prototypes():
 
 
 def test_start_is_reproducible_and_a_matter_of_the_annotators_own_pixels():
-    first, second, third = (PrototypeMemory(2, 2, 4) for _ in range(3))
+    first, second, third = (PrototypeMemory(2, 2, 4, 2) for _ in range(3))
     ana, ben, cleo = F.normalize(torch.randn(3, 40, 4), dim=2)
     first.start([ana, ben], seed=3)
     second.start([ana, ben], seed=3)
@@ -111,13 +128,13 @@ def test_start_is_reproducible_and_a_matter_of_the_annotators_own_pixels():
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:One of the clusters is empty:UserWarning")
 def test_pixels_that_are_all_alike_do_no_harm():
-    memory = PrototypeMemory(1, 3, 4)
+    memory = PrototypeMemory(1, 3, 4, 2)
     memory.start([F.normalize(torch.ones(10, 4), dim=1)])
     torch.testing.assert_close(memory.vectors.data, torch.full((1, 3, 4), 0.5))
 
 
 def test_those_to_keep_are_not_started_and_the_others_as_without_them():
-    keeping, free = PrototypeMemory(3, 2, 4), PrototypeMemory(3, 2, 4)
+    keeping, free = PrototypeMemory(3, 2, 4, 2), PrototypeMemory(3, 2, 4, 2)
     before = keeping.vectors.detach().clone()
     pixels = list(F.normalize(torch.randn(3, 30, 4), dim=2))
     keeping.start(pixels, keep=2)
@@ -137,7 +154,8 @@ def test_search_finds_the_best_eligible_pixel_of_each_image():
     labels = torch.randint(0, 2, (3, 2, 4, 5))
     embedding = F.normalize(torch.randn(3, 8, 4, 5), dim=1)
     search = SourceSearch(2, 2)
-    search.update(similarity, eligible, labels, embedding, ["a", "b", "c"])
+    nowhere = torch.zeros_like(eligible)
+    search.update(similarity, eligible, nowhere, labels, embedding, ["a", "b", "c"])
     for n in range(2):
         for k in range(2):
             expected = []
@@ -166,6 +184,7 @@ def look_at(search: SourceSearch, images: list[tuple[str, list[list[float]]]]) -
         search.update(
             similarity,
             similarity >= -1,
+            torch.zeros_like(similarity, dtype=torch.bool),
             torch.arange(width).view(1, 1, 1, width),
             torch.eye(width).view(1, width, 1, width),
             [name],
@@ -206,7 +225,7 @@ def test_merged_parts_equal_the_whole(images, cut, shared):
 def test_search_keeps_ten_images_the_best_first(images):
     for k, pixels in enumerate(found_by(look_at(SourceSearch(1, 2), images))):
         best = sorted((-max(line[k]), name) for name, line in images if max(line[k]) >= -1)
-        expected = [(-similarity, name) for similarity, name in best][: 1 + NEAREST]
+        expected = [(-similarity, name) for similarity, name in best][:CANDIDATES]
         assert [(similarity, place[0]) for similarity, place, _ in pixels] == expected
 
 
@@ -222,28 +241,21 @@ def test_ties_are_settled_by_name_then_by_place():
 
 
 def test_prototypes_move_onto_the_nearest_pixels():
-    memory = PrototypeMemory(1, 2, 2)
+    memory = PrototypeMemory(1, 2, 2, 2)
     a, b = pixel(0.9, "a", 3, 4, label=1), pixel(0.8, "b", 5, 6, label=0)
     memory.project(search_of([[a], [b]]), final=True)
     assert memory.projected
     torch.testing.assert_close(memory.unit_vectors[0], torch.stack([a.embedding, b.embedding]))
     first, second = memory.sources(["Ana"], CLASSES)[0]
-    assert (first.annotator, first.kernel, first.sample_id, first.y, first.x) == (
-        "Ana",
-        0,
-        "a",
-        3,
-        4,
-    )
-    assert first.similarity == pytest.approx(0.9)
-    assert (first.label, second.label) == ("cell", "background")
-    assert first.active
-    assert first.nearest == ()
+    assert (first.annotator, first.kernel, first.active, first.examples) == ("Ana", 0, True, ())
+    assert places(memory) == [[("a", 3, 4), ("b", 5, 6)]]
+    assert first.taken_from.similarity == pytest.approx(0.9)
+    assert (first.taken_from.label, second.taken_from.label) == ("cell", "background")
 
 
 def test_of_all_pairs_the_most_similar_is_settled_first():
     # Without the pixel that Ana takes, Ben's next best is farther from Ben than it is from Cleo.
-    memory = PrototypeMemory(3, 1, 2)
+    memory = PrototypeMemory(3, 1, 2, 2)
     first, second = ("a", 0, 0), ("b", 0, 0)
     ana = [pixel(0.95, *first)]
     ben = [pixel(0.90, *first), pixel(0.55, *second), pixel(0.54, "c")]
@@ -254,12 +266,13 @@ def test_of_all_pairs_the_most_similar_is_settled_first():
 
 def test_no_pixel_is_the_source_of_two_prototypes():
     search = SourceSearch(3, 4)
-    memory = PrototypeMemory(3, 4, 8)
+    memory = PrototypeMemory(3, 4, 8, 2)
     for i in range(14):
         z = F.normalize(torch.randn(1, 8, 2, 2), dim=1)
         similarity = memory.similarity(z).detach()
         labels = torch.zeros(1, 3, 2, 2).long()
-        search.update(similarity, torch.ones_like(similarity).bool(), labels, z, [f"{i}"])
+        anywhere = torch.ones_like(similarity).bool()
+        search.update(similarity, anywhere, ~anywhere, labels, z, [f"{i}"])
     for row in search.best:
         row[1] = row[0]  # the best ten of two prototypes are the same
     memory.project(search, final=True)
@@ -269,7 +282,7 @@ def test_no_pixel_is_the_source_of_two_prototypes():
 
 
 def test_a_prototype_far_from_all_pixels_is_pruned_at_the_final_projection_only():
-    memory = PrototypeMemory(1, 3, 2)
+    memory = PrototypeMemory(1, 3, 2, 2)
     near, edge, far = [pixel(0.9, "a")], [pixel(0.5, "b")], [pixel(0.49, "c")]
     memory.project(search_of([near, edge, far]), final=False)
     assert not memory.projected
@@ -284,7 +297,7 @@ def test_a_prototype_far_from_all_pixels_is_pruned_at_the_final_projection_only(
 
 
 def test_every_annotator_keeps_the_best_prototype_active():
-    memory = PrototypeMemory(3, 2, 2)
+    memory = PrototypeMemory(3, 2, 2, 2)
     low = [[pixel(0.1, "a")], [pixel(0.2, "b")]]
     negative = [[pixel(-0.2, "c")], [pixel(-0.4, "d")]]
     nothing: list[list[Pixel]] = [[], []]
@@ -293,67 +306,100 @@ def test_every_annotator_keeps_the_best_prototype_active():
 
 
 def test_a_prototype_without_a_pixel_stays_where_it_is_and_names_nothing():
-    memory = PrototypeMemory(1, 2, 2)
+    memory = PrototypeMemory(1, 2, 2, 2)
     before = memory.vectors[0, 1].clone()
     memory.project(search_of([[pixel(0.9)], []]), final=True)
     assert torch.equal(memory.vectors[0, 1], before)
     source = memory.sources(["Ana"], CLASSES)[0][1]
     assert not source.projected
     assert not source.active
-    assert (source.label, source.y, source.x, source.nearest) == ("", -1, -1, ())
-    assert math.isnan(source.similarity)
+    assert (source.taken_from, source.examples) == (None, ())
 
 
-def test_nearest_are_the_next_pixels_of_other_images():
-    memory = PrototypeMemory(1, 1, 3)
-    lines = [(name, [[0.9 - 0.05 * i, 0.1, 0.2]]) for i, name in enumerate("abcdefghijklm")]
-    memory.project(look_at(SourceSearch(1, 1), lines), final=True)
-    source = memory.sources(["Ana"], CLASSES)[0][0]
-    assert source.sample_id == "a"
-    assert [runner[0] for runner in source.nearest] == list("bcdefghij")
-    similarities = [runner[3] for runner in source.nearest]
-    assert similarities == pytest.approx([0.9 - 0.05 * i for i in range(1, 10)])
+def test_preferred_pixels_come_before_more_similar_ones():
+    """Such as disputed ones: within an image, among images, and between prototypes."""
+    similarity = torch.tensor([0.9, 0.6]).view(1, 1, 1, 1, 2).repeat(2, 1, 1, 1, 1)
+    preferred = torch.tensor([[False, True], [False, False]]).view(2, 1, 1, 1, 2)
+    search = SourceSearch(1, 1)
+    anywhere = torch.ones_like(similarity, dtype=torch.bool)
+    labels, embedding = torch.zeros(2, 1, 1, 2).long(), torch.ones(2, 2, 1, 2)
+    search.update(similarity, anywhere, preferred, labels, embedding, ["disputed", "quiet"])
+    assert [p.place for p in search.best[0][0]] == [("disputed", 0, 1), ("quiet", 0, 0)]
+    memory = PrototypeMemory(2, 1, 2, 2)
+    quiet, disputed = pixel(0.95, "a"), pixel(0.6, "a", preferred=True)
+    memory.project(search_of([[quiet, pixel(0.5, "b")]], [[disputed]]), final=True)
+    assert places(memory) == [[("b", 0, 0)], [("a", 0, 0)]]
 
 
-@pytest.mark.parametrize(
-    ("labels", "purity"), [([1, 1, 0, 1], 0.75), ([0], 1.0), ([1, 0], 0.5), ([0] * 10, 1.0)]
-)
-def test_purity_is_the_share_of_the_commonest_label(labels, purity):
-    memory = PrototypeMemory(1, 2, 2)
-    pixels = [pixel(0.9 - 0.01 * i, f"image {i}", label=label) for i, label in enumerate(labels)]
-    memory.project(search_of([pixels, []]), final=True)
-    first, without = memory.sources(["Ana"], CLASSES)[0]
-    assert first.purity == purity
-    assert without.purity is None
+def test_examples_are_the_most_similar_pixels_of_every_class():
+    memory = PrototypeMemory(1, 1, 2, 2)
+    memory.project(search_of([[pixel(0.9, "source", 1, 2)]]), final=True)
+    cosines = {
+        "a": (0.9, 0.3, 0.8),
+        "b": (0.5, 0.7, -0.2),
+        "c": (0.6, 0.1, 0.4),
+        "d": (0.2, 0.1, 0.9),
+    }
+    labels = torch.tensor([0, 1, 0]).view(1, 1, 1, 3)
+    parts = [ExampleSearch(2), ExampleSearch(2)]
+    for i, (name, values) in enumerate(cosines.items()):
+        similarity = torch.tensor(values).view(1, 1, 1, 1, 3)
+        parts[i % 2].update(similarity, similarity > -0.5, labels, [name])
+    parts[1].merge(parts[0])
+    memory.note_examples(parts[1])
+    (source,) = memory.sources(["Ana"], CLASSES)[0]
+    assert source.taken_from.sample_id == "source"
+    found = {c: [e for e in source.examples if e.label == c] for c in CLASSES}
+    assert [(e.sample_id, e.x) for e in found["background"]] == [("a", 0), ("d", 2), ("c", 0)]
+    assert [(e.sample_id, e.x) for e in found["cell"]] == [("b", 1), ("a", 1), ("c", 1)]
+    assert len(found["cell"]) == EXAMPLES
+    assert source.example("cell").similarity == pytest.approx(0.7)
+    assert [e.similarity for e in source.examples] == sorted(
+        (e.similarity for e in source.examples), reverse=True
+    )
+    assert memory.has_example.all()
+
+
+def test_a_prototype_without_an_example_of_a_class_says_so():
+    memory = PrototypeMemory(1, 2, 2, 2)
+    memory.project(search_of([[pixel(0.9)], []]), final=True)
+    search = ExampleSearch(2)
+    similarity = torch.full((1, 1, 2, 1, 1), 0.5)
+    search.update(similarity, similarity > 0, torch.ones(1, 1, 1, 1).long(), ["a"])
+    memory.note_examples(search)
+    assert memory.has_example.tolist() == [
+        [[False, True], [False, False]]
+    ]  # the second has no source
+    assert memory.sources(["Ana"], CLASSES)[0][0].example("background") is None
 
 
 def test_a_new_projection_forgets_the_sources_of_the_one_before():
-    memory = PrototypeMemory(1, 2, 2)
+    memory = PrototypeMemory(1, 2, 2, 2)
     many = [pixel(0.9 - 0.1 * i, f"{i}") for i in range(4)]
     memory.project(search_of([many, [pixel(0.4, "old")]]), final=True)
     memory.project(search_of([[pixel(0.8, "new")], []]), final=False)
     assert places(memory) == [[("new", 0, 0), None]]
-    assert memory.sources(["Ana"], CLASSES)[0][0].nearest == ()
+    assert memory.sources(["Ana"], CLASSES)[0][0].examples == ()
     assert memory.active.all()
     assert not memory.projected
 
 
 def test_those_to_keep_stay_to_the_last_bit_and_so_does_what_is_known_of_them():
-    memory = PrototypeMemory(3, 2, 2)
+    memory = PrototypeMemory(3, 2, 2, 2)
     known = [pixel(0.9, "a", 1, 2), pixel(0.7, "b", 3, 4)]
     first = search_of([known, [pixel(0.3, "c")]], [[pixel(0.8, "d")], []], [[], []])
     memory.project(first, final=True)
     assert memory.active.tolist() == [[True, False], [True, False], [True, False]]
-    buffers = ("active", "source_pixel", "source_label", "source_similarity")
+    buffers = ("active", "pixel_place", "pixel_label", "pixel_similarity")
     before = {name: getattr(memory, name)[:2].clone() for name in (*buffers, "vectors")}
-    ids, sources = memory.source_ids[:2], memory.sources("ABC", CLASSES)[:2]
+    ids, sources = memory.pixel_ids[:2], memory.sources("ABC", CLASSES)[:2]
     # The second search would have better pixels for all of them, had they not been settled.
     better = [pixel(0.99, "e", 5, 5)]
     new = [[pixel(0.95, "f", 6, 6)], [pixel(0.6, "g", 7, 7)]]
     memory.project(search_of([better, better], [better, better], new), final=True, keep=2)
     for name, value in before.items():
         assert torch.equal(getattr(memory, name)[:2].nan_to_num(9), value.nan_to_num(9)), name
-    assert memory.source_ids[:2] == ids
+    assert memory.pixel_ids[:2] == ids
     assert repr(memory.sources("ABC", CLASSES)[:2]) == repr(sources)
     assert places(memory)[2] == [("f", 6, 6), ("g", 7, 7)]
     assert memory.active[2].tolist() == [True, True]
@@ -362,7 +408,7 @@ def test_those_to_keep_stay_to_the_last_bit_and_so_does_what_is_known_of_them():
 
 @pytest.mark.parametrize("final", [False, True])
 def test_the_places_of_those_to_keep_stay_taken(final):
-    memory = PrototypeMemory(2, 1, 2)
+    memory = PrototypeMemory(2, 1, 2, 2)
     runner_up = pixel(0.8, "b")
     memory.project(search_of([[pixel(0.9, "a"), runner_up]], [[]]), final=True)
     wanted = [pixel(0.99, "a"), runner_up]
@@ -375,7 +421,7 @@ def test_the_places_of_those_to_keep_stay_taken(final):
 
 
 def projected_memory() -> PrototypeMemory:
-    memory = PrototypeMemory(2, 2, 2)
+    memory = PrototypeMemory(2, 2, 2, 2)
     ana = [[pixel(0.9, "a", 1, 2), pixel(0.7, "b", 3, 4)], [pixel(0.3, "c", 5, 6)]]
     ben = [[pixel(0.8, "Über/ß 7", 7, 8, label=0)], []]
     memory.project(search_of(ana, ben), final=True)
@@ -385,12 +431,12 @@ def projected_memory() -> PrototypeMemory:
 def test_all_that_is_known_of_prototypes_survives_a_checkpoint(tmp_path):
     memory = projected_memory()
     torch.save(memory.state_dict(), tmp_path / "memory.pt")
-    fresh = PrototypeMemory(2, 2, 2)
+    fresh = PrototypeMemory(2, 2, 2, 2)
     fresh.load_state_dict(torch.load(tmp_path / "memory.pt", weights_only=True))
     names = ("Ana", "Ben")
     # repr, because nan is not equal to nan
     assert repr(fresh.sources(names, CLASSES)) == repr(memory.sources(names, CLASSES))
-    assert fresh.sources(names, CLASSES)[1][0].sample_id == "Über/ß 7"
+    assert fresh.sources(names, CLASSES)[1][0].taken_from.sample_id == "Über/ß 7"
     assert fresh.projected
     z = F.normalize(torch.randn(1, 2, 3, 3), dim=1)
     assert torch.equal(fresh(z), memory(z))
@@ -400,9 +446,9 @@ def test_a_state_dict_does_not_change_with_a_later_projection():
     memory = projected_memory()
     state = memory.state_dict()
     memory.project(search_of([[pixel(0.9, "new")], []], [[], []]), final=True)
-    fresh = PrototypeMemory(2, 2, 2)
+    fresh = PrototypeMemory(2, 2, 2, 2)
     fresh.load_state_dict(state)
-    assert fresh.source_ids[0] == [["a", "b"], ["c"]]
+    assert fresh.pixel_ids[0] == [["a"], ["c"]]
 
 
 def test_what_is_found_does_not_hold_on_to_the_images():
@@ -411,6 +457,7 @@ def test_what_is_found_does_not_hold_on_to_the_images():
     search.update(
         similarity=embedding[:, None, None, 0],
         eligible=torch.ones(1, 1, 1, 64, 64, dtype=torch.bool),
+        preferred=torch.zeros(1, 1, 1, 64, 64, dtype=torch.bool),
         labels=torch.zeros(1, 1, 64, 64).long(),
         embedding=embedding,
         ids=["a"],

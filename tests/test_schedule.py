@@ -47,7 +47,7 @@ def test_what_is_due(schedule, progress, done, names):
 
 
 DISORDER = [{"start": 0.4, "full": 0.3}, {"final": 1.1}, {"start": -0.1}]
-DISORDER += [{"trials": trials} for trials in ((0.7, 0.6), (0.2,), (0.95,))]
+DISORDER += [{"trials": trials} for trials in ((0.7, 0.6), (0.2,), (1.05,))]
 
 
 @pytest.mark.parametrize("shares", DISORDER)

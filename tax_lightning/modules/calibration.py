@@ -123,7 +123,9 @@ class Calibration:
             for name, scale, offset in zip(annotators, self.scale, self.offset, strict=True)
         ]
         scores = zip(TRUST_KINDS, self.trust.scores.tolist(), strict=True)
-        told = ", ".join(f"{kind} {score:.3f}" for kind, score in scores)
+        told = "not measured"
+        if not self.trust.scores.isnan().any():
+            told = ", ".join(f"{kind} {score:.3f}" for kind, score in scores)
         return "\n".join(
             [
                 "Annotators' own segmentations on validation images, mean -log p of their labels: "
@@ -170,7 +172,9 @@ def finish(
             scale, offset = calibrate_annotators(fitted, held_out)
             losses.append(_held_out_loss(fitted, held_out))
             network.dispute_threshold.fill_(dispute_threshold(fitted, held_out))
-        if not keep:
+        if module.reference == "none":
+            trust.scale.zero_()  # nobody is known to be right
+        elif not keep:
             trust.fit(trust_cases(held_out if len(held_out.image) else training))
     for own, new in zip(bank.parameters(), fitted.parameters(), strict=True):
         own.data[keep:] = new.data[keep:].to(own)
