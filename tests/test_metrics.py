@@ -22,7 +22,7 @@ KEYS = {
     *(f"who_{kind}_expert" for kind in ("accuracy", "ceiling", "chance", "ece")),
     *("who_agreement_lift", "who_entropy_disputed", "who_entropy_unanimous"),
     "majority_overrules_expert",
-    *(f"prototype_{k}/{name}" for k in ("usage", "pruned") for name in (*ANNOTATORS, "mean")),
+    *("prototypes_in_use", "prototypes_idle"),
     *(f"relative_area_{side}/{name}" for side in ("true", "predicted") for name in ANNOTATORS),
     "relative_area_spearman",
     "relative_area_error",
@@ -31,7 +31,15 @@ KEYS = {
     "dice_match",
     "ece_reference",
     "ece_annotators",
+    *("dispute_auroc", "dispute_auroc_entropy", "dispute_ece", "dispute_predicted"),
+    *("dispute_real", "hatched_though_disputed", "open_though_unanimous"),
+    *("votes_error", "votes_error_constant", "dissent_predicted", "dissent_real"),
+    *("dissent_ece", "dissent_brier", "dissent_brier_constant", "dissent_brier_table"),
+    *("within_auc", "within_auc_constant", "within_auc_table", "within_auc_exchanged"),
 }
+
+
+DISPUTE = ("dispute_", "hatched_", "open_", "votes_", "dissent_", "within_")
 
 
 def make_metrics(**options) -> MetricCollection:
@@ -49,7 +57,7 @@ def make_batch(images: int, seed: int) -> dict[str, Tensor]:
     masks[:, :, :1], reference[:, :, :1], expert[:, 1:2] = 255, 255, 255
     present = torch.rand(images, 3, generator=generator) < 0.8
     who = torch.randn(images, 3, 6, 6, generator=generator).softmax(1)
-    within = torch.randn(images, 3, KERNELS, 6, 6, generator=generator).softmax(2)
+    reason = torch.randint(3 * KERNELS, (images, 6, 6), generator=generator)
     annotator_probs = torch.randn(images, 3, 3, 6, 6, generator=generator).softmax(2)
     return {
         "prediction": labels(),
@@ -59,7 +67,7 @@ def make_batch(images: int, seed: int) -> dict[str, Tensor]:
         "reference": reference,
         "who": who,
         "expert": expert,
-        "within": within,
+        "reason": reason,
         "probs": annotator_probs.mean(1),
         "annotator_probs": annotator_probs,
     }
@@ -152,7 +160,7 @@ def test_samples_are_paired_with_nobody():
     batch["annotator_prediction"] = torch.randint(3, (4, 16, 6, 6))
     batch["annotator_probs"] = torch.randn(4, 16, 3, 6, 6).softmax(2)
     found = results(batch, kernels=None, who=False, named=False)
-    of_others = ("dice/", "relative_area", "who_", "prototype_", "majority_")
+    of_others = ("dice/", "relative_area", "who_", "prototypes_", "majority_", *DISPUTE)
     assert set(found) == {name for name in KEYS if not name.startswith(of_others)}
     assert all(value.isfinite() for value in found.values())
 

@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tax_lightning.consensus import disagreement
 from tax_lightning.data import SyntheticDataModule
 from tax_lightning.metrics import ExplanationMetrics
-from tax_lightning.metrics.explanation import PROBED_IMAGES, exchanged
+from tax_lightning.metrics.explanation import PROBED_IMAGES
+from tax_lightning.metrics.who import exchanged
 from tax_lightning.models.network import TAXNetwork, TAXOutput
 from tax_lightning.modules.tax import TAXLightningModule
 
@@ -40,7 +42,7 @@ def make_network(**options) -> TAXNetwork:
 
 
 def make_metrics(network: TAXNetwork | None = None) -> ExplanationMetrics:
-    return ExplanationMetrics(network or make_network(), ANNOTATORS, classes=2)
+    return ExplanationMetrics(network or make_network(), ANNOTATORS)
 
 
 # ---------------------------------------------------------------------- the control
@@ -90,6 +92,8 @@ def perfect_case(images: int = 3) -> dict[str, Tensor | TAXOutput]:
         "output": output,
         "masks": masks,
         "present": torch.ones(images, 3, dtype=torch.bool),
+        "disputed": torch.ones_like(leader, dtype=torch.bool),
+        "right": torch.stack([leader < 0, leader >= 0], dim=1),
         "reference": torch.ones_like(leader),
         "expert": leader,
     }
@@ -120,7 +124,7 @@ def test_a_perfect_who_by_hand_and_its_control():
         ("who_ece_expert", 0.1, 0.9),
     ):
         assert values[name] == pytest.approx(real, abs=1e-5), name
-        assert values[f"{name}_shuffled"] == pytest.approx(control, abs=1e-5), name
+        assert values[f"{name}_exchanged"] == pytest.approx(control, abs=1e-5), name
     assert values["who_chance_d1"] == values["who_chance_expert"] == pytest.approx(1 / 3)
 
 
@@ -135,13 +139,13 @@ def test_batches_add_up_and_a_reset_forgets_them():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
         empty = values_of(by_parts)
-    assert {name for name, value in empty.items() if value == value} == {"prototype_max_cosine"}
+    assert all(math.isnan(value) for value in empty.values())
     for images in (slice(0, 1), slice(1, 4), slice(4, 6)):
         by_parts.update(**cut(case, images))
     found, expected = values_of(by_parts), values_of(at_once)
-    # All but the controls of who and the random orders, which begin anew with every batch.
+    # All but the controls of who, whose exchange begins anew with every batch.
     for name in expected:
-        if not name.endswith("_shuffled"):
+        if not name.endswith("_exchanged"):
             assert found[name] == pytest.approx(expected[name], rel=1e-4, nan_ok=True), name
 
 
@@ -154,7 +158,8 @@ def test_a_network_with_a_pruned_prototype():
     metrics = make_metrics(network)
     images, masks = torch.randn(2, 3, 8, 8), torch.randint(0, 2, (2, 3, 8, 8))
     labels = {"masks": masks, "present": masks[:, :, 0, 0] >= 0, "reference": masks[:, 0]}
-    metrics.update(images, network(images), **labels)
+    right = torch.stack([masks[:, 0] == 0, masks[:, 0] == 1], dim=1)
+    metrics.update(images, network(images), disagreement(masks), right, **labels)
     values = values_of(metrics)
     assert all(math.isfinite(v) for name, v in values.items() if "expert" not in name), values
 
@@ -258,7 +263,7 @@ def test_one_switch_measures_who_and_why_and_changes_nothing_else(data):
     assert all(value == value for value in whole.values())
     plain = measured(projected_module(data, explanation_metrics=False), data)
     added = {re.split("[/_]", name)[1] for name in whole.keys() - plain.keys()}
-    kinds = {"insertion", "integrity", "prototype", "purity", "who"}
+    kinds = {"insertion", "integrity", "trust", "who", "why"}
     assert added == kinds
     assert plain == pytest.approx({name: whole[name] for name in plain}, rel=1e-5)
 
@@ -273,9 +278,12 @@ def test_the_documentation_names_every_value_and_no_other(data):
         kind, _, name = key.removeprefix("test/").partition("/")
         whole = f"{kind}/{name}"
         printed.add(whole if whole in listed else kind)
-    assert {key for key in printed if not key.endswith("_shuffled")} <= listed
-    of_d1 = {"who_accuracy_d1", "who_chance_d1", "who_ece_d1"}  # the data have no such pixel
-    assert listed - printed - of_d1 == {"_shuffled", "/mean"}
+    controls = ("_exchanged", "_uniform", "_constant")
+    assert {key for key in printed if not key.endswith(controls)} <= listed
+    absent = {"who_accuracy_d1", "who_chance_d1", "who_ece_d1"}  # the data have no such pixel
+    # An untrained network draws nothing.
+    absent |= {f"relative_area_{kind}" for kind in ("predicted", "error", "spearman")}
+    assert listed - printed - absent == {"_exchanged", "_uniform", "_constant", "/mean"}
 
 
 def test_a_test_in_true_bfloat16(data):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from small_maps import computed, everyone
 from small_maps import maps as rows
 
-from tax_lightning.metrics import WhoAccuracy, disagreement
+from tax_lightning.metrics import TrustScore, WhoAccuracy
 
 
 def row(*values: float) -> torch.Tensor:
@@ -34,13 +34,6 @@ WITHOUT_ADA = torch.tensor([[False, True, True]])
 
 def accuracy(**batch: torch.Tensor) -> dict[str, float]:
     return computed(WhoAccuracy(), **batch)
-
-
-def test_disagreement_is_between_labels_only():
-    masks = rows((0, 0, 0, 255, 255), (0, 1, 255, 255, 1), (0, 0, 255, 255, 2))
-    assert disagreement(masks, everyone(3)).tolist() == [[[False, True, False, False, True]]]
-    assert not disagreement(masks, torch.tensor([[True, False, True]])).any()
-    assert not disagreement(masks, ~everyone(3)).any()
 
 
 def test_values_by_hand():
@@ -209,3 +202,46 @@ def test_wrong_shapes_are_named():
     ):
         with pytest.raises(ValueError, match=said):
             accuracy(**{**BATCH, "expert": EXPERT, name: value})
+
+
+# ---------------------------------------------------------------------- trust
+
+
+def trust(constant=(0.0, 0.0, 0.0), **batch) -> dict[str, float]:
+    metric = TrustScore(3)
+    metric.constant = torch.tensor(constant)
+    metric.update(**batch)
+    return {name: float(value) for name, value in metric.compute().items()}
+
+
+def one_hot(*labels: int, classes: int = 2) -> torch.Tensor:
+    """Which label is right at a line of pixels ``[1, C, 1, W]``; none for -1."""
+    return torch.stack([row(*(label == c for label in labels))[0] for c in range(classes)], 1)
+
+
+def test_trust_by_hand():
+    #              Ada alone right   two right   nobody wrong   unknown
+    masks = rows((1, 1, 1, 1), (0, 1, 1, 0), (0, 0, 1, 1))
+    who = rows((0.5, 0.5, 0.2, 0.2), (0.3, 0.3, 0.4, 0.4), (0.2, 0.2, 0.4, 0.4))
+    batch = {"who": who, "masks": masks, "present": everyone(3), "right": one_hot(1, 1, 1, -1)}
+    found = trust(constant=torch.tensor([0.6, 0.2, 0.2]).log(), **batch)
+    assert found["trust_agreement"] == pytest.approx((0.5 + 0.8) / 2)
+    assert found["trust_leader"] == 1
+    assert found["trust_log_score"] == pytest.approx(-(math.log(0.5) + math.log(0.8)) / 2)
+    assert found["trust_agreement_uniform"] == pytest.approx((1 / 3 + 2 / 3) / 2)
+    assert found["trust_leader_uniform"] == found["trust_agreement_uniform"]
+    assert found["trust_agreement_constant"] == pytest.approx((0.6 + 0.8) / 2)
+    # In the first image each weight is said to be the next one's: .2, .5, .3.
+    assert found["trust_agreement_exchanged"] == pytest.approx((0.2 + 0.7) / 2)
+
+
+def test_a_tie_counts_half_to_each_side_and_the_absent_have_no_weight():
+    masks = rows((1,), (0,), (255,))
+    right = torch.ones(1, 2, 1, 1, dtype=torch.bool)
+    who = rows((0.6,), (0.2,), (0.2,))
+    found = trust(who=who, masks=masks, present=everyone(3), right=right)
+    assert found["trust_agreement"] == pytest.approx(1 / 2)
+    assert found["trust_leader"] == 1 / 2
+    assert found["trust_log_score"] == pytest.approx(-(math.log(0.75) + math.log(0.25)) / 2)
+    alone = trust(who=who, masks=masks, present=WITHOUT_ADA, right=right)
+    assert all(math.isnan(value) for value in alone.values())

@@ -245,7 +245,9 @@ def stop_after(steps: int) -> L.Callback:
 def test_a_run_that_stops_early_projects_and_says_so():
     module = make_module()
     trainer = make_trainer(callbacks=[stop_after(10)])
-    with pytest.warns(UserWarning, match="^training stopped .* before the final projection at 100%"):
+    with pytest.warns(
+        UserWarning, match="^training stopped .* before the final projection at 100%"
+    ):
         trainer.fit(module, make_loader())
     assert trainer.global_step == 10
     assert module.explained
@@ -424,7 +426,9 @@ def test_without_a_reference_the_result_lies_between_the_annotators():
     # Sources lie where their annotator labelled: believed, not compared.
     for source in sources_of(module):
         n = ANNOTATORS.index(source.annotator)
-        assert not source.projected or n not in absent.get(number_of(source.taken_from.sample_id), [])
+        assert not source.projected or n not in absent.get(
+            number_of(source.taken_from.sample_id), []
+        )
     area = module.predict(images())[:, 1].sum()
     assert module.predict(images(), annotator="Dr. C")[:, 1].sum() < area
     assert area < module.predict(images(), annotator="Ben")[:, 1].sum()

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tax_lightning.explanation import PrototypeSource
+from tax_lightning.explanation import Example, PrototypeSource
 from tax_lightning.metrics.probes import patch_insertion, prototype_integrity
 
 
 def source(y: int, x: int, kernel: int = 0, sample_id: str = "a", active: bool = True):
-    return PrototypeSource("Ana", kernel, sample_id, y, x, 0.9, "cell", active, ())
+    pixel = Example("cell", sample_id, y, x, 0.9) if sample_id else None
+    return PrototypeSource("Ana", kernel, active, pixel, ())
 
 
 class Reader:

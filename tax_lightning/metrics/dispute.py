@@ -191,7 +191,8 @@ class Votes(PooledMetric):
             part = slice(start, start + step)
             first, second = said[part], labelled[part] & ~said[part]
             both = first.unsqueeze(2) & second.unsqueeze(1)  # [m, N, N]
-            weight = both / both.sum((1, 2), keepdim=True).clamp_min(1)
+            # Not of the default type, which may be bfloat16.
+            weight = both.float() / both.sum((1, 2), keepdim=True).clamp_min(1).float()
             for i, scores in enumerate((says[part], says[part].roll(1, dims=1))):
                 ahead = torch.sign(scores.unsqueeze(2) - scores.unsqueeze(1)) / 2 + 0.5
                 within[i] += (ahead * weight).sum().double()

@@ -113,7 +113,7 @@ class AddedAnnotators(TAXLightningModule):
             if isinstance(value, Tensor):
                 mine[name][... if value.ndim == 0 else slice(len(value))] = value
             else:
-                mine[name]["source_ids"][: len(value["source_ids"])] = value["source_ids"]
+                mine[name]["pixel_ids"][: len(value["pixel_ids"])] = value["pixel_ids"]
         self.load_state_dict(mine)
         self._known_rows = [parameter[: self.kept].detach().clone() for parameter in self._learnt]
 
