@@ -167,19 +167,6 @@ def test_absent_and_empty_masks_have_no_contour():
     assert is_grey(view_of(make_explanation(quarters()[0]), masks).contours()).all()
 
 
-def test_contours_of_those_who_are_not_named_share_one_colour_below_the_others():
-    names = [f"rater {n}" for n in range(14)]
-    leader = (torch.arange(64 * 64) % 11).view(1, 64, 64)  # so the last three are the others
-    masks = np.zeros((14, 64, 64), dtype=np.int64)
-    masks[0, 10:20, 10:20] = masks[12, 10:20, 10:20] = 1
-    masks[13, 40:60, 40:60] = 1
-    tile = view_of(make_explanation(leader, annotators=names), masks).contours()
-    palette = annotator_palette(12)
-    assert count_inks(tile, palette[0]) == 4 * 2 * (40 - 2)
-    assert count_inks(tile, palette[11]) == 4 * (80 - 1)  # of one pixel; those of 12 are covered
-    assert sum(count_inks(tile, colour) for colour in palette[1:11]) == 0
-
-
 def test_result_shows_classes_their_edges_and_the_reference():
     explanation = make_explanation(quarters(64)[0])  # class 1 in the upper right quarter
     reference = np.zeros((64, 64), dtype=np.int64)

@@ -26,14 +26,13 @@ def test_twelve_are_all_named_in_the_colours_of_their_positions():
     assert cast.colours == annotator_palette(12)
     assert cast.slots.tolist() == list(range(12))
     np.testing.assert_allclose(cast.parts, 1 / 12)
-    assert cast.named == 12
 
 
 def test_of_thirteen_those_who_decide_most_are_named():
     widths = [3] * 13
     widths[2], widths[7] = 0, 1
     cast = cast_for(stripes(widths))
-    assert cast.named == 11
+    assert len(cast.names) == 12
     assert cast.names[-1] == "2 others"
     assert "rater 2" not in cast.names
     assert "rater 7" not in cast.names
@@ -41,13 +40,10 @@ def test_of_thirteen_those_who_decide_most_are_named():
     np.testing.assert_allclose(cast.parts, [3 / 34] * 11 + [1 / 34])
 
 
-def test_whoever_decides_most_has_the_colour_of_the_position():
-    widths = [1] * 30
-    widths[25] = 9  # 25 modulo 11 is 3, as of 3 and 14
-    cast = cast_for(stripes(widths))
-    assert cast.slots[25] == 3
-    assert cast.slots[3] == 4
-    assert cast.slots[4] == 5
+def test_of_many_those_who_decide_more_come_first():
+    cast = cast_for(stripes([1, 1, 3, *[1] * 10, 2]))
+    assert cast.names[:3] == ("rater 2", "rater 13", "rater 0")
+    assert cast.slots[[2, 13, 0, 12]].tolist() == [0, 1, 2, 11]
 
 
 def test_where_nobody_decides_there_are_no_parts():
@@ -63,12 +59,13 @@ def test_every_annotator_has_one_entry_and_the_parts_sum_to_one(widths):
     assert len(cast.names) == len(cast.colours) == len(cast.parts) == min(len(widths), MOST_NAMED)
     assert len(set(cast.colours)) == len(cast.colours)
     np.testing.assert_allclose(cast.parts.sum(), 1)
+    named = len(cast.names) - (len(widths) > MOST_NAMED)
     for n, slot in enumerate(cast.slots):
-        if slot < cast.named:
+        if slot < named:
             assert cast.names[slot] == f"rater {n}"
             np.testing.assert_allclose(cast.parts[slot], widths[n] / sum(widths))
-    hidden = [widths[n] for n, slot in enumerate(cast.slots) if slot >= cast.named]
-    shown = [widths[n] for n, slot in enumerate(cast.slots) if slot < cast.named]
+    hidden = [widths[n] for n, slot in enumerate(cast.slots) if slot >= named]
+    shown = [widths[n] for n, slot in enumerate(cast.slots) if slot < named]
     assert max(hidden, default=0) <= min(shown)
 
 

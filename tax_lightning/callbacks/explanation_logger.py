@@ -1,6 +1,8 @@
 """Explanations while a model is trained, as pictures and tables, for loggers and as files."""
 
+import functools
 import itertools
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,15 +14,28 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from tax_lightning.callbacks.checkpoint import is_dry_run, is_explained
 from tax_lightning.callbacks.loggers import Curves, Destinations, write_curves
-from tax_lightning.callbacks.prediction_writer import coloured_names, write_manifest
-from tax_lightning.callbacks.prototype_cards import callout_patches, prototype_cards
-from tax_lightning.callbacks.samples import ExplainedSample, explained_samples, undisturbed
+from tax_lightning.callbacks.prediction_writer import coloured_names
+from tax_lightning.callbacks.samples import (
+    ExplainedSample,
+    explained_samples,
+    training_reader,
+    undisturbed,
+)
 from tax_lightning.constants import __version__
-from tax_lightning.files import file_name
+from tax_lightning.files import file_name, write_json
 from tax_lightning.models.network import TAXNetwork
-from tax_lightning.visualization.gallery import PrototypeCard, render_card, render_gallery
+from tax_lightning.visualization.annotations import callout_patches
+from tax_lightning.visualization.gallery import (
+    PrototypeCard,
+    read_cards,
+    render_card,
+    render_gallery,
+    shown_images,
+    with_use,
+)
 from tax_lightning.visualization.panel import render_panel
 from tax_lightning.visualization.report import write_page
+from tax_lightning.visualization.summary import Summary
 
 _CARDS_A_PAGE = 24
 
@@ -125,7 +140,10 @@ class ExplanationLogger(Callback):
             seen = list(explained_samples(trainer, self.samples))
             if not seen:
                 to.warn_once("samples", "ExplanationLogger: no validation images, so no pictures.")
-            patches = callout_patches(trainer, [one.explanation for one in seen])
+                return
+            sources = seen[0].explanation.sources
+            read = training_reader(trainer, shown_images(sources))
+            patches = callout_patches([one.explanation for one in seen], read)
             panels = []
             for one in seen:
                 name = one.explanation.ids[0]
@@ -135,14 +153,19 @@ class ExplanationLogger(Callback):
             if self._curves:
                 to.curves(self._curves)
             if self._finished:
-                self.report = self._show_model(to, seen, panels)
+                self.report = self._show_model(to, seen, read_cards(sources, read), panels)
 
     def _show_model(
-        self, to: Destinations, seen: Sequence[ExplainedSample], panels: Sequence[Path]
+        self,
+        to: Destinations,
+        seen: Sequence[ExplainedSample],
+        cards: list[PrototypeCard],
+        panels: Sequence[Path],
     ) -> list[Path]:
         """Hand over prototypes, page and manifest; returns all files of the end."""
         explanations = [one.explanation for one in seen]
-        cards = prototype_cards(to.trainer, explanations, [one.image for one in seen])
+        summary = functools.reduce(operator.add, map(Summary.of, explanations))
+        cards = with_use(cards, summary)
         gallery = [
             file
             for name, of_page in _pages(cards).items()
@@ -150,17 +173,14 @@ class ExplanationLogger(Callback):
                 f"explanations/{name}", render_gallery(of_page), f"{file_name(name)}.png"
             )
         ]
-        facts = [
-            {**asdict(card.source), "use": card.use, "insertion": card.insertion} for card in cards
+        facts = [{**asdict(card.source), "use": card.use} for card in cards]
+        rows = [
+            {"card": render_card(card)} | {k: v for k, v in fact.items() if k != "nearest"}
+            for card, fact in zip(cards, facts, strict=True)
         ]
-        if cards:
-            rows = [
-                {"card": render_card(card)} | {k: v for k, v in fact.items() if k != "nearest"}
-                for card, fact in zip(cards, facts, strict=True)
-            ]
-            to.table("explanations/prototypes", rows)
+        to.table("explanations/prototypes", rows)
         page, network = [], getattr(to.trainer.lightning_module, "network", None)
-        if seen and isinstance(network, TAXNetwork):
+        if isinstance(network, TAXNetwork):
             samples = [(one.explanation, one.picture) for one in seen]
             source = "the model at the end of its training"
             page = to.file("report.html", lambda path: write_page(samples, cards, path, source))
@@ -169,7 +189,7 @@ class ExplanationLogger(Callback):
             "version": __version__,
             "epochs": to.trainer.current_epoch,
             "step": to.trainer.global_step,
-            **(coloured_names(explanations[0]) if seen else {"annotators": [], "classes": []}),
+            **coloured_names(explanations[0]),
             "panels": [
                 {"id": explanation.ids[0], "file": path.name}
                 for explanation, path in zip(explanations, panels, strict=False)  # or no files
@@ -178,7 +198,7 @@ class ExplanationLogger(Callback):
             "page": page[0].name if page else None,
             "prototypes": facts,
         }
-        manifest = to.file("manifest.json", lambda path: write_manifest(path, content))
+        manifest = to.file("manifest.json", lambda path: write_json(path, content))
         report = [*page, *panels, *gallery, *curves, *manifest]
         if report:
             to.artifact("explanation", report)
@@ -186,8 +206,10 @@ class ExplanationLogger(Callback):
 
 
 def _pages(cards: Sequence[PrototypeCard]) -> dict[str, list[PrototypeCard]]:
-    """The cards by the names of the pages that they go on."""
+    """The cards by the names of the pages that they go on; no pages before a projection."""
+    if not any(card.source.projected for card in cards):
+        return {}
     if len(cards) <= _CARDS_A_PAGE:
-        return {"gallery": list(cards)} if cards else {}
+        return {"gallery": list(cards)}
     by_annotator = itertools.groupby(cards, key=lambda card: card.source.annotator)
     return {f"gallery-{name}": list(page) for name, page in by_annotator}

@@ -1,8 +1,8 @@
 """The samples of a running trainer: read one at a time, explained, and as pictures."""
 
 import itertools
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -24,7 +24,6 @@ class ExplainedSample(NamedTuple):
     """A validation sample without its padding, and what the model says of it."""
 
     explanation: Explanation
-    image: Tensor  # [ch, H, W], normalised
     picture: Picture
     labels: dict[str, NDArray[Any]]  # "masks" [N, H, W] and "reference" [H, W], where there are any
 
@@ -43,7 +42,6 @@ def explained_samples(trainer: L.Trainer, count: int) -> Iterator[ExplainedSampl
             labels = {key: sample[key][0] for key in ("masks", "reference") if key in sample}
             yield ExplainedSample(
                 explained(trainer, image, sample["id"][0]).crop(height, width),
-                image[..., :height, :width],
                 picture_of(trainer, image)[:height, :width],
                 {key: np.asarray(label)[..., :height, :width] for key, label in labels.items()},
             )
@@ -68,28 +66,24 @@ def picture_of(trainer: L.Trainer, image: Tensor) -> Picture:
     return as_picture(image.detach().cpu().float().numpy().transpose(1, 2, 0))
 
 
-def training_images(trainer: L.Trainer, ids: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-    """Some of the training images, each once with its id, so that only one is held in memory.
+def training_reader(trainer: L.Trainer, ids: Iterable[str]) -> Callable[[str], Picture]:
+    """What gives the pictures of training images, with ``LookupError`` for those not at hand.
 
-    The data module reads them if it can, after its evaluation transform; else they are taken from
-    one pass over the training samples. Those that cannot be found are left out: the model may have
-    been trained on other data.
+    The data module reads them if it can, after its evaluation transform. Else those of these ids
+    are taken from one pass over the training samples.
     """
-    wanted = set(ids)
     datamodule: Any = getattr(trainer, "datamodule", None)
     if hasattr(datamodule, "read"):
-        for sample_id in sorted(wanted):
-            with suppress(LookupError, OSError, ValueError):
-                yield sample_id, datamodule.read(sample_id)["image"]
-        return
-    for loader in _flat(trainer.train_dataloader):
+        return lambda sample_id: picture_of(trainer, datamodule.read(sample_id)["image"])
+    wanted, found = set(ids), {}
+    for loader in _flat(trainer.train_dataloader) if wanted else ():
         for sample in _single_samples(trainer, loader, range(_length(loader))):
-            if not wanted:
-                return
             (sample_id,) = sample["id"]
             if sample_id in wanted:
-                wanted.remove(sample_id)
-                yield sample_id, sample["image"][0]
+                found[sample_id] = picture_of(trainer, sample["image"][0])
+            if len(found) == len(wanted):
+                break
+    return found.__getitem__
 
 
 @contextmanager

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
-from scipy import ndimage
+from PIL import Image
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Explanation
 from tax_lightning.visualization import drawing
 from tax_lightning.visualization.annotations import CallOut, SourcePatch, find_callouts
 from tax_lightning.visualization.palette import (
-    INK,
-    PAPER,
     Colour,
     Picture,
     annotator_palette,
@@ -180,17 +176,11 @@ class View:
         self.unanimous = drawing.as_array(explanation.unanimous[0])
 
     def contours(self) -> Picture:
-        """Every annotator's contour; where several coincide their colours take turns along it.
-
-        Those who are not named have thin lines in one colour, below the others.
-        """
-        slots, colours = self.cast.slots, np.asarray(self.cast.colours, dtype=np.uint8)
-        named = slots < self.cast.named
-        line, whose = drawing.taking_turns(drawing.contours(self.masks[named], self.line))
+        """Every annotator's contour; where several coincide their colours take turns along it."""
+        line, whose = drawing.taking_turns(drawing.contours(self.masks, self.line))
         picture = drawing.grey_rgb(0.5 * self.grey + 70)
-        if not named.all():
-            picture[drawing.contours(self.masks[~named], 1).any(axis=0)] = colours[-1]
-        picture[line] = colours[slots[named]][whose[line]]
+        colours = np.asarray(self.cast.colours, dtype=np.uint8)
+        picture[line] = colours[self.cast.slots[whose[line]]]
         return picture
 
     def result(self) -> Picture:
@@ -366,49 +356,10 @@ def _card(
 def _with_numbers(
     picture: Picture, view: View, callouts: Sequence[CallOut], sheet: Sheet
 ) -> Picture:
-    """Put the call-outs' numbers on the picture, beside regions too thin to hold them."""
+    """Put the call-outs' numbers on their spots."""
     canvas = Image.fromarray(picture)
-    draw = ImageDraw.Draw(canvas)
-    taken: list[tuple[float, float]] = []
     for callout in callouts:
         y, x = (np.array([callout.y, callout.x]) + 0.5) * view.zoom
-        region = (view.leader == callout.annotator) & (view.kernel == callout.kernel)
-        cy, cx = _free_place(y, x, region & ~view.unanimous, ~view.unanimous, taken, sheet.disc / 2)
-        taken.append((cy, cx))
-        if (cy, cx) != (y, x):
-            draw.line([(cx, cy), (x, y)], fill=PAPER, width=sheet.frame)
-            draw.line([(cx, cy), (x, y)], fill=INK, width=sheet.frame // 2)
-            dot = 0.75 * sheet.frame
-            draw.ellipse([x - dot, y - dot, x + dot, y + dot], fill=INK, outline=PAPER)
         disc = sheet.number(callout.number)
-        canvas.paste(disc, (round(cx - disc.width / 2), round(cy - disc.height / 2)), disc)
+        canvas.paste(disc, (round(x - disc.width / 2), round(y - disc.height / 2)), disc)
     return np.asarray(canvas)
-
-
-def _free_place(
-    y: float,
-    x: float,
-    own: NDArray[np.bool_],
-    decided: NDArray[np.bool_],
-    taken: Sequence[tuple[float, float]],
-    radius: float,
-) -> tuple[float, float]:
-    """Where to put a number for the spot (y, x): on it if the region is wide, else near it."""
-    height, width = own.shape
-    size = max(1, round(2 * radius))
-    hidden, crowded = (
-        ndimage.uniform_filter(mask.astype(np.float32), size) for mask in (decided & ~own, decided)
-    )
-
-    def cost(place: tuple[float, float]) -> float:
-        cy, cx = place
-        at = min(height - 1, max(0, int(cy))), min(width - 1, max(0, int(cx)))
-        covered = hidden[at] if place == (y, x) else 0.2 + crowded[at]
-        clash = sum(math.hypot(cy - ty, cx - tx) < 2 * radius for ty, tx in taken)
-        outside = not (radius <= cy <= height - radius and radius <= cx <= width - radius)
-        return float(covered + 4 * clash + 2 * outside)
-
-    angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-    distances = (2.2 * radius, 3.4 * radius)
-    around = [(y + d * np.sin(a), x + d * np.cos(a)) for d in distances for a in angles]
-    return min([(y, x), *around], key=cost)

@@ -103,19 +103,12 @@ class Cast:
     slots: NDArray[np.intp]
     parts: Shares
 
-    @property
-    def named(self) -> int:
-        """How many entries stand for one annotator each."""
-        return len(self.names) - (len(self.names) < len(self.slots))
-
 
 def cast_of(annotators: Sequence[str], usage: Shares) -> Cast:
     """Who is named in the pictures of an image: all of up to twelve, else those who decide most.
 
     Up to twelve annotators have the colours of their positions, the same in all pictures. Of more,
-    eleven are named, and the others share the twelfth colour. The one who decides most takes the
-    colour at its position modulo 11, and so keeps it from picture to picture. The next ones take
-    the colour at their position too, or the first free one after it.
+    the eleven who decide most are named, in that order, and the others share the twelfth colour.
 
     Args:
         annotators: names.
@@ -127,10 +120,6 @@ def cast_of(annotators: Sequence[str], usage: Shares) -> Cast:
     few = MOST_NAMED - 1
     leading = np.argsort(-np.nan_to_num(usage), kind="stable")[:few]
     slots = np.full(len(annotators), few)
-    free = list(range(few))
-    for n in leading:
-        slots[n] = min(free, key=lambda place: (place - n) % few)
-        free.remove(slots[n])
-    by_slot = leading[np.argsort(slots[leading])]
-    names = (*(annotators[n] for n in by_slot), f"{len(annotators) - few} others")
-    return Cast(names, colours, slots, np.append(usage[by_slot], 1 - usage[by_slot].sum()))
+    slots[leading] = range(few)
+    names = (*(annotators[n] for n in leading), f"{len(annotators) - few} others")
+    return Cast(names, colours, slots, np.append(usage[leading], 1 - usage[leading].sum()))

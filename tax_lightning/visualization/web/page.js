@@ -3,19 +3,14 @@
 const element = (id) => document.getElementById(id);
 const on = (id, event, act) => element(id).addEventListener(event, act);
 const stage = element("stage");
-const everybody = () => new Set(report.annotators.keys());
 
 // What is shown: a picture, a layer, and a spot of it, which follows the pointer unless it is held.
 const shown = {
   wanted: 0,
   maps: null,
-  seen: null,
   layer: "who",
   spot: null,
   held: false,
-  zoom: 1,
-  outlines: everybody(),
-  panel: everybody(),
 };
 
 // ---------------------------------------------------------------------------- pictures
@@ -35,9 +30,8 @@ async function showImage(number) {
   stage.setAttribute("aria-label", `Picture ${image.id}`);
   stage.style.setProperty("--shape", width / height);
   stage.classList.toggle("coarse", Math.max(width, height) < 600);
-  setZoom(1);
   showSpots(image);
-  showPanel();
+  draw();
 }
 
 function showSpots(image) {
@@ -54,31 +48,17 @@ function showSpots(image) {
 
 // ---------------------------------------------------------------------------- layers
 
-// Work out anew who counts, then draw.
-function showPanel() {
-  const panel = [...shown.panel].sort((a, b) => a - b);
-  const seen = (shown.seen = viewOf(shown.maps, panel));
-  const changed = seen.result.filter((label, i) => label !== shown.maps.result[0][i]).length;
-  element("panel").textContent = seen.everybody
-    ? "Everybody counts."
-    : `Only ${panel.map(nameOf).join(", ")} count${panel.length === 1 ? "s" : ""}: the result ` +
-      `changes on ${perCent(changed / seen.result.length)} of the pixels.`;
-  document.body.classList.toggle("partial", !seen.everybody);
-  draw();
-}
-
 function draw() {
-  const { maps, seen, layer } = shown;
+  const { maps, layer } = shown;
   const hatched = element("with-unanimous").checked && TELLS_WHO.has(layer);
-  const outlined = element("with-outlines").checked;
   const lines = {
     hatched,
     seams: layer === "why",
-    outlines: outlined ? [...shown.outlines].sort((a, b) => a - b) : [],
+    outlines: element("with-outlines").checked,
     result: element("with-result").checked,
   };
-  put(element("colours"), coloursOf(layer, maps, seen, hatched));
-  put(element("lines"), linesOf(maps, seen, lines));
+  put(element("colours"), coloursOf(layer, maps, hatched));
+  put(element("lines"), linesOf(maps, lines));
   // What is coloured by annotator lies on the image in grey, so that its colours are theirs.
   stage.classList.toggle("grey", layer !== "image" && layer !== "result");
   element("colours").style.opacity = layer === "result" ? 1 : 0.75;
@@ -97,32 +77,26 @@ const LEGEND_NOTES = {
   who: "Colour: the annotator who decides. The fainter, the more others have a say.",
   why: "Colour: the annotator who decides. Shade: which of their prototypes. Black: between two.",
 };
-const SCALE_ENDS = {
-  entropy: ["Sure of the class 0", "1 unsure: all classes alike"],
-  certainty: ["Unclear who decides 0", "1 clear: one decides alone"],
-};
 
 function showLegend(hatched) {
-  const { layer, seen } = shown;
+  const { layer, maps } = shown;
   const entry = ({ colour, name }, text = "") => made("span", {}, chip(colour), name, text);
   const entries = [];
   if (layer === "result") {
-    const found = [...new Set(seen.result)].sort((a, b) => a - b);
+    const found = [...new Set(maps.result)].sort((a, b) => a - b);
     entries.push(...found.map((label) => entry(report.classes[label])));
-  } else if (layer === "who" || layer === "why") {
+  } else if (TELLS_WHO.has(layer)) {
     const leading = leaders();
     for (const [annotator, share] of leading.slice(0, report.most_named)) {
-      entries.push(entry(report.annotators[annotator], ` ${perCent(share)}`));
+      entries.push(entry(annotator, ` ${perCent(share)}`));
     }
     const rest = leading.slice(report.most_named);
     const share = rest.reduce((sum, [, own]) => sum + own, 0);
     if (rest.length) entries.push(made("span", {}, `${rest.length} others ${perCent(share)}`));
-  } else if (layer in SCALE_ENDS) {
+  } else if (layer === "uncertainty") {
     const bar = made("span", { className: "scale" });
-    const colours = report.scale.filter((_, i) => i % 15 === 0).map(css);
-    bar.style.background = `linear-gradient(to right, ${colours.join(", ")})`;
-    const [from, to] = SCALE_ENDS[layer];
-    entries.push(made("span", {}, from), bar, made("span", {}, to));
+    bar.style.background = `linear-gradient(to right, ${report.scale.map(css).join(", ")})`;
+    entries.push(made("span", {}, "0 sure"), bar, made("span", {}, "1 all classes alike"));
   }
   element("legend").replaceChildren(...entries);
   element("legend-note").textContent = (LEGEND_NOTES[layer] || "") + (hatched ? HATCHED : "");
@@ -130,11 +104,9 @@ function showLegend(hatched) {
 
 // Annotators who decide some of the picture, with their share of the decided pixels.
 function leaders() {
-  const led = new Map();
-  const decided = shown.seen.leader.filter((_, i) => !shown.seen.unanimous[i]);
-  for (const annotator of decided) led.set(annotator, (led.get(annotator) || 0) + 1);
-  const shares = [...led].map(([annotator, count]) => [annotator, count / decided.length]);
-  return shares.sort((a, b) => b[1] - a[1]);
+  const { decides } = report.images[shown.maps.number];
+  const shares = report.annotators.map((annotator) => [annotator, decides[annotator.name]]);
+  return shares.filter(([, share]) => share > 0).sort((a, b) => b[1] - a[1]);
 }
 
 // ---------------------------------------------------------------------------- a spot
@@ -159,7 +131,7 @@ function moveSpot([y, x], held, told = true) {
 }
 
 function readSpot() {
-  const { maps, seen, spot } = shown;
+  const { maps, spot } = shown;
   const image = report.images[maps.number];
   const marker = element("marker");
   marker.hidden = false;
@@ -167,7 +139,7 @@ function readSpot() {
   marker.style.top = `${(100 * (spot[0] + 0.5)) / maps.height}%`;
   marker.style.left = `${(100 * (spot[1] + 0.5)) / maps.width}%`;
   shown.place = scaled(spot, image.shown, image.size);
-  shown.reading = readingOf(maps, seen, spot[0] * maps.width + spot[1]);
+  shown.reading = readingOf(maps, spot[0] * maps.width + spot[1]);
   shown.words = showReading(shown.reading, shown.place);
 }
 
@@ -200,57 +172,13 @@ on("stage", "keydown", (event) => {
   if (!step || !shown.maps) return;
   event.preventDefault();
   moveSpot(shown.spot.map((at, axis) => at + (event.shiftKey ? 10 : 1) * step[axis]), true);
-  element("marker").scrollIntoView({ block: "nearest", inline: "nearest" });
 });
 addEventListener("keydown", (event) => {
   if (event.key === "Escape" && shown.maps) moveSpot(shown.spot, false, false);
 });
 
-// ---------------------------------------------------------------------------- who counts
-
-const boxes = (name) => document.querySelectorAll(`input[name=${name}]`);
-
-function setPanel(annotators) {
-  if (annotators.size) shown.panel = annotators; // somebody must count
-  boxes("counts").forEach((box) => (box.checked = shown.panel.has(Number(box.value))));
-  showPanel();
-  tell();
-}
-
-function setOutlines(annotators) {
-  shown.outlines = annotators;
-  boxes("outline").forEach((box) => (box.checked = annotators.has(Number(box.value))));
-  element("with-outlines").checked = annotators.size > 0;
-  draw();
-}
-
-const chosen = (name) =>
-  new Set([...boxes(name)].filter((box) => box.checked).map((box) => Number(box.value)));
-on("people", "change", ({ target }) => {
-  if (target.name === "counts") setPanel(chosen("counts"));
-  else setOutlines(chosen("outline"));
-});
-on("all-count", "click", () => setPanel(everybody()));
-on("all-outlines", "click", () => setOutlines(everybody()));
-on("no-outlines", "click", () => setOutlines(new Set()));
-
 // ---------------------------------------------------------------------------- controls
 
-function setZoom(zoom) {
-  shown.zoom = Math.min(8, Math.max(1, zoom));
-  stage.style.setProperty("--zoom", shown.zoom);
-  element("zoom").textContent = `${100 * shown.zoom}%`;
-  element("smaller").disabled = shown.zoom === 1;
-  element("larger").disabled = shown.zoom === 8;
-}
-
-function zoomBy(factor) {
-  setZoom(factor * shown.zoom);
-  element("marker").scrollIntoView({ block: "nearest", inline: "center" });
-}
-
-on("smaller", "click", () => zoomBy(1 / 2));
-on("larger", "click", () => zoomBy(2));
 on("layers", "change", (event) => {
   shown.layer = event.target.value;
   draw();
@@ -263,12 +191,6 @@ function openImage(number) {
 }
 
 function fromAddress() {
-  const target = element(location.hash.slice(1));
-  const folded = target && target.closest("details");
-  if (folded) {
-    folded.open = true;
-    target.scrollIntoView();
-  }
   const found = /^#picture=(\d+)$/.exec(location.hash);
   if (!found || !report.images[found[1]]) return false;
   showImage(Number(found[1]));

@@ -1,5 +1,7 @@
 // What is told of a spot: who decides there, why, and who else has a say.
 
+const MOST_VOICES = 5;
+
 function made(tag, properties = {}, ...content) {
   const node = Object.assign(document.createElement(tag), properties);
   node.append(...content);
@@ -81,9 +83,7 @@ function because(reading, example) {
   const name = made("b", {}, `prototype ${reading.kernel}`);
   const origin = example.origin ? `: ${example.origin}.` : ".";
   const caption = made("figcaption", {}, lead, name, ` of ${nameOf(reading.leader)}${origin}`);
-  if (reading.share !== null) {
-    caption.append(` It makes up ${perCent(reading.share / report.levels)} of the decision.`);
-  }
+  caption.append(` It makes up ${perCent(reading.share)} of the decision.`);
   if (card) caption.append(made("br"), made("a", { href: `#${example.card}` }, "See the whole image"));
   node.append(caption);
   return node;
@@ -103,10 +103,10 @@ function otherVoices(voices) {
         made("span", { className: "says" }, label)),
     );
   };
-  for (const { annotator, weight, says } of voices.slice(0, report.most_voices)) {
+  for (const { annotator, weight, says } of voices.slice(0, MOST_VOICES)) {
     add(nameOf(annotator), weight, className(says), report.annotators[annotator].colour);
   }
-  const rest = voices.slice(report.most_voices);
+  const rest = voices.slice(MOST_VOICES);
   if (rest.length) add(`${rest.length} others`, rest.reduce((all, v) => all + v.weight, 0), "");
   const title = made("h4", {}, "Whose say, and what they would say");
   return made("div", { className: "voices" }, title, list);
