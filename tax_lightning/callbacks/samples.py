@@ -1,7 +1,7 @@
 """The samples of a running trainer: read one at a time, explained, and as pictures."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -33,10 +33,8 @@ def explained_samples(trainer: L.Trainer, count: int) -> Iterator[ExplainedSampl
 
     They are explained with their padding, so that the model sees what it sees in validation.
     """
-    for loader in _flat(trainer.val_dataloaders)[:1]:
-        size = _length(loader)
-        spread = sorted({round(i) for i in np.linspace(0, size - 1, min(count, size))})
-        for sample in itertools.islice(_single_samples(trainer, loader, spread), count):
+    for loader in _loaders(trainer.val_dataloaders)[:1]:
+        for sample in _single_samples(trainer, loader, count):
             image = sample["image"][0]
             height, width = sample["size"][0].tolist() if "size" in sample else image.shape[-2:]
             labels = {key: sample[key][0] for key in ("masks", "reference") if key in sample}
@@ -66,7 +64,7 @@ def picture_of(trainer: L.Trainer, image: Tensor) -> Picture:
     return as_picture(image.detach().cpu().float().numpy().transpose(1, 2, 0))
 
 
-def training_reader(trainer: L.Trainer, ids: Iterable[str]) -> Callable[[str], Picture]:
+def training_reader(trainer: L.Trainer, ids: set[str]) -> Callable[[str], Picture]:
     """What gives the pictures of training images, with ``LookupError`` for those not at hand.
 
     The data module reads them if it can, after its evaluation transform. Else those of these ids
@@ -75,14 +73,12 @@ def training_reader(trainer: L.Trainer, ids: Iterable[str]) -> Callable[[str], P
     datamodule: Any = getattr(trainer, "datamodule", None)
     if hasattr(datamodule, "read"):
         return lambda sample_id: picture_of(trainer, datamodule.read(sample_id)["image"])
-    wanted, found = set(ids), {}
-    for loader in _flat(trainer.train_dataloader) if wanted else ():
-        for sample in _single_samples(trainer, loader, range(_length(loader))):
+    found: dict[str, Picture] = {}
+    for loader in _loaders(trainer.train_dataloader) if ids else []:
+        for sample in _single_samples(trainer, loader):
             (sample_id,) = sample["id"]
-            if sample_id in wanted:
+            if sample_id in ids:
                 found[sample_id] = picture_of(trainer, sample["image"][0])
-            if len(found) == len(wanted):
-                break
     return found.__getitem__
 
 
@@ -99,35 +95,27 @@ def undisturbed(module: torch.nn.Module) -> Iterator[None]:
                 part.training = training
 
 
-def _single_samples(
-    trainer: L.Trainer,
-    loader: Any,  # noqa: ANN401 - any iterable may serve as a loader
-    indices: Iterable[int],
-) -> Iterator[Batch]:
-    """Batches of one, checked as the module checks its batches.
+def _loaders(nested: Any) -> list[DataLoader[Any]]:  # noqa: ANN401 - one, or any nesting of them
+    loaders = CombinedLoader([] if nested is None else nested).flattened
+    return [loader for loader in loaders if isinstance(loader, DataLoader)]
 
-    Samples are read by index where possible, as a second iteration over a loader that training
-    holds open would restart its workers.
+
+def _single_samples(
+    trainer: L.Trainer, loader: DataLoader[Any], count: int | None = None
+) -> Iterator[Batch]:
+    """Batches of one, all or so many, checked as the module checks its batches.
+
+    The data set is asked for its samples, as a second iteration over a loader that training holds
+    open would restart its workers.
     """
-    if _length(loader):
-        batches = (loader.collate_fn([loader.dataset[i]]) for i in indices)
+    samples: Any = loader.dataset
+    if isinstance(samples, IterableDataset):
+        samples = itertools.islice(samples, count)
     else:
-        keys = ("id", "image", "masks", "reference", "size")
-        batches = (
-            {key: batch[key][i : i + 1] for key in keys if key in batch}
-            for batch in map(unpacked, loader)
-            for i in range(len(batch["image"]))
-        )
-    for batch in batches:
+        size = len(samples)
+        spread = np.linspace(0, size - 1, size if count is None else min(count, size))
+        samples = map(samples.__getitem__, sorted({round(i) for i in spread}))
+    for sample in samples:
+        batch = loader.collate_fn([sample])
         checked: Batch = trainer.lightning_module.on_before_batch_transfer(batch, 0)
         yield unpacked(checked)
-
-
-def _flat(loaders: Any) -> list[Any]:  # noqa: ANN401 - a loader, or any nesting of loaders
-    return [] if loaders is None else CombinedLoader(loaders).flattened
-
-
-def _length(loader: Any) -> int:  # noqa: ANN401 - any iterable may serve as a loader
-    """How many samples can be read by index; 0 where they can only be iterated over."""
-    by_index = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
-    return len(loader.dataset) if by_index else 0
