@@ -180,12 +180,12 @@ def _drawn(sheet: Sheet, card: PrototypeCard) -> Image.Image:
     parts = [bar, sheet.line(name, sheet.title, _CARD)]
     if source.projected:
         crop = sheet.source(card.patch, card.colour, _CROP)
-        parts.append(sheet.side_by_side([crop, drawn_scene(card)], sheet.nearby))
+        parts.append(sheet.side_by_side([crop, _scene(card)], sheet.nearby))
     parts.append(sheet.text(card_facts(card), _CARD))
     return sheet.stacked([*parts, *(_nearest(sheet, card) if source.projected else [])])
 
 
-def drawn_scene(card: PrototypeCard) -> Image.Image:
+def _scene(card: PrototypeCard) -> Image.Image:
     """The whole training image, a box round the part that the crop shows."""
     if card.image is None or card.size is None:
         return Image.new("RGB", (1, 1), PAPER)

@@ -13,15 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation
-from tax_lightning.visualization.annotations import SourcePatch
-from tax_lightning.visualization.drawing import UNANIMOUS_INDEX, as_array, check_single, data_uri
-from tax_lightning.visualization.gallery import PrototypeCard, card_facts, drawn_scene
+from tax_lightning.visualization.drawing import UNANIMOUS_INDEX, as_array, check_single
 from tax_lightning.visualization.palette import Colour, css
-from tax_lightning.visualization.sheet import Sheet
 
 # ------------------------------------------------------------------------------------------ HTML
 
@@ -105,39 +101,6 @@ def named(name: str, colour: Colour) -> str:
 def bar(share: float, colour: Colour) -> str:
     """A bar as long as a share in ``[0, 1]`` of its track."""
     return f'<span class="bar" style="width:{share:.2%};background:{css(colour)}"></span>'
-
-
-def prototype_card(card: PrototypeCard, anchor: str, shade: Colour) -> str:
-    """A prototype: its name, crop and training image, what is known of it, its nearest pixels."""
-    source = card.source
-    nearest = "".join(
-        _crop(patch, 64, f"Row {y}, column {x} of {sample_id}")
-        for (sample_id, y, x, _), patch in zip(source.nearest, card.nearest, strict=False)
-        if patch is not None
-    )
-    if nearest:
-        nearest = f'<p>Next nearest, in other images:</p><div class="nearest">{nearest}</div>'
-    sights = '<span class="missing">The training image is not at hand</span>'
-    if card.patch is not None:
-        height, width = card.patch.image.shape[:2]
-        words = f"Training example, {width} by {height} pixels, its pixel ringed"
-        sights = _crop(card.patch, 128, words) + _picture(
-            "scene", drawn_scene(card), "The whole training image, with a box round the crop"
-        )
-    return (
-        f'<article class="card" id="{anchor}" tabindex="-1">'
-        f"<h3>{named(f'{source.annotator}, prototype {source.kernel}', shade)}</h3>"
-        f'<div class="sights">{sights}</div>'
-        f"<p>{'<br>'.join(map(escape, card_facts(card)))}</p>{nearest}</article>\n"
-    )
-
-
-def _crop(patch: SourcePatch, side: int, words: str) -> str:
-    return _picture("crop", Sheet().marked(patch, side), words)
-
-
-def _picture(kind: str, picture: Image.Image, words: str) -> str:
-    return f'<img class="{kind}" src="{data_uri(np.asarray(picture))}" alt="{escape(words)}">'
 
 
 # ------------------------------------------------------------------------------------------ maps

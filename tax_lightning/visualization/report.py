@@ -20,7 +20,13 @@ from tax_lightning.files import file_name, plain, write_json, write_whole
 from tax_lightning.visualization import page as base
 from tax_lightning.visualization.annotations import SourcePatch, find_callouts
 from tax_lightning.visualization.drawing import data_uri, shrunk, thumbnail
-from tax_lightning.visualization.gallery import PrototypeCard, read_cards, with_use
+from tax_lightning.visualization.gallery import (
+    PrototypeCard,
+    card_facts,
+    read_cards,
+    render_card,
+    with_use,
+)
 from tax_lightning.visualization.palette import (
     Picture,
     annotator_palette,
@@ -173,10 +179,7 @@ class _Report:
                 "shown": shown.shape[:2],
                 "unanimous": summary.unanimous,
                 "decides": dict(zip(self.annotators, summary.usage, strict=True)),
-                "spots": [
-                    {"at": [spot.y, spot.x], "annotator": spot.annotator, "kernel": spot.kernel}
-                    for spot in find_callouts(explanation)
-                ],
+                "spot": next(((c.y, c.x) for c in find_callouts(explanation, limit=1)), None),
             }
         )
         return maps
@@ -256,7 +259,6 @@ class _Report:
                     "prototypes": [
                         {
                             "card": _card_id(card.source) if card.source.active else None,
-                            "origin": _origin(card.source),
                             "decides": card.use,
                             **asdict(card.source),
                         }
@@ -312,14 +314,7 @@ class _Report:
             (card for card in cards if card.source.active),
             key=lambda card: -np.nan_to_num(card.use or 0),
         )
-        drawn = "".join(
-            base.prototype_card(
-                card,
-                _card_id(card.source),
-                kernel_shade(card.colour, card.source.kernel, self.kernels),
-            )
-            for card in active
-        )
+        drawn = "".join(map(_card, active))
         pruned = len(cards) - len(active)
         return (
             '<p class="note">A prototype is one pixel of one training image, ringed here. Where a '
@@ -341,14 +336,16 @@ def _thumbnail(number: int, name: str, picture: Picture, summary: Summary) -> st
     )
 
 
+def _card(card: PrototypeCard) -> str:
+    """A prototype's card as a picture, with what stands on it as its text."""
+    source = card.source
+    words = ". ".join((f"{source.annotator}, prototype {source.kernel}", *card_facts(card)))
+    return (
+        f'<img class="card" id="{_card_id(source)}" src="{data_uri(render_card(card))}" '
+        f'alt="{escape(words)}" loading="lazy">\n'
+    )
+
+
 def _card_id(source: PrototypeSource) -> str:
     """The id of a prototype's card."""
     return f"prototype-{file_name(source.annotator)}-{source.kernel}"
-
-
-def _origin(source: PrototypeSource) -> str:
-    """Where a prototype was taken from, in words; nothing before it was taken from anywhere."""
-    if not source.projected:
-        return ""
-    labelled = f", which {source.annotator} labelled {source.label}" if source.label else ""
-    return f"training image {source.sample_id}, row {source.y}, column {source.x}{labelled}"

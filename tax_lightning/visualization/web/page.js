@@ -22,28 +22,13 @@ async function showImage(number) {
   if (shown.wanted !== number) return; // another was asked for meanwhile
   const { height, width } = maps;
   Object.assign(shown, { maps, held: false, spot: [height >> 1, width >> 1] });
-  if (image.spots.length) shown.spot = inMaps(image.spots[0].at);
+  if (image.spot) shown.spot = scaled(image.spot, image.size, image.shown); // where much is decided
   element("image").value = String(number);
-  element("previous").disabled = number === 0;
-  element("next").disabled = number === report.images.length - 1;
   element("picture").src = element(`picture-${number}`).textContent;
   stage.setAttribute("aria-label", `Picture ${image.id}`);
   stage.style.setProperty("--shape", width / height);
   stage.classList.toggle("coarse", Math.max(width, height) < 600);
-  showSpots(image);
   draw();
-}
-
-function showSpots(image) {
-  const buttons = image.spots.map(({ at, annotator, kernel }) => {
-    const mark = chip(report.annotators[annotator].shades[kernel]);
-    const name = `${nameOf(annotator)}, prototype ${kernel}`;
-    const button = made("button", { type: "button" }, mark, name);
-    button.addEventListener("click", () => moveSpot(inMaps(at), true));
-    return button;
-  });
-  element("spots").replaceChildren(made("h4", {}, "Look here first"), ...buttons);
-  element("spots").hidden = !buttons.length;
 }
 
 // ---------------------------------------------------------------------------- layers
@@ -116,18 +101,11 @@ function scaled(place, from, to) {
   return place.map((at, axis) => Math.floor(((at + 0.5) * to[axis]) / from[axis]));
 }
 
-function inMaps(place) {
-  const image = report.images[shown.maps.number];
-  return scaled(place, image.size, image.shown);
-}
-
-// Go to a row and column of the maps, and say so to a screen reader where the reader asked for it.
-function moveSpot([y, x], held, told = true) {
+function moveSpot([y, x], held) {
   const { height, width } = shown.maps;
   shown.held = held;
   shown.spot = [Math.min(height - 1, Math.max(0, y)), Math.min(width - 1, Math.max(0, x))];
   readSpot();
-  if (told) tell();
 }
 
 function readSpot() {
@@ -140,14 +118,7 @@ function readSpot() {
   marker.style.left = `${(100 * (spot[1] + 0.5)) / maps.width}%`;
   shown.place = scaled(spot, image.shown, image.size);
   shown.reading = readingOf(maps, spot[0] * maps.width + spot[1]);
-  shown.words = showReading(shown.reading, shown.place);
-}
-
-// Say the last spot only, where several follow one another.
-let telling = 0;
-function tell() {
-  clearTimeout(telling);
-  telling = setTimeout(() => (element("said").textContent = shown.words), 250);
+  showReading(shown.reading, shown.place);
 }
 
 function pointed(event) {
@@ -161,7 +132,7 @@ function pointed(event) {
 
 on("stage", "pointermove", (event) => {
   const follows = shown.maps && !shown.held && event.pointerType !== "touch";
-  if (follows) moveSpot(pointed(event), false, false);
+  if (follows) moveSpot(pointed(event), false);
 });
 on("stage", "click", (event) => {
   if (shown.maps) moveSpot(pointed(event), !shown.held);
@@ -174,7 +145,7 @@ on("stage", "keydown", (event) => {
   moveSpot(shown.spot.map((at, axis) => at + (event.shiftKey ? 10 : 1) * step[axis]), true);
 });
 addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && shown.maps) moveSpot(shown.spot, false, false);
+  if (event.key === "Escape" && shown.maps) moveSpot(shown.spot, false);
 });
 
 // ---------------------------------------------------------------------------- controls
@@ -186,10 +157,6 @@ on("layers", "change", (event) => {
 ["with-result", "with-outlines", "with-unanimous"].forEach((id) => on(id, "change", draw));
 
 // The number of the picture stands in the address, so that a picture can be pointed to.
-function openImage(number) {
-  location.hash = `picture=${number}`;
-}
-
 function fromAddress() {
   const found = /^#picture=(\d+)$/.exec(location.hash);
   if (!found || !report.images[found[1]]) return false;
@@ -202,8 +169,6 @@ function fromAddress() {
   return true;
 }
 
-on("image", "change", (event) => openImage(event.target.value));
-on("previous", "click", () => openImage(shown.maps.number - 1));
-on("next", "click", () => openImage(shown.maps.number + 1));
+on("image", "change", (event) => (location.hash = `picture=${event.target.value}`));
 addEventListener("hashchange", fromAddress);
 if (!fromAddress()) showImage(0);
