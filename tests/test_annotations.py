@@ -61,16 +61,6 @@ def test_no_callouts_where_nobody_decides():
     assert find_callouts(make_explanation(leader, unanimous=torch.ones_like(leader).bool())) == ()
 
 
-def test_in_large_images_spots_are_found_in_a_part_of_the_pixels():
-    leader = torch.zeros(1, 1100, 400).long()
-    leader[:, 900:] = 1
-    callouts = find_callouts(make_explanation(leader))
-    assert [c.annotator for c in callouts] == [0, 1]
-    for callout in callouts:
-        assert leader[0, callout.y, callout.x] == callout.annotator
-    assert 990 < callouts[1].y < 1010
-
-
 @given(height=st.integers(1, 80), width=st.integers(1, 300), data=st.data())
 def test_patches_hold_the_source_pixel_wherever_it_is(height, width, data):
     y = data.draw(st.integers(0, height - 1))

@@ -121,25 +121,6 @@ def test_it_holds_the_prototypes_as_a_picture(run, logged):
     assert np.array_equal(np.asarray(image), np.asarray(Image.open(written(run, "gallery.png"))))
 
 
-def test_it_holds_the_prototypes_as_a_table_with_a_row_each(run, logged):
-    assert "explanations/prototypes/path" in logged
-    name = "explanations/prototypes.table.json"
-    (files,) = (files for files in artifacts(run, "run_table") if name in files)
-    table = json.loads(files[name].read_text())
-    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-    assert [(row["annotator"], row["kernel"]) for row in rows] == [
-        (annotator, kernel) for annotator in ANNOTATORS for kernel in (0, 1)
-    ]
-    named = json.loads(written(run, "manifest.json").read_text())["prototypes"]
-    for row, prototype in zip(rows, named, strict=True):
-        card = Image.open(files[row["card"]["path"]])
-        assert card.size == (row["card"]["width"], row["card"]["height"])
-        assert set(row) == {"card", *prototype} - {"nearest"}
-        for column in set(row) - {"card"}:
-            assert row[column] == pytest.approx(prototype[column]), column
-    assert sum(row["use"] for row in rows) == pytest.approx(1)
-
-
 def test_it_holds_the_end_of_the_run_as_an_artifact(run):
     (files,) = artifacts(run, "explanation")
     panels = {f"final-val-{number}.png" for number in ("0000", "0003")}

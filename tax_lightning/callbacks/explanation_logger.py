@@ -25,7 +25,6 @@ from tax_lightning.visualization.annotations import callout_patches
 from tax_lightning.visualization.gallery import (
     PrototypeCard,
     read_cards,
-    render_card,
     render_gallery,
     shown_images,
     with_use,
@@ -39,9 +38,9 @@ class ExplanationLogger(Callback):
     """Show who decides and why, on the same few validation images throughout a training run.
 
     Every ``every_n_epochs`` epochs and at the end, a panel of each image goes to the loggers and
-    into the folder ``explanations`` of the run. The prototypes follow at the end: ``gallery.png``,
-    and in W&B a table. The files of the end, with ``report.html`` and ``manifest.json``, which
-    names them, are one W&B artifact.
+    into the folder ``explanations`` of the run. The prototypes follow at the end.
+    The files of the end, with ``report.html`` and ``manifest.json``, are one
+    W&B artifact.
 
     Training images are read again from the data each time; no checkpoint holds image data. Only
     the process of rank zero draws, and it waits for no other. A logger or folder that fails is
@@ -145,11 +144,6 @@ class ExplanationLogger(Callback):
         if any(card.source.projected for card in cards):
             gallery = to.picture("explanations/gallery", render_gallery(cards), "gallery.png")
         facts = [{**asdict(card.source), "use": card.use} for card in cards]
-        rows = [
-            {"card": render_card(card)} | {k: v for k, v in fact.items() if k != "nearest"}
-            for card, fact in zip(cards, facts, strict=True)
-        ]
-        to.table("explanations/prototypes", rows)
         page, network = [], getattr(to.trainer.lightning_module, "network", None)
         if isinstance(network, TAXNetwork):
             samples = [(one.explanation, one.picture) for one in seen]

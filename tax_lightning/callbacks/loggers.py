@@ -1,11 +1,10 @@
-"""What a run's folder and loggers get beyond scalars: pictures, tables, files, settings."""
+"""What a run's folder and loggers get beyond scalars: pictures, files, settings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import yaml
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
@@ -18,9 +17,9 @@ from tax_lightning.visualization.palette import Picture
 class Destinations:
     """The folder and the loggers of a run. Each gets what it can hold, in its own form.
 
-    W&B takes pictures, tables and artifacts; TensorBoard takes pictures; other loggers do if they
-    have Lightning's ``log_image``. A failure does not stop the training: it is reported once, and
-    noted in ``warned``.
+    W&B takes pictures and artifacts; TensorBoard takes pictures; other loggers do if they have
+    Lightning's ``log_image``. A failure does not stop the training: it is reported once, and noted
+    in ``warned``.
     """
 
     def __init__(self, trainer: L.Trainer, warned: set[str]) -> None:
@@ -40,21 +39,6 @@ class Destinations:
         image = Image.fromarray(picture)
         # Twice as fast as the usual compression, for files that are a tenth larger.
         return self.file(name, lambda path: image.save(path, compress_level=3))
-
-    def table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Hand over a table, a column for each key of the rows; arrays in it are pictures."""
-
-        def send(logger: Logger, step: int) -> None:
-            if isinstance(logger, WandbLogger):
-                import wandb  # takes a second, which runs with other loggers need not wait for
-
-                values = [
-                    [wandb.Image(v) if isinstance(v, np.ndarray) else v for v in row.values()]
-                    for row in rows
-                ]
-                logger.log_table(key, list(rows[0]), values, step=step)
-
-        self._send(f"the table {key!r}", send)
 
     def artifact(self, name: str, files: Sequence[Path]) -> None:
         """Hand over files as one artifact of the type ``name``."""

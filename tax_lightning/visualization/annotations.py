@@ -15,8 +15,6 @@ from tax_lightning.explanation import Explanation, PrototypeSource
 from tax_lightning.visualization.drawing import as_array, check_single
 from tax_lightning.visualization.palette import Picture
 
-_LOOKED_AT = 512  # pixels a side, at most: a spot need not be found to the pixel
-
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -45,8 +43,7 @@ def find_callouts(explanation: Explanation, limit: int = 5) -> tuple[CallOut, ..
     """The prototypes that decide most pixels of an image, each with the spot to point at.
 
     Args:
-        explanation: the explanation of one image. Of more than 512 pixels a side, every second,
-            third, ... row and column is looked at.
+        explanation: the explanation of one image.
         limit: the most call-outs to return.
 
     Returns:
@@ -54,11 +51,8 @@ def find_callouts(explanation: Explanation, limit: int = 5) -> tuple[CallOut, ..
         first; none if all annotators would say the same everywhere.
     """
     check_single(explanation)
-    step = -(-max(explanation.probs.shape[-2:]) // _LOOKED_AT)
     names = ("leader", "leader_kernel", "leader_share", "unanimous")
-    leader, kernel, share, unanimous = (
-        as_array(getattr(explanation, name)[0, ::step, ::step]) for name in names
-    )
+    leader, kernel, share, unanimous = (as_array(getattr(explanation, name)[0]) for name in names)
     kernels = int(kernel.max()) + 1
     prototype = np.where(unanimous, -1, leader * kernels + kernel)
     pixels = np.bincount(prototype[prototype >= 0])
@@ -69,7 +63,7 @@ def find_callouts(explanation: Explanation, limit: int = 5) -> tuple[CallOut, ..
         region = parts == np.bincount(parts.ravel())[1:].argmax() + 1
         y, x = _innermost(region)
         n, k = divmod(int(index), kernels)
-        callouts.append(CallOut(number, n, k, step * y, step * x, float(share[region].mean())))
+        callouts.append(CallOut(number, n, k, y, x, float(share[region].mean())))
     return tuple(callouts)
 
 

@@ -24,7 +24,7 @@ from tax_lightning.visualization.palette import (
     value_colours,
 )
 from tax_lightning.visualization.sheet import SMALLEST_TILE, Entry, Sheet, shorten
-from tax_lightning.visualization.summary import Cast, Summary, cast_of
+from tax_lightning.visualization.summary import Summary
 
 _LARGEST_TILE = 512
 _COLUMNS = 3
@@ -46,8 +46,7 @@ def render_panel(
     Six tiles: the image, the annotators' contours and the resulting segmentation; below them who
     decides, why, and how unsure the result is. Under the tiles stand the annotators' colours.
     Numbers in the tile "why" lead to the cards at the foot: the training patch that the deciding
-    prototype was taken from, its pixel marked. Of more than twelve annotators those who decide most
-    of the image are named, see :func:`~tax_lightning.visualization.summary.cast_of`.
+    prototype was taken from, its pixel marked.
 
     Args:
         explanation: the explanation of one image.
@@ -77,9 +76,7 @@ def render_panel(
     drawing.check_single(explanation)
     _check_sizes(explanation, image, masks, reference)
     summary = Summary.of(explanation)
-    view = View(
-        explanation, image, masks, reference, cast_of(explanation.annotators, summary.usage)
-    )
+    view = View(explanation, image, masks, reference)
     callouts = find_callouts(explanation)
     sheet = Sheet(view.scale)
     drawn = "Annotators" if masks is not None else "Annotators, as predicted"
@@ -97,12 +94,12 @@ def render_panel(
         ],
         _COLUMNS,
     )
-    cards = [_card(sheet, view.cast, explanation, callout, patches or {}) for callout in callouts]
+    cards = [_card(sheet, explanation, callout, patches or {}) for callout in callouts]
     return sheet.framed(
         [
             sheet.heading(explanation.ids[0], _TAGLINE, tiles.width),
             tiles,
-            sheet.flow(annotator_entries(view.cast), tiles.width),
+            sheet.flow(annotator_entries(explanation.annotators, summary), tiles.width),
             sheet.flow(_sign_entries(), tiles.width),
             *([sheet.flow([Entry(summary.caveat)], tiles.width)] if summary.caveat else []),
             sheet.line(_CARDS_TITLE if cards else _NOBODY, sheet.title, tiles.width),
@@ -145,9 +142,9 @@ class View:
         image: NDArray[Any],
         masks: NDArray[np.integer] | None,
         reference: NDArray[np.integer] | None,
-        cast: Cast,
     ) -> None:
-        self.cast, self.classes, self.kernels = cast, explanation.classes, explanation.kernels
+        self.classes, self.kernels = explanation.classes, explanation.kernels
+        self.colours = annotator_palette(len(explanation.annotators))
         source_size = image.shape[:2]
         self.size = height, width = _display_size(*source_size)
         self.zoom = np.divide(self.size, source_size)
@@ -179,8 +176,7 @@ class View:
         """Every annotator's contour; where several coincide their colours take turns along it."""
         line, whose = drawing.taking_turns(drawing.contours(self.masks, self.line))
         picture = drawing.grey_rgb(0.5 * self.grey + 70)
-        colours = np.asarray(self.cast.colours, dtype=np.uint8)
-        picture[line] = colours[self.cast.slots[whose[line]]]
+        picture[line] = np.asarray(self.colours, dtype=np.uint8)[whose[line]]
         return picture
 
     def result(self) -> Picture:
@@ -197,17 +193,15 @@ class View:
 
     def who(self) -> Picture:
         """The leader's colour, fading to the grey image as the others weigh more."""
-        colours = np.asarray(self.cast.colours)[self.cast.slots]
-        picture = drawing.blend(
-            drawing.grey_rgb(self.grey), colours[self.leader], self.certainty[..., None]
-        )
+        colours = np.asarray(self.colours)[self.leader]
+        picture = drawing.blend(drawing.grey_rgb(self.grey), colours, self.certainty[..., None])
         return self._with_unanimous(picture)
 
     def why(self) -> Picture:
         """Shades of the leader's colour for the deciding kernels, with seams between them."""
         kernels = max(self.kernels, int(self.kernel.max()) + 1)
-        shades = [[kernel_shade(c, k, kernels) for k in range(kernels)] for c in self.cast.colours]
-        picture = np.asarray(shades, dtype=np.uint8)[self.cast.slots[self.leader], self.kernel]
+        shades = [[kernel_shade(c, k, kernels) for k in range(kernels)] for c in self.colours]
+        picture = np.asarray(shades, dtype=np.uint8)[self.leader, self.kernel]
         prototype = np.where(self.unanimous, -1, self.leader * kernels + self.kernel)
         picture[drawing.seams(prototype)] = (0, 0, 0)
         return self._with_unanimous(picture)
@@ -236,14 +230,14 @@ def _display_size(height: int, width: int) -> tuple[int, int]:
 # ---------------------------------------------------------------------------------------- legends
 
 
-def annotator_entries(cast: Cast) -> list[Entry]:
-    """A title, then every annotator who is named, with colour and share of the decided pixels."""
-    decided = not np.isnan(cast.parts).any()
+def annotator_entries(annotators: Sequence[str], summary: Summary) -> list[Entry]:
+    """A title, then every annotator with colour and share of the decided pixels, if any."""
+    decided = summary.decided > 0
     title = "Annotators, with their share of what is not hatched:" if decided else "Annotators:"
-    named = zip(cast.names, cast.colours, cast.parts, strict=True)
+    people = zip(annotators, annotator_palette(len(annotators)), summary.usage, strict=True)
     return [Entry(title)] + [
         Entry(shorten(name) + (f" {part:.0%}" if decided else ""), _solid_chip(colour))
-        for name, colour, part in named
+        for name, colour, part in people
     ]
 
 
@@ -335,13 +329,12 @@ def callout_caption(explanation: Explanation, callout: CallOut, has_patch: bool)
 
 def _card(
     sheet: Sheet,
-    cast: Cast,
     explanation: Explanation,
     callout: CallOut,
     patches: Mapping[tuple[int, int], SourcePatch],
 ) -> Image.Image:
     """A call-out's training patch, number and caption."""
-    colour = cast.colours[cast.slots[callout.annotator]]
+    colour = annotator_palette(len(explanation.annotators))[callout.annotator]
     patch = patches.get((callout.annotator, callout.kernel))
     edge = kernel_shade(colour, callout.kernel, explanation.kernels)
     box = sheet.source(patch, edge, sheet.patch)

@@ -35,7 +35,7 @@ from tax_lightning.visualization.palette import (
     value_colours,
 )
 from tax_lightning.visualization.panel import render_panel
-from tax_lightning.visualization.summary import MOST_NAMED, Summary
+from tax_lightning.visualization.summary import Summary
 
 _TITLE = "Who decided, and why"
 _SCRIPTS = ("maps.js", "drawing.js", "spot.js", "page.js")
@@ -277,7 +277,6 @@ class _Report:
             "planes": base.PLANES,
             "annotator_planes": base.ANNOTATOR_PLANES,
             "scale": value_colours(np.linspace(0, 1, 101)),  # by per cent
-            "most_named": MOST_NAMED,
             "unanimous": self.summary.unanimous,
             "largest_weight": self.summary.largest_weight,
             "images": self.images,

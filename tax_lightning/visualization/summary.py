@@ -1,8 +1,7 @@
-"""Who decides how much of some images, and who is named in a picture."""
+"""Who decides how much of some images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -10,10 +9,6 @@ from numpy.typing import NDArray
 
 from tax_lightning.explanation import Explanation
 from tax_lightning.visualization.drawing import as_array
-from tax_lightning.visualization.palette import Colour, annotator_palette
-
-MOST_NAMED = 12
-"""Colours that can be told apart, and so the most entries of a legend of annotators."""
 
 _CLEAR = 0.2  # certainty of who, on average over decided pixels, from which on it says something
 
@@ -84,42 +79,3 @@ class Summary:
             "Who decides means next to nothing here: where the annotators differ, the largest "
             f"weight is {self.largest_weight:.0%} on average, an even share {even:.0%}."
         )
-
-
-@dataclass(frozen=True)
-class Cast:
-    """Who is named in a picture, in which colours.
-
-    Args:
-        names: of those who are named; where some are not, the last entry counts them.
-        colours: one a name.
-        slots: ``[N]``, for every annotator the position of the entry that stands for it.
-        parts: share of the decided pixels that each entry leads; they sum to 1, or are all NaN
-            where no pixel is decided.
-    """
-
-    names: tuple[str, ...]
-    colours: tuple[Colour, ...]
-    slots: NDArray[np.intp]
-    parts: Shares
-
-
-def cast_of(annotators: Sequence[str], usage: Shares) -> Cast:
-    """Who is named in the pictures of an image: all of up to twelve, else those who decide most.
-
-    Up to twelve annotators have the colours of their positions, the same in all pictures. Of more,
-    the eleven who decide most are named, in that order, and the others share the twelfth colour.
-
-    Args:
-        annotators: names.
-        usage: ``[N]``, share of the decided pixels that each leads, or NaN.
-    """
-    colours = annotator_palette(min(len(annotators), MOST_NAMED))
-    if len(annotators) <= MOST_NAMED:
-        return Cast(tuple(annotators), colours, np.arange(len(annotators)), usage)
-    few = MOST_NAMED - 1
-    leading = np.argsort(-np.nan_to_num(usage), kind="stable")[:few]
-    slots = np.full(len(annotators), few)
-    slots[leading] = range(few)
-    names = (*(annotators[n] for n in leading), f"{len(annotators) - few} others")
-    return Cast(names, colours, slots, np.append(usage[leading], 1 - usage[leading].sum()))

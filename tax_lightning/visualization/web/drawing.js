@@ -35,13 +35,12 @@ function lineSizes(maps) {
   return { zoom, line: Math.min(zoom, Math.max(1, Math.round((zoom * longest) / 450))) };
 }
 
-// Hatching, seams between prototypes, outlines of annotators and of the result, RGBA.
-function linesOf(maps, { hatched, seams, outlines, result }) {
+// Hatching, outlines of annotators and of the result, RGBA.
+function linesOf(maps, { hatched, outlines, result }) {
   const { zoom, line } = lineSizes(maps);
   const canvas = { width: maps.width * zoom, height: maps.height * zoom };
   canvas.pixels = new Uint8ClampedArray(4 * canvas.width * canvas.height);
   if (hatched) hatch(canvas, maps.unanimous, zoom);
-  if (seams) drawSeams(canvas, maps, zoom);
   if (outlines) drawOutlines(canvas, maps, zoom, line);
   if (result) drawDashed(canvas, maps, zoom, Math.ceil((2 * line) / 3));
   return new ImageData(canvas.pixels, canvas.width, canvas.height);
@@ -79,15 +78,6 @@ function alongEdges({ height, width }, parted, zoom, line, mark) {
       }
     }
   }
-}
-
-// Between two regions that have different prototypes; none towards where nobody decides.
-function drawSeams(canvas, maps, zoom) {
-  const { leader, unanimous } = maps;
-  const same = (i, j) => leader[i] === leader[j] && kernelAt(maps, i) === kernelAt(maps, j);
-  const parted = (i, j) => !unanimous[i] && !unanimous[j] && !same(i, j);
-  const thin = Math.max(1, Math.round(zoom / 6));
-  alongEdges(maps, parted, zoom, thin, (at) => canvas.pixels.set([0, 0, 0, 255], 4 * at));
 }
 
 // The inner edge of every region of a class but the background.

@@ -38,7 +38,6 @@ function draw() {
   const hatched = element("with-unanimous").checked && TELLS_WHO.has(layer);
   const lines = {
     hatched,
-    seams: layer === "why",
     outlines: element("with-outlines").checked,
     result: element("with-result").checked,
   };
@@ -60,7 +59,7 @@ function put(canvas, pixels) {
 const HATCHED = " Hatched: all would say the same; who decides means nothing there.";
 const LEGEND_NOTES = {
   who: "Colour: the annotator who decides. The fainter, the more others have a say.",
-  why: "Colour: the annotator who decides. Shade: which of their prototypes. Black: between two.",
+  why: "Colour: the annotator who decides. Shade: which of their prototypes.",
 };
 
 function showLegend(hatched) {
@@ -71,13 +70,7 @@ function showLegend(hatched) {
     const found = [...new Set(maps.result)].sort((a, b) => a - b);
     entries.push(...found.map((label) => entry(report.classes[label])));
   } else if (TELLS_WHO.has(layer)) {
-    const leading = leaders();
-    for (const [annotator, share] of leading.slice(0, report.most_named)) {
-      entries.push(entry(annotator, ` ${perCent(share)}`));
-    }
-    const rest = leading.slice(report.most_named);
-    const share = rest.reduce((sum, [, own]) => sum + own, 0);
-    if (rest.length) entries.push(made("span", {}, `${rest.length} others ${perCent(share)}`));
+    entries.push(...leaders().map(([annotator, share]) => entry(annotator, ` ${perCent(share)}`)));
   } else if (layer === "uncertainty") {
     const bar = made("span", { className: "scale" });
     bar.style.background = `linear-gradient(to right, ${report.scale.map(css).join(", ")})`;
@@ -161,11 +154,7 @@ function fromAddress() {
   const found = /^#picture=(\d+)$/.exec(location.hash);
   if (!found || !report.images[found[1]]) return false;
   showImage(Number(found[1]));
-  const { top, bottom } = stage.getBoundingClientRect();
-  if (bottom < 0 || top > innerHeight / 2) {
-    element("pictures").scrollIntoView();
-    stage.focus({ preventScroll: true });
-  }
+  element("pictures").scrollIntoView();
   return true;
 }
 
