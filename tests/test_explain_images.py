@@ -215,13 +215,6 @@ def test_images_of_one_name(trained, new_images, tmp_path, capsys):
     assert "have the same name 'new 1'" in said
 
 
-def test_output_that_holds_a_report(trained, new_images, tmp_path, capsys):
-    arguments = [f"--ckpt_path={trained[2]}", f"--images={new_images}", f"--output={tmp_path}"]
-    main(["explain", *arguments])
-    assert "holds a report already" in refused(arguments, capsys)
-    main(["explain", *arguments, "--overwrite=true"])
-
-
 def test_configuration_that_prepares_images_in_another_way(trained, new_images, capsys):
     _, config, checkpoint = trained
     said = refused(

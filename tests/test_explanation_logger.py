@@ -8,7 +8,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL import Image
 from reading import says
 from small_runs import ANNOTATORS, Images, LateModel, Model, Stream, fit, loaders, make_trainer
@@ -91,11 +91,6 @@ def test_a_set_without_length_shows_its_first_samples(tmp_path):
     stream = DataLoader(Stream(Images("val", 5)), batch_size=2)
     fit(tmp_path, ExplanationLogger(samples=3), model=model, data=(loaders()[0], stream))
     assert model.explained_ids == ["val-0", "val-1", "val-2"]
-
-
-def test_more_samples_than_there_are(tmp_path):
-    fit(tmp_path, ExplanationLogger(samples=9), data=loaders(validation=2))
-    assert names(tmp_path) == ["final-val-0.png", "final-val-1.png", "gallery.png"]
 
 
 def test_padding_is_not_shown(tmp_path):
@@ -242,13 +237,6 @@ def test_tensorboard_gets_the_very_pixels(tmp_path):
     (tmp_path / "stored.png").write_bytes(stored.encoded_image_string)
     np.testing.assert_array_equal(pixels(tmp_path / "stored.png"), pixels(callback.report[0]))
     assert events.Images("explanations/gallery")
-
-
-def test_other_loggers_get_numbers_only(tmp_path):
-    logger, callback = CSVLogger(tmp_path), ExplanationLogger(samples=1)
-    fit(tmp_path, callback, logger=logger, log_every_n_steps=1)
-    assert callback.folder == Path(logger.log_dir) / "explanations"
-    assert "explanations" not in (Path(logger.log_dir) / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize("argument", ["samples", "every_n_epochs"])

@@ -21,7 +21,7 @@ from made_up import (
 
 from tax_lightning.data.images import ExplainedImages
 from tax_lightning.visualization.gallery import read_cards
-from tax_lightning.visualization.page import compact, packed
+from tax_lightning.visualization.page import compact
 from tax_lightning.visualization.report import write_page, write_report
 
 ODD = "Bär <b>\"1\" & '2'</script>"
@@ -118,12 +118,6 @@ def test_more_kernels_than_a_byte_holds_are_refused():
         compact(explanation, 1024)
 
 
-def test_maps_of_several_images_are_refused():
-    leader, _ = quarters()
-    with pytest.raises(ValueError, match="expected 1"):
-        compact(make_explanation(leader.expand(2, -1, -1)), 1024)
-
-
 # ----------------------------------------------------------------------------------------- cards
 
 
@@ -142,11 +136,6 @@ def test_every_training_image_is_read_once():
     assert card.size == (100, 120)
     (patch,) = card.nearest
     assert (card.source.nearest[0][:2], patch.y) == (("b", 1), 1)
-
-
-def test_examples_whose_image_is_missing_are_named_only(tmp_path):
-    page = report(tmp_path, read=nowhere).read_text(encoding="utf-8")
-    assert "Ana, prototype 0. from train-7 at y 2, x 3. labelled: cell" in page
 
 
 # ------------------------------------------------------------------ a page of what was explained
@@ -227,13 +216,6 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
         report(tmp_path / "taken")
 
 
-def test_images_of_one_name_are_refused(tmp_path):
-    images = MadeUpImages({"a": (16, 16)})
-    images.sizes *= 2
-    with pytest.raises(ValueError, match="two images have the id 'a'"):
-        write_report(explained(images), tmp_path)
-
-
 def test_no_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no images to explain"):
         write_report(explained(MadeUpImages({})), tmp_path)
@@ -255,13 +237,6 @@ def test_a_report_that_fails_halfway_leaves_no_page(tmp_path):
         write_report(explained(Failing({"a": (16, 16), "b": (16, 16)})), tmp_path)
     left = [path.name for path in tmp_path.iterdir() if path.is_file()]
     assert left == []
-
-
-def test_twenty_images_of_ten_annotators_fit_in_25_megabytes():
-    model = MadeUpModel([f"Annotator {i}" for i in range(10)], ("background", "cell"), kernels=4)
-    maps = packed(compact(model.explain(torch.zeros(1, 1, 512, 512), ["a"]), 1024))
-    photograph, all_else = 512 * 512 // 2, 2e6
-    assert 20 * (len(maps) + photograph) + all_else < 25e6
 
 
 # ------------------------------------------------------------------------------------------ page
@@ -331,18 +306,6 @@ def test_missing_examples_are_noted(tmp_path, projected, read, said):
     report(tmp_path, model=MadeUpModel(projected=projected), read=read)
     assert said in open_page(tmp_path)
     assert said in (tmp_path / "report.json").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(("weight", "noted"), [(0.4, True), (0.9, False)])
-def test_a_who_that_is_nearly_even_is_noted(tmp_path, weight, noted):
-    class Even(MadeUpModel):
-        def explain(self, images, ids):
-            leader, _ = quarters(16)
-            return make_explanation(leader, weight=weight, ids=ids)
-
-    report(tmp_path, {"a": (16, 16)}, Even())
-    said = "Who decides means next to nothing here: where the annotators differ, the largest weight"
-    assert (f"{said} is {weight:.0%} on average, an even share 33%" in open_page(tmp_path)) == noted
 
 
 def test_notes_of_the_caller_stand_on_the_page(tmp_path):

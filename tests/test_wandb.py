@@ -115,12 +115,6 @@ def artifacts(run, kind):
     return [{e.path: Path(e.local_path) for e in a.manifest.contents} for a in found]
 
 
-def test_it_holds_the_prototypes_as_a_picture(run, logged):
-    (gallery,) = media(logged, "explanations/gallery")
-    image = Image.open(run.parent / "files" / gallery["filenames"][0])
-    assert np.array_equal(np.asarray(image), np.asarray(Image.open(written(run, "gallery.png"))))
-
-
 def test_it_holds_the_end_of_the_run_as_an_artifact(run):
     (files,) = artifacts(run, "explanation")
     panels = {f"final-val-{number}.png" for number in ("0000", "0003")}

@@ -349,9 +349,9 @@ def _card(
 def _with_numbers(
     picture: Picture, view: View, callouts: Sequence[CallOut], sheet: Sheet
 ) -> Picture:
-    """Put the call-outs' numbers on their spots."""
+    """Put the call-outs' numbers on their spots, the lowest on top."""
     canvas = Image.fromarray(picture)
-    for callout in callouts:
+    for callout in reversed(callouts):
         y, x = (np.array([callout.y, callout.x]) + 0.5) * view.zoom
         disc = sheet.number(callout.number)
         canvas.paste(disc, (round(x - disc.width / 2), round(y - disc.height / 2)), disc)
