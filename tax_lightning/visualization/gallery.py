@@ -17,7 +17,7 @@ from tax_lightning.visualization.palette import INK, PAPER, Colour, Picture, ann
 from tax_lightning.visualization.sheet import FAINT_INK, NO_PICTURE, Entry, Sheet, shorten
 from tax_lightning.visualization.summary import Summary
 
-SHOWN_NEAREST = 3
+_SHOWN_NEAREST = 3
 _COLUMNS = 4
 _CARD, _CROP, _THUMBNAIL, _NEAREST = 304, 184, 104, 92  # pixels
 _SCENE = 160  # pixels a side, at most, of a whole image on a card
@@ -114,7 +114,7 @@ def shown_images(sources: Sequence[Sequence[PrototypeSource]]) -> set[str]:
 def _places(source: PrototypeSource) -> Iterator[tuple[int, PrototypeSource]]:
     """The pixel itself with rank 0, then its nearest ones."""
     yield 0, source
-    for rank, (sample_id, y, x, _) in enumerate(source.nearest[:SHOWN_NEAREST], start=1):
+    for rank, (sample_id, y, x, _) in enumerate(source.nearest[:_SHOWN_NEAREST], start=1):
         yield rank, replace(source, sample_id=sample_id, y=y, x=x)
 
 
@@ -211,7 +211,7 @@ def _nearest(sheet: Sheet, card: PrototypeCard) -> list[Image.Image]:
     """The next nearest pixels, each from another image."""
     boxes = []
     for patch, (sample_id, _, _, similarity) in zip(
-        card.nearest[:SHOWN_NEAREST], card.source.nearest, strict=False
+        card.nearest[:_SHOWN_NEAREST], card.source.nearest, strict=False
     ):
         box = sheet.source(patch, NO_PICTURE, _NEAREST)
         words = [shorten(sample_id, 12), f"{similarity:.2f}"]
