@@ -10,36 +10,47 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from tax_lightning.explanation import Explanation, PrototypeSource
+from tax_lightning.explanation import Example, Explanation, PrototypeSource, TrustBasis
 
 KERNELS = 3
+TRUSTED = TrustBasis("image", "given", (0.7, 0.5, 0.1))
+
+
+def make_source(
+    annotator: str, kernel: int, sample_id: str = "train-7", active: bool = True
+) -> PrototypeSource:
+    """A prototype with an example of both classes; none without a training image."""
+    if not sample_id:
+        return PrototypeSource(annotator, kernel, active, None, ())
+    own = Example("cell", sample_id, 2 + kernel, 3, 0.9)
+    return PrototypeSource(
+        annotator, kernel, active, own, (own, Example("background", "b", 1, 1, 0.5))
+    )
 
 
 def make_sources(
     annotators: Sequence[str], sample_id: str = "train-7", kernels: int = KERNELS
 ) -> tuple[tuple[PrototypeSource, ...], ...]:
     return tuple(
-        tuple(
-            PrototypeSource(name, k, sample_id, 2 + k, 3, 0.9, "cell", True, (("b", 1, 1, 0.5),))
-            for k in range(kernels)
-        )
-        for name in annotators
+        tuple(make_source(name, k, sample_id) for k in range(kernels)) for name in annotators
     )
 
 
 def make_explanation(
     leader: Tensor,
     kernel: Tensor | int = 0,
-    unanimous: Tensor | None = None,
+    undisputed: Tensor | None = None,
     weight: float = 1.0,
     annotators: Sequence[str] = ("Ana", "Ben", "Cleo"),
     classes: Sequence[str] = ("background", "cell"),
     ids: Sequence[str] | None = None,
     sources: tuple[tuple[PrototypeSource, ...], ...] | None = None,
+    trust: TrustBasis = TRUSTED,
 ) -> Explanation:
     """Explanation in which ``leader`` [B, H, W] decides with ``weight``, the others share the rest.
 
-    The leader's index modulo the number of classes is the class of a pixel.
+    The leader's index modulo the number of classes is the class of a pixel. Where it is undisputed,
+    all annotators say what the leader says.
     """
     batch, height, width = leader.shape
     n, c = len(annotators), len(classes)
@@ -49,6 +60,9 @@ def make_explanation(
     own = torch.arange(n) % c
     decided = torch.nn.functional.one_hot(own, c).float()
     annotator_probs = decided.view(1, n, c, 1, 1).expand(batch, n, c, height, width).clone()
+    if undisputed is not None:
+        alike = torch.nn.functional.one_hot(leader % c, c).movedim(-1, 1).float().unsqueeze(1)
+        annotator_probs = torch.where(undisputed[:, None, None], alike, annotator_probs)
     why = torch.as_tensor(kernel).expand(batch, height, width).unsqueeze(1)
     return Explanation(
         ids=tuple(ids) if ids is not None else tuple(f"val-{i}" for i in range(batch)),
@@ -59,20 +73,21 @@ def make_explanation(
         who=who,
         why=why.expand(batch, n, height, width).clone(),
         why_share=0.5 * who,
-        unanimous=torch.zeros_like(leader, dtype=torch.bool) if unanimous is None else unanimous,
+        why_own=why.expand(batch, n, height, width).clone(),
+        trust=trust,
         sources=sources if sources is not None else make_sources(annotators),
     )
 
 
 def quarters(size: int = 8) -> tuple[Tensor, Tensor]:
-    """Leader map [1, S, S] with 0, 1, 2, 0 in its quarters, the last of them unanimous."""
+    """Leader map [1, S, S] with 0, 1, 2, 0 in its quarters, the last of them undisputed."""
     half = size // 2
     leader = torch.zeros(1, size, size, dtype=torch.int64)
     leader[:, :half, half:] = 1
     leader[:, half:, :half] = 2
-    unanimous = torch.zeros(1, size, size, dtype=torch.bool)
-    unanimous[:, half:, half:] = True
-    return leader, unanimous
+    undisputed = torch.zeros(1, size, size, dtype=torch.bool)
+    undisputed[:, half:, half:] = True
+    return leader, undisputed
 
 
 class MadeUpModel:
@@ -102,7 +117,7 @@ class MadeUpModel:
         log_annotators = (6 * fields(c) + 2 * fields(n, c)).log_softmax(dim=1)
         log_who = (4 * fields(n)).log_softmax(dim=0)
         probs = (log_who.exp().unsqueeze(1) * log_annotators.exp()).sum(dim=0)
-        said = log_annotators.argmax(dim=1)
+        why = fields(n, k).argmax(dim=1).unsqueeze(0)
         return Explanation(
             ids=tuple(ids),
             annotators=self.annotators,
@@ -110,9 +125,10 @@ class MadeUpModel:
             probs=probs.unsqueeze(0),
             annotator_probs=log_annotators.exp().unsqueeze(0),
             who=log_who.exp().unsqueeze(0),
-            why=fields(n, k).argmax(dim=1).unsqueeze(0),
+            why=why,
             why_share=0.7 * log_who.exp().unsqueeze(0),
-            unanimous=(said == said[:1]).all(dim=0).unsqueeze(0),
+            why_own=why,
+            trust=TRUSTED,
             sources=make_sources(self.annotators, "train-7" if self.projected else "", k),
         )
 

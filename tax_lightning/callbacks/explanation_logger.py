@@ -21,7 +21,7 @@ from tax_lightning.callbacks.samples import (
 from tax_lightning.constants import __version__
 from tax_lightning.files import file_name, write_json
 from tax_lightning.models.network import TAXNetwork
-from tax_lightning.visualization.annotations import callout_patches
+from tax_lightning.visualization.annotations import spot_patches
 from tax_lightning.visualization.gallery import (
     PrototypeCard,
     read_cards,
@@ -119,7 +119,7 @@ class ExplanationLogger(Callback):
                 return
             sources = seen[0].explanation.sources
             read = training_reader(trainer, shown_images(sources))
-            patches = callout_patches([one.explanation for one in seen], read)
+            patches = spot_patches([one.explanation for one in seen], read)
             panels = []
             for one in seen:
                 name = one.explanation.ids[0]

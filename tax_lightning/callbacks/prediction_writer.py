@@ -10,11 +10,12 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.callbacks import BasePredictionWriter
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import Explanation, Prediction
 from tax_lightning.files import file_name, write_json
-from tax_lightning.visualization.drawing import UNANIMOUS_INDEX, who_index_map
+from tax_lightning.visualization.drawing import UNDISPUTED_INDEX, who_index_map
 from tax_lightning.visualization.palette import (
     Colour,
     annotator_palette,
@@ -22,21 +23,26 @@ from tax_lightning.visualization.palette import (
     indexed_png,
 )
 
-_UNANIMOUS: dict[int, Colour] = {UNANIMOUS_INDEX: (200, 200, 200)}
+_UNDISPUTED: dict[int, Colour] = {UNDISPUTED_INDEX: (200, 200, 200)}
 _RESERVED = ("fused", "who")  # files beside those that are named for annotators
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Write what ``predict`` says of every image: the segmentations, who decides, and why.
+    """Write what ``predict`` says of every image: the segmentations, who says what, and why.
 
     One folder an image, with ``fused.png`` (class ids), ``<annotator>.png`` (class ids as that
-    annotator would draw), ``who.png`` (position of the deciding annotator, 254 where all would say
-    the same) and ``who.npz``:
+    annotator would draw) and ``who.npz``:
 
-    - ``who`` float16 ``[N, H, W]``, weight of each annotator;
-    - ``why`` int8 or int16 ``[N, H, W]``, each annotator's kernel with the largest share;
-    - ``why_share`` float16 ``[N, H, W]``, that share;
-    - ``unanimous`` bool ``[H, W]``; ``annotators`` and ``classes``, the names.
+    - ``support`` float16 ``[N, H, W]``, how probably each annotator says what is decided;
+    - ``who`` float16 ``[N, H, W]``, weight of each annotator in the result;
+    - ``dispute`` float16 ``[H, W]``, how often two annotators would differ;
+    - ``why`` int8 or int16 ``[N, H, W]``, each annotator's kernel with the largest share in the
+      decision, and ``why_share`` float16 ``[N, H, W]``, that share;
+    - ``why_own`` int8 or int16 ``[N, H, W]``, each annotator's kernel behind what they would say;
+    - ``annotators`` and ``classes``, the names.
+
+    Where the weights follow the image, also ``who.png`` (position of the annotator with the largest
+    weight, 254 where undisputed).
 
     A model without an explanation has the segmentations only. Padding is cut off. Each process
     writes its own images; ``manifest.json`` is written last, and names all files, colours, classes
@@ -130,9 +136,11 @@ class PredictionWriter(BasePredictionWriter):
         for name, decision in zip(annotators, prediction.annotator_decisions[0], strict=True):
             self._save(own[name], decision, dict(enumerate(colours)))
         if isinstance(prediction, Explanation):
-            files |= {"who": f"{folder}/who.png", "maps": f"{folder}/who.npz"}
-            who_colours = {**dict(enumerate(annotator_palette(len(annotators)))), **_UNANIMOUS}
-            self._save(files["who"], who_index_map(prediction), who_colours)
+            files["maps"] = f"{folder}/who.npz"
+            if prediction.trust.kind == "image":  # else it would be the same everywhere
+                files["who"] = f"{folder}/who.png"
+                who_colours = {**dict(enumerate(annotator_palette(len(annotators)))), **_UNDISPUTED}
+                self._save(files["who"], who_index_map(prediction), who_colours)
             maps = self.output_dir / files["maps"]
             np.savez_compressed(maps, allow_pickle=False, **_maps(prediction))
         height, width = prediction.probs.shape[-2:]
@@ -167,9 +175,11 @@ def _names(prediction: Prediction) -> dict[str, Any]:
     values = {"fused": "index in classes", "annotators": "index in classes"}
     content: dict[str, Any] = {**coloured_names(prediction), "values": values}
     if isinstance(prediction, Explanation):
-        values["who"] = f"index in annotators; {UNANIMOUS_INDEX}: all would say the same"
-        by_annotator = "who, why, why_share [annotator, row, column]"
-        values["maps"] = f"arrays {by_annotator}; unanimous [row, column]"
+        values["who"] = f"index in annotators; {UNDISPUTED_INDEX}: undisputed"
+        by_annotator = "who, support, why, why_share, why_own [annotator, row, column]"
+        values["maps"] = f"arrays {by_annotator}; dispute [row, column]"
+        content["trust"] = dataclasses.asdict(prediction.trust)
+        content["dispute_threshold"] = prediction.dispute_threshold
         sources = itertools.chain.from_iterable(prediction.sources)
         content["prototypes"] = [dataclasses.asdict(source) for source in sources]
     return content
@@ -177,12 +187,16 @@ def _names(prediction: Prediction) -> dict[str, Any]:
 
 def _maps(explanation: Explanation) -> dict[str, NDArray[Any]]:
     """The arrays of ``who.npz``."""
-    why = explanation.why[0].numpy()
+    kernel = np.int8 if explanation.kernels < 128 else np.int16
+    shares = ("who", "support", "why_share", "dispute")
     return {
-        "who": explanation.who[0].float().numpy().astype(np.float16),
-        "why": why.astype(np.int8 if why.max(initial=0) < 128 else np.int16),
-        "why_share": explanation.why_share[0].float().numpy().astype(np.float16),
-        "unanimous": explanation.unanimous[0].numpy(),
+        **{name: _half(getattr(explanation, name)[0]) for name in shares},
+        "why": explanation.why[0].numpy().astype(kernel),
+        "why_own": explanation.why_own[0].numpy().astype(kernel),
         "annotators": np.array(explanation.annotators),
         "classes": np.array(explanation.classes),
     }
+
+
+def _half(values: Tensor) -> NDArray[Any]:
+    return values.float().numpy().astype(np.float16)

@@ -16,8 +16,8 @@ from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Explanation
 from tax_lightning.visualization.palette import Colour, Picture
 
-UNANIMOUS_INDEX = 254
-"""Value in an index map of "who" where all annotators would say the same."""
+UNDISPUTED_INDEX = 254
+"""Value in an index map of "who" where annotators are not expected to differ."""
 
 _LOOKED_AT = 512  # pixels a side, at most, from which the range of grey values is taken
 _STRAY = 0.1  # per cent of the pixels at each end that may be darker than black, or above white
@@ -39,7 +39,7 @@ def as_array(tensor: Tensor) -> NDArray[Any]:
 
 
 def who_index_map(explanation: Explanation) -> NDArray[np.uint8]:
-    """The position of the annotator who decides each pixel, 254 where all would say the same.
+    """The position of the annotator with the largest weight, 254 where nothing is disputed.
 
     Args:
         explanation: the explanation of one image, of at most 254 annotators.
@@ -48,13 +48,13 @@ def who_index_map(explanation: Explanation) -> NDArray[np.uint8]:
         ``[H, W]``.
     """
     check_single(explanation)
-    if len(explanation.annotators) > UNANIMOUS_INDEX:
+    if len(explanation.annotators) > UNDISPUTED_INDEX:
         raise ValueError(
             f"{len(explanation.annotators)} annotators, but a picture of indices names at most "
-            f"{UNANIMOUS_INDEX}; read the array 'who' instead."
+            f"{UNDISPUTED_INDEX}; read the array 'who' instead."
         )
     leader = as_array(explanation.leader[0]).astype(np.uint8)
-    leader[as_array(explanation.unanimous[0])] = UNANIMOUS_INDEX
+    leader[as_array(explanation.undisputed[0])] = UNDISPUTED_INDEX
     return leader
 
 

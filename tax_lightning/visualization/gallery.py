@@ -1,25 +1,25 @@
-"""The gallery: a card for each prototype, with its training pixel and how the model uses it."""
+"""The gallery: a card for each prototype, with its training pixel and examples of every class."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tax_lightning.explanation import PrototypeSource
-from tax_lightning.visualization.annotations import SourcePatch, read_source_patches
+from tax_lightning.explanation import Example, PrototypeSource
+from tax_lightning.visualization.annotations import SourcePatch, read_patches
 from tax_lightning.visualization.drawing import thumbnail
 from tax_lightning.visualization.palette import INK, PAPER, Colour, Picture, annotator_palette
 from tax_lightning.visualization.sheet import FAINT_INK, NO_PICTURE, Entry, Sheet, shorten
 from tax_lightning.visualization.summary import Summary
 
-_SHOWN_NEAREST = 3
+_SHOWN_CLASSES = 3
 _COLUMNS = 4
-_CARD, _CROP, _THUMBNAIL, _NEAREST = 304, 184, 104, 92  # pixels
+_CARD, _CROP, _THUMBNAIL, _EXAMPLE = 304, 184, 104, 92  # pixels
 _SCENE = 160  # pixels a side, at most, of a whole image on a card
 _TAGLINE = (
     "What the model compares new pixels with: each prototype is one pixel of a training image"
@@ -27,6 +27,7 @@ _TAGLINE = (
 _SIGNS = (
     Entry("ring: the pixel"),
     Entry("box: where the patch lies in its image"),
+    Entry("below: the most similar pixels that the annotator gave each class"),
 )
 
 
@@ -35,16 +36,16 @@ class PrototypeCard:
     """What is to be said of one prototype. What was not measured is ``None`` and not shown.
 
     Args:
-        source: annotator, kernel, and the training pixel, with its nearest pixels.
+        source: annotator, kernel, and the training pixels.
         colour: of the prototype's annotator.
-        use: share of the decided pixels of some images that the prototype decides, in ``[0, 1]``.
-        patch: a crop of the training image around the pixel.
-        image: the whole training image, in any size.
-        size: height and width of the training image in pixels of ``source.y`` and ``source.x``.
-        nearest: crops around the first of ``source.nearest``; ``None`` for images not at hand.
+        use: share of the disputed pixels of some images whose reason it is, in ``[0, 1]``.
+        patches: crops around the training pixels that are at hand.
+        image: the whole training image that the prototype was taken from, in any size.
+        size: height and width of that image in pixels.
 
     Example:
-        >>> source = PrototypeSource("Ana", 2, "train-0012", 31, 40, 0.97, "cell", True, ())
+        >>> cell = Example("cell", "train-0012", 31, 40, 0.97)
+        >>> source = PrototypeSource("Ana", 2, True, cell, (cell,))
         >>> PrototypeCard(source, (0, 114, 178), use=0.12).use
         0.12
     """
@@ -52,10 +53,13 @@ class PrototypeCard:
     source: PrototypeSource
     colour: Colour
     use: float | None = None
-    patch: SourcePatch | None = None
+    patches: dict[Example, SourcePatch] | None = None
     image: Picture | None = None
     size: tuple[int, int] | None = None
-    nearest: tuple[SourcePatch | None, ...] = ()
+
+    def patch(self, example: Example | None) -> SourcePatch | None:
+        """The crop around one of the pixels, if it is at hand."""
+        return None if example is None else (self.patches or {}).get(example)
 
 
 def read_cards(
@@ -65,23 +69,15 @@ def read_cards(
 
     Args:
         sources: ``[N][K]``.
-        read: see `read_source_patches`; None: no image is at hand.
+        read: see `read_patches`; None: no image is at hand.
 
     Example:
-        >>> source = PrototypeSource("Ana", 0, "a", 1, 90, 1.0, "cell", True, ())
+        >>> cell = Example("cell", "a", 1, 90, 1.0)
         >>> image = np.zeros((100, 200, 3), dtype=np.uint8)
-        >>> (card,) = read_cards([[source]], lambda id: image)
-        >>> card.patch.image.shape, card.image.shape
+        >>> (card,) = read_cards([[PrototypeSource("Ana", 0, True, cell, ())]], lambda id: image)
+        >>> card.patch(cell).image.shape, card.image.shape
         ((48, 48, 3), (80, 160, 3))
     """
-    cards = [
-        PrototypeCard(source, colour)
-        for row, colour in zip(sources, annotator_palette(len(sources)), strict=True)
-        for source in row
-    ]
-    places = {
-        (n, rank): place for n, card in enumerate(cards) for rank, place in _places(card.source)
-    }
     scenes: dict[str, tuple[Picture, tuple[int, int]]] = {}
 
     def picture_of(sample_id: str) -> Picture:
@@ -91,38 +87,47 @@ def read_cards(
         scenes[sample_id] = thumbnail(picture, _SCENE), (picture.shape[0], picture.shape[1])
         return picture
 
-    patches = read_source_patches(picture_of, places)
-    for n, card in enumerate(cards):
-        image, size = scenes.get(card.source.sample_id, (None, None))
-        patch, *nearest = (patches.get((n, rank)) for rank, _ in _places(card.source))
-        cards[n] = replace(card, patch=patch, image=image, size=size, nearest=tuple(nearest))
+    shown = {source: _shown(source) for row in sources for source in row}
+    patches = read_patches(picture_of, itertools.chain.from_iterable(shown.values()))
+    cards = []
+    for row, colour in zip(sources, annotator_palette(len(sources)), strict=True):
+        for source in row:
+            own = {pixel: patches[pixel] for pixel in shown[source] if pixel in patches}
+            name = source.taken_from.sample_id if source.taken_from else ""
+            image, size = scenes.get(name, (None, None))
+            cards.append(PrototypeCard(source, colour, None, own, image, size))
     return cards
 
 
 def with_use(cards: Sequence[PrototypeCard], summary: Summary) -> list[PrototypeCard]:
-    """The cards of all prototypes, told how much each decides."""
+    """The cards of all prototypes, told of how many disputed pixels each is the reason."""
     shares = summary.kernel_usage.ravel().tolist()
     return [replace(card, use=use) for card, use in zip(cards, shares, strict=True)]
 
 
 def shown_images(sources: Sequence[Sequence[PrototypeSource]]) -> set[str]:
     """The ids of the training images from which cards show something."""
-    projected = (source for row in sources for source in row if source.projected)
-    return {place.sample_id for source in projected for _, place in _places(source)}
+    return {pixel.sample_id for row in sources for source in row for pixel in _shown(source)}
 
 
-def _places(source: PrototypeSource) -> Iterator[tuple[int, PrototypeSource]]:
-    """The pixel itself with rank 0, then its nearest ones."""
-    yield 0, source
-    for rank, (sample_id, y, x, _) in enumerate(source.nearest[:_SHOWN_NEAREST], start=1):
-        yield rank, replace(source, sample_id=sample_id, y=y, x=x)
+def _shown(source: PrototypeSource) -> list[Example]:
+    """The pixels that are shown: where the prototype was taken from, then one of each class."""
+    first = [] if source.taken_from is None else [source.taken_from]
+    return [*first, *_one_a_class(source)]
+
+
+def _one_a_class(source: PrototypeSource) -> list[Example]:
+    """The most similar pixel of each class, the most similar first."""
+    labels = dict.fromkeys(example.label for example in source.examples)
+    found = (source.example(label) for label in labels)
+    return [example for example in found if example is not None]
 
 
 def render_card(card: PrototypeCard) -> Picture:
     """Draw one prototype as a picture ``[height, width, 3]`` uint8.
 
     Example:
-        >>> source = PrototypeSource("Ana", 2, "", -1, -1, float("nan"), "", True, ())
+        >>> source = PrototypeSource("Ana", 2, True, None, ())
         >>> render_card(PrototypeCard(source, (0, 114, 178))).shape[2]
         3
     """
@@ -154,35 +159,32 @@ def render_gallery(cards: Sequence[PrototypeCard]) -> Picture:
 
 def card_facts(card: PrototypeCard) -> tuple[str, ...]:
     """The lines that stand on a card: where the prototype is from, and what was measured of it."""
-    source = card.source
-    if not source.projected:
+    pixel = card.source.taken_from
+    if pixel is None:
         return ("not yet projected: no training pixel",)
-    facts = [f"from {shorten(source.sample_id)} at y {source.y}, x {source.x}"]
-    if source.label:
-        facts.append(f"labelled: {source.label}")
-    if not source.active:
+    facts = [
+        f"from {shorten(pixel.sample_id)} at y {pixel.y}, x {pixel.x}",
+        f"labelled: {pixel.label}",
+    ]
+    if not card.source.active:
         facts.append("pruned: no training pixel is like it, so it decides nothing")
-    for value, text in (
-        (card.use, "decides: {:.0%} of the disputed pixels"),
-        (source.purity, "nearest pixels with one label: {:.0%}"),
-        (source.similarity, "similarity when taken: {:.2f}"),
-    ):
-        if value is not None and not math.isnan(value):
-            facts.append(text.format(value))
+    if card.use is not None and not math.isnan(card.use):
+        facts.append(f"reason of {card.use:.0%} of the disputed pixels")
+    facts.append(f"similarity when taken: {pixel.similarity:.2f}")
     return tuple(facts)
 
 
 def _drawn(sheet: Sheet, card: PrototypeCard) -> Image.Image:
-    """A card: name, crop and whole image, facts, nearest pixels."""
+    """A card: name, crop and whole image, facts, examples of every class."""
     source = card.source
     name = f"{shorten(source.annotator)} · prototype {source.kernel}"
     bar = Image.new("RGB", (_CARD, sheet.frame), card.colour)
     parts = [bar, sheet.line(name, sheet.title, _CARD)]
     if source.projected:
-        crop = sheet.source(card.patch, card.colour, _CROP)
+        crop = sheet.source(card.patch(source.taken_from), card.colour, _CROP)
         parts.append(sheet.side_by_side([crop, _scene(card)], sheet.nearby))
     parts.append(sheet.text(card_facts(card), _CARD))
-    return sheet.stacked([*parts, *(_nearest(sheet, card) if source.projected else [])])
+    return sheet.stacked([*parts, *_examples(sheet, card)])
 
 
 def _scene(card: PrototypeCard) -> Image.Image:
@@ -193,10 +195,11 @@ def _scene(card: PrototypeCard) -> Image.Image:
     zoom = _THUMBNAIL / max(height, width)
     shown = max(1, round(width * zoom)), max(1, round(height * zoom))
     image = Image.fromarray(card.image).resize(shown, Image.Resampling.BOX)
-    if card.patch is None:
+    pixel, patch = card.source.taken_from, card.patch(card.source.taken_from)
+    if pixel is None or patch is None:
         return image
-    rows, columns = card.patch.image.shape[:2]
-    left, top = card.source.x - card.patch.x, card.source.y - card.patch.y
+    rows, columns = patch.image.shape[:2]
+    left, top = pixel.x - patch.x, pixel.y - patch.y
     corners = np.multiply((left, top, left + columns, top + rows), zoom).round()
     x0, y0, x1, y1 = (corners - (0, 0, 1, 1)).astype(int).tolist()
     draw = ImageDraw.Draw(image)
@@ -207,16 +210,15 @@ def _scene(card: PrototypeCard) -> Image.Image:
     return image
 
 
-def _nearest(sheet: Sheet, card: PrototypeCard) -> list[Image.Image]:
-    """The next nearest pixels, each from another image."""
+def _examples(sheet: Sheet, card: PrototypeCard) -> list[Image.Image]:
+    """The most similar pixels of some classes, the most similar class first."""
     boxes = []
-    for patch, (sample_id, _, _, similarity) in zip(
-        card.nearest[:_SHOWN_NEAREST], card.source.nearest, strict=False
-    ):
-        box = sheet.source(patch, NO_PICTURE, _NEAREST)
-        words = [shorten(sample_id, 12), f"{similarity:.2f}"]
+    for example in _one_a_class(card.source)[:_SHOWN_CLASSES]:
+        box = sheet.source(card.patch(example), NO_PICTURE, _EXAMPLE)
+        words = [shorten(example.label, 12), f"{example.similarity:.2f}"]
         boxes.append(sheet.stacked([box, sheet.text(words, box.width, fill=FAINT_INK)], gap=2))
     if not boxes:
         return []
-    title = sheet.text(["next nearest, in other images:"], _CARD, fill=FAINT_INK)
-    return [title, sheet.side_by_side(boxes, (_CARD - 3 * boxes[0].width) // 2)]
+    title = sheet.text(["most similar pixels by label:"], _CARD, fill=FAINT_INK)
+    gap = (_CARD - _SHOWN_CLASSES * boxes[0].width) // 2
+    return [title, sheet.side_by_side(boxes, gap)]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation
-from tax_lightning.visualization.drawing import UNANIMOUS_INDEX, as_array, check_single
+from tax_lightning.visualization.drawing import UNDISPUTED_INDEX, as_array, check_single
 from tax_lightning.visualization.palette import Colour, css
 
 # ------------------------------------------------------------------------------------------ HTML
@@ -105,10 +105,13 @@ def bar(share: float, colour: Colour) -> str:
 
 # ------------------------------------------------------------------------------------------ maps
 
-PLANES = ("result", "unanimous", "leader", "leader_share", "uncertainty")
+PLANES = (
+    *("result", "undisputed", "dispute", "votes", "uncertainty"),
+    *("reason", "reason_kernel", "reason_share", "dissenter", "leader", "decides"),
+)
 """Maps of an image, in the order of a page."""
 
-ANNOTATOR_PLANES = ("who", "annotator_result", "why")
+ANNOTATOR_PLANES = ("support", "who", "annotator_result", "why_own")
 """Maps with a plane for each annotator, which follow them."""
 
 
@@ -129,9 +132,9 @@ def compact(explanation: Explanation, most: int) -> dict[str, NDArray[Any]]:
     check_single(explanation)
     n, c, k = len(explanation.annotators), len(explanation.classes), explanation.kernels
     for name, count in (("annotators", n), ("classes", c), ("kernels", k)):
-        if count > UNANIMOUS_INDEX:
+        if count > UNDISPUTED_INDEX:
             raise ValueError(
-                f"{count} {name}, but a page tells at most {UNANIMOUS_INDEX} apart; work with the "
+                f"{count} {name}, but a page tells at most {UNDISPUTED_INDEX} apart; work with the "
                 "tensors of the explanation instead."
             )
     height, width = explanation.probs.shape[-2:]
@@ -139,13 +142,20 @@ def compact(explanation: Explanation, most: int) -> dict[str, NDArray[Any]]:
     rows, columns = (_spread(length, max(1, round(length * scale))) for length in (height, width))
     values = {
         "result": explanation.decision,
-        "unanimous": explanation.unanimous,
-        "leader": explanation.leader,
-        "leader_share": 100 * explanation.leader_share,
+        "undisputed": explanation.undisputed,
+        "dispute": 100 * explanation.dispute,
+        "votes": 100 * explanation.votes / n,
         "uncertainty": 100 * explanation.uncertainty,
+        "reason": explanation.reason,
+        "reason_kernel": explanation.reason_kernel,
+        "reason_share": 100 * explanation.reason_share,
+        "dissenter": explanation.dissenter,
+        "leader": explanation.leader,
+        "decides": explanation.decides,
+        "support": 100 * explanation.support,
         "who": 100 * explanation.who,
         "annotator_result": explanation.annotator_decisions,
-        "why": explanation.why,
+        "why_own": explanation.why_own,
     }
     maps = {name: as_array(map_[0])[..., rows[:, None], columns] for name, map_ in values.items()}
     whole = {name: np.rint(array).astype(np.uint8) for name, array in maps.items()}

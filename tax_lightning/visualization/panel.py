@@ -1,4 +1,4 @@
-"""The panel: an explanation as one picture that a person can read, who decides where and why."""
+"""The panel: an explanation as one picture, of who says what where, and why."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.explanation import Explanation
+from tax_lightning.explanation import Example, Explanation
 from tax_lightning.visualization import drawing
-from tax_lightning.visualization.annotations import CallOut, SourcePatch, find_callouts
+from tax_lightning.visualization.annotations import (
+    SourcePatch,
+    Spot,
+    example_against,
+    example_for,
+    find_spots,
+)
 from tax_lightning.visualization.palette import (
+    INK,
+    PAPER,
     Colour,
     Picture,
     annotator_palette,
@@ -24,14 +32,16 @@ from tax_lightning.visualization.palette import (
     value_colours,
 )
 from tax_lightning.visualization.sheet import SMALLEST_TILE, Entry, Sheet, shorten
-from tax_lightning.visualization.summary import Summary
+from tax_lightning.visualization.summary import Summary, cautions, trust_words
 
 _LARGEST_TILE = 512
 _COLUMNS = 3
 _CHIP = 14
-_TAGLINE = "Which annotator's way of labelling decides each pixel, and the training pixel behind it"
-_CARDS_TITLE = "WHY, continued: the training pixel that each numbered prototype was taken from"
-_NOBODY = "All annotators would say the same everywhere: nobody in particular decides."
+_MOST_MAPS = 12  # small maps of annotators
+_TAGLINE = "Where annotators would differ, who would say what, and the training pixels behind it"
+_CARDS_TITLE = "WHY, continued: what speaks for the result at each number, and what against it"
+_NOBODY = "Nothing is disputed: no two annotators are expected to differ anywhere."
+_MAPS_TITLE = "Each annotator beside the result (solid: would add; hatched: would leave out)"
 
 
 def render_panel(
@@ -39,14 +49,15 @@ def render_panel(
     image: NDArray[Any],
     masks: NDArray[np.integer] | None = None,
     reference: NDArray[np.integer] | None = None,
-    patches: Mapping[tuple[int, int], SourcePatch] | None = None,
+    patches: Mapping[Example, SourcePatch] | None = None,
 ) -> Picture:
     """Draw the explanation of one image.
 
-    Six tiles: the image, the annotators' contours and the resulting segmentation; below them who
-    decides, why, and how unsure the result is. Under the tiles stand the annotators' colours.
-    Numbers in the tile "why" lead to the cards at the foot: the training patch that the deciding
-    prototype was taken from, its pixel marked.
+    Six tiles: the image, the annotators' contours and the result; below them who, why and how much
+    is disputed. WHO shows whom the result trusts, in the annotators' colours, where the weights
+    follow the image; else how many annotators would say the same. Numbers in WHY lead to the cards:
+    the training pixel that speaks for the result there, and the one that speaks against it. A small
+    map for each annotator shows what they would add and leave out.
 
     Args:
         explanation: the explanation of one image.
@@ -55,8 +66,9 @@ def render_panel(
         masks: ``[N, H, W]`` class ids as the annotators drew them, 255 where not labelled; without
             them the contours are those that the model expects of each annotator.
         reference: ``[H, W]`` class ids of the reference, 255 where unknown.
-        patches: the training patches by annotator index and kernel; a prototype that is not among
-            them is named without a picture.
+        patches: the training patches at hand, see
+            :func:`~tax_lightning.visualization.annotations.spot_patches`; other examples are named
+            without a picture.
 
     Returns:
         ``[height, width, 3]`` uint8.
@@ -77,33 +89,38 @@ def render_panel(
     _check_sizes(explanation, image, masks, reference)
     summary = Summary.of(explanation)
     view = View(explanation, image, masks, reference)
-    callouts = find_callouts(explanation)
+    spots = find_spots(explanation)
     sheet = Sheet(view.scale)
     drawn = "Annotators" if masks is not None else "Annotators, as predicted"
-    why = _with_numbers(view.why(), view, callouts, sheet)
-    decides = [Entry("colour: the annotator who decides, named below")]
-    shade = [Entry("shade: the prototype that decides; numbers lead to the cards below")]
-    tiles = sheet.grid(
-        [
-            sheet.tile("Image", view.image, image_notes(image)),
-            sheet.tile(drawn, view.contours(), mask_notes(explanation.annotators, masks)),
-            sheet.tile("Result", view.result(), _class_entries(view)),
-            sheet.tile("WHO decides", view.who(), decides),
-            sheet.tile("WHY", why, shade),
-            sheet.tile("UNCERTAINTY of the result", view.uncertainty(), scale_entries()),
-        ],
-        _COLUMNS,
-    )
-    cards = [_card(sheet, explanation, callout, patches or {}) for callout in callouts]
+    trusted = explanation.trust.kind == "image"
+    who = [Entry("colour: whom the result trusts; grey: shared")] if trusted else view.vote_scale()
+    shade = [Entry("colour and shade: the prototype behind the result; numbers: see below")]
+    tiles = [
+        sheet.tile("Image", view.image, image_notes(image)),
+        sheet.tile(drawn, view.contours(), mask_notes(explanation.annotators, masks)),
+        sheet.tile("Result", view.result(), _class_entries(view)),
+        sheet.tile("WHO is trusted" if trusted else "WHO: votes", view.who(), who),
+        sheet.tile("WHY", _with_numbers(view.why(), view, spots, sheet), shade),
+        sheet.tile("DISPUTE", view.dispute_map(), dispute_entries(summary, masks)),
+    ]
+    width = sheet.grid(tiles, _COLUMNS).width
+    cards = [_card(sheet, explanation, spot, patches or {}, width) for spot in spots]
+    maps = [
+        sheet.tile(shorten(name), view.difference(n), [])
+        for n, name in enumerate(explanation.annotators[:_MOST_MAPS])
+    ]
+    words = [trust_words(explanation.trust), *cautions(explanation)]
     return sheet.framed(
         [
-            sheet.heading(explanation.ids[0], _TAGLINE, tiles.width),
-            tiles,
-            sheet.flow(annotator_entries(explanation.annotators, summary), tiles.width),
-            sheet.flow(_sign_entries(), tiles.width),
-            *([sheet.flow([Entry(summary.caveat)], tiles.width)] if summary.caveat else []),
-            sheet.line(_CARDS_TITLE if cards else _NOBODY, sheet.title, tiles.width),
-            *([sheet.grid(cards, _COLUMNS)] if cards else []),
+            sheet.heading(explanation.ids[0], _TAGLINE, width),
+            sheet.grid(tiles, _COLUMNS),
+            sheet.flow(annotator_entries(explanation.annotators), width),
+            sheet.flow(_sign_entries(explanation.dispute_threshold), width),
+            *(sheet.text([sentence], width) for sentence in words),
+            sheet.line(_CARDS_TITLE if cards else _NOBODY, sheet.title, width),
+            *cards,
+            sheet.line(_MAPS_TITLE, sheet.title, width),
+            sheet.grid(maps, _COLUMNS),
         ]
     )
 
@@ -166,11 +183,14 @@ class View:
             drawn = masks[place]
         self.masks = drawn.astype(np.uint8)
         self.decision = drawing.as_array(explanation.decision[0]).astype(np.uint8)
+        self.trusted = explanation.trust.kind == "image"
         self.leader = drawing.as_array(explanation.leader[0])
-        self.kernel = drawing.as_array(explanation.leader_kernel[0])
         self.certainty = drawing.as_array(explanation.certainty[0])
-        self.entropy = drawing.as_array(explanation.uncertainty[0])
-        self.unanimous = drawing.as_array(explanation.unanimous[0])
+        self.votes = drawing.as_array(explanation.votes[0])
+        self.reason = drawing.as_array(explanation.reason[0])
+        self.kernel = drawing.as_array(explanation.reason_kernel[0])
+        self.dispute = drawing.as_array(explanation.dispute[0])
+        self.undisputed = drawing.as_array(explanation.undisputed[0])
 
     def contours(self) -> Picture:
         """Every annotator's contour; where several coincide their colours take turns along it."""
@@ -192,29 +212,51 @@ class View:
         return picture
 
     def who(self) -> Picture:
-        """The leader's colour, fading to the grey image as the others weigh more."""
-        colours = np.asarray(self.colours)[self.leader]
-        picture = drawing.blend(drawing.grey_rgb(self.grey), colours, self.certainty[..., None])
-        return self._with_unanimous(picture)
+        """Whom the result trusts, fading to grey where several are; or how many say the same."""
+        if self.trusted:
+            colours = np.asarray(self.colours)[self.leader]
+            picture = drawing.blend(drawing.grey_rgb(self.grey), colours, self.certainty[..., None])
+        else:
+            picture = value_colours(1 - self.votes / len(self.colours))
+        return self._with_undisputed(picture)
+
+    def vote_scale(self) -> list[Entry]:
+        """The scale bar of the votes, its ends named."""
+        people = len(self.colours)
+        bar = value_colours(np.linspace(0, 1, 6 * _CHIP)[None].repeat(_CHIP, axis=0))
+        return [Entry(f"would say the same: all {people}"), Entry("none", bar)]
 
     def why(self) -> Picture:
-        """Shades of the leader's colour for the deciding kernels, with seams between them."""
+        """Shades of an annotator's colour for the prototypes that are the reason, with seams."""
         kernels = max(self.kernels, int(self.kernel.max()) + 1)
         shades = [[kernel_shade(c, k, kernels) for k in range(kernels)] for c in self.colours]
-        picture = np.asarray(shades, dtype=np.uint8)[self.leader, self.kernel]
-        prototype = np.where(self.unanimous, -1, self.leader * kernels + self.kernel)
+        picture = np.asarray(shades, dtype=np.uint8)[self.reason, self.kernel]
+        prototype = np.where(self.undisputed, -1, self.reason * kernels + self.kernel)
         picture[drawing.seams(prototype)] = (0, 0, 0)
-        return self._with_unanimous(picture)
+        return self._with_undisputed(picture)
 
-    def uncertainty(self) -> Picture:
-        """How unsure the result is, in the colours of the scale bar."""
-        return value_colours(self.entropy)
+    def dispute_map(self) -> Picture:
+        """How often two annotators are expected to differ, in the colours of the scale bar."""
+        return value_colours(self.dispute.clip(0, 1))
 
-    def _with_unanimous(self, picture: Picture) -> Picture:
-        """Wash out and hatch the pixels where nobody in particular decides."""
+    def difference(self, annotator: int) -> Picture:
+        """What an annotator would add to the result, and, hatched, leave out or name otherwise."""
+        drawn, colour = self.masks[annotator], np.asarray(self.colours[annotator])
+        picture = drawing.grey_rgb(0.5 * self.grey + 110)
+        known = drawn != IGNORE_INDEX
+        picture[known & (drawn > 0) & (self.decision == 0)] = colour
+        hatched = drawing.hatching(*self.size, round(7 * self.scale))
+        less = known & (self.decision > 0) & (drawn != self.decision)
+        picture[less] = PAPER
+        picture[less & hatched] = colour
+        picture[drawing.contours(self.decision, max(1, self.line // 2))] = INK
+        return picture
+
+    def _with_undisputed(self, picture: Picture) -> Picture:
+        """Wash out and hatch the pixels where annotators are not expected to differ."""
         hatched = drawing.hatching(*self.size, round(7 * self.scale))
         washed = drawing.grey_rgb(np.where(hatched, 178, 0.25 * self.grey + 176))
-        picture[self.unanimous] = washed[self.unanimous]
+        picture[self.undisputed] = washed[self.undisputed]
         return picture
 
 
@@ -230,15 +272,11 @@ def _display_size(height: int, width: int) -> tuple[int, int]:
 # ---------------------------------------------------------------------------------------- legends
 
 
-def annotator_entries(annotators: Sequence[str], summary: Summary) -> list[Entry]:
-    """A title, then every annotator with colour and share of the decided pixels, if any."""
-    decided = summary.decided > 0
-    title = "Annotators, with their share of what is not hatched:" if decided else "Annotators:"
-    people = zip(annotators, annotator_palette(len(annotators)), summary.usage, strict=True)
-    return [Entry(title)] + [
-        Entry(shorten(name) + (f" {part:.0%}" if decided else ""), _solid_chip(colour))
-        for name, colour, part in people
-    ]
+def annotator_entries(annotators: Sequence[str]) -> list[Entry]:
+    """A title, then every annotator with colour."""
+    people = zip(annotators, annotator_palette(len(annotators)), strict=True)
+    named = [Entry(shorten(name), _solid_chip(colour)) for name, colour in people]
+    return [Entry("Annotators:"), *named]
 
 
 def image_notes(image: NDArray[Any]) -> list[Entry]:
@@ -253,11 +291,22 @@ def image_notes(image: NDArray[Any]) -> list[Entry]:
     return [Entry(text) for text in texts]
 
 
-def scale_entries() -> list[Entry]:
-    """The scale bar of the uncertainty, its ends named."""
+def dispute_entries(summary: Summary, masks: NDArray[np.integer] | None) -> list[Entry]:
+    """The scale bar of the dispute, the share expected, and the real one where it is known."""
     bar = value_colours(np.linspace(0, 1, 6 * _CHIP)[None].repeat(_CHIP, axis=0))
-    measure = Entry("entropy of the classes' probabilities, over its maximum")
-    return [Entry("0 sure"), Entry("1 even odds", bar), measure]
+    entries = [
+        Entry("0 nobody differs"),
+        Entry("1 everybody", bar),
+        Entry(f"expected to be disputed: {summary.share_disputed:.0%} of the pixels"),
+    ]
+    if masks is not None:
+        known = masks != IGNORE_INDEX
+        lowest, highest = masks.min(axis=0), np.where(known, masks, -1).max(axis=0)
+        several = known.sum(axis=0) > 1
+        if several.any():
+            share = (several & (highest > lowest)).sum() / several.sum()
+            entries.append(Entry(f"really disputed: {share:.0%}"))
+    return entries
 
 
 def mask_notes(annotators: Sequence[str], masks: NDArray[np.integer] | None) -> list[Entry]:
@@ -291,68 +340,97 @@ def _class_entries(view: View) -> list[Entry]:
     return entries
 
 
-def _sign_entries() -> list[Entry]:
+def _sign_entries(threshold: float) -> list[Entry]:
     """What the looks mean that are not an annotator's colour."""
-    strength = np.linspace(1, 0, 2 * _CHIP)[None, :, None].repeat(_CHIP, axis=0)
-    fading = drawing.blend(
-        drawing.grey_rgb(np.full((_CHIP, 2 * _CHIP), 120.0)), annotator_palette(1)[0], strength
-    )
     hatched = drawing.grey_rgb(np.where(drawing.hatching(_CHIP, 2 * _CHIP, 7), 178.0, 220.0))
-    return [
-        Entry("fading to grey: several annotators share the decision", fading),
-        Entry("hatched: all would say the same, nobody in particular decides", hatched),
-    ]
+    words = f"hatched: undisputed, fewer than {threshold:.0%} of pairs of annotators would differ"
+    return [Entry(words, hatched)]
 
 
 def _solid_chip(colour: Colour) -> Picture:
     return np.full((_CHIP, _CHIP, 3), colour, dtype=np.uint8)
 
 
-# -------------------------------------------------------------------------------------- call-outs
+# -------------------------------------------------------------------------------------- spots
 
 
-def callout_caption(explanation: Explanation, callout: CallOut, has_patch: bool) -> tuple[str, ...]:
-    """The annotator and prototype of a call-out, where it is from, and its share, line by line."""
-    source = explanation.sources[callout.annotator][callout.kernel]
-    origin = ["not yet projected"]
-    if source.projected:
-        origin = [
-            f"from {shorten(source.sample_id)}",
-            f"at y {source.y}, x {source.x}",
-            f"labelled: {source.label}",
-            *([] if has_patch else ["(image not found)"]),
-        ]
-    name = shorten(explanation.annotators[callout.annotator])
-    title = f"{name} · prototype {callout.kernel}"
-    return title, *origin, f"{callout.share:.0%} of the decision"
+def spot_words(explanation: Explanation, spot: Spot) -> str:
+    """What is decided at a spot, and by whom, as far as that is true."""
+    people = len(explanation.annotators)
+    said = f"{spot.votes:.1f} of {people} would say {explanation.classes[spot.decision]}"
+    if explanation.trust.kind != "image":
+        return said
+    place = (0, spot.y, spot.x)
+    name = shorten(explanation.annotators[int(explanation.leader[place])])
+    weight = float(explanation.who[0, :, spot.y, spot.x].max())
+    if bool(explanation.decides[place]):
+        return f"{name} decides, with a weight of {weight:.0%} · {said}"
+    if weight >= 0.5:
+        return f"{name} is outvoted, with a weight of {weight:.0%} · {said}"
+    return f"shared: {name} has the largest weight, {weight:.0%} · {said}"
 
 
 def _card(
     sheet: Sheet,
     explanation: Explanation,
-    callout: CallOut,
-    patches: Mapping[tuple[int, int], SourcePatch],
+    spot: Spot,
+    patches: Mapping[Example, SourcePatch],
+    width: int,
 ) -> Image.Image:
-    """A call-out's training patch, number and caption."""
-    colour = annotator_palette(len(explanation.annotators))[callout.annotator]
-    patch = patches.get((callout.annotator, callout.kernel))
-    edge = kernel_shade(colour, callout.kernel, explanation.kernels)
+    """A spot's number and words, and the examples for and against."""
+    names, classes = explanation.annotators, explanation.classes
+    disc = sheet.number(spot.number)
+    head = sheet.text([spot_words(explanation, spot)], width, indent=sheet.disc + sheet.frame)
+    head.paste(disc, (0, 0), disc)
+    reason = f"{shorten(names[spot.annotator])} · prototype {spot.kernel}, {spot.share:.0%}"
+    columns = [
+        (f"FOR: {reason}", spot.annotator, spot.kernel, example_for(explanation, spot)),
+    ]
+    if spot.dissent == spot.decision:
+        against = sheet.text(["AGAINST: nobody is expected to dissent"], sheet.cell)
+    else:
+        who = f"{shorten(names[spot.dissenter])} would say {shorten(classes[spot.dissent])}"
+        pixel = example_against(explanation, spot)
+        columns.append((f"AGAINST: {who}, as here", spot.dissenter, spot.dissent_kernel, pixel))
+        against = None
+    boxes = [
+        _example(sheet, explanation, words, n, k, pixel, patches) for words, n, k, pixel in columns
+    ]
+    return sheet.stacked([head, sheet.side_by_side([*boxes, *([against] if against else [])])])
+
+
+def _example(
+    sheet: Sheet,
+    explanation: Explanation,
+    words: str,
+    prototype: tuple[int, int],
+    example: Example | None,
+    patches: Mapping[Example, SourcePatch],
+    width: int,
+) -> Image.Image:
+    """A training pixel in a frame of its prototype's shade, beside where it is from."""
+    annotator, kernel = prototype
+    colour = annotator_palette(len(explanation.annotators))[annotator]
+    edge = kernel_shade(colour, kernel, explanation.kernels)
+    patch = None if example is None else patches.get(example)
     box = sheet.source(patch, edge, sheet.patch)
-    caption = callout_caption(explanation, callout, patch is not None)
-    width = sheet.cell - box.width - sheet.nearby
-    text = sheet.text(caption, width, indent=sheet.disc + sheet.frame)
-    disc = sheet.number(callout.number)
-    text.paste(disc, (0, 0), disc)
+    lines = [words, "no training pixel with this label is like it"]
+    if example is not None:
+        lines = [
+            words,
+            f"labelled {example.label} in {shorten(example.sample_id)} at y {example.y}, "
+            f"x {example.x}",
+            *([] if patch else ["(image not at hand)"]),
+        ]
+    text = sheet.text(lines, width - box.width - sheet.nearby)
     return sheet.side_by_side([box, text], sheet.nearby)
 
 
-def _with_numbers(
-    picture: Picture, view: View, callouts: Sequence[CallOut], sheet: Sheet
-) -> Picture:
-    """Put the call-outs' numbers on their spots, the lowest on top."""
+def _with_numbers(picture: Picture, view: View, spots: Sequence[Spot], sheet: Sheet) -> Picture:
+    """Put the numbers of the spots on their places, the lowest on top."""
     canvas = Image.fromarray(picture)
-    for callout in reversed(callouts):
-        y, x = (np.array([callout.y, callout.x]) + 0.5) * view.zoom
-        disc = sheet.number(callout.number)
+    for spot in reversed(spots):
+        y, x = (np.array([spot.y, spot.x]) + 0.5) * view.zoom
+        disc = sheet.number(spot.number)
         canvas.paste(disc, (round(x - disc.width / 2), round(y - disc.height / 2)), disc)
     return np.asarray(canvas)

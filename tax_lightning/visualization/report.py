@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tax_lightning.constants import __version__
-from tax_lightning.explanation import Explanation, PrototypeSource
+from tax_lightning.explanation import Explanation, PrototypeSource, TrustBasis
 from tax_lightning.files import file_name, plain, write_json, write_whole
 from tax_lightning.visualization import page as base
-from tax_lightning.visualization.annotations import SourcePatch, find_callouts
+from tax_lightning.visualization.annotations import find_spots, spot_patches
 from tax_lightning.visualization.drawing import data_uri, shrunk, thumbnail
 from tax_lightning.visualization.gallery import (
     PrototypeCard,
@@ -35,11 +35,12 @@ from tax_lightning.visualization.palette import (
     value_colours,
 )
 from tax_lightning.visualization.panel import render_panel
-from tax_lightning.visualization.summary import Summary
+from tax_lightning.visualization.summary import Summary, cautions, trust_words
 
-_TITLE = "Who decided, and why"
+_TITLE = "Who says what, and why"
 _SCRIPTS = ("maps.js", "drawing.js", "spot.js", "page.js")
 _MAX_SIDE = 1024  # pixels
+_MOST_CAUTIONS = 5
 
 
 def write_report(
@@ -100,7 +101,8 @@ def write_report(
         maps = report.add(explanation, picture)
         name = file_name(explanation.ids[0])
         files = {"panel": f"panels/{name}.png", "maps": f"maps/{name}.npz"}
-        panel = render_panel(explanation, picture, patches=report.patches)
+        patches = {} if read is None else spot_patches([explanation], read)
+        panel = render_panel(explanation, picture, patches=patches)
         Image.fromarray(panel).save(folder / files["panel"])
         np.savez_compressed(folder / files["maps"], allow_pickle=False, **maps)
         report.images[-1]["files"] = files
@@ -145,12 +147,15 @@ class _Report:
     classes: tuple[str, ...]
     kernels: int
     summary: Summary
+    trust: TrustBasis
+    threshold: float
 
     def __init__(self, max_side: int, cards: Sequence[PrototypeCard] = ()) -> None:
         self.max_side, self.cards = max_side, cards
         self.images: list[dict[str, Any]] = []
         self.thumbnails: list[str] = []
         self.blocks: list[str] = []  # what the page's script reads of each image
+        self.cautions: list[str] = []
 
     def add(self, explanation: Explanation, picture: Picture) -> dict[str, NDArray[Any]]:
         """Take up one image, and return the maps that the page shows."""
@@ -164,6 +169,7 @@ class _Report:
         if not self.images:
             self.annotators, self.classes = explanation.annotators, explanation.classes
             self.kernels, self.summary = explanation.kernels, summary
+            self.trust, self.threshold = explanation.trust, explanation.dispute_threshold
         else:
             self.summary += summary
         maps = base.compact(explanation, self.max_side)
@@ -177,25 +183,20 @@ class _Report:
                 "id": name,
                 "size": picture.shape[:2],
                 "shown": shown.shape[:2],
-                "unanimous": summary.unanimous,
-                "decides": dict(zip(self.annotators, summary.usage, strict=True)),
-                "spot": next(((c.y, c.x) for c in find_callouts(explanation, limit=1)), None),
+                "disputed": summary.share_disputed,
+                "spot": next(((c.y, c.x) for c in find_spots(explanation, limit=1)), None),
             }
         )
+        self.cautions += [f"{name}: {words}" for words in cautions(explanation)]
         return maps
 
-    @property
-    def patches(self) -> dict[tuple[int, int], SourcePatch]:
-        """The training patches at hand, by annotator and kernel."""
-        places = np.ndindex(len(self.annotators), self.kernels)
-        cards = zip(places, self.cards, strict=True)
-        return {(n, k): card.patch for (n, k), card in cards if card.patch is not None}
-
     def notes(self, at_hand: bool) -> list[str]:
-        """What must not be overlooked: who that says little, examples that are missing."""
-        notes = [self.summary.caveat] if self.summary.caveat else []
+        """What must not be overlooked: what would mislead, examples that are missing."""
+        notes = self.cautions[:_MOST_CAUTIONS]
+        if len(self.cautions) > _MOST_CAUTIONS:
+            notes.append(f"{len(self.cautions) - _MOST_CAUTIONS} more notes of this kind.")
         taken = [card for card in self.cards if card.source.active and card.source.projected]
-        missing = sum(card.patch is None for card in taken)
+        missing = sum(card.patch(card.source.taken_from) is None for card in taken)
         if not taken:
             notes.append(
                 "The prototypes of this model are no training pixels yet, so that no example can "
@@ -218,8 +219,8 @@ class _Report:
         people, count = len(self.annotators), len(self.images)
         summary = (
             f"{count} picture{'s' if count > 1 else ''}"
-            f"{f', segmented by {source}' if source else ''}. For every spot: which of {people} "
-            "annotators decides there, and which training example is the reason."
+            f"{f', segmented by {source}' if source else ''}. For every spot: what each of "
+            f"{people} annotators would say, and which training examples speak for and against it."
         )
         options = "".join(
             f'<option value="{number}">{number + 1} of {count}: {escape(image["id"])}</option>'
@@ -227,8 +228,10 @@ class _Report:
         )
         sections = {
             "Overview": f'<div class="thumbnails">{"".join(self.thumbnails)}</div>'
-            f"{self._annotators_table()}",
-            "Pictures": Template(base.resource("pictures.html")).substitute(options=options),
+            f"<p>{escape(self._words())}</p><p>{escape(trust_words(self.trust))}</p>",
+            "Pictures": Template(base.resource("pictures.html")).substitute(
+                options=options, trust="" if self.trust.kind == "image" else "hidden"
+            ),
             "Prototypes": self._gallery(),
             "What it means, and what not": base.resource("meaning.html"),
         }
@@ -248,18 +251,16 @@ class _Report:
     def content(self) -> dict[str, Any]:
         """The report in numbers, for the page's script and for machines."""
         cards = with_use(self.cards, self.summary)
-        usage = dict(zip(self.annotators, self.summary.usage, strict=True))
         return {
             "annotators": [
                 {
                     "name": name,
                     "colour": colour,
                     "shades": [kernel_shade(colour, k, self.kernels) for k in range(self.kernels)],
-                    "decides": usage[name],
                     "prototypes": [
                         {
                             "card": _card_id(card.source) if card.source.active else None,
-                            "decides": card.use,
+                            "use": card.use,
                             **asdict(card.source),
                         }
                         for card in cards
@@ -277,34 +278,27 @@ class _Report:
             "planes": base.PLANES,
             "annotator_planes": base.ANNOTATOR_PLANES,
             "scale": value_colours(np.linspace(0, 1, 101)),  # by per cent
-            "unanimous": self.summary.unanimous,
-            "largest_weight": self.summary.largest_weight,
+            "disputed": self.summary.share_disputed,
+            "dispute_threshold": self.threshold,
+            "trust": {**asdict(self.trust), "words": trust_words(self.trust)},
             "images": self.images,
         }
 
     # ---------------------------------------------------------------------------- parts as HTML
 
-    def _annotators_table(self) -> str:
-        """Who decides how much, those who decide most first."""
-        summary, colours = self.summary, annotator_palette(len(self.annotators))
-        usage = np.nan_to_num(summary.usage)
-        rows = {
-            base.named(
-                self.annotators[n], colours[n]
-            ): '<td><span class="track" aria-hidden="true">'
-            f'{base.bar(usage[n], colours[n])}</span><span class="value">{usage[n]:.0%}</span></td>'
-            for n in np.argsort(-usage, kind="stable")
-        }
-        decided = "They would say the same everywhere: nobody in particular decides."
-        if summary.decided:
-            decided = (
-                f"All would say the same on {summary.unanimous:.0%} of the pixels. On the others, "
-                f"the largest weight is {summary.largest_weight:.0%} on average; an even share is "
-                f"{1 / len(self.annotators):.0%}. The annotator with the largest weight at a pixel "
-                "decides there."
+    def _words(self) -> str:
+        """How much is disputed, over all pictures."""
+        summary = self.summary
+        if not summary.disputed:
+            return (
+                "Over all pictures nothing is disputed: no two annotators are expected to differ."
             )
-        head = f"<h3>The annotators, over all pictures</h3><p>{decided}</p>"
-        return head + base.table("Annotators", ("Annotator", "Decides"), rows)
+        return (
+            f"Over all pictures {summary.share_disputed:.0%} of the pixels are disputed: there at "
+            f"least {self.threshold:.0%} of the pairs of annotators are expected to differ. On "
+            f"average {summary.mean_votes:.1f} of {len(self.annotators)} annotators would say what "
+            "is decided there."
+        )
 
     def _gallery(self) -> str:
         """A card for each active prototype, those used most first."""
@@ -317,21 +311,20 @@ class _Report:
         pruned = len(cards) - len(active)
         return (
             '<p class="note">A prototype is one pixel of one training image, ringed here. Where a '
-            "picture resembles it more than any other, it has the largest share in the decision. "
-            "Those used most come first."
+            "picture resembles it more than any other, it is the reason of the result. It selects "
+            "a rule of labelling, not a class: below stand the most similar pixels that its "
+            "annotator gave each class. Those used most come first."
             f"{f' Pruned, as no training pixel is like them: {pruned}.' if pruned else ''}</p>"
             f'<div class="gallery">{drawn}</div>'
         )
 
 
 def _thumbnail(number: int, name: str, picture: Picture, summary: Summary) -> str:
-    """An image in the overview: small, with who decides as a bar of shares."""
-    usage = np.nan_to_num(summary.usage)
-    bars = "".join(map(base.bar, usage, annotator_palette(len(usage))))
+    """An image in the overview: small, with how much of it is disputed."""
     return (
         f'<a href="#picture={number}"><img src="{data_uri(thumbnail(picture, 192))}" alt="" '
-        f'loading="lazy"><b>{escape(name)}</b><span class="track" aria-hidden="true">{bars}</span>'
-        f"<small>all agree on {summary.unanimous:.0%} of it</small></a>\n"
+        f'loading="lazy"><b>{escape(name)}</b>'
+        f"<small>{summary.share_disputed:.0%} of it disputed</small></a>\n"
     )
 
 

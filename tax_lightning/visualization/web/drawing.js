@@ -1,16 +1,16 @@
 // Layers as pixels: a canvas of colours, a value an image pixel, and a finer one of lines.
 
-const UNANIMOUS_WASH = [230, 230, 230, 130];
+const UNDISPUTED_WASH = [230, 230, 230, 130];
 const HATCH = [110, 110, 110, 120];
-const TELLS_WHO = new Set(["who", "why"]);
+const HATCHED_LAYERS = new Set(["votes", "who", "why"]);
 const RESULT_STRENGTH = 140; // of 255, as in the panels
 
 // The colours of a layer, RGBA.
 function coloursOf(layer, maps, washed) {
   const pixels = new Uint8ClampedArray(4 * maps.height * maps.width);
   for (let i = 0; i < maps.result.length; i++) {
-    const hidden = washed && maps.unanimous[i];
-    const colour = hidden ? UNANIMOUS_WASH : COLOUR_AT[layer](i, maps);
+    const hidden = washed && maps.undisputed[i];
+    const colour = hidden ? UNDISPUTED_WASH : COLOUR_AT[layer](i, maps);
     if (colour) pixels.set(colour, 4 * i);
   }
   return new ImageData(pixels, maps.width, maps.height);
@@ -24,7 +24,9 @@ const COLOUR_AT = {
     ...report.annotators[maps.leader[i]].colour,
     Math.round(255 * certaintyAt(maps, i)),
   ],
-  why: (i, maps) => [...report.annotators[maps.leader[i]].shades[kernelAt(maps, i)], 255],
+  why: (i, maps) => [...report.annotators[maps.reason[i]].shades[maps.reason_kernel[i]], 255],
+  votes: (i, maps) => [...report.scale[100 - maps.votes[i]], 255],
+  dispute: (i, maps) => [...report.scale[maps.dispute[i]], 255],
   uncertainty: (i, maps) => [...report.scale[maps.uncertainty[i]], 255],
 };
 
@@ -40,7 +42,7 @@ function linesOf(maps, { hatched, outlines, result }) {
   const { zoom, line } = lineSizes(maps);
   const canvas = { width: maps.width * zoom, height: maps.height * zoom };
   canvas.pixels = new Uint8ClampedArray(4 * canvas.width * canvas.height);
-  if (hatched) hatch(canvas, maps.unanimous, zoom);
+  if (hatched) hatch(canvas, maps.undisputed, zoom);
   if (outlines) drawOutlines(canvas, maps, zoom, line);
   if (result) drawDashed(canvas, maps, zoom, Math.ceil((2 * line) / 3));
   return new ImageData(canvas.pixels, canvas.width, canvas.height);

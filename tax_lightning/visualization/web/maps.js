@@ -28,26 +28,35 @@ function certaintyAt(maps, pixel) {
   return Math.max(0, (most - even) / (1 - even));
 }
 
-function kernelAt(maps, pixel) {
-  return maps.why[maps.leader[pixel]][pixel];
+// The place of the example of a prototype with this label; -1 without one.
+function exampleOf(annotator, kernel, label) {
+  const { examples } = report.annotators[annotator].prototypes[kernel];
+  return examples.find((example) => example.label === report.classes[label].name) || null;
 }
 
-// Everything that is told of a pixel; voices in the order of their weights.
+// Everything that is told of a pixel; those who say the result first, by their probability.
 function readingOf(maps, pixel) {
-  const leader = maps.leader[pixel];
+  const result = maps.result[pixel];
   const voices = report.annotators.map((_, annotator) => ({
     annotator,
+    support: maps.support[annotator][pixel] / 100,
     weight: maps.who[annotator][pixel] / 100,
     says: maps.annotator_result[annotator][pixel],
   }));
-  // The leader is known from before the rounding, after which another may weigh the same.
-  voices.sort((a, b) => (b.annotator === leader) - (a.annotator === leader) || b.weight - a.weight);
+  voices.sort((a, b) => b.support - a.support);
+  const dissenter = maps.dissenter[pixel];
+  const dissent = maps.annotator_result[dissenter][pixel];
+  const reason = { annotator: maps.reason[pixel], kernel: maps.reason_kernel[pixel], label: result };
+  const against = { annotator: dissenter, kernel: maps.why_own[dissenter][pixel], label: dissent };
   return {
-    leader,
     voices,
-    result: maps.result[pixel],
-    unanimous: maps.unanimous[pixel] === 1,
-    kernel: kernelAt(maps, pixel),
-    share: maps.leader_share[pixel] / 100,
+    result,
+    reason,
+    share: maps.reason_share[pixel] / 100,
+    against: dissent === result ? null : against,
+    undisputed: maps.undisputed[pixel] === 1,
+    votes: (maps.votes[pixel] / 100) * report.annotators.length,
+    leader: maps.leader[pixel],
+    decides: maps.decides[pixel] === 1,
   };
 }

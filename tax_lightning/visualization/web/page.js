@@ -8,7 +8,7 @@ const stage = element("stage");
 const shown = {
   wanted: 0,
   maps: null,
-  layer: "who",
+  layer: "votes",
   spot: null,
   held: false,
 };
@@ -35,7 +35,7 @@ async function showImage(number) {
 
 function draw() {
   const { maps, layer } = shown;
-  const hatched = element("with-unanimous").checked && TELLS_WHO.has(layer);
+  const hatched = element("with-undisputed").checked && HATCHED_LAYERS.has(layer);
   const lines = {
     hatched,
     outlines: element("with-outlines").checked,
@@ -56,35 +56,36 @@ function put(canvas, pixels) {
   canvas.getContext("2d").putImageData(pixels, 0, 0);
 }
 
-const HATCHED = " Hatched: all would say the same; who decides means nothing there.";
+const HATCHED = ` Hatched: undisputed, fewer than ${perCent(report.dispute_threshold)} of pairs differ.`;
 const LEGEND_NOTES = {
-  who: "Colour: the annotator who decides. The fainter, the more others have a say.",
-  why: "Colour: the annotator who decides. Shade: which of their prototypes.",
+  votes: "How many annotators would say what is decided.",
+  who: "Colour: whom the result trusts. The fainter, the more it is shared.",
+  why: "Colour: the annotator of the prototype behind the result. Shade: which of their prototypes.",
+  dispute: "How often two annotators are expected to differ.",
+};
+const SCALE_ENDS = {
+  votes: ["all say the same", "nobody does"],
+  dispute: ["0 nobody differs", "1 everybody"],
+  uncertainty: ["0 sure", "1 all classes alike"],
 };
 
 function showLegend(hatched) {
   const { layer, maps } = shown;
-  const entry = ({ colour, name }, text = "") => made("span", {}, chip(colour), name, text);
+  const entry = ({ colour, name }) => made("span", {}, chip(colour), name);
   const entries = [];
   if (layer === "result") {
     const found = [...new Set(maps.result)].sort((a, b) => a - b);
     entries.push(...found.map((label) => entry(report.classes[label])));
-  } else if (TELLS_WHO.has(layer)) {
-    entries.push(...leaders().map(([annotator, share]) => entry(annotator, ` ${perCent(share)}`)));
-  } else if (layer === "uncertainty") {
+  } else if (layer in SCALE_ENDS) {
     const bar = made("span", { className: "scale" });
     bar.style.background = `linear-gradient(to right, ${report.scale.map(css).join(", ")})`;
-    entries.push(made("span", {}, "0 sure"), bar, made("span", {}, "1 all classes alike"));
+    const [from, to] = SCALE_ENDS[layer];
+    entries.push(made("span", {}, from), bar, made("span", {}, to));
+  } else if (layer !== "image") {
+    entries.push(...report.annotators.map((annotator) => entry(annotator)));
   }
   element("legend").replaceChildren(...entries);
   element("legend-note").textContent = (LEGEND_NOTES[layer] || "") + (hatched ? HATCHED : "");
-}
-
-// Annotators who decide some of the picture, with their share of the decided pixels.
-function leaders() {
-  const { decides } = report.images[shown.maps.number];
-  const shares = report.annotators.map((annotator) => [annotator, decides[annotator.name]]);
-  return shares.filter(([, share]) => share > 0).sort((a, b) => b[1] - a[1]);
 }
 
 // ---------------------------------------------------------------------------- a spot

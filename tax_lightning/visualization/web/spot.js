@@ -1,4 +1,4 @@
-// What is told of a spot: who decides there, why, and who else has a say.
+// What is told of a spot: the result, who would say so, and the examples for and against.
 
 const MOST_VOICES = 5;
 
@@ -32,41 +32,45 @@ function className(label) {
 }
 
 function showReading(reading, [y, x]) {
-  document.getElementById("spot").replaceChildren(
+  const parts = [
     made("p", { className: "place" }, `Row ${y}, column ${x}`),
     verdict(reading),
-    because(reading),
-    otherVoices(reading.voices),
-  );
+    because("For: ", reading.reason, ` It makes up ${perCent(reading.share)} of the decision.`),
+  ];
+  if (reading.against) parts.push(because("Against: ", reading.against, ""));
+  parts.push(voicesOf(reading));
+  document.getElementById("spot").replaceChildren(...parts);
 }
 
 function verdict(reading) {
-  const node = made("p", { className: "verdict" });
-  const label = made("b", {}, className(reading.result));
-  if (reading.unanimous) {
-    node.append("Nobody in particular: all would say ", label, ".");
-    return node;
-  }
-  const { colour, name } = report.annotators[reading.leader];
-  node.append(chip(colour), made("b", {}, name), ` ${says(reading.voices)} The result: `);
-  node.append(chip(report.classes[reading.result].colour), label, ".");
+  const { colour, name } = report.classes[reading.result];
+  const node = made("p", { className: "verdict" }, chip(colour), made("b", {}, name), ". ");
+  const people = report.annotators.length;
+  node.append(`${reading.votes.toFixed(1)} of ${people} would say so.`);
+  if (reading.undisputed) node.append(" Undisputed.");
+  else if (report.trust.kind === "image") node.append(" ", trusted(reading));
   return node;
 }
 
-// Who has less than half of the weight does not decide alone, and is not said to.
-function says(voices) {
-  const [{ weight }] = voices;
-  if (weight >= 0.5) return `decides, with a weight of ${perCent(weight)}.`;
-  return `has the largest say, ${perCent(weight)}; an even share is ${perCent(1 / voices.length)}.`;
+// "Decides" is said of an annotator only where it is true.
+function trusted({ leader, decides, voices }) {
+  const { weight } = voices.find(({ annotator }) => annotator === leader);
+  const said = `${nameOf(leader)} `;
+  if (decides) return `${said}decides, with a weight of ${perCent(weight)}.`;
+  if (weight >= 0.5) return `${said}is outvoted, with a weight of ${perCent(weight)}.`;
+  return `Shared: ${said}has the largest weight, ${perCent(weight)}.`;
 }
 
-// The prototype behind the decision, on its card.
-function because({ leader, kernel, share, unanimous }) {
-  const { shades, prototypes } = report.annotators[leader];
-  const lead = unanimous ? "The nearest example, which means little here: " : "Because it resembles ";
+// A training pixel with this label, on the card of its prototype.
+function because(lead, { annotator, kernel, label }, more) {
+  const { shades, prototypes } = report.annotators[annotator];
+  const example = exampleOf(annotator, kernel, label);
   const name = made("b", {}, chip(shades[kernel]), `prototype ${kernel}`);
-  const said = `, which makes up ${perCent(share)} of the decision.`;
-  const caption = made("figcaption", {}, lead, name, ` of ${nameOf(leader)}${said}`);
+  const origin = example
+    ? `: labelled ${example.label} in ${example.sample_id}, row ${example.y}, column ${example.x}.`
+    : `: no training pixel labelled ${className(label)} is like it.`;
+  const caption = made("figcaption", {}, made("b", {}, lead), `${nameOf(annotator)} would say `);
+  caption.append(`${className(label)}, by `, name, origin, more);
   const node = made("figure", {}, caption);
   const card = document.getElementById(prototypes[kernel].card);
   if (card) {
@@ -77,25 +81,27 @@ function because({ leader, kernel, share, unanimous }) {
   return node;
 }
 
-function otherVoices(voices) {
+// Everybody by how probably they say what is decided; of many the first and the last.
+function voicesOf({ voices }) {
   const list = made("ol");
-  const add = (name, weight, label, colour) => {
+  const add = (name, support, label, colour) => {
     const bar = made("span", { className: "bar" });
-    bar.style.width = colour ? `${100 * weight}%` : 0;
+    bar.style.width = colour ? `${100 * support}%` : 0;
     bar.style.background = colour ? css(colour) : "";
     list.append(
       made("li", {},
         made("span", { className: "name" }, name),
         made("span", { className: "track", ariaHidden: "true" }, bar),
-        made("span", { className: "value" }, perCent(weight)),
+        made("span", { className: "value" }, colour ? perCent(support) : ""),
         made("span", { className: "says" }, label)),
     );
   };
-  for (const { annotator, weight, says } of voices.slice(0, MOST_VOICES)) {
-    add(nameOf(annotator), weight, className(says), report.annotators[annotator].colour);
-  }
-  const rest = voices.slice(MOST_VOICES);
-  if (rest.length) add(`${rest.length} others`, rest.reduce((all, v) => all + v.weight, 0), "");
-  const title = made("h4", {}, "Whose say, and what they would say");
+  const many = voices.length > 2 * MOST_VOICES;
+  voices.forEach(({ annotator, support, says }, place) => {
+    if (many && place === MOST_VOICES) add(`${voices.length - 2 * MOST_VOICES} others`, 0, "");
+    if (many && place >= MOST_VOICES && place < voices.length - MOST_VOICES) return;
+    add(nameOf(annotator), support, className(says), report.annotators[annotator].colour);
+  });
+  const title = made("h4", {}, "How probably each says the same, and what they would say");
   return made("div", { className: "voices" }, title, list);
 }
