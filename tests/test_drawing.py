@@ -10,7 +10,7 @@ from skimage.segmentation import find_boundaries
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.visualization.drawing import (
-    UNANIMOUS_INDEX,
+    UNDISPUTED_INDEX,
     as_picture,
     contours,
     data_uri,
@@ -86,12 +86,12 @@ def test_lines_that_coincide_take_turns_of_six_pixels():
 
 
 def test_who_index_map_reads_back_from_a_file(tmp_path):
-    leader, unanimous = quarters()
-    indices = who_index_map(make_explanation(leader, unanimous=unanimous))
+    leader, undisputed = quarters()
+    indices = who_index_map(make_explanation(leader, undisputed=undisputed))
     expected = leader[0].numpy().copy()
-    expected[4:, 4:] = UNANIMOUS_INDEX
+    expected[4:, 4:] = UNDISPUTED_INDEX
     np.testing.assert_array_equal(indices, expected)
-    palette = {**dict(enumerate(annotator_palette(3))), UNANIMOUS_INDEX: (200, 200, 200)}
+    palette = {**dict(enumerate(annotator_palette(3))), UNDISPUTED_INDEX: (200, 200, 200)}
     indexed_png(indices, palette).save(tmp_path / "who.png")
     with Image.open(tmp_path / "who.png") as stored:
         np.testing.assert_array_equal(np.asarray(stored), expected)

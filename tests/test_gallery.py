@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reading import places_of, says, written
 
-from tax_lightning.explanation import PrototypeSource
+from tax_lightning.explanation import Example, PrototypeSource
 from tax_lightning.visualization.annotations import SourcePatch
 from tax_lightning.visualization.gallery import (
     PrototypeCard,
@@ -18,32 +18,30 @@ from tax_lightning.visualization.gallery import (
 BODY, TITLE = 14, 18
 FAINT = (105, 105, 105)
 BLUE, ORANGE = (0, 114, 178), (230, 159, 0)
-OTHERS = (("train-8", 3, 3, 0.91), ("train-9", 4, 4, 0.85), ("train-1", 5, 5, 0.75))
+OWN = Example("cell", "train-7", 31, 40, 0.97)
+EXAMPLES = (
+    Example("cell", "train-8", 3, 3, 0.91),
+    Example("cell", "train-6", 6, 3, 0.90),
+    Example("background", "train-9", 4, 4, 0.85),
+    Example("fibre", "train-1", 5, 5, 0.75),
+)
+SHOWN = (EXAMPLES[0], *EXAMPLES[2:])  # one of each class
 
 
 def source_of(annotator="Ana", kernel=2, **changes):
-    source = PrototypeSource(annotator, kernel, "train-7", 31, 40, 0.97, "cell", True, OTHERS, 0.9)
-    return dataclasses.replace(source, **changes)
+    return dataclasses.replace(PrototypeSource(annotator, kernel, True, OWN, EXAMPLES), **changes)
 
 
 def full_card(**changes):
     """A card of an image of 60 x 120 pixels, of which the crop shows 46 x 46."""
     crop = np.full((46, 46, 3), (10, 200, 90), dtype=np.uint8)
-    nearest = tuple(
-        SourcePatch(np.full((46, 46, 3), (200, 10, n), dtype=np.uint8), 23, 23) for n in range(3)
-    )
-    return dataclasses.replace(
-        PrototypeCard(
-            source_of(),
-            BLUE,
-            use=0.12,
-            patch=SourcePatch(crop, 17, 20),  # so the crop begins at row 14, column 20
-            image=np.full((60, 120, 3), (10, 200, 90), dtype=np.uint8),
-            size=(60, 120),
-            nearest=nearest,
-        ),
-        **changes,
-    )
+    patches = {OWN: SourcePatch(crop, 17, 20)}  # so the crop begins at row 14, column 20
+    for n, example in enumerate(SHOWN):
+        small = np.full((46, 46, 3), (200, 10, n), dtype=np.uint8)
+        patches[example] = SourcePatch(small, 23, 23)
+    image = np.full((60, 120, 3), (10, 200, 90), dtype=np.uint8)
+    card = PrototypeCard(source_of(), BLUE, 0.12, patches, image, (60, 120))
+    return dataclasses.replace(card, **changes)
 
 
 def test_a_card_says_whose_it_is_where_it_is_from_and_what_was_measured():
@@ -52,31 +50,29 @@ def test_a_card_says_whose_it_is_where_it_is_from_and_what_was_measured():
     for text in (
         "from train-7 at y 31, x 40",
         "labelled: cell",
-        "decides: 12% of the disputed pixels",
-        "nearest pixels with one label: 90%",
+        "reason of 12% of the disputed pixels",
         "similarity when taken: 0.97",
     ):
         assert says(card, text, BODY), text
-    for sample_id, _, _, similarity in OTHERS:
-        assert says(card, sample_id, BODY, FAINT)
-        assert says(card, f"{similarity:.2f}", BODY, FAINT)
+    for example in SHOWN:
+        assert says(card, example.label, BODY, FAINT)
+        assert says(card, f"{example.similarity:.2f}", BODY, FAINT)
 
 
 def test_what_was_not_measured_is_left_out():
-    source = source_of(similarity=float("nan"), label="", purity=None)
-    assert card_facts(PrototypeCard(source, BLUE)) == ("from train-7 at y 31, x 40",)
-    card = PrototypeCard(source, BLUE, use=float("nan"))
-    assert len(card_facts(card)) == 1
+    for use in (None, float("nan")):
+        facts = card_facts(PrototypeCard(source_of(), BLUE, use))
+        assert not any("disputed" in fact for fact in facts)
 
 
 def test_the_dead_and_the_unprojected_are_said_to_be_so():
     pruned = card_facts(PrototypeCard(source_of(active=False), BLUE))
     assert any("decides nothing" in fact for fact in pruned)
-    nowhere = source_of(sample_id="", nearest=(), similarity=float("nan"))
+    nowhere = source_of(taken_from=None, examples=())
     assert card_facts(PrototypeCard(nowhere, BLUE)) == ("not yet projected: no training pixel",)
     card = render_card(PrototypeCard(nowhere, BLUE))
     assert says(card, "Ana · prototype 2", TITLE)
-    assert not says(card, "next nearest, in other images:", BODY, FAINT)
+    assert not says(card, "most similar pixels by label:", BODY, FAINT)
 
 
 def crop_of(card):
@@ -110,9 +106,10 @@ def test_the_box_stands_where_the_crop_lies_in_the_image(height, width, y, x):
     row, column = round(y * (height - 1)), round(x * (width - 1))
     top, left = (max(0, min(p - 24, size - 48)) for p, size in ((row, height), (column, width)))
     patch = SourcePatch(np.zeros((48, 48, 3), np.uint8), row - top, column - left)
+    own = dataclasses.replace(OWN, y=row, x=column)
     card = full_card(
-        source=source_of(y=row, x=column),
-        patch=patch,
+        source=source_of(taken_from=own),
+        patches={own: patch},
         image=np.full((height, width, 3), (10, 200, 90), dtype=np.uint8),
         size=(height, width),
     )
@@ -131,19 +128,19 @@ def test_the_box_stands_where_the_crop_lies_in_the_image(height, width, y, x):
     np.testing.assert_allclose(found, expected, atol=1)
 
 
-def test_nearest_stand_below_in_their_order_and_may_be_missing():
+def test_examples_of_every_class_stand_below_and_may_be_missing():
     card = full_card()
     picture = render_card(card)
     lefts = [np.nonzero((picture == (200, 10, n)).all(axis=2))[1].min() for n in range(3)]
     assert lefts == sorted(lefts)
     assert len(set(lefts)) == 3
-    picture = render_card(full_card(nearest=(None, *card.nearest[1:])))
+    picture = render_card(full_card(patches={OWN: card.patches[OWN]}))
     assert not (picture == (200, 10, 0)).all(axis=2).any()
     assert places_of(np.full((92, 92, 3), 238, dtype=np.uint8), picture)
 
 
 def test_without_its_image_a_card_has_an_empty_frame():
-    picture = render_card(PrototypeCard(source_of(), BLUE, nearest=(None, None, None)))
+    picture = render_card(PrototypeCard(source_of(), BLUE))
     assert places_of(np.full((184, 184, 3), 238, dtype=np.uint8), picture)
     assert says(picture, "labelled: cell", BODY)
 
@@ -175,17 +172,11 @@ def test_one_card_makes_a_gallery_and_none_does_not():
 
 
 def test_long_names_and_any_image_shape_fit():
-    source = source_of(
-        "a radiologist with a very long name indeed", sample_id="/data/" + "very/" * 30 + "deep"
-    )
+    own = Example("cell", "/data/" + "very/" * 30 + "deep", 0, 0, 0.9)
+    source = source_of("a radiologist with a very long name indeed", taken_from=own)
     usual = render_card(full_card())
     for size in ((1, 1000), (1000, 1), (1, 1)):
         image = np.zeros((*size, 3), dtype=np.uint8)
-        patch = SourcePatch(image[:48, :48], 0, 0)
-        card = full_card(
-            source=dataclasses.replace(source, y=0, x=0),
-            image=image,
-            size=size,
-            patch=patch,
-        )
+        patches = {own: SourcePatch(image[:48, :48], 0, 0)}
+        card = full_card(source=source, image=image, size=size, patches=patches)
         assert render_card(card).shape[1] == usual.shape[1]

@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from made_up import KERNELS, make_explanation, make_sources, quarters
 from reading import places_of, says, written
 
-from tax_lightning.visualization.annotations import SourcePatch, find_callouts
+from tax_lightning.explanation import TrustBasis
+from tax_lightning.visualization.annotations import (
+    example_for,
+    find_spots,
+    spot_patches,
+)
 from tax_lightning.visualization.drawing import who_index_map
 from tax_lightning.visualization.palette import (
     annotator_palette,
@@ -18,12 +23,11 @@ from tax_lightning.visualization.palette import (
 )
 from tax_lightning.visualization.panel import (
     View,
-    annotator_entries,
-    callout_caption,
+    dispute_entries,
     image_notes,
     mask_notes,
     render_panel,
-    scale_entries,
+    spot_words,
 )
 from tax_lightning.visualization.summary import Summary
 
@@ -55,21 +59,21 @@ def count_inks(picture, colour):
 
 
 @given(seed=st.integers(0, 1000), size=st.sampled_from([4, 16, 64]))
-def test_who_has_the_colour_of_the_leader_and_is_grey_exactly_where_unanimous(seed, size):
+def test_who_has_the_colour_of_the_leader_and_is_grey_exactly_where_undisputed(seed, size):
     generator = torch.Generator().manual_seed(seed)
     leader = torch.randint(3, (1, size, size), generator=generator)
-    unanimous = torch.rand(1, size, size, generator=generator) < 0.4
-    picture = view_of(make_explanation(leader, unanimous=unanimous)).who()
+    undisputed = torch.rand(1, size, size, generator=generator) < 0.4
+    picture = view_of(make_explanation(leader, undisputed=undisputed)).who()
     assert picture.shape == (256, 256, 3)
-    hatched = enlarged(unanimous[0], 256)
+    hatched = enlarged(undisputed[0], 256)
     np.testing.assert_array_equal(is_grey(picture), hatched)
     expected = np.array(annotator_palette(3))[enlarged(leader[0], 256)]
     np.testing.assert_array_equal(picture[~hatched], expected[~hatched])
 
 
-def test_unanimous_pixels_are_dimmed_and_hatched():
-    leader, unanimous = quarters()
-    picture = view_of(make_explanation(leader, unanimous=unanimous)).who()[128:, 128:, 0]
+def test_undisputed_pixels_are_dimmed_and_hatched():
+    leader, undisputed = quarters()
+    picture = view_of(make_explanation(leader, undisputed=undisputed)).who()[128:, 128:, 0]
     ground, line = round(0.25 * GREY_OF_RED + 176), 178
     assert np.unique(picture).tolist() == [line, ground]
     # Lines of one pixel in seven, falling to the left.
@@ -85,16 +89,16 @@ def test_who_fades_with_certainty():
 
 
 @given(seed=st.integers(0, 1000))
-def test_why_has_the_shade_of_the_leaders_kernel(seed):
+def test_why_has_the_shade_of_the_reason(seed):
     generator = torch.Generator().manual_seed(seed)
     leader = torch.randint(3, (1, 4, 4), generator=generator)
     kernel = torch.randint(KERNELS, (1, 4, 4), generator=generator)
-    unanimous = torch.rand(1, 4, 4, generator=generator) < 0.3
-    picture = view_of(make_explanation(leader, kernel, unanimous)).why()
+    undisputed = torch.rand(1, 4, 4, generator=generator) < 0.3
+    picture = view_of(make_explanation(leader, kernel, undisputed)).why()
     for y in range(4):
         for x in range(4):
             middle = picture[64 * y + 32, 64 * x + 32]
-            if unanimous[0, y, x]:
+            if undisputed[0, y, x]:
                 assert is_grey(middle)
             else:
                 colour = annotator_palette(3)[leader[0, y, x]]
@@ -102,23 +106,50 @@ def test_why_has_the_shade_of_the_leaders_kernel(seed):
 
 
 def test_seams_run_between_prototypes_and_nowhere_else():
-    leader, unanimous = quarters(64)
+    leader, undisputed = quarters(64)
     kernel = torch.zeros_like(leader)
     kernel[:, :32, 16:] = 1  # a seam within the first quarter, and one towards the second
-    black = (view_of(make_explanation(leader, kernel, unanimous)).why() == 0).all(axis=2)
+    black = (view_of(make_explanation(leader, kernel, undisputed)).why() == 0).all(axis=2)
     expected = np.zeros((256, 256), dtype=bool)
     expected[:128, 64] = expected[:128, 128] = expected[128, :128] = True
     np.testing.assert_array_equal(black, expected)
 
 
-def test_uncertainty_runs_from_sure_to_even_odds_on_one_scale_for_all_images():
-    explanation = make_explanation(torch.zeros(1, 1, 3).long())
-    p = torch.tensor([1.0, 0.89, 0.5])  # of 0.89: 0.4999 bits
-    explanation = dataclasses.replace(explanation, probs=torch.stack([1 - p, p]).view(1, 2, 1, 3))
-    picture = view_of(explanation).uncertainty()
+def test_dispute_runs_from_nobody_to_everybody_on_one_scale_for_all_images():
+    explanation = make_explanation(torch.zeros(1, 1, 3).long(), annotators=["Ana", "Ben"])
+    p = torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.5, 1.0]])  # pairs differ never, in half, always
+    probs = torch.stack([1 - p, p], dim=1).view(1, 2, 2, 1, 3)
+    picture = view_of(dataclasses.replace(explanation, annotator_probs=probs)).dispute_map()
     scale = value_colours(np.array([[0.0, 0.5, 1.0]]))[0]
     for x, colour in zip((0, 128, 255), scale, strict=True):
         np.testing.assert_allclose(picture[0, x], colour, atol=3)
+
+
+def test_votes_are_shown_where_the_weights_do_not_follow_the_image():
+    leader = torch.zeros(1, 1, 2).long()
+    leader[..., 1] = 1  # two of three say background; one of three says cell
+    trust = TrustBasis("constant", "majority", (0.3, 0.2, 0.2))
+    explanation = make_explanation(leader, weight=0.9, trust=trust)
+    picture = view_of(explanation).who()
+    scale = value_colours(1 - np.array([[2 / 3, 1 / 3]]))[0]
+    for x, colour in zip((0, 255), scale, strict=True):
+        np.testing.assert_allclose(picture[0, x], colour, atol=3)
+    panel = render_panel(explanation, noise(1, 2))
+    assert says(panel, "WHO: votes", 18)
+    assert not says(panel, "WHO is trusted", 18)
+
+
+def test_small_maps_show_what_each_would_add_and_leave_out():
+    masks = np.zeros((3, 64, 64), dtype=np.int64)
+    masks[0, :, :16] = 1  # the result has nothing there
+    explanation = make_explanation(quarters(64)[0])  # class 1 in the upper right quarter
+    ana, _, cleo = (view_of(explanation, masks).difference(n) for n in range(3))
+    blue, _, green = annotator_palette(3)
+    assert count_inks(ana[:, :64], blue) == 256 * 64
+    inside = ana[10:118, 140:246]  # nobody but the result has a cell there
+    assert 0 < count_inks(inside, blue) < inside.shape[0] * inside.shape[1] / 3
+    assert count_inks(inside, blue) + count_inks(inside, (255, 255, 255)) == inside[..., 0].size
+    assert count_inks(cleo[:, :64], green) == 0
 
 
 def test_coinciding_contours_show_all_their_colours():
@@ -175,7 +206,7 @@ def test_large_images_are_shown_smaller_with_every_map_from_the_same_pixels(size
     )
     assert view.leader.shape == (512, 512)
     assert view.line == 4
-    for other in (view.kernel, view.masks[1], view.reference):
+    for other in (view.kernel, view.reason, view.masks[1], view.reference):
         np.testing.assert_array_equal(other, view.leader)
     assert view.leader[0, 0] == leader[0, 0 if size == 513 else 1, 0 if size == 513 else 1]
 
@@ -187,7 +218,7 @@ def noise(height, width, seed=0):
 
 def test_several_images_are_refused():
     explanation = make_explanation(torch.zeros(2, 4, 4).long())
-    for function in (who_index_map, find_callouts):
+    for function in (who_index_map, find_spots):
         with pytest.raises(ValueError, match="of 2 images, expected 1"):
             function(explanation)
     with pytest.raises(ValueError, match="of 2 images, expected 1"):
@@ -195,8 +226,8 @@ def test_several_images_are_refused():
 
 
 def test_the_tiles_stand_in_two_rows_of_three():
-    leader, unanimous = quarters(32)
-    explanation = make_explanation(leader, unanimous=unanimous, weight=0.8)
+    leader, undisputed = quarters(32)
+    explanation = make_explanation(leader, undisputed=undisputed, weight=0.8)
     image, masks = noise(32, 32), np.stack([leader[0].numpy() == n for n in range(3)]).astype(int)
     view = View(explanation, image, masks, masks[0])
     panel = render_panel(explanation, image, masks, masks[0])
@@ -207,60 +238,88 @@ def test_the_tiles_stand_in_two_rows_of_three():
     assert third - second == second - left == 256 + 16
     assert again == left
     assert below > top + 256
-    assert (below, third) in places_of(view.uncertainty(), panel)
+    assert (below, third) in places_of(view.dispute_map(), panel)
 
 
 def test_every_name_stands_in_the_legend_beside_its_colour():
-    leader, unanimous = quarters()
-    panel = render_panel(make_explanation(leader, unanimous=unanimous), noise(8, 8))
+    leader, undisputed = quarters()
+    panel = render_panel(make_explanation(leader, undisputed=undisputed), noise(8, 8))
     for name, colour in zip(("Ana", "Ben", "Cleo"), annotator_palette(3), strict=True):
-        ((row, column),) = places_of(written(f"{name} 33%", BODY), panel)
-        chip = panel[row - 2 : row + 16, column - 20 : column]
-        assert count_inks(chip, colour) > 0.8 * 14 * 14
+        chips = [
+            panel[row - 2 : row + 16, column - 20 : column]
+            for row, column in places_of(written(name, BODY), panel)
+        ]
+        assert any(count_inks(chip, colour) > 0.8 * 14 * 14 for chip in chips), name
     for text in ("cell", "background"):
         assert says(panel, text, BODY)
     assert says(panel, "val-0", 21)
 
 
-def test_the_scale_bar_begins_and_ends_in_the_colours_of_its_values():
-    panel = render_panel(make_explanation(quarters()[0], weight=0.8), noise(8, 8))
-    _, bar, _ = scale_entries()
-    ((row, column),) = places_of(bar.chip, panel)
-    ends = panel[row, [column, column + bar.chip.shape[1] - 1]]
-    np.testing.assert_array_equal(ends, value_colours(np.array([[0.0, 1.0]]))[0])
-    ((_, before),) = places_of(written("0 sure", BODY), panel)
-    ((_, after),) = places_of(written("1 even odds", BODY), panel)
-    assert before < column < column + bar.chip.shape[1] <= after
+def test_spots_have_numbers_in_the_picture_and_cards_below():
+    leader, undisputed = quarters(64)
+    explanation = make_explanation(leader, leader, undisputed)
+    colours = iter(range(100))
 
+    def read(name):
+        return np.full((60, 60, 3), (1, 2, next(colours)), dtype=np.uint8)
 
-def test_callouts_have_numbers_in_the_picture_and_cards_below():
-    leader, unanimous = quarters(64)
-    explanation = make_explanation(leader, leader, unanimous)
-    patches = {
-        (n, n): SourcePatch(np.full((9, 9, 3), (1, 2, n), dtype=np.uint8), 4, 4) for n in range(3)
-    }
+    patches = spot_patches([explanation], read)
     image = noise(64, 64)
     panel = render_panel(explanation, image, patches=patches)
     ((top, left),) = places_of(View(explanation, image, None, None).who(), panel)
     why = panel[top : top + 256, left + 272 : left + 272 + 256]
     for n, (y, x) in enumerate([(20, 20), (20, 230), (230, 20)]):
         assert tuple(why[y, x]) == kernel_shade(annotator_palette(3)[n], n, 3)
-    for callout in find_callouts(explanation):
-        y, x = 4 * callout.y + 2, 4 * callout.x + 2
+    for spot in find_spots(explanation):
+        y, x = 4 * spot.y + 2, 4 * spot.x + 2
         disc = why[y - 6 : y + 6, x - 6 : x + 6]
         grey = (disc[..., 0] == disc[..., 1]) & (disc[..., 1] == disc[..., 2])
         assert grey.all()  # a white number on a dark disc covers the colour
-        n = callout.annotator
-        assert 0.9 * 96**2 < count_inks(panel[top + 256 :], (1, 2, n)) < 96**2  # less its mark
-        assert says(panel, f"{explanation.annotators[n]} · prototype {n}", BODY)
-    assert says(panel, "labelled: cell", BODY)
-    assert says(panel, "50% of the decision", BODY)
+        patch = patches[example_for(explanation, spot)]
+        shown = count_inks(panel[top + 256 :], patch.image[0, 0])
+        assert shown > 0.9 * 96**2  # less its mark
+        name = explanation.annotators[spot.annotator]
+        assert says(panel, f"FOR: {name} · prototype {spot.annotator}, 50%", BODY)
+    assert says(panel, "AGAINST: Ana would say", BODY)
+    assert says(panel, "labelled cell in train-7", BODY)
 
 
-def test_a_missing_patch_leaves_its_frame_empty():
+def test_without_its_image_an_example_is_named_with_an_empty_frame():
     panel = render_panel(make_explanation(quarters()[0]), noise(8, 8))
-    assert len(places_of(np.full((96, 96, 3), 238, dtype=np.uint8), panel)) == 3
-    assert says(panel, "(image not found)", BODY)
+    assert places_of(np.full((96, 96, 3), 238, dtype=np.uint8), panel)
+    assert says(panel, "(image not at hand)", BODY)
+
+
+@pytest.mark.parametrize(
+    ("weight", "probs", "trust", "words"),
+    [
+        (0.8, [0.2, 0.8], None, "Ben decides, with a weight of 80% · 1.0 of 3 would say cell"),
+        (0.6, [0.7, 0.3], None, "Ben is outvoted, with a weight of 60% · 2.0 of 3 would say backg"),
+        (0.4, [0.4, 0.6], None, "shared: Ben has the largest weight, 40% · 1.0 of 3 would say cel"),
+        (0.8, [0.2, 0.8], TrustBasis("uniform", "majority"), "1.0 of 3 would say cell"),
+    ],
+)
+def test_who_decides_is_said_only_where_it_is_true(weight, probs, trust, words):
+    options = {} if trust is None else {"trust": trust}
+    explanation = make_explanation(torch.ones(1, 1, 1).long(), weight=weight, **options)
+    probs = torch.tensor(probs).view(1, 2, 1, 1)
+    explanation = dataclasses.replace(explanation, probs=probs)
+    (spot,) = find_spots(explanation)
+    assert spot_words(explanation, spot).startswith(words)
+
+
+def test_the_real_share_of_dispute_stands_beside_the_expected_one():
+    leader, undisputed = quarters()
+    masks = np.zeros((3, 8, 8), dtype=np.int64)
+    masks[1, :2] = 1
+    masks[0, 4:] = 255
+    masks[2, 4:] = 255  # one label is no dispute, and no agreement
+    summary = Summary.of(make_explanation(leader, undisputed=undisputed))
+    assert texts(dispute_entries(summary, masks))[2:] == [
+        "expected to be disputed: 75% of the pixels",
+        "really disputed: 50%",
+    ]
+    assert len(dispute_entries(summary, None)) == 3
 
 
 @pytest.mark.parametrize(
@@ -277,14 +336,14 @@ def test_tiles_are_legible_at_any_size(size, shown):
     assert height / width == pytest.approx(size[0] / size[1], rel=0.01)
     panel = render_panel(explanation, image)
     assert places_of(view.who(), panel)
-    assert says(panel, "Ana 50%", round(BODY * max(1, width / 256)))
+    assert says(panel, "Annotators:", round(BODY * max(1, width / 256)))
 
 
 @pytest.mark.parametrize("size", [(1, 1000), (1000, 1), (1, 1), (3, 700)])
 def test_extreme_sizes(size):
     panel = render_panel(make_explanation(torch.zeros(1, *size).long()), noise(*size))
     assert panel.dtype == np.uint8
-    assert says(panel, "Ana 100%", round(BODY * max(1, min(2, size[1] / 256))))
+    assert says(panel, "Annotators:", round(BODY * max(1, min(2, size[1] / 256))))
 
 
 @pytest.mark.parametrize("n", [1, 2, 12, 40])
@@ -300,20 +359,20 @@ def test_any_number_of_annotators_and_classes(n, classes):
     assert panel.shape[1] == 3 * 260 + 2 * 16 + 2 * 18
 
 
-def test_nobody_decides():
+def test_nothing_is_disputed():
     leader, _ = quarters()
-    explanation = make_explanation(leader, unanimous=torch.ones_like(leader).bool())
+    explanation = make_explanation(leader, undisputed=torch.ones_like(leader).bool())
     panel = render_panel(explanation, noise(8, 8))
-    nobody = "All annotators would say the same everywhere: nobody in particular decides."
+    nobody = "Nothing is disputed: no two annotators are expected to differ anywhere."
     assert says(panel, nobody, 18)
-    assert not says(panel, "prototype 0", BODY)
+    assert not says(panel, "FOR: Ana · prototype 0, 50%", BODY)
 
 
 def test_half_precision():
     explanation = make_explanation(quarters()[0], weight=0.8)
     half = {name: getattr(explanation, name).bfloat16() for name in ("probs", "who", "why_share")}
     panel = render_panel(dataclasses.replace(explanation, **half), noise(8, 8))
-    assert says(panel, "Ana 50%", BODY)
+    assert says(panel, "FOR: Ana · prototype 0, 40%", BODY)
 
 
 def test_wrong_sizes_are_named():
@@ -326,29 +385,15 @@ def test_wrong_sizes_are_named():
         render_panel(explanation, noise(8, 8), None, np.zeros((4, 8), dtype=int))
 
 
-def test_a_panel_says_where_who_says_next_to_nothing():
-    leader, unanimous = quarters()
-    words = (
-        "Who decides means next to nothing here: where the annotators differ, the largest weight"
-    )
-    for weight, warned in ((0.4, True), (0.9, False)):
-        explanation = make_explanation(leader, unanimous=unanimous, weight=weight)
-        panel = render_panel(explanation, noise(*leader.shape[-2:]))
-        assert says(panel, words, BODY) == warned
+def test_a_panel_says_what_who_was_taught_with_and_what_would_mislead():
+    trust = TrustBasis("image", "majority")
+    panel = render_panel(make_explanation(torch.zeros(1, 8, 8).long(), trust=trust), noise(8, 8))
+    assert says(panel, "Whom to trust was not measured: the weights may be arbitrary.", BODY)
+    assert says(panel, "The result is background everywhere: nothing was found.", BODY)
 
 
 def texts(entries):
     return [entry.text for entry in entries]
-
-
-def entries_of(explanation):
-    return annotator_entries(explanation.annotators, Summary.of(explanation))
-
-
-def test_where_nobody_decides_there_are_names_without_parts():
-    leader, _ = quarters()
-    explanation = make_explanation(leader, unanimous=torch.ones_like(leader).bool())
-    assert texts(entries_of(explanation)) == ["Annotators:", "Ana", "Ben", "Cleo"]
 
 
 @pytest.mark.parametrize(
@@ -379,21 +424,7 @@ def test_who_has_no_contour_is_said_with_the_reason():
     assert texts(mask_notes(explanation.annotators, None)) == ["as the model expects each to draw"]
 
 
-def test_captions_name_annotator_prototype_source_and_share():
-    explanation = make_explanation(quarters()[0], kernel=2)
-    callout = find_callouts(explanation)[0]
-    assert callout_caption(explanation, callout, has_patch=True) == (
-        "Ana · prototype 2",
-        "from train-7",
-        "at y 4, x 3",
-        "labelled: cell",
-        "50% of the decision",
-    )
-    assert "(image not found)" in callout_caption(explanation, callout, has_patch=False)
-
-
-def test_caption_before_the_projection():
+def test_before_the_projection_no_example_is_named():
     sources = make_sources(("Ana", "Ben", "Cleo"), sample_id="")
-    explanation = make_explanation(quarters()[0], sources=sources)
-    caption = callout_caption(explanation, find_callouts(explanation)[0], has_patch=False)
-    assert caption == ("Ana · prototype 0", "not yet projected", "50% of the decision")
+    panel = render_panel(make_explanation(quarters()[0], sources=sources), noise(8, 8))
+    assert says(panel, "no training pixel with this label is like it", BODY)

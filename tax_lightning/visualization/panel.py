@@ -394,7 +394,8 @@ def _card(
         columns.append((f"AGAINST: {who}, as here", spot.dissenter, spot.dissent_kernel, pixel))
         against = None
     boxes = [
-        _example(sheet, explanation, words, n, k, pixel, patches) for words, n, k, pixel in columns
+        _example(sheet, explanation, words, (n, k), pixel, patches, (width - sheet.gap) // 2)
+        for words, n, k, pixel in columns
     ]
     return sheet.stacked([head, sheet.side_by_side([*boxes, *([against] if against else [])])])
 
