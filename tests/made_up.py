@@ -10,46 +10,58 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from tax_lightning.explanation import Explanation, PrototypeSource
+from tax_lightning.explanation import Example, Explanation, PrototypeSource, TrustBasis
 
 KERNELS = 3
+
+
+CELL = Example("cell", "train-7", 2, 3, 0.9)
+
+
+def make_source(annotator="Ana", kernel=0, sample_id="train-7", active=True) -> PrototypeSource:
+    """A prototype at row 2 + kernel of a training image, the next class in the image "b"."""
+    if not sample_id:
+        return PrototypeSource(annotator, kernel, active, None, ())
+    cell = Example("cell", sample_id, 2 + kernel, 3, 0.9)
+    other = Example("background", "b", 1, 1, 0.5)
+    return PrototypeSource(annotator, kernel, active, cell, (cell, other))
 
 
 def make_sources(
     annotators: Sequence[str], sample_id: str = "train-7", kernels: int = KERNELS
 ) -> tuple[tuple[PrototypeSource, ...], ...]:
     return tuple(
-        tuple(
-            PrototypeSource(name, k, sample_id, 2 + k, 3, 0.9, "cell", True, (("b", 1, 1, 0.5),))
-            for k in range(kernels)
-        )
-        for name in annotators
+        tuple(make_source(name, k, sample_id) for k in range(kernels)) for name in annotators
     )
 
 
 def make_explanation(
     leader: Tensor,
     kernel: Tensor | int = 0,
-    unanimous: Tensor | None = None,
+    undisputed: Tensor | None = None,
     weight: float = 1.0,
     annotators: Sequence[str] = ("Ana", "Ben", "Cleo"),
     classes: Sequence[str] = ("background", "cell"),
     ids: Sequence[str] | None = None,
     sources: tuple[tuple[PrototypeSource, ...], ...] | None = None,
+    trust: TrustBasis = TrustBasis(),  # noqa: B008 - it is frozen
 ) -> Explanation:
     """Explanation in which ``leader`` [B, H, W] decides with ``weight``, the others share the rest.
 
-    The leader's index modulo the number of classes is the class of a pixel.
+    Annotator n says class n modulo the number of classes, but where nothing is disputed all say the
+    class of the leader. The leader's prototype has half of the leader's weight as its share.
     """
     batch, height, width = leader.shape
     n, c = len(annotators), len(classes)
     rest = (1 - weight) / max(1, n - 1)
     who = torch.full((batch, n, height, width), rest)
     who.scatter_(1, leader.unsqueeze(1), weight)
-    own = torch.arange(n) % c
-    decided = torch.nn.functional.one_hot(own, c).float()
-    annotator_probs = decided.view(1, n, c, 1, 1).expand(batch, n, c, height, width).clone()
+    said = (torch.arange(n) % c).view(1, n, 1, 1).expand(batch, n, height, width)
+    if undisputed is not None:
+        said = torch.where(undisputed.unsqueeze(1), (leader % c).unsqueeze(1), said)
+    annotator_probs = torch.nn.functional.one_hot(said, c).movedim(-1, 2).float()
     why = torch.as_tensor(kernel).expand(batch, height, width).unsqueeze(1)
+    why = why.expand(batch, n, height, width).clone()
     return Explanation(
         ids=tuple(ids) if ids is not None else tuple(f"val-{i}" for i in range(batch)),
         annotators=tuple(annotators),
@@ -57,22 +69,23 @@ def make_explanation(
         probs=(who.unsqueeze(2) * annotator_probs).sum(dim=1),
         annotator_probs=annotator_probs,
         who=who,
-        why=why.expand(batch, n, height, width).clone(),
+        why=why,
         why_share=0.5 * who,
-        unanimous=torch.zeros_like(leader, dtype=torch.bool) if unanimous is None else unanimous,
+        why_own=why,
         sources=sources if sources is not None else make_sources(annotators),
+        trust=trust,
     )
 
 
 def quarters(size: int = 8) -> tuple[Tensor, Tensor]:
-    """Leader map [1, S, S] with 0, 1, 2, 0 in its quarters, the last of them unanimous."""
+    """Leader map [1, S, S] with 0, 1, 2, 0 in its quarters, the last of them undisputed."""
     half = size // 2
     leader = torch.zeros(1, size, size, dtype=torch.int64)
     leader[:, :half, half:] = 1
     leader[:, half:, :half] = 2
-    unanimous = torch.zeros(1, size, size, dtype=torch.bool)
-    unanimous[:, half:, half:] = True
-    return leader, unanimous
+    undisputed = torch.zeros(1, size, size, dtype=torch.bool)
+    undisputed[:, half:, half:] = True
+    return leader, undisputed
 
 
 class MadeUpModel:
@@ -86,9 +99,10 @@ class MadeUpModel:
         classes: Sequence[str] = ("background", "cell", "fibre"),
         kernels: int = KERNELS,
         projected: bool = True,
+        trust: TrustBasis = TrustBasis(),  # noqa: B008 - it is frozen
     ) -> None:
         self.annotators, self.classes = tuple(annotators), tuple(classes)
-        self.kernels, self.projected = kernels, projected
+        self.kernels, self.projected, self.trust = kernels, projected, trust
 
     def explain(self, images: Tensor, ids: Sequence[str]) -> Explanation:
         n, c, k = len(self.annotators), len(self.classes), self.kernels
@@ -102,7 +116,6 @@ class MadeUpModel:
         log_annotators = (6 * fields(c) + 2 * fields(n, c)).log_softmax(dim=1)
         log_who = (4 * fields(n)).log_softmax(dim=0)
         probs = (log_who.exp().unsqueeze(1) * log_annotators.exp()).sum(dim=0)
-        said = log_annotators.argmax(dim=1)
         return Explanation(
             ids=tuple(ids),
             annotators=self.annotators,
@@ -112,8 +125,9 @@ class MadeUpModel:
             who=log_who.exp().unsqueeze(0),
             why=fields(n, k).argmax(dim=1).unsqueeze(0),
             why_share=0.7 * log_who.exp().unsqueeze(0),
-            unanimous=(said == said[:1]).all(dim=0).unsqueeze(0),
+            why_own=fields(n, k).argmax(dim=1).unsqueeze(0),
             sources=make_sources(self.annotators, "train-7" if self.projected else "", k),
+            trust=self.trust,
         )
 
 

@@ -1,27 +1,31 @@
-"""Call-outs: the prototypes that decide most of an image, each with a spot and a training patch."""
+"""Call-outs: the spots of an image to look at, with the examples for and against the result."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
-from tax_lightning.explanation import Explanation, PrototypeSource
+from tax_lightning.explanation import Example, Explanation, PrototypeSource
 from tax_lightning.visualization.drawing import as_array, check_single
 from tax_lightning.visualization.palette import Picture
 
+MOST_CALLOUTS = 6
 _LOOKED_AT = 512  # pixels a side, at most: a spot need not be found to the pixel
+_PATCH, _LARGEST_PATCH = 48, 128  # pixels a side of what is cut out, and of what is kept of it
 
-Key = TypeVar("Key", bound=Hashable)
+Read = Callable[[str], Picture]
+"""Gives the picture ``[H, W, 3]`` uint8 of a training image by its id, in the frame of the
+evaluation transform; may raise ``LookupError``, ``OSError`` or ``ValueError``."""
 
 
 @dataclass(frozen=True)
 class SourcePatch:
-    """A piece ``[h, w, 3]`` of a training image, and where its prototype's pixel lies in it."""
+    """A piece ``[h, w, 3]`` of a training image, and where the pixel that counts lies in it."""
 
     image: Picture
     y: int
@@ -29,19 +33,56 @@ class SourcePatch:
 
 
 @dataclass(frozen=True)
-class CallOut:
-    """A numbered spot of the picture: the largest region that one prototype decides."""
+class Argument:
+    """A prototype that speaks for a class: its annotator and kernel by position, and its source."""
 
-    number: int  # 1 for the prototype that decides most pixels
     annotator: int
     kernel: int
-    y: int  # well inside the region
+    label: str
+    source: PrototypeSource | None  # None of a model that names no sources
+
+    @classmethod
+    def of(cls, explanation: Explanation, annotator: int, kernel: int, label: int) -> Argument:
+        """The prototype of this annotator and kernel, for the class of this id."""
+        row = explanation.sources[annotator]
+        source = row[kernel] if kernel < len(row) else None
+        return cls(annotator, kernel, explanation.classes[label], source)
+
+    @property
+    def example(self) -> Example | None:
+        """The training pixel of the class that the prototype resembles, if there is one."""
+        return self.source.example(self.label) if self.source else None
+
+
+@dataclass(frozen=True)
+class CallOut:
+    """A numbered spot: well inside the largest disputed region that one prototype gives reason for.
+
+    Args:
+        number: 1 for the prototype that is the reason at most disputed pixels.
+        y: row of the spot.
+        x: column of the spot.
+        share: mean share of the prototype in the decisions of the region.
+        reason: the prototype behind the result.
+        against: the one behind the strongest dissent; None where nobody is expected to dissent.
+    """
+
+    number: int
+    y: int
     x: int
-    share: float  # mean share of the kernel in the decisions of the region
+    share: float
+    reason: Argument
+    against: Argument | None
+
+    @property
+    def examples(self) -> list[Example]:
+        """The training pixels to be shown."""
+        arguments = [argument for argument in (self.reason, self.against) if argument]
+        return [argument.example for argument in arguments if argument.example]
 
 
-def find_callouts(explanation: Explanation, limit: int = 5) -> tuple[CallOut, ...]:
-    """The prototypes that decide most pixels of an image, each with the spot to point at.
+def find_callouts(explanation: Explanation, limit: int = MOST_CALLOUTS) -> tuple[CallOut, ...]:
+    """The spots of an image to look at, those of the most frequent reasons first.
 
     Args:
         explanation: the explanation of one image. Of more than 512 pixels a side, every second,
@@ -49,26 +90,31 @@ def find_callouts(explanation: Explanation, limit: int = 5) -> tuple[CallOut, ..
         limit: the most call-outs to return.
 
     Returns:
-        At most ``limit`` call-outs, each of another prototype, the one that decides most pixels
-        first; none if all annotators would say the same everywhere.
+        At most ``limit`` call-outs, each of another prototype; none if nothing is disputed.
     """
     check_single(explanation)
     step = -(-max(explanation.probs.shape[-2:]) // _LOOKED_AT)
-    names = ("leader", "leader_kernel", "leader_share", "unanimous")
-    leader, kernel, share, unanimous = (
+    names = ("reason", "reason_kernel", "reason_share", "undisputed")
+    annotator, kernel, share, undisputed = (
         as_array(getattr(explanation, name)[0, ::step, ::step]) for name in names
     )
     kernels = int(kernel.max()) + 1
-    prototype = np.where(unanimous, -1, leader * kernels + kernel)
+    prototype = np.where(undisputed, -1, annotator * kernels + kernel)
     pixels = np.bincount(prototype[prototype >= 0])
-    largest = np.argsort(-pixels, kind="stable")[:limit]
+    most = np.argsort(-pixels, kind="stable")[:limit]
+    decision, dissent = explanation.decision[0], explanation.dissent[0]
+    dissenter, own = explanation.dissenter[0], explanation.dissent_kernel[0]
     callouts = []
-    for number, index in enumerate(largest[pixels[largest] > 0], start=1):
+    for number, index in enumerate(most[pixels[most] > 0].tolist(), start=1):
         parts, _ = ndimage.label(prototype == index)
         region = parts == np.bincount(parts.ravel())[1:].argmax() + 1
-        y, x = _innermost(region)
-        n, k = divmod(int(index), kernels)
-        callouts.append(CallOut(number, n, k, step * y, step * x, float(share[region].mean())))
+        y, x = (step * place for place in _innermost(region))
+        label, other = int(decision[y, x]), int(dissent[y, x])
+        reason = Argument.of(explanation, *divmod(index, kernels), label)
+        against = None
+        if other != label:
+            against = Argument.of(explanation, int(dissenter[y, x]), int(own[y, x]), other)
+        callouts.append(CallOut(number, y, x, float(share[region].mean()), reason, against))
     return tuple(callouts)
 
 
@@ -80,69 +126,52 @@ def _innermost(region: NDArray[np.bool_]) -> tuple[int, int]:
     return int(y + window[0].start), int(x + window[1].start)
 
 
-def region_around(
-    explanation: Explanation, kernel: int, y: int, x: int, annotator: int | None = None
-) -> NDArray[np.bool_]:
-    """The connected pixels around one of them at which a prototype has the largest weight.
+def read_patches(examples: Iterable[Example], read: Read | None) -> dict[Example, SourcePatch]:
+    """Cut the surroundings of training pixels from their images, each of which is read once.
+
+    A patch has 48 pixels a side, or a quarter of the image's short side if that is more; of large
+    ones a smaller copy is kept. At the border it is moved inside the image.
 
     Args:
-        explanation: the explanation of one image.
-        kernel: index of the prototype within its annotator.
-        y: row of the pixel.
-        x: column of the pixel.
-        annotator: index of the prototype's annotator; ``None``: of any.
+        examples: the training pixels.
+        read: reads a training image; None: none is at hand.
 
     Returns:
-        ``[H, W]``; all False where another prototype weighs more at the pixel itself.
-    """
-    check_single(explanation)
-    weighs = explanation.leader_kernel[0] == kernel
-    if annotator is not None:
-        weighs &= explanation.leader[0] == annotator
-    inside = as_array(weighs)
-    parts, _ = ndimage.label(inside)
-    region: NDArray[np.bool_] = (parts == parts[y, x]) & inside[y, x]
-    return region
-
-
-def read_source_patches(
-    read: Callable[[str], Picture], sources: Mapping[Key, PrototypeSource], size: int = 48
-) -> dict[Key, SourcePatch]:
-    """Cut the training patches behind prototypes from their images.
-
-    Args:
-        read: gives the picture ``[H, W, 3]`` uint8 of a training image by its id, in the frame of
-            the evaluation transform; may raise ``LookupError``, ``OSError`` or ``ValueError`` for
-            an image that it does not have.
-        sources: prototypes by any key, such as (annotator index, kernel).
-        size: side of a patch in pixels; patches at the border are moved inside the image.
-
-    Returns:
-        A patch for each prototype that has been projected and whose image can be read.
+        A patch for each pixel whose image can be read.
 
     Example:
-        >>> source = PrototypeSource("Ana", 0, "a", 1, 90, 1.0, "cell", True, ())
+        >>> example = Example("cell", "a", 1, 90, 0.9)
         >>> image = np.zeros((100, 100, 3), dtype=np.uint8)
-        >>> patch = read_source_patches(lambda id: image, {(0, 0): source}, size=48)[0, 0]
+        >>> patch = read_patches([example], lambda id: image)[example]
         >>> patch.image.shape, patch.y, patch.x
         ((48, 48, 3), 1, 38)
     """
-    patches = {}
-    for key, source in sources.items():
-        if not source.projected:
-            continue
-        try:
-            picture = read(source.sample_id)
-        except (LookupError, OSError, ValueError):
-            continue  # the model may have been trained on other data; the panel says so
-        height, width = picture.shape[:2]
-        top = max(0, min(source.y - size // 2, height - size))
-        left = max(0, min(source.x - size // 2, width - size))
-        piece = picture[top : top + size, left : left + size].copy()
-        patches[key] = SourcePatch(piece, source.y - top, source.x - left)
+    patches: dict[Example, SourcePatch] = {}
+    name, picture = None, None
+    for example in sorted(set(examples), key=lambda example: example.sample_id) if read else ():
+        if example.sample_id != name:
+            name, picture = example.sample_id, _read_if_there(read, example.sample_id)
+        # An image that is cut or scaled at random may not have the pixel.
+        if picture is not None and example.y < len(picture) and example.x < picture.shape[1]:
+            patches[example] = _cut(picture, example.y, example.x)
     return patches
 
 
-def patch_side(height: int, width: int) -> int:
-    """Side of the patches of an image: 48 pixels, of large images a quarter of the short side."""
-    return max(48, min(height, width) // 4)
+def _read_if_there(read: Read | None, sample_id: str) -> Picture | None:
+    try:
+        return read(sample_id) if read else None
+    except (LookupError, OSError, ValueError):
+        return None  # the model may have been trained on other data; the pictures say so
+
+
+def _cut(picture: Picture, y: int, x: int) -> SourcePatch:
+    height, width = picture.shape[:2]
+    size = max(_PATCH, min(height, width) // 4)
+    top = max(0, min(y - size // 2, height - size))
+    left = max(0, min(x - size // 2, width - size))
+    piece = picture[top : top + size, left : left + size].copy()
+    scale = min(1.0, _LARGEST_PATCH / size)
+    if scale < 1:
+        shown = [max(1, round(scale * side)) for side in piece.shape[1::-1]]
+        piece = np.asarray(Image.fromarray(piece).resize(shown, Image.Resampling.BOX))
+    return SourcePatch(piece, int(scale * (y - top)), int(scale * (x - left)))

@@ -16,9 +16,6 @@ from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Explanation
 from tax_lightning.visualization.palette import Colour, Picture
 
-UNANIMOUS_INDEX = 254
-"""Value in an index map of "who" where all annotators would say the same."""
-
 _LOOKED_AT = 512  # pixels a side, at most, from which the range of grey values is taken
 _STRAY = 0.1  # per cent of the pixels at each end that may be darker than black, or above white
 
@@ -36,26 +33,6 @@ def as_array(tensor: Tensor) -> NDArray[Any]:
     """The tensor's values; half precision, which NumPy lacks in part, as float32."""
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-
-
-def who_index_map(explanation: Explanation) -> NDArray[np.uint8]:
-    """The position of the annotator who decides each pixel, 254 where all would say the same.
-
-    Args:
-        explanation: the explanation of one image, of at most 254 annotators.
-
-    Returns:
-        ``[H, W]``.
-    """
-    check_single(explanation)
-    if len(explanation.annotators) > UNANIMOUS_INDEX:
-        raise ValueError(
-            f"{len(explanation.annotators)} annotators, but a picture of indices names at most "
-            f"{UNANIMOUS_INDEX}; read the array 'who' instead."
-        )
-    leader = as_array(explanation.leader[0]).astype(np.uint8)
-    leader[as_array(explanation.unanimous[0])] = UNANIMOUS_INDEX
-    return leader
 
 
 def as_picture(image: NDArray[Any]) -> Picture:
@@ -184,9 +161,9 @@ def dashed(picture: Picture, line: NDArray[np.bool_]) -> Picture:
     return picture
 
 
-def hatching(height: int, width: int, period: int) -> NDArray[np.bool_]:
-    """Diagonal lines."""
-    return _diagonal((height, width)) % period < period // 6
+def hatching(height: int, width: int, period: int, share: float = 1 / 6) -> NDArray[np.bool_]:
+    """Diagonal lines that cover this share."""
+    return _diagonal((height, width)) % period < int(share * period)
 
 
 def taking_turns(lines: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:

@@ -1,126 +1,115 @@
-"""The gallery: a card for each prototype, with its training pixel and how the model uses it."""
+"""The gallery: a card for each prototype, with the training pixels that it stands for."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from tax_lightning.explanation import PrototypeSource
-from tax_lightning.visualization.annotations import SourcePatch, read_source_patches
-from tax_lightning.visualization.drawing import thumbnail
-from tax_lightning.visualization.palette import INK, PAPER, Colour, Picture, annotator_palette
-from tax_lightning.visualization.sheet import FAINT_INK, NO_PICTURE, Entry, Sheet, shorten
+from tax_lightning.explanation import Example, PrototypeSource
+from tax_lightning.visualization.annotations import Read, SourcePatch, read_patches
+from tax_lightning.visualization.palette import Colour, Picture, annotator_palette
+from tax_lightning.visualization.sheet import FAINT_INK, Sheet, shorten
 
-SHOWN_NEAREST = 3
 _COLUMNS = 4
-_CARD, _CROP, _THUMBNAIL, _NEAREST = 304, 184, 104, 92  # pixels
-_PAGE_CROP, _PAGE_SCENE = 64, 160  # pixels of a training image that a page shows
+_CARD, _CROP, _EXAMPLE = 304, 184, 88  # pixels
 _TAGLINE = (
-    "What the model compares new pixels with: each prototype is one pixel of a training image"
-)
-_SIGNS = (
-    Entry("ring: the pixel"),
-    Entry("line: the region around it where the prototype weighs most"),
-    Entry("box: where the patch lies in its image"),
+    "A prototype is one pixel of a training image, and selects a rule of labelling. Large: that "
+    "pixel, ringed. Small: for every class, the pixel most like it that the annotator gave it"
 )
 
 
 @dataclass(frozen=True)
 class PrototypeCard:
-    """What is to be said of one prototype. What was not measured is ``None`` and not shown.
+    """What is to be said of one prototype.
 
     Args:
-        source: annotator, kernel, and the training pixel, with its nearest pixels.
+        source: annotator, kernel, the training pixel, and an example of every class.
         colour: of the prototype's annotator.
-        use: share of the decided pixels of some images that the prototype decides, in ``[0, 1]``.
-        insertion: share of images in which the prototype has the largest weight where its patch is
-            pasted in, in ``[0, 1]``.
-        patch: a crop of the training image around the pixel.
-        region: ``[h, w]`` bool, the pixels of the crop around which the prototype decides.
-        image: the whole training image, in any size.
-        size: height and width of the training image in pixels of ``source.y`` and ``source.x``.
-        nearest: crops around the first of ``source.nearest``; ``None`` for images not at hand.
+        patches: the surroundings of these pixels, of those whose image is at hand.
+        use: share of the disputed pixels of some images where the prototype has the largest share
+            in the decision, in ``[0, 1]``; None where it was not counted.
 
     Example:
-        >>> source = PrototypeSource("Ana", 2, "train-0012", 31, 40, 0.97, "cell", True, ())
-        >>> PrototypeCard(source, (0, 114, 178), use=0.12).use
-        0.12
+        >>> cell = Example("cell", "train-0012", 31, 40, 0.97)
+        >>> source = PrototypeSource("Ana", 2, True, cell, (cell,))
+        >>> PrototypeCard(source, (0, 114, 178), use=0.12).facts[-1]
+        'the first reason at 12% of the disputed pixels'
     """
 
     source: PrototypeSource
     colour: Colour
+    patches: Mapping[Example, SourcePatch] = field(default_factory=dict)
     use: float | None = None
-    insertion: float | None = None
-    patch: SourcePatch | None = None
-    region: NDArray[np.bool_] | None = None
-    image: Picture | None = None
-    size: tuple[int, int] | None = None
-    nearest: tuple[SourcePatch | None, ...] = ()
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """Where the prototype is from, and how much it is used."""
+        taken = self.source.taken_from
+        if taken is None:
+            return ("not yet projected: no training pixel",)
+        facts = [f"{origin(taken)}, labelled {taken.label}"]
+        if taken not in self.patches:
+            facts.append("(the training image is not at hand)")
+        if not self.source.active:
+            facts.append("pruned: no training pixel is like it, so it decides nothing")
+        elif self.use is not None:
+            facts.append(f"the first reason at {self.use:.0%} of the disputed pixels")
+        return tuple(facts)
+
+
+def shown_examples(source: PrototypeSource) -> tuple[Example, ...]:
+    """The most similar example of every class."""
+    labels = dict.fromkeys(example.label for example in source.examples)
+    return tuple(example for label in labels if (example := source.example(label)))
+
+
+def origin(example: Example) -> str:
+    """Where a training pixel lies, in words.
+
+    Example:
+        >>> origin(Example("cell", "train-0012", 31, 40, 0.97))
+        'train-0012 at y 31, x 40'
+    """
+    return f"{shorten(example.sample_id)} at y {example.y}, x {example.x}"
 
 
 def read_cards(
-    sources: Sequence[Sequence[PrototypeSource]], read: Callable[[str], Picture] | None
+    sources: Sequence[Sequence[PrototypeSource]], read: Read | None
 ) -> list[PrototypeCard]:
-    """Cards of all prototypes, with small pictures of the training images that are at hand.
+    """Cards of all prototypes, in the order of annotators and kernels.
 
     Args:
         sources: ``[N][K]``.
-        read: see `read_source_patches`; None: no image is at hand.
+        read: reads a training image; None: none is at hand.
 
     Example:
-        >>> source = PrototypeSource("Ana", 0, "a", 1, 90, 1.0, "cell", True, ())
+        >>> cell = Example("cell", "a", 1, 90, 1.0)
         >>> image = np.zeros((100, 200, 3), dtype=np.uint8)
-        >>> (card,) = read_cards([[source]], lambda id: image)
-        >>> card.patch.image.shape, card.image.shape
-        ((64, 64, 3), (80, 160, 3))
+        >>> (card,) = read_cards([[PrototypeSource("Ana", 0, True, cell, ())]], lambda id: image)
+        >>> card.patches[cell].image.shape
+        (48, 48, 3)
     """
-    cards = [
-        PrototypeCard(source, colour)
-        for row, colour in zip(sources, annotator_palette(len(sources)), strict=True)
+    everything = [source for row in sources for source in row]
+    taken = [source.taken_from for source in everything if source.taken_from]
+    examples = [example for source in everything for example in shown_examples(source)]
+    patches = read_patches([*taken, *examples], read)
+    colours = annotator_palette(len(sources))
+    return [
+        PrototypeCard(source, colour, patches)
+        for row, colour in zip(sources, colours, strict=True)
         for source in row
     ]
-    places = {
-        (n, rank): place for n, card in enumerate(cards) for rank, place in _places(card.source)
-    }
-    scenes: dict[str, tuple[Picture, tuple[int, int]]] = {}
-
-    @lru_cache(maxsize=1)
-    def picture_of(sample_id: str) -> Picture:
-        if read is None:
-            raise LookupError(sample_id)
-        picture = read(sample_id)
-        scenes[sample_id] = thumbnail(picture, _PAGE_SCENE), (picture.shape[0], picture.shape[1])
-        return picture
-
-    # In the order of the images, so that each is read once and none is kept.
-    in_order = dict(sorted(places.items(), key=lambda item: item[1].sample_id))
-    patches = read_source_patches(picture_of, in_order, _PAGE_CROP)
-    for n, card in enumerate(cards):
-        image, size = scenes.get(card.source.sample_id, (None, None))
-        patch, *nearest = (patches.get((n, rank)) for rank, _ in _places(card.source))
-        cards[n] = replace(card, patch=patch, image=image, size=size, nearest=tuple(nearest))
-    return cards
-
-
-def _places(source: PrototypeSource) -> Iterator[tuple[int, PrototypeSource]]:
-    """The pixel itself with rank 0, then its nearest ones."""
-    yield 0, source
-    for rank, (sample_id, y, x, _) in enumerate(source.nearest[:SHOWN_NEAREST], start=1):
-        yield rank, replace(source, sample_id=sample_id, y=y, x=x)
 
 
 def render_card(card: PrototypeCard) -> Picture:
     """Draw one prototype as a picture ``[height, width, 3]`` uint8.
 
     Example:
-        >>> source = PrototypeSource("Ana", 2, "", -1, -1, float("nan"), "", True, ())
+        >>> source = PrototypeSource("Ana", 2, True, None, ())
         >>> render_card(PrototypeCard(source, (0, 114, 178))).shape[2]
         3
     """
@@ -137,85 +126,31 @@ def render_gallery(cards: Sequence[PrototypeCard]) -> Picture:
         raise ValueError("render_gallery: no cards, expected at least one prototype.")
     sheet = Sheet()
     grouped = itertools.groupby(cards, key=lambda card: card.source.annotator)
-    rows = {expert: [_drawn(sheet, card) for card in group] for expert, group in grouped}
+    rows = {name: [_drawn(sheet, card) for card in group] for name, group in grouped}
     title = f"Prototypes of {next(iter(rows))}" if len(rows) == 1 else "Prototypes"
     columns = min(_COLUMNS, max(map(len, rows.values())))
     width = max(2, columns) * (_CARD + sheet.gap) - sheet.gap
+    blocks = [sheet.grid(row, columns) for row in rows.values()]
     return sheet.framed(
-        [
-            sheet.heading(title, _TAGLINE, width),
-            sheet.flow(_SIGNS, width),
-            sheet.stacked([sheet.grid(row, columns) for row in rows.values()], 2 * sheet.gap),
-        ]
+        [sheet.heading(title, _TAGLINE, width), sheet.stacked(blocks, 2 * sheet.gap)]
     )
 
 
-def card_facts(card: PrototypeCard) -> tuple[str, ...]:
-    """The lines that stand on a card: where the prototype is from, and what was measured of it."""
-    source = card.source
-    if not source.projected:
-        return ("not yet projected: no training pixel",)
-    facts = [f"from {shorten(source.sample_id)} at y {source.y}, x {source.x}"]
-    if source.label:
-        facts.append(f"labelled: {source.label}")
-    if not source.active:
-        facts.append("pruned: no training pixel is like it, so it decides nothing")
-    for value, text in (
-        (card.use, "decides: {:.0%} of the disputed pixels"),
-        (source.purity, "nearest pixels with one label: {:.0%}"),
-        (card.insertion, "recognised by its patch alone: {:.0%}"),
-        (source.similarity, "similarity when taken: {:.2f}"),
-    ):
-        if value is not None and not math.isnan(value):
-            facts.append(text.format(value))
-    return tuple(facts)
-
-
 def _drawn(sheet: Sheet, card: PrototypeCard) -> Image.Image:
-    """A card: name, crop and whole image, facts, nearest pixels."""
+    """A card: name, the prototype's pixel, facts, and its example of every class."""
     source = card.source
     name = f"{shorten(source.annotator)} · prototype {source.kernel}"
     bar = Image.new("RGB", (_CARD, sheet.frame), card.colour)
     parts = [bar, sheet.line(name, sheet.title, _CARD)]
-    if source.projected:
-        crop = sheet.source(card.patch, card.colour, _CROP, card.region)
-        parts.append(sheet.side_by_side([crop, drawn_scene(card)], sheet.nearby))
-    parts.append(sheet.text(card_facts(card), _CARD))
-    return sheet.stacked([*parts, *(_nearest(sheet, card) if source.projected else [])])
-
-
-def drawn_scene(card: PrototypeCard) -> Image.Image:
-    """The whole training image, a box round the part that the crop shows."""
-    if card.image is None or card.size is None:
-        return Image.new("RGB", (1, 1), PAPER)
-    height, width = card.size
-    zoom = _THUMBNAIL / max(height, width)
-    shown = max(1, round(width * zoom)), max(1, round(height * zoom))
-    image = Image.fromarray(card.image).resize(shown, Image.Resampling.BOX)
-    if card.patch is None:
-        return image
-    rows, columns = card.patch.image.shape[:2]
-    left, top = card.source.x - card.patch.x, card.source.y - card.patch.y
-    corners = np.multiply((left, top, left + columns, top + rows), zoom).round()
-    x0, y0, x1, y1 = (corners - (0, 0, 1, 1)).astype(int).tolist()
-    draw = ImageDraw.Draw(image)
-    for inset, fill in enumerate((INK, PAPER, INK)):
-        if x1 - x0 >= 2 * inset and y1 - y0 >= 2 * inset:  # thin images have no room for all
-            box = (x0 + inset, y0 + inset, x1 - inset, y1 - inset)
-            draw.rectangle(box, outline=fill)
-    return image
-
-
-def _nearest(sheet: Sheet, card: PrototypeCard) -> list[Image.Image]:
-    """The next nearest pixels, each from another image."""
+    if source.taken_from:
+        parts.append(sheet.source(card.patches.get(source.taken_from), card.colour, _CROP))
+    parts.append(sheet.text(card.facts, _CARD))
     boxes = []
-    for patch, (sample_id, _, _, similarity) in zip(
-        card.nearest[:SHOWN_NEAREST], card.source.nearest, strict=False
-    ):
-        box = sheet.source(patch, NO_PICTURE, _NEAREST)
-        words = [shorten(sample_id, 12), f"{similarity:.2f}"]
-        boxes.append(sheet.stacked([box, sheet.text(words, box.width, fill=FAINT_INK)], gap=2))
-    if not boxes:
-        return []
-    title = sheet.text(["next nearest, in other images:"], _CARD, fill=FAINT_INK)
-    return [title, sheet.side_by_side(boxes, (_CARD - 3 * boxes[0].width) // 2)]
+    for example in shown_examples(card.source):
+        box = sheet.source(card.patches.get(example), FAINT_INK, _EXAMPLE)
+        words = [shorten(example.label, 12), f"like it: {example.similarity:.2f}"]
+        boxes.append(sheet.stacked([box, sheet.text(words, box.width)], gap=2))
+    if boxes:
+        columns = _CARD // boxes[0].width
+        parts.append(sheet.grid(boxes, columns, sheet.frame))
+    return sheet.stacked(parts)

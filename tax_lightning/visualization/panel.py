@@ -1,25 +1,22 @@
-"""The panel: an explanation as one picture that a person can read, who decides where and why."""
+"""The panel: an explanation as one picture that a person can read: what, who, why, how disputed."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
-from scipy import ndimage
+from PIL import Image
 
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.explanation import Explanation
+from tax_lightning.explanation import Example, Explanation
 from tax_lightning.visualization import drawing
-from tax_lightning.visualization.annotations import CallOut, SourcePatch, find_callouts
+from tax_lightning.visualization.annotations import Argument, CallOut, SourcePatch, find_callouts
+from tax_lightning.visualization.gallery import origin
 from tax_lightning.visualization.palette import (
-    INK,
-    PAPER,
     Colour,
     Picture,
     annotator_palette,
@@ -28,14 +25,27 @@ from tax_lightning.visualization.palette import (
     value_colours,
 )
 from tax_lightning.visualization.sheet import SMALLEST_TILE, Entry, Sheet, shorten
-from tax_lightning.visualization.summary import Cast, Summary, cast_of
+from tax_lightning.visualization.summary import (
+    DECIDES,
+    OUTVOTED,
+    SHARED,
+    Summary,
+    cast_of,
+    real_dispute,
+    standing,
+    threshold_words,
+    trust_words,
+)
 
 _LARGEST_TILE = 512
 _COLUMNS = 3
 _CHIP = 14
-_TAGLINE = "Which annotator's way of labelling decides each pixel, and the training pixel behind it"
-_CARDS_TITLE = "WHY, continued: the training pixel that each numbered prototype was taken from"
-_NOBODY = "All annotators would say the same everywhere: nobody in particular decides."
+_TAGLINE = (
+    "Numbers lead to the cards below: the training pixels that speak for the result and against it"
+)
+_OWN_TITLE = "EACH ANNOTATOR: solid, what they {} to the result; striped, what they {}"
+_CARDS_TITLE = "WHY, continued: the spots with numbers"
+_NOBODY = "Nothing is disputed: the model expects all annotators to say the same everywhere."
 
 
 def render_panel(
@@ -43,25 +53,24 @@ def render_panel(
     image: NDArray[Any],
     masks: NDArray[np.integer] | None = None,
     reference: NDArray[np.integer] | None = None,
-    patches: Mapping[tuple[int, int], SourcePatch] | None = None,
+    patches: Mapping[Example, SourcePatch] | None = None,
 ) -> Picture:
     """Draw the explanation of one image.
 
     Six tiles: the image, the annotators' contours and the resulting segmentation; below them who
-    decides, why, and how unsure the result is. Under the tiles stand the annotators' colours.
-    Numbers in the tile "why" lead to the cards at the foot: the training patch that the deciding
-    prototype was taken from, its pixel marked. Of more than twelve annotators those who decide most
-    of the image are named, see :func:`~tax_lightning.visualization.summary.cast_of`.
+    says the result (or whom it follows), why, and how disputed it is. Then a small map of what each
+    annotator would add to the result and leave out. Numbers in the tile "why" lead to cards with
+    the training pixels for and against. Of more than twelve annotators, the eleven who are the
+    reason most often are named.
 
     Args:
         explanation: the explanation of one image.
         image: ``[H, W]`` or ``[H, W, ch]``, grey, RGB or of more channels, see
             :func:`~tax_lightning.visualization.drawing.as_picture`.
         masks: ``[N, H, W]`` class ids as the annotators drew them, 255 where not labelled; without
-            them the contours are those that the model expects of each annotator.
+            them the contours and maps are those that the model expects of each annotator.
         reference: ``[H, W]`` class ids of the reference, 255 where unknown.
-        patches: the training patches by annotator index and kernel; a prototype that is not among
-            them is named without a picture.
+        patches: the surroundings of training pixels; those that are missing are named only.
 
     Returns:
         ``[height, width, 3]`` uint8.
@@ -80,37 +89,38 @@ def render_panel(
     """
     drawing.check_single(explanation)
     _check_sizes(explanation, image, masks, reference)
-    summary = Summary.of(explanation)
-    view = View(
-        explanation, image, masks, reference, cast_of(explanation.annotators, summary.usage)
-    )
-    callouts = find_callouts(explanation)
+    summary, callouts = Summary.of(explanation), find_callouts(explanation)
+    view = View(explanation, image, masks, reference, summary)
     sheet = Sheet(view.scale)
-    drawn = "Annotators" if masks is not None else "Annotators, as predicted"
-    why = _with_numbers(view.why(), view, callouts, sheet)
-    decides = [Entry("colour: the annotator who decides, named below")]
-    shade = [Entry("shade: the prototype that decides; numbers lead to the cards below")]
+    drawn, own = "Annotators", _OWN_TITLE.format("add", "leave out")
+    if masks is None:
+        drawn = "Annotators, as predicted"
+        own = _OWN_TITLE.format("would add", "would leave out")
     tiles = sheet.grid(
         [
             sheet.tile("Image", view.image, image_notes(image)),
             sheet.tile(drawn, view.contours(), mask_notes(explanation.annotators, masks)),
             sheet.tile("Result", view.result(), _class_entries(view)),
-            sheet.tile("WHO decides", view.who(), decides),
-            sheet.tile("WHY", why, shade),
-            sheet.tile("UNCERTAINTY of the result", view.uncertainty(), scale_entries()),
+            _who_tile(sheet, view, explanation, summary),
+            sheet.tile("WHY", _with_numbers(view.why(), view, callouts, sheet), _why_entries()),
+            sheet.tile("DISPUTE", view.dispute_map(), dispute_notes(explanation, summary, masks)),
         ],
         _COLUMNS,
     )
-    cards = [_card(sheet, view.cast, explanation, callout, patches or {}) for callout in callouts]
+    cards = [_card(sheet, view, explanation, callout, patches or {}) for callout in callouts]
+    caveats = summary.caveats(explanation.annotators, explanation.classes[0])
     return sheet.framed(
         [
             sheet.heading(explanation.ids[0], _TAGLINE, tiles.width),
+            *([sheet.text(caveats, tiles.width)] if caveats else []),
             tiles,
-            sheet.flow(annotator_entries(view.cast), tiles.width),
-            sheet.flow(_sign_entries(), tiles.width),
-            *([sheet.flow([Entry(summary.caveat)], tiles.width)] if summary.caveat else []),
+            sheet.flow(_sign_entries(explanation), tiles.width),
+            sheet.flow(annotator_entries(view, explanation.annotators, summary), tiles.width),
+            sheet.line(own, sheet.title, tiles.width),
+            _own_maps(sheet, view, explanation.annotators, tiles.width),
             sheet.line(_CARDS_TITLE if cards else _NOBODY, sheet.title, tiles.width),
             *([sheet.grid(cards, _COLUMNS)] if cards else []),
+            sheet.text([trust_words(explanation.trust)], tiles.width),
         ]
     )
 
@@ -149,9 +159,11 @@ class View:
         image: NDArray[Any],
         masks: NDArray[np.integer] | None,
         reference: NDArray[np.integer] | None,
-        cast: Cast,
+        summary: Summary,
     ) -> None:
-        self.cast, self.classes, self.kernels = cast, explanation.classes, explanation.kernels
+        cast = cast_of(summary)
+        self.named, self.colours = cast.named, np.asarray(cast.colours, dtype=np.uint8)
+        self.classes, self.kernels = explanation.classes, explanation.kernels
         source_size = image.shape[:2]
         self.size = height, width = _display_size(*source_size)
         self.zoom = np.divide(self.size, source_size)
@@ -174,23 +186,25 @@ class View:
         self.masks = drawn.astype(np.uint8)
         self.decision = drawing.as_array(explanation.decision[0]).astype(np.uint8)
         self.leader = drawing.as_array(explanation.leader[0])
-        self.kernel = drawing.as_array(explanation.leader_kernel[0])
         self.certainty = drawing.as_array(explanation.certainty[0])
-        self.entropy = drawing.as_array(explanation.uncertainty[0])
-        self.unanimous = drawing.as_array(explanation.unanimous[0])
+        self.votes = drawing.as_array(explanation.votes[0]) / len(explanation.annotators)
+        self.reason = drawing.as_array(explanation.reason[0])
+        self.kernel = drawing.as_array(explanation.reason_kernel[0])
+        self.dispute = drawing.as_array(explanation.dispute[0])
+        self.undisputed = drawing.as_array(explanation.undisputed[0])
 
     def contours(self) -> Picture:
         """Every annotator's contour; where several coincide their colours take turns along it.
 
-        Those who are not named have thin lines in one colour, below the others.
+        Those who are not named have thin lines below the others.
         """
-        slots, colours = self.cast.slots, np.asarray(self.cast.colours, dtype=np.uint8)
-        named = slots < self.cast.named
+        named = np.isin(np.arange(len(self.masks)), self.named)
         line, whose = drawing.taking_turns(drawing.contours(self.masks[named], self.line))
         picture = drawing.grey_rgb(0.5 * self.grey + 70)
         if not named.all():
-            picture[drawing.contours(self.masks[~named], 1).any(axis=0)] = colours[-1]
-        picture[line] = colours[slots[named]][whose[line]]
+            others = drawing.contours(self.masks[~named], 1).any(axis=0)
+            picture[others] = self.colours[~named][0]
+        picture[line] = self.colours[named][whose[line]]
         return picture
 
     def result(self) -> Picture:
@@ -207,30 +221,45 @@ class View:
 
     def who(self) -> Picture:
         """The leader's colour, fading to the grey image as the others weigh more."""
-        colours = np.asarray(self.cast.colours)[self.cast.slots]
         picture = drawing.blend(
-            drawing.grey_rgb(self.grey), colours[self.leader], self.certainty[..., None]
+            drawing.grey_rgb(self.grey), self.colours[self.leader], self.certainty[..., None]
         )
-        return self._with_unanimous(picture)
+        return self._with_undisputed(picture)
+
+    def votes_map(self) -> Picture:
+        """How many of the annotators say the result: light all, dark half of them or fewer."""
+        return self._with_undisputed(value_colours(2 * (1 - self.votes)))
 
     def why(self) -> Picture:
-        """Shades of the leader's colour for the deciding kernels, with seams between them."""
+        """Shades of an annotator's colour for the prototypes behind the result, with seams."""
         kernels = max(self.kernels, int(self.kernel.max()) + 1)
-        shades = [[kernel_shade(c, k, kernels) for k in range(kernels)] for c in self.cast.colours]
-        picture = np.asarray(shades, dtype=np.uint8)[self.cast.slots[self.leader], self.kernel]
-        prototype = np.where(self.unanimous, -1, self.leader * kernels + self.kernel)
+        shades = [
+            [kernel_shade((r, g, b), k, kernels) for k in range(kernels)]
+            for r, g, b in self.colours.tolist()
+        ]
+        picture = np.asarray(shades, dtype=np.uint8)[self.reason, self.kernel]
+        prototype = np.where(self.undisputed, -1, self.reason * kernels + self.kernel)
         picture[drawing.seams(prototype)] = (0, 0, 0)
-        return self._with_unanimous(picture)
+        return self._with_undisputed(picture)
 
-    def uncertainty(self) -> Picture:
-        """How unsure the result is, in the colours of the scale bar."""
-        return value_colours(self.entropy)
+    def dispute_map(self) -> Picture:
+        """The expected share of pairs who differ, dark where it is that of even odds or more."""
+        return value_colours(self.dispute / even_odds(len(self.classes)))
 
-    def _with_unanimous(self, picture: Picture) -> Picture:
-        """Wash out and hatch the pixels where nobody in particular decides."""
+    def own(self, annotator: int) -> Picture:
+        """What an annotator would add to the result, solid, and what leave out, striped."""
+        drawn, picture = self.masks[annotator], drawing.grey_rgb(0.5 * self.grey + 100)
+        differs = (drawn != self.decision) & (drawn != IGNORE_INDEX)
+        stripes = drawing.hatching(*self.size, round(14 * self.scale), 0.5)
+        picture[differs & ((drawn > 0) | stripes)] = self.colours[annotator]
+        picture[drawing.contours(self.decision, 1)] = (255, 255, 255)
+        return picture
+
+    def _with_undisputed(self, picture: Picture) -> Picture:
+        """Wash out and hatch the pixels at which annotators are not expected to differ."""
         hatched = drawing.hatching(*self.size, round(7 * self.scale))
         washed = drawing.grey_rgb(np.where(hatched, 178, 0.25 * self.grey + 176))
-        picture[self.unanimous] = washed[self.unanimous]
+        picture[self.undisputed] = washed[self.undisputed]
         return picture
 
 
@@ -243,18 +272,74 @@ def _display_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
+def even_odds(classes: int) -> float:
+    """Expected share of pairs who differ where every class is as likely."""
+    return 1 - 1 / classes
+
+
+def _who_tile(
+    sheet: Sheet, view: View, explanation: Explanation, summary: Summary
+) -> Image.Image:
+    """Whom the result follows, where that is known from the image; else the expected votes."""
+    if explanation.trust.kind == "image":
+        shares = summary.shares(summary.standing)
+        words = [
+            f"{shares[kind]:.0%} {word}"
+            for kind, word in ((DECIDES, "one decides"), (SHARED, "shared"), (OUTVOTED, "outvoted"))
+            if summary.disputed
+        ]
+        colour = Entry("colour: who weighs most; the paler, the more the others weigh")
+        counts = [Entry("not hatched: " + ", ".join(words))] if words else []
+        return sheet.tile("WHO weighs most", view.who(), [colour, *counts])
+    n = len(explanation.annotators)
+    notes = [Entry("how many would say the same:")]
+    notes += [Entry(f"{n} of {n}"), Entry(f"{n / 2:g} of {n} or fewer", _scale_bar())]
+    if summary.disputed:
+        notes.append(Entry(f"on average {summary.votes:.1f} of {n} where not hatched"))
+    return sheet.tile("VOTES", view.votes_map(), notes)
+
+
+def _own_maps(sheet: Sheet, view: View, annotators: Sequence[str], width: int) -> Image.Image:
+    """A small map for each annotator who is named."""
+    columns = min(6, max(4, len(view.named)))
+    side = (width - (columns - 1) * sheet.gap) // columns
+    area = max(1, int((view.decision > 0).sum()))
+    tiles = []
+    for n in view.named:
+        drawn = view.masks[n]
+        differs = (drawn != view.decision) & (drawn != IGNORE_INDEX)
+        more, less = (int((differs & part).sum()) / area for part in (drawn > 0, drawn == 0))
+        small = Image.fromarray(view.own(n))
+        small.thumbnail((side, side), Image.Resampling.BOX)
+        words = [f"adds {_of_area(more)}", f"leaves out {_of_area(less)}"]
+        if (drawn == IGNORE_INDEX).all():
+            words = ["did not label"]
+        name = sheet.text([shorten(annotators[n])], side)
+        tiles.append(sheet.stacked([name, small, sheet.text(words, side)], gap=2))
+    return sheet.grid(tiles, columns)
+
+
+def _of_area(share: float) -> str:
+    """In words, a share of the result's area, which may be next to nothing."""
+    return f"{share:.0%} of its area" if share < 10 else "far more than it is"
+
+
 # ---------------------------------------------------------------------------------------- legends
 
 
-def annotator_entries(cast: Cast) -> list[Entry]:
-    """A title, then every annotator who is named, with colour and share of the decided pixels."""
-    decided = not np.isnan(cast.parts).any()
-    title = "Annotators, with their share of what is not hatched:" if decided else "Annotators:"
-    named = zip(cast.names, cast.colours, cast.parts, strict=True)
-    return [Entry(title)] + [
-        Entry(shorten(name) + (f" {part:.0%}" if decided else ""), _solid_chip(colour))
-        for name, colour, part in named
-    ]
+def annotator_entries(view: View, annotators: Sequence[str], summary: Summary) -> list[Entry]:
+    """A title, then every annotator who is named, with colour and support of the result."""
+    title = "Annotators:"
+    if summary.disputed:
+        title = "Annotators, and how probably each would say the result where it is disputed:"
+    support, entries = summary.shares(summary.support), [Entry(title)]
+    for n in view.named:
+        words = f" {support[n]:.0%}" if summary.disputed else ""
+        entries.append(Entry(shorten(annotators[n]) + words, _solid_chip(view.colours[n])))
+    others = [n for n in range(len(annotators)) if n not in view.named]
+    if others:
+        entries.append(Entry(f"{len(others)} others", _solid_chip(view.colours[others[0]])))
+    return entries
 
 
 def image_notes(image: NDArray[Any]) -> list[Entry]:
@@ -269,11 +354,17 @@ def image_notes(image: NDArray[Any]) -> list[Entry]:
     return [Entry(text) for text in texts]
 
 
-def scale_entries() -> list[Entry]:
-    """The scale bar of the uncertainty, its ends named."""
-    bar = value_colours(np.linspace(0, 1, 6 * _CHIP)[None].repeat(_CHIP, axis=0))
-    measure = Entry("entropy of the classes' probabilities, over its maximum")
-    return [Entry("0 sure"), Entry("1 even odds", bar), measure]
+def dispute_notes(
+    explanation: Explanation, summary: Summary, masks: NDArray[np.integer] | None
+) -> list[Entry]:
+    """The scale of the dispute, and the share of the image that is disputed, as given and real."""
+    most = f"{even_odds(len(explanation.classes)):.0%} or more of pairs differ"
+    said = f"disputed, as the model expects: {summary.dispute:.0%} of the pixels"
+    notes = [Entry("0%"), Entry(most, _scale_bar()), Entry(said)]
+    real = None if masks is None else real_dispute(masks)
+    if real is not None:
+        notes.append(Entry(f"in the masks: {real:.0%}"))
+    return notes
 
 
 def mask_notes(annotators: Sequence[str], masks: NDArray[np.integer] | None) -> list[Entry]:
@@ -307,108 +398,109 @@ def _class_entries(view: View) -> list[Entry]:
     return entries
 
 
-def _sign_entries() -> list[Entry]:
-    """What the looks mean that are not an annotator's colour."""
-    strength = np.linspace(1, 0, 2 * _CHIP)[None, :, None].repeat(_CHIP, axis=0)
-    fading = drawing.blend(
-        drawing.grey_rgb(np.full((_CHIP, 2 * _CHIP), 120.0)), annotator_palette(1)[0], strength
-    )
-    hatched = drawing.grey_rgb(np.where(drawing.hatching(_CHIP, 2 * _CHIP, 7), 178.0, 220.0))
+def _why_entries() -> list[Entry]:
     return [
-        Entry("fading to grey: several annotators share the decision", fading),
-        Entry("hatched: all would say the same, nobody in particular decides", hatched),
+        Entry("colour: the annotator whose prototype is the first reason"),
+        Entry("shade: which of their prototypes"),
     ]
 
 
-def _solid_chip(colour: Colour) -> Picture:
+def _sign_entries(explanation: Explanation) -> list[Entry]:
+    """What hatching means."""
+    hatched = drawing.grey_rgb(np.where(drawing.hatching(_CHIP, 2 * _CHIP, 7), 178.0, 220.0))
+    return [Entry(f"hatched: {threshold_words(explanation.dispute_threshold)}", hatched)]
+
+
+def _scale_bar() -> Picture:
+    return value_colours(np.linspace(0, 1, 4 * _CHIP)[None].repeat(_CHIP, axis=0))
+
+
+def _solid_chip(colour: Colour | NDArray[np.uint8]) -> Picture:
     return np.full((_CHIP, _CHIP, 3), colour, dtype=np.uint8)
 
 
 # -------------------------------------------------------------------------------------- call-outs
 
 
-def callout_caption(explanation: Explanation, callout: CallOut, has_patch: bool) -> tuple[str, ...]:
-    """The annotator and prototype of a call-out, where it is from, and its share, line by line."""
-    source = explanation.sources[callout.annotator][callout.kernel]
-    origin = ["not yet projected"]
-    if source.projected:
-        origin = [
-            f"from {shorten(source.sample_id)}",
-            f"at y {source.y}, x {source.x}",
-            f"labelled: {source.label}",
-            *([] if has_patch else ["(image not found)"]),
-        ]
-    name = shorten(explanation.annotators[callout.annotator])
-    title = f"{name} · prototype {callout.kernel}"
-    return title, *origin, f"{callout.share:.0%} of the decision"
+def callout_words(explanation: Explanation, callout: CallOut) -> str:
+    """The result at a spot, and who says so, or decides it, in one line."""
+    y, x = callout.y, callout.x
+    n = len(explanation.annotators)
+    votes = f"{callout.reason.label}: {float(explanation.votes[0, y, x]):.1f} of {n} would say so"
+    if explanation.trust.kind != "image":
+        return votes
+    leader = int(explanation.leader[0, y, x])
+    name, weight = shorten(explanation.annotators[leader]), explanation.who[0, leader, y, x]
+    stands = {
+        DECIDES: f"{name} decides (weight {float(weight):.0%})",
+        OUTVOTED: f"{name} weighs most ({float(weight):.0%}) but is outvoted",
+        SHARED: f"shared: {name} weighs most ({float(weight):.0%})",
+    }
+    return f"{votes} · {stands[int(standing(explanation)[0, y, x])]}"
+
+
+def argument_words(
+    explanation: Explanation, argument: Argument, patches: Mapping[Example, SourcePatch]
+) -> list[str]:
+    """Whose prototype speaks for a class, and the training pixel that is like the spot."""
+    name, example = shorten(explanation.annotators[argument.annotator]), argument.example
+    if example is None:
+        projected = argument.source is not None and argument.source.projected
+        nothing = f"no pixel like it that {name} labelled so" if projected else "not yet projected"
+        return [f"prototype {argument.kernel} of {name}", nothing]
+    lost = [] if example in patches else ["(image not found)"]
+    return [f"prototype {argument.kernel} of {name}", f"like {origin(example)}", *lost]
 
 
 def _card(
     sheet: Sheet,
-    cast: Cast,
+    view: View,
     explanation: Explanation,
     callout: CallOut,
-    patches: Mapping[tuple[int, int], SourcePatch],
+    patches: Mapping[Example, SourcePatch],
 ) -> Image.Image:
-    """A call-out's training patch, number and caption."""
-    colour = cast.colours[cast.slots[callout.annotator]]
-    patch = patches.get((callout.annotator, callout.kernel))
-    edge = kernel_shade(colour, callout.kernel, explanation.kernels)
-    box = sheet.source(patch, edge, sheet.patch)
-    caption = callout_caption(explanation, callout, patch is not None)
-    width = sheet.cell - box.width - sheet.nearby
-    text = sheet.text(caption, width, indent=sheet.disc + sheet.frame)
+    """A call-out's number and result, and the examples for and against it."""
+    head = sheet.text(
+        [callout_words(explanation, callout)], sheet.cell, indent=sheet.disc + sheet.frame
+    )
     disc = sheet.number(callout.number)
-    text.paste(disc, (0, 0), disc)
+    head.paste(disc, (0, 0), disc)
+    said = [f"FOR {callout.reason.label}: {callout.share:.0%} of the decision"]
+    rows = [_argument(sheet, view, callout.reason, patches, said, explanation)]
+    if callout.against is None:
+        rows.append(sheet.text(["AGAINST: nobody is expected to dissent"], sheet.cell))
+    else:
+        name = shorten(explanation.annotators[callout.against.annotator])
+        said = [f"AGAINST: {name} would say {callout.against.label}, as here"]
+        rows.append(_argument(sheet, view, callout.against, patches, said, explanation))
+    return sheet.stacked([head, *rows])
+
+
+def _argument(
+    sheet: Sheet,
+    view: View,
+    argument: Argument,
+    patches: Mapping[Example, SourcePatch],
+    said: list[str],
+    explanation: Explanation,
+) -> Image.Image:
+    """An example in a frame of its prototype's shade, and beside it what it is."""
+    r, g, b = view.colours[argument.annotator].tolist()
+    edge = kernel_shade((r, g, b), argument.kernel, explanation.kernels)
+    patch = patches.get(argument.example) if argument.example else None
+    box = sheet.source(patch, edge, sheet.patch)
+    words = [*said, *argument_words(explanation, argument, patches)]
+    text = sheet.text(words, sheet.cell - box.width - sheet.nearby)
     return sheet.side_by_side([box, text], sheet.nearby)
 
 
 def _with_numbers(
     picture: Picture, view: View, callouts: Sequence[CallOut], sheet: Sheet
 ) -> Picture:
-    """Put the call-outs' numbers on the picture, beside regions too thin to hold them."""
+    """Put the call-outs' numbers on their spots."""
     canvas = Image.fromarray(picture)
-    draw = ImageDraw.Draw(canvas)
-    taken: list[tuple[float, float]] = []
     for callout in callouts:
         y, x = (np.array([callout.y, callout.x]) + 0.5) * view.zoom
-        region = (view.leader == callout.annotator) & (view.kernel == callout.kernel)
-        cy, cx = _free_place(y, x, region & ~view.unanimous, ~view.unanimous, taken, sheet.disc / 2)
-        taken.append((cy, cx))
-        if (cy, cx) != (y, x):
-            draw.line([(cx, cy), (x, y)], fill=PAPER, width=sheet.frame)
-            draw.line([(cx, cy), (x, y)], fill=INK, width=sheet.frame // 2)
-            dot = 0.75 * sheet.frame
-            draw.ellipse([x - dot, y - dot, x + dot, y + dot], fill=INK, outline=PAPER)
         disc = sheet.number(callout.number)
-        canvas.paste(disc, (round(cx - disc.width / 2), round(cy - disc.height / 2)), disc)
+        canvas.paste(disc, (round(x - disc.width / 2), round(y - disc.height / 2)), disc)
     return np.asarray(canvas)
-
-
-def _free_place(
-    y: float,
-    x: float,
-    own: NDArray[np.bool_],
-    decided: NDArray[np.bool_],
-    taken: Sequence[tuple[float, float]],
-    radius: float,
-) -> tuple[float, float]:
-    """Where to put a number for the spot (y, x): on it if the region is wide, else near it."""
-    height, width = own.shape
-    size = max(1, round(2 * radius))
-    hidden, crowded = (
-        ndimage.uniform_filter(mask.astype(np.float32), size) for mask in (decided & ~own, decided)
-    )
-
-    def cost(place: tuple[float, float]) -> float:
-        cy, cx = place
-        at = min(height - 1, max(0, int(cy))), min(width - 1, max(0, int(cx)))
-        covered = hidden[at] if place == (y, x) else 0.2 + crowded[at]
-        clash = sum(math.hypot(cy - ty, cx - tx) < 2 * radius for ty, tx in taken)
-        outside = not (radius <= cy <= height - radius and radius <= cx <= width - radius)
-        return float(covered + 4 * clash + 2 * outside)
-
-    angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-    distances = (2.2 * radius, 3.4 * radius)
-    around = [(y + d * np.sin(a), x + d * np.cos(a)) for d in distances for a in angles]
-    return min([(y, x), *around], key=cost)

@@ -9,11 +9,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from tax_lightning.visualization.annotations import SourcePatch
-from tax_lightning.visualization.drawing import blend, contours
 from tax_lightning.visualization.palette import INK, PAPER, Colour, Picture
 
 FAINT_INK: Colour = (105, 105, 105)
@@ -58,11 +56,13 @@ class Sheet:
         """Blocks below each other, their left edges aligned."""
         return _joined(blocks, self.nearby if gap is None else gap, down=True)
 
-    def grid(self, blocks: Sequence[Image.Image], columns: int) -> Image.Image:
+    def grid(
+        self, blocks: Sequence[Image.Image], columns: int, gap: int | None = None
+    ) -> Image.Image:
         """Blocks in rows of so many."""
         starts = range(0, len(blocks), columns)
-        rows = [self.side_by_side(blocks[start : start + columns]) for start in starts]
-        return self.stacked(rows, self.gap)
+        rows = [self.side_by_side(blocks[start : start + columns], gap) for start in starts]
+        return self.stacked(rows, self.gap if gap is None else gap)
 
     def heading(self, title: str, tagline: str, width: int) -> Image.Image:
         """What the sheet is of, and in one sentence what it shows."""
@@ -159,20 +159,12 @@ class Sheet:
         draw.text((fine / 2, fine / 2), str(number), font=font, fill=PAPER, anchor="mm")
         return disc.resize((self.disc, self.disc), Image.Resampling.LANCZOS)
 
-    def source(
-        self,
-        patch: SourcePatch | None,
-        edge: Colour,
-        side: int,
-        region: NDArray[np.bool_] | None = None,
-    ) -> Image.Image:
+    def source(self, patch: SourcePatch | None, edge: Colour, side: int) -> Image.Image:
         """A training patch in a frame of this colour; see `marked`."""
-        return ImageOps.expand(self.marked(patch, side, region), self.frame, edge)
+        return ImageOps.expand(self.marked(patch, side), self.frame, edge)
 
-    def marked(
-        self, patch: SourcePatch | None, side: int, region: NDArray[np.bool_] | None = None
-    ) -> Image.Image:
-        """A training patch in a square: its pixel marked, a region ``[h, w]`` of it outlined."""
+    def marked(self, patch: SourcePatch | None, side: int) -> Image.Image:
+        """A training patch in a square, the pixel that counts ringed."""
         inside = Image.new("RGB", (side, side), NO_PICTURE)
         if patch is not None:
             height, width = patch.image.shape[:2]
@@ -181,20 +173,10 @@ class Sheet:
                 (max(1, round(width * zoom)), max(1, round(height * zoom))),
                 Image.Resampling.NEAREST if zoom > 1 else Image.Resampling.BOX,
             )
-            if region is not None and region.any():
-                shown = self._outlined(shown, region)
             left, top = (side - shown.width) // 2, (side - shown.height) // 2
             inside.paste(shown, (left, top))
             self._mark(inside, left + (patch.x + 0.5) * zoom, top + (patch.y + 0.5) * zoom)
         return inside
-
-    def _outlined(self, picture: Image.Image, region: NDArray[np.bool_]) -> Image.Image:
-        """The picture paler outside a region, whose edge is a light line beside a dark one."""
-        inside = np.asarray(Image.fromarray(region).resize(picture.size, Image.Resampling.NEAREST))
-        pixels = blend(np.asarray(picture), PAPER, 0.4 * ~inside[..., None])
-        for fill, thickness in ((INK, self.frame), (PAPER, self.frame // 2)):
-            pixels[contours(inside, thickness)] = fill
-        return Image.fromarray(pixels)
 
     def _mark(self, picture: Image.Image, x: float, y: float) -> None:
         """A ring and four ticks round a pixel, light on dark, so that it shows on any image."""

@@ -1,4 +1,4 @@
-"""Who decides how much of some images, and who is named in a picture."""
+"""What can be said of some images in words and numbers, what cannot, and who is named in them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from tax_lightning.explanation import Explanation
+from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.explanation import Explanation, TrustBasis
 from tax_lightning.visualization.drawing import as_array
 from tax_lightning.visualization.palette import Colour, annotator_palette
 
 MOST_NAMED = 12
 """Colours that can be told apart, and so the most entries of a legend of annotators."""
 
-_CLEAR = 0.2  # certainty of who, on average over decided pixels, from which on it says something
+SHARED, DECIDES, OUTVOTED = range(3)
+"""How the annotator with the largest weight stands to the result; see `standing`."""
+
+_OTHERS: Colour = (150, 150, 150)
+_ALIKE = 0.02  # mean distance of probabilities below which two annotators are not told apart
 
 Shares = NDArray[np.float64]
+
+
+def standing(explanation: Explanation) -> NDArray[np.uint8]:
+    """``[B, H, W]``: whether who has the largest weight decides, is outvoted, or neither.
+
+    Outvoted is a leader who would not say the result. Where nobody has half of the weight, the
+    decision is shared.
+    """
+    own = explanation.annotator_decisions.gather(1, explanation.leader.unsqueeze(1)).squeeze(1)
+    stands = np.where(as_array(own != explanation.decision), OUTVOTED, SHARED)
+    stands[as_array(explanation.decides)] = DECIDES
+    return stands.astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -26,64 +44,149 @@ class Summary:
 
     Args:
         pixels: all.
-        decided: those where not all annotators would say the same.
-        weight: sum over the decided pixels of the largest weight, that of who decides there.
-        led: ``[N, K]``, decided pixels by the annotator with the largest weight and the kernel.
+        foreground: those whose class in the result is not the background.
+        disputed: those where the model expects annotators to disagree.
+        support: ``[N]``, sum over the disputed pixels of how probably each says the result.
+        reasons: ``[N, K]``, disputed pixels by the prototype with the largest share.
+        decides: ``[N]``, disputed pixels that each decides.
+        standing: ``[3]``, disputed pixels that are shared, decided, or where the leader is outvoted.
+        apart: ``[N, N]``, sum over the disputed pixels of the distance, in ``[0, 1]``, of what the
+            model expects of two annotators.
     """
 
     pixels: int
-    decided: int
-    weight: float
-    led: NDArray[np.int64]
+    foreground: int
+    disputed: int
+    support: Shares
+    reasons: NDArray[np.int64]
+    decides: NDArray[np.int64]
+    standing: NDArray[np.int64]
+    apart: Shares
 
     @classmethod
     def of(cls, explanation: Explanation) -> Summary:
         """The counts of one explanation, of any number of images."""
         n, k = len(explanation.annotators), explanation.kernels
-        decided = ~explanation.unanimous
-        led = explanation.leader[decided] * k + explanation.leader_kernel[decided]
+        disputed = ~explanation.undisputed
+        at = as_array(disputed)
+        reasons = (explanation.reason * k + explanation.reason_kernel)[disputed]
+        stands = standing(explanation)[at]
+        leading = as_array(explanation.leader[disputed])[stands == DECIDES]
+        said = explanation.annotator_probs.movedim(1, 0).movedim(2, -1)[:, disputed].double()
         return cls(
-            pixels=decided.numel(),
-            decided=int(decided.sum()),
-            weight=float(explanation.who.amax(dim=1)[decided].sum()),
-            led=np.bincount(as_array(led), minlength=n * k).reshape(n, k),
+            pixels=disputed.numel(),
+            foreground=int((explanation.decision > 0).sum()),
+            disputed=int(disputed.sum()),
+            support=as_array(explanation.support.movedim(1, 0)[:, disputed].double().sum(dim=1)),
+            reasons=np.bincount(as_array(reasons), minlength=n * k).reshape(n, k),
+            decides=np.bincount(leading, minlength=n),
+            standing=np.bincount(stands, minlength=3),
+            apart=as_array(torch.cdist(said.flatten(1), said.flatten(1), p=1) / 2),
         )
 
     def __add__(self, other: Summary) -> Summary:
         """The counts of both together."""
         return Summary(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
-    @property
-    def unanimous(self) -> float:
-        """Share of the pixels where all annotators would say the same, in ``[0, 1]``."""
-        return 1 - self.decided / self.pixels
+    def shares(self, counts: NDArray[np.int64] | Shares) -> Shares:
+        """Counts of disputed pixels as shares of them; NaN where nothing is disputed."""
+        return counts / (self.disputed or np.nan)
 
     @property
-    def largest_weight(self) -> float:
-        """Mean of the largest weight over the decided pixels; NaN if there are none."""
-        return self.weight / (self.decided or np.nan)
+    def dispute(self) -> float:
+        """Share of the pixels that is disputed, in ``[0, 1]``."""
+        return self.disputed / self.pixels
 
     @property
-    def kernel_usage(self) -> Shares:
-        """Share of the decided pixels that each prototype leads, ``[N, K]``; NaN without any."""
-        return self.led / (self.decided or np.nan)
+    def votes(self) -> float:
+        """Mean number of annotators who say the result at a disputed pixel, in ``[0, N]``."""
+        return float(self.shares(self.support).sum())
 
-    @property
-    def usage(self) -> Shares:
-        """Share of the decided pixels that each annotator leads, ``[N]``; NaN without any."""
-        led: Shares = self.kernel_usage.sum(axis=1)
-        return led
+    def caveats(self, annotators: Sequence[str], background: str) -> list[str]:
+        """What would mislead who overlooks it: nothing found, or annotators not told apart."""
+        found = []
+        if not self.foreground:
+            found.append(
+                f"The result is {background} everywhere: the model found nothing here. If there is "
+                "something to be seen, train longer, or look whether the images are prepared as "
+                "those of the training."
+            )
+        near = self.shares(self.apart) < _ALIKE
+        if len(near) > 1 and near.all():
+            found.append(
+                f"The model expects the same of all {len(near)} annotators: it cannot tell them "
+                "apart, so that names mean nothing here."
+            )
+        elif near[~np.eye(len(near), dtype=bool)].any():
+            pairs = [f"{annotators[n]} and {annotators[m]}" for n, m in np.argwhere(np.triu(near, 1))]
+            more = f", and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
+            found.append(
+                f"The model expects nearly the same of {', '.join(pairs[:3])}{more}: which of the "
+                "two is named is chance, and together they count twice."
+            )
+        return found
 
-    @property
-    def caveat(self) -> str | None:
-        """A warning where the weights are nearly even, so that who decides says little."""
-        even = 1 / len(self.led)
-        if not self.largest_weight < even + _CLEAR * (1 - even):
-            return None
+
+def real_dispute(masks: NDArray[np.integer]) -> float | None:
+    """Share of the pixels at which masks ``[N, H, W]`` differ, of those that two or more label.
+
+    Example:
+        >>> real_dispute(np.array([[[0, 1, 255]], [[0, 0, 1]]]))
+        0.5
+    """
+    known = masks != IGNORE_INDEX
+    least = np.where(known, masks, IGNORE_INDEX).min(axis=0)
+    most = np.where(known, masks, -1).max(axis=0)
+    compared = known.sum(axis=0) > 1
+    return float((least < most)[compared].mean()) if compared.any() else None
+
+
+# ------------------------------------------------------------------------------------------ words
+
+
+def threshold_words(threshold: float) -> str:
+    """What is hatched, in words.
+
+    Example:
+        >>> threshold_words(0.1)
+        'fewer than 1 pair of annotators in 10 is expected to differ'
+    """
+    pairs = 1 / threshold if threshold > 0 else np.inf
+    if np.isfinite(pairs) and abs(pairs - round(pairs)) < 0.01:
+        return f"fewer than 1 pair of annotators in {round(pairs)} is expected to differ"
+    return f"fewer than {100 * threshold:.3g} pairs of annotators in 100 are expected to differ"
+
+
+_TAUGHT = {
+    "given": "the reference that came with the data",
+    "majority": "the majority of the annotators themselves",
+    "staple": "STAPLE, a weighted vote of the annotators themselves",
+    "none": "no reference",
+}
+_MEANING = {
+    "uniform": "All annotators weigh the same: nothing told whom to believe.",
+    "constant": (
+        "The weights are one constant for each annotator: the images did not tell more about whom "
+        "to believe."
+    ),
+    "image": "The weights follow the image, which was better than one constant for each annotator.",
+}
+
+
+def trust_words(trust: TrustBasis) -> str:
+    """What the weights of the annotators were taught with, which form was kept, what it means."""
+    taught = f"Trust in the annotators was taught with {_TAUGHT.get(trust.reference, trust.reference)}"
+    if not trust.measured:
+        form = {"image": "follow the image", "constant": "are one constant for each annotator"}
         return (
-            "Who decides means next to nothing here: where the annotators differ, the largest "
-            f"weight is {self.largest_weight:.0%} on average, an even share {even:.0%}."
+            f"{taught}. The weights {form.get(trust.kind, 'are the same for all')}. It was not "
+            "measured whether that is right: do not rely on them."
         )
+    scores = "uniform {:.2f}, constant {:.2f}, image {:.2f}".format(*trust.scores)
+    return f"{taught} (log score, smaller is better: {scores}). {_MEANING[trust.kind]}"
+
+
+# ------------------------------------------------------------------------------------------- cast
 
 
 @dataclass(frozen=True)
@@ -91,46 +194,22 @@ class Cast:
     """Who is named in a picture, in which colours.
 
     Args:
-        names: of those who are named; where some are not, the last entry counts them.
-        colours: one a name.
-        slots: ``[N]``, for every annotator the position of the entry that stands for it.
-        parts: share of the decided pixels that each entry leads; they sum to 1, or are all NaN
-            where no pixel is decided.
+        named: positions of those who are named.
+        colours: ``[N]``, of every annotator; those who are not named share one grey.
     """
 
-    names: tuple[str, ...]
+    named: tuple[int, ...]
     colours: tuple[Colour, ...]
-    slots: NDArray[np.intp]
-    parts: Shares
-
-    @property
-    def named(self) -> int:
-        """How many entries stand for one annotator each."""
-        return len(self.names) - (len(self.names) < len(self.slots))
 
 
-def cast_of(annotators: Sequence[str], usage: Shares) -> Cast:
-    """Who is named in the pictures of an image: all of up to twelve, else those who decide most.
-
-    Up to twelve annotators have the colours of their positions, the same in all pictures. Of more,
-    eleven are named, and the others share the twelfth colour. The one who decides most takes the
-    colour at its position modulo 11, and so keeps it from picture to picture. The next ones take
-    the colour at their position too, or the first free one after it.
-
-    Args:
-        annotators: names.
-        usage: ``[N]``, share of the decided pixels that each leads, or NaN.
-    """
-    colours = annotator_palette(min(len(annotators), MOST_NAMED))
-    if len(annotators) <= MOST_NAMED:
-        return Cast(tuple(annotators), colours, np.arange(len(annotators)), usage)
-    few = MOST_NAMED - 1
-    leading = np.argsort(-np.nan_to_num(usage), kind="stable")[:few]
-    slots = np.full(len(annotators), few)
-    free = list(range(few))
-    for n in leading:
-        slots[n] = min(free, key=lambda place: (place - n) % few)
-        free.remove(slots[n])
-    by_slot = leading[np.argsort(slots[leading])]
-    names = (*(annotators[n] for n in by_slot), f"{len(annotators) - few} others")
-    return Cast(names, colours, slots, np.append(usage[by_slot], 1 - usage[by_slot].sum()))
+def cast_of(summary: Summary) -> Cast:
+    """All of up to twelve annotators, else the eleven who are the reason at most disputed pixels."""
+    n = len(summary.support)
+    if n <= MOST_NAMED:
+        return Cast(tuple(range(n)), annotator_palette(n))
+    often = np.argsort(-summary.reasons.sum(axis=1), kind="stable")[: MOST_NAMED - 1]
+    named = tuple(sorted(often.tolist()))
+    colours = [_OTHERS] * n
+    for position, colour in zip(named, annotator_palette(len(named)), strict=True):
+        colours[position] = colour
+    return Cast(named, tuple(colours))
