@@ -16,29 +16,36 @@ from numpy.typing import NDArray
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import Explanation, Prediction
 from tax_lightning.files import file_name
-from tax_lightning.visualization.drawing import UNANIMOUS_INDEX, who_index_map
+from tax_lightning.visualization.drawing import as_array
 from tax_lightning.visualization.palette import (
     Colour,
     annotator_palette,
     class_palette,
+    css,
     indexed_png,
+    value_colours,
 )
 
-_UNANIMOUS: dict[int, Colour] = {UNANIMOUS_INDEX: (200, 200, 200)}
-_RESERVED = ("fused", "who")  # files beside those that are named for annotators
+_UNDISPUTED = 254  # in pictures of indices, and so the most annotators that they name
+_GREY: Colour = (200, 200, 200)
+_RESERVED = ("fused", "who", "votes")  # files beside those that are named for annotators
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Write what ``predict`` says of every image: the segmentations, who decides, and why.
+    """Write what ``predict`` says of every image: the segmentations, who would say so, and why.
 
     One folder an image, with ``fused.png`` (class ids), ``<annotator>.png`` (class ids as that
-    annotator would draw), ``who.png`` (position of the deciding annotator, 254 where all would say
-    the same) and ``who.npz``:
+    annotator would draw) and ``who.npz``:
 
-    - ``who`` float16 ``[N, H, W]``, weight of each annotator;
-    - ``why`` int8 or int16 ``[N, H, W]``, each annotator's kernel with the largest share;
-    - ``why_share`` float16 ``[N, H, W]``, that share;
-    - ``unanimous`` bool ``[H, W]``; ``annotators`` and ``classes``, the names.
+    - ``who`` float16 ``[N, H, W]``, weight of each annotator in the result;
+    - ``why`` int16 ``[2, H, W]``, annotator and kernel of the prototype with the largest share;
+    - ``dispute`` float16 ``[H, W]``, expected share of pairs of annotators who differ;
+    - ``support`` float16 ``[N, H, W]``, how probably each annotator says the result;
+    - ``annotators`` and ``classes``, the names.
+
+    Where the weights follow the image there is ``who.png``, the position of the annotator with the
+    largest weight, else ``votes.png``, the expected number of annotators who say the result,
+    rounded. Both have 254 where nothing is disputed.
 
     A model without an explanation has the segmentations only. Padding is cut off. Each process
     writes its own images; ``manifest.json`` is written last, and names all files, colours, classes
@@ -114,7 +121,12 @@ class PredictionWriter(BasePredictionWriter):
             images = itertools.chain.from_iterable(images for _, images in parts)
             by_id = sorted(images, key=lambda image: str(image["id"]))
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            write_manifest(self.manifest, {**names, "images": by_id})
+            # Numbers that JSON lacks become null; the file appears whole or not at all.
+            text = json.dumps({**names, "images": by_id})
+            plain = json.loads(text, parse_constant=lambda _: None)
+            unfinished = self.manifest.with_suffix(".json.tmp")
+            unfinished.write_text(json.dumps(plain, ensure_ascii=False, indent=2), "utf-8")
+            os.replace(unfinished, self.manifest)
 
     def _write_image(self, prediction: Prediction) -> None:
         (sample_id,) = prediction.ids
@@ -132,9 +144,9 @@ class PredictionWriter(BasePredictionWriter):
         for name, decision in zip(annotators, prediction.annotator_decisions[0], strict=True):
             self._save(own[name], decision, dict(enumerate(colours)))
         if isinstance(prediction, Explanation):
-            files |= {"who": f"{folder}/who.png", "maps": f"{folder}/who.npz"}
-            who_colours = {**dict(enumerate(annotator_palette(len(annotators)))), **_UNANIMOUS}
-            self._save(files["who"], who_index_map(prediction), who_colours)
+            kind = _indexed(prediction)
+            files |= {kind: f"{folder}/{kind}.png", "maps": f"{folder}/who.npz"}
+            self._save(files[kind], *_index_map(prediction))
             maps = self.output_dir / files["maps"]
             np.savez_compressed(maps, allow_pickle=False, **_maps(prediction))
         height, width = prediction.probs.shape[-2:]
@@ -149,50 +161,66 @@ class PredictionWriter(BasePredictionWriter):
         indexed_png(np.asarray(values).astype(np.uint8), palette).save(self.output_dir / file)
 
 
-def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, which appears whole or not at all; numbers that JSON lacks become null."""
-    unfinished = path.with_suffix(".json.tmp")
-    plain = json.loads(json.dumps(content), parse_constant=lambda _: None)
-    unfinished.write_text(json.dumps(plain, ensure_ascii=False, indent=2), encoding="utf-8")
-    os.replace(unfinished, path)
-
-
-def coloured_names(prediction: Prediction) -> dict[str, list[dict[str, Any]]]:
-    """Annotators and classes by position, with the colours that stand for them in pictures."""
-    palettes = {
-        "annotators": (prediction.annotators, annotator_palette),
-        "classes": (prediction.classes, class_palette),
-    }
-    return {
-        kind: [
-            {"index": index, "name": name, "colour": f"#{bytes(colour).hex()}"}
-            for index, (name, colour) in enumerate(zip(names, palette(len(names)), strict=True))
-        ]
-        for kind, (names, palette) in palettes.items()
-    }
-
-
 def _names(prediction: Prediction) -> dict[str, Any]:
     """The part of the manifest that is the same for all images."""
+    n, c = len(prediction.annotators), len(prediction.classes)
     values = {"fused": "index in classes", "annotators": "index in classes"}
-    content: dict[str, Any] = {**coloured_names(prediction), "values": values}
+    content: dict[str, Any] = {
+        "annotators": _coloured(prediction.annotators, annotator_palette(n)),
+        "classes": _coloured(prediction.classes, class_palette(c)),
+        "values": values,
+    }
     if isinstance(prediction, Explanation):
-        values["who"] = f"index in annotators; {UNANIMOUS_INDEX}: all would say the same"
-        by_annotator = "who, why, why_share [annotator, row, column]"
-        values["maps"] = f"arrays {by_annotator}; unanimous [row, column]"
+        what = "index in annotators" if _indexed(prediction) == "who" else "number of annotators"
+        values[_indexed(prediction)] = f"{what}; {_UNDISPUTED}: not disputed"
+        values["maps"] = (
+            "arrays who, support [annotator, row, column]; why [annotator or kernel, row, column]; "
+            "dispute [row, column]"
+        )
+        content["trust"] = dataclasses.asdict(prediction.trust)
+        content["dispute_threshold"] = prediction.dispute_threshold
         sources = itertools.chain.from_iterable(prediction.sources)
         content["prototypes"] = [dataclasses.asdict(source) for source in sources]
     return content
 
 
+def _coloured(names: Sequence[str], colours: Sequence[Colour]) -> list[dict[str, Any]]:
+    """Names by position, with the colours that stand for them in pictures."""
+    pairs = enumerate(zip(names, colours, strict=True))
+    return [{"index": i, "name": name, "colour": css(colour)} for i, (name, colour) in pairs]
+
+
+def _indexed(explanation: Explanation) -> str:
+    """What the picture of indices shows: "who" means something where it follows the image."""
+    return "who" if explanation.trust.kind == "image" else "votes"
+
+
+def _index_map(explanation: Explanation) -> tuple[NDArray[Any], dict[int, Colour]]:
+    """``[H, W]`` positions of annotators or numbers of votes, and their colours."""
+    n = len(explanation.annotators)
+    if n >= _UNDISPUTED:
+        raise ValueError(
+            f"PredictionWriter: {n} annotators, but a picture of indices tells at most "
+            f"{_UNDISPUTED - 1} apart; read the tensors of the explanation instead."
+        )
+    if _indexed(explanation) == "who":
+        values, colours = as_array(explanation.leader[0]), list(annotator_palette(n))
+    else:
+        values = np.rint(as_array(explanation.votes[0]))
+        shades = value_colours(2 * (1 - np.arange(n + 1) / n)).tolist()
+        colours = [(r, g, b) for r, g, b in shades]
+    values = np.where(as_array(explanation.undisputed[0]), _UNDISPUTED, values)
+    return values, {**dict(enumerate(colours)), _UNDISPUTED: _GREY}
+
+
 def _maps(explanation: Explanation) -> dict[str, NDArray[Any]]:
     """The arrays of ``who.npz``."""
-    why = explanation.why[0].numpy()
+    why = (explanation.reason[0], explanation.reason_kernel[0])
     return {
-        "who": explanation.who[0].float().numpy().astype(np.float16),
-        "why": why.astype(np.int8 if why.max(initial=0) < 128 else np.int16),
-        "why_share": explanation.why_share[0].float().numpy().astype(np.float16),
-        "unanimous": explanation.unanimous[0].numpy(),
+        "who": as_array(explanation.who[0]).astype(np.float16),
+        "why": np.stack([as_array(part) for part in why]).astype(np.int16),
+        "dispute": as_array(explanation.dispute[0]).astype(np.float16),
+        "support": as_array(explanation.support[0]).astype(np.float16),
         "annotators": np.array(explanation.annotators),
         "classes": np.array(explanation.classes),
     }

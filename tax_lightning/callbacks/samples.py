@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from tax_lightning.batch import Batch, unpacked
 from tax_lightning.explanation import Explanation
+from tax_lightning.visualization.annotations import Read
 from tax_lightning.visualization.drawing import as_picture
 from tax_lightning.visualization.palette import Picture
 
@@ -24,7 +25,6 @@ class ExplainedSample(NamedTuple):
     """A validation sample without its padding, and what the model says of it."""
 
     explanation: Explanation
-    image: Tensor  # [ch, H, W], normalised
     picture: Picture
     labels: dict[str, NDArray[Any]]  # "masks" [N, H, W] and "reference" [H, W], where there are any
 
@@ -43,7 +43,6 @@ def explained_samples(trainer: L.Trainer, count: int) -> Iterator[ExplainedSampl
             labels = {key: sample[key][0] for key in ("masks", "reference") if key in sample}
             yield ExplainedSample(
                 explained(trainer, image, sample["id"][0]).crop(height, width),
-                image[..., :height, :width],
                 picture_of(trainer, image)[:height, :width],
                 {key: np.asarray(label)[..., :height, :width] for key, label in labels.items()},
             )
@@ -68,28 +67,12 @@ def picture_of(trainer: L.Trainer, image: Tensor) -> Picture:
     return as_picture(image.detach().cpu().float().numpy().transpose(1, 2, 0))
 
 
-def training_images(trainer: L.Trainer, ids: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-    """Some of the training images, each once with its id, so that only one is held in memory.
-
-    The data module reads them if it can, after its evaluation transform; else they are taken from
-    one pass over the training samples. Those that cannot be found are left out: the model may have
-    been trained on other data.
-    """
-    wanted = set(ids)
+def training_reader(trainer: L.Trainer) -> Read | None:
+    """Reads pictures of training images, if there is a data module that can."""
     datamodule: Any = getattr(trainer, "datamodule", None)
-    if hasattr(datamodule, "read"):
-        for sample_id in sorted(wanted):
-            with suppress(LookupError, OSError, ValueError):
-                yield sample_id, datamodule.read(sample_id)["image"]
-        return
-    for loader in _flat(trainer.train_dataloader):
-        for sample in _single_samples(trainer, loader, range(_length(loader))):
-            if not wanted:
-                return
-            (sample_id,) = sample["id"]
-            if sample_id in wanted:
-                wanted.remove(sample_id)
-                yield sample_id, sample["image"][0]
+    if not hasattr(datamodule, "read"):
+        return None
+    return lambda sample_id: picture_of(trainer, datamodule.read(sample_id)["image"])
 
 
 @contextmanager

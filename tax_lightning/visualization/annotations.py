@@ -98,7 +98,7 @@ def find_callouts(explanation: Explanation, limit: int = MOST_CALLOUTS) -> tuple
     annotator, kernel, share, undisputed = (
         as_array(getattr(explanation, name)[0, ::step, ::step]) for name in names
     )
-    kernels = int(kernel.max()) + 1
+    kernels = explanation.kernels
     prototype = np.where(undisputed, -1, annotator * kernels + kernel)
     pixels = np.bincount(prototype[prototype >= 0])
     most = np.argsort(-pixels, kind="stable")[:limit]
@@ -110,7 +110,7 @@ def find_callouts(explanation: Explanation, limit: int = MOST_CALLOUTS) -> tuple
         region = parts == np.bincount(parts.ravel())[1:].argmax() + 1
         y, x = (step * place for place in _innermost(region))
         label, other = int(decision[y, x]), int(dissent[y, x])
-        reason = Argument.of(explanation, *divmod(index, kernels), label)
+        reason = Argument.of(explanation, index // kernels, index % kernels, label)
         against = None
         if other != label:
             against = Argument.of(explanation, int(dissenter[y, x]), int(own[y, x]), other)

@@ -99,13 +99,6 @@ def shrunk(picture: Picture, size: tuple[int, int]) -> Picture:
     return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.LANCZOS))
 
 
-def thumbnail(picture: Picture, side: int) -> Picture:
-    """The picture, shrunk so that its longer side has at most so many pixels."""
-    height, width = picture.shape[:2]
-    scale = min(1.0, side / max(height, width))
-    return shrunk(picture, (max(1, round(height * scale)), max(1, round(width * scale))))
-
-
 def data_uri(picture: Picture) -> str:
     """A picture as the address of itself: PNG or JPEG, whichever is smaller.
 
@@ -144,15 +137,6 @@ def contours(labels: NDArray[Any], width: int) -> NDArray[np.bool_]:
     wide = cv2.dilate(edge, np.ones((side, side), np.uint8)).reshape(planes.shape)
     lines: NDArray[np.bool_] = (wide > 0) & (planes > 0)
     return np.moveaxis(lines, -1, 0).reshape(known.shape)
-
-
-def seams(regions: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Lines one pixel wide between two regions; none towards -1, where thin regions would drown."""
-    lines = np.zeros(regions.shape, dtype=bool)
-    for axis in (0, 1):
-        before, after = regions.swapaxes(0, axis)[:-1], regions.swapaxes(0, axis)[1:]
-        lines.swapaxes(0, axis)[1:] |= (before != after) & (before >= 0) & (after >= 0)
-    return lines
 
 
 def dashed(picture: Picture, line: NDArray[np.bool_]) -> Picture:

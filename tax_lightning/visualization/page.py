@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -12,16 +13,16 @@ from string import Template
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from tax_lightning.constants import __version__
-from tax_lightning.explanation import Explanation
-from tax_lightning.visualization.annotations import SourcePatch
-from tax_lightning.visualization.drawing import UNANIMOUS_INDEX, as_array, check_single, data_uri
-from tax_lightning.visualization.gallery import PrototypeCard, card_facts, drawn_scene
+from tax_lightning.explanation import Example, Explanation
+from tax_lightning.visualization.drawing import as_array, check_single, data_uri
+from tax_lightning.visualization.gallery import PrototypeCard, origin, shown_examples
 from tax_lightning.visualization.palette import Colour, css
 from tax_lightning.visualization.sheet import Sheet
+from tax_lightning.visualization.summary import standing
 
 # ------------------------------------------------------------------------------------------ HTML
 
@@ -108,75 +109,64 @@ def bar(share: float, colour: Colour) -> str:
 
 
 def prototype_card(card: PrototypeCard, anchor: str, shade: Colour) -> str:
-    """A prototype: its name, crop and training image, what is known of it, its nearest pixels."""
+    """A prototype: its name, its training pixel, and its example of every class."""
     source = card.source
-    nearest = "".join(
-        _crop(patch, 64, f"Row {y}, column {x} of {sample_id}")
-        for (sample_id, y, x, _), patch in zip(source.nearest, card.nearest, strict=False)
-        if patch is not None
+    own = _crop(card, source.taken_from, 128) if source.taken_from else ""
+    examples = "".join(
+        f"<figure>{_crop(card, example, 64)}"
+        f"<figcaption>{escape(example.label)}</figcaption></figure>"
+        for example in shown_examples(source)
     )
-    if nearest:
-        nearest = f'<p>Next nearest, in other images:</p><div class="nearest">{nearest}</div>'
-    sights = '<span class="missing">The training image is not at hand</span>'
-    if card.patch is not None:
-        height, width = card.patch.image.shape[:2]
-        words = f"Training example, {width} by {height} pixels, its pixel ringed"
-        sights = _crop(card.patch, 128, words, card.region) + _picture(
-            "scene", drawn_scene(card), "The whole training image, with a box round the crop"
-        )
     return (
-        f'<article class="card" id="{anchor}" tabindex="-1">'
+        f'<article class="card" id="{anchor}">'
         f"<h3>{named(f'{source.annotator}, prototype {source.kernel}', shade)}</h3>"
-        f'<div class="sights">{sights}</div>'
-        f"<p>{'<br>'.join(map(escape, card_facts(card)))}</p>{nearest}</article>\n"
+        f"{own}<p>{'<br>'.join(map(escape, card.facts))}</p>"
+        f'<div class="examples">{examples}</div></article>\n'
     )
 
 
-def _crop(
-    patch: SourcePatch, side: int, words: str, region: NDArray[np.bool_] | None = None
-) -> str:
-    return _picture("crop", Sheet().marked(patch, side, region), words)
-
-
-def _picture(kind: str, picture: Image.Image, words: str) -> str:
-    return f'<img class="{kind}" src="{data_uri(np.asarray(picture))}" alt="{escape(words)}">'
+def _crop(card: PrototypeCard, example: Example, side: int) -> str:
+    """The surroundings of a training pixel as HTML, or a word where its image is not at hand."""
+    patch = card.patches.get(example)
+    if patch is None:
+        return f'<span class="missing">{escape(origin(example))}</span>'
+    words = f"{origin(example)}, ringed, which {card.source.annotator} labelled {example.label}"
+    drawn = data_uri(np.asarray(Sheet().marked(patch, side)))
+    label = escape(example.label)
+    return f'<img class="crop" data-label="{label}" src="{drawn}" alt="{escape(words)}">'
 
 
 # ------------------------------------------------------------------------------------------ maps
 
-FINE, COARSE = 100, 25
-"""The largest value of a share in bytes: whole per cents, or steps of four in large reports."""
+LEVELS = 100
+"""The largest value of a share in bytes: whole per cents."""
 
-MOST_FINE_VALUES = 50_000_000
-"""Of all images together; noisy maps of so many make a page of about 15 MB."""
+_LARGEST_BYTE = 254  # that stands for something; 255 is "not labelled"
 
-PLANES = {
-    "result": False,
-    "unanimous": False,
-    "leader": False,
-    "leader_share": True,
-    "foreground": True,
-    "who": True,
-    "annotator_foreground": True,
-    "why": False,
-}
-"""Maps in the order of a page. True: changes little from pixel to pixel, so differences are kept,
-which take less room."""
+PLANES = (
+    *("result", "undisputed", "foreground", "annotator_foreground"),
+    *("reason", "reason_kernel", "reason_share", "dissenter", "dissent_kernel"),
+    *("leader", "standing", "who"),  # where the weights follow the image
+    "masks",  # where they were given
+)
+"""Maps in the order of a page."""
 
 
-def compact(explanation: Explanation, most: int, levels: int = FINE) -> dict[str, NDArray[Any]]:
+def compact(
+    explanation: Explanation,
+    most: int,
+    masks: NDArray[np.integer] | None = None,
+) -> dict[str, NDArray[Any]]:
     """Maps of an explanation, a byte a value; ``docs/explain.md`` says what each array is.
 
     Args:
         explanation: the explanation of one image.
         most: of the longer side, in pixels. Of a larger image, evenly spread rows and columns are
             kept, so that each value is what the model says of one pixel.
-        levels: the largest value of a share.
+        masks: ``[N, H, W]`` class ids as the annotators drew them, 255 where not labelled.
 
     Returns:
-        ``rows`` ``[h]``, ``columns`` ``[w]`` and ``levels``; then the maps by name, see `PLANES`.
-        ``who`` holds roots of the weights: small weights stay apart, which count where the
-        annotators with large ones are left out.
+        ``rows`` ``[h]`` and ``columns`` ``[w]``; then the maps by name, see `PLANES`.
 
     Raises:
         ValueError: if there are more annotators, classes or kernels than a byte can tell apart.
@@ -184,41 +174,52 @@ def compact(explanation: Explanation, most: int, levels: int = FINE) -> dict[str
     check_single(explanation)
     n, c, k = len(explanation.annotators), len(explanation.classes), explanation.kernels
     for name, count in (("annotators", n), ("classes", c), ("kernels", k)):
-        if count > UNANIMOUS_INDEX:
+        if count > _LARGEST_BYTE:
             raise ValueError(
-                f"{count} {name}, but a page tells at most {UNANIMOUS_INDEX} apart; work with the "
+                f"{count} {name}, but a page tells at most {_LARGEST_BYTE} apart; work with the "
                 "tensors of the explanation instead."
             )
     height, width = explanation.probs.shape[-2:]
     scale = min(1.0, most / max(height, width))
     rows, columns = (_spread(length, max(1, round(length * scale))) for length in (height, width))
-    values = {
+    values: dict[str, Any] = {
         "result": explanation.decision,
-        "unanimous": explanation.unanimous,
-        "leader": explanation.leader,
-        "leader_share": levels * explanation.leader_share,
-        "foreground": levels * explanation.probs[:, 1:],
-        "who": levels * explanation.who.sqrt(),
-        "annotator_foreground": levels * explanation.annotator_probs[:, :, 1:],
-        "why": explanation.why,
+        "undisputed": explanation.undisputed,
+        "foreground": LEVELS * explanation.probs[:, 1:],
+        "annotator_foreground": LEVELS * explanation.annotator_probs[:, :, 1:],
+        "reason": explanation.reason,
+        "reason_kernel": explanation.reason_kernel,
+        "reason_share": LEVELS * explanation.reason_share,
+        "dissenter": explanation.dissenter,
+        "dissent_kernel": explanation.dissent_kernel,
     }
-    maps = {name: as_array(values[name][0])[..., rows[:, None], columns] for name in PLANES}
+    if explanation.trust.kind == "image":
+        values |= {"leader": explanation.leader, "who": LEVELS * explanation.who}
+        values["standing"] = torch.from_numpy(standing(explanation))
+    if masks is not None:
+        values["masks"] = torch.from_numpy(np.asarray(masks, dtype=np.uint8))[None]
+    maps = {
+        name: as_array(values[name][0])[..., rows[:, None], columns]
+        for name in PLANES
+        if name in values
+    }
     whole = {name: np.rint(array).clip(0, 255).astype(np.uint8) for name, array in maps.items()}
-    return {"rows": rows, "columns": columns, "levels": np.array(levels), **whole}
+    return {"rows": rows, "columns": columns, **whole}
+
+
+def planes_of(maps: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    """What `packed` holds of these maps, in order."""
+    return [
+        {"name": name, "count": math.prod(maps[name].shape[:-2])} for name in PLANES if name in maps
+    ]
 
 
 def packed(maps: Mapping[str, NDArray[Any]]) -> str:
     """Maps as one line of text: deflated bytes in base 64."""
-    planes = [_differences(maps[name]) if smooth else maps[name] for name, smooth in PLANES.items()]
-    return base64.b64encode(zlib.compress(b"".join(plane.tobytes() for plane in planes))).decode()
+    planes = b"".join(maps[plane["name"]].tobytes() for plane in planes_of(maps))
+    return base64.b64encode(zlib.compress(planes)).decode()
 
 
 def _spread(length: int, count: int) -> NDArray[np.int32]:
     """So many of the places 0 to length - 1, each in the middle of its part."""
     return ((np.arange(count) + 0.5) * length / count).astype(np.int32)
-
-
-def _differences(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Of each pixel from the one to its left, then of each from the one above, modulo 256."""
-    across = np.diff(planes, axis=-1, prepend=np.uint8(0))
-    return np.diff(across, axis=-2, prepend=np.uint8(0))

@@ -19,7 +19,6 @@ from tax_lightning.visualization.gallery import origin
 from tax_lightning.visualization.palette import (
     Colour,
     Picture,
-    annotator_palette,
     class_palette,
     kernel_shade,
     value_colours,
@@ -43,8 +42,11 @@ _CHIP = 14
 _TAGLINE = (
     "Numbers lead to the cards below: the training pixels that speak for the result and against it"
 )
-_OWN_TITLE = "EACH ANNOTATOR: solid, what they {} to the result; striped, what they {}"
 _CARDS_TITLE = "WHY, continued: the spots with numbers"
+_WHY = (
+    Entry("colour: the annotator whose prototype is the first reason"),
+    Entry("shade: which of their prototypes"),
+)
 _NOBODY = "Nothing is disputed: the model expects all annotators to say the same everywhere."
 
 
@@ -57,11 +59,10 @@ def render_panel(
 ) -> Picture:
     """Draw the explanation of one image.
 
-    Six tiles: the image, the annotators' contours and the resulting segmentation; below them who
-    says the result (or whom it follows), why, and how disputed it is. Then a small map of what each
-    annotator would add to the result and leave out. Numbers in the tile "why" lead to cards with
-    the training pixels for and against. Of more than twelve annotators, the eleven who are the
-    reason most often are named.
+    Six tiles: the image, the annotators' contours, the result; who says it (or whom it follows),
+    why, and how disputed it is. Then what each annotator would add to the result and leave out, and
+    cards with the training pixels for and against at the spots with numbers. Of more than twelve
+    annotators, the eleven who are the first reason most often are named.
 
     Args:
         explanation: the explanation of one image.
@@ -88,63 +89,57 @@ def render_panel(
         (3, dtype('uint8'))
     """
     drawing.check_single(explanation)
-    _check_sizes(explanation, image, masks, reference)
+    size = tuple(explanation.probs.shape[-2:])
+    own_size = (len(explanation.annotators), *size)
+    _check_size("image", image.shape[:2], size)
+    _check_size("masks", own_size if masks is None else masks.shape, own_size)
+    _check_size("reference", size if reference is None else reference.shape, size)
     summary, callouts = Summary.of(explanation), find_callouts(explanation)
     view = View(explanation, image, masks, reference, summary)
     sheet = Sheet(view.scale)
-    drawn, own = "Annotators", _OWN_TITLE.format("add", "leave out")
-    if masks is None:
-        drawn = "Annotators, as predicted"
-        own = _OWN_TITLE.format("would add", "would leave out")
+    drawn, may = ("Annotators", "") if masks is not None else ("Annotators, as predicted", "would ")
+    pixels = Entry("{1} x {0} pixels".format(*size))
     tiles = sheet.grid(
         [
-            sheet.tile("Image", view.image, image_notes(image)),
+            sheet.tile("Image", view.image, [pixels]),
             sheet.tile(drawn, view.contours(), mask_notes(explanation.annotators, masks)),
             sheet.tile("Result", view.result(), _class_entries(view)),
             _who_tile(sheet, view, explanation, summary),
-            sheet.tile("WHY", _with_numbers(view.why(), view, callouts, sheet), _why_entries()),
+            sheet.tile("WHY", _with_numbers(view.why(), view, callouts, sheet), _WHY),
             sheet.tile("DISPUTE", view.dispute_map(), dispute_notes(explanation, summary, masks)),
         ],
         _COLUMNS,
     )
+    width = tiles.width
+    own = f"EACH ANNOTATOR: solid, what they {may}add to the result; striped, {may}leave out"
+    hatched = drawing.grey_rgb(np.where(drawing.hatching(_CHIP, 2 * _CHIP, 7), 178.0, 220.0))
+    sign = Entry(f"hatched: {threshold_words(explanation.dispute_threshold)}", hatched)
     cards = [_card(sheet, view, explanation, callout, patches or {}) for callout in callouts]
-    caveats = summary.caveats(explanation.annotators, explanation.classes[0])
     return sheet.framed(
         [
-            sheet.heading(explanation.ids[0], _TAGLINE, tiles.width),
-            *([sheet.text(caveats, tiles.width)] if caveats else []),
+            sheet.heading(explanation.ids[0], _TAGLINE, width),
+            *(
+                sheet.text([caveat], width)
+                for caveat in summary.caveats(explanation.annotators, explanation.classes[0])
+            ),
             tiles,
-            sheet.flow(_sign_entries(explanation), tiles.width),
-            sheet.flow(annotator_entries(view, explanation.annotators, summary), tiles.width),
-            sheet.line(own, sheet.title, tiles.width),
-            _own_maps(sheet, view, explanation.annotators, tiles.width),
-            sheet.line(_CARDS_TITLE if cards else _NOBODY, sheet.title, tiles.width),
+            sheet.flow([sign], width),
+            sheet.flow(annotator_entries(view, explanation.annotators, summary), width),
+            sheet.line(own, sheet.title, width),
+            _own_maps(sheet, view, explanation.annotators, width),
+            sheet.line(_CARDS_TITLE if cards else _NOBODY, sheet.title, width),
             *([sheet.grid(cards, _COLUMNS)] if cards else []),
-            sheet.text([trust_words(explanation.trust)], tiles.width),
+            sheet.text([trust_words(explanation.trust)], width),
         ]
     )
 
 
-def _check_sizes(
-    explanation: Explanation,
-    image: NDArray[Any],
-    masks: NDArray[np.integer] | None,
-    reference: NDArray[np.integer] | None,
-) -> None:
-    """Every array has the explanation's height and width."""
-    size = tuple(explanation.probs.shape[-2:])
-    if image.ndim not in (2, 3) or image.shape[:2] != size:
+def _check_size(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if tuple(found) != expected:
         raise ValueError(
-            f"image has shape {image.shape}, expected {size} or {(*size, 3)}; "
-            "give the image of the explanation, at its size and with the channels last."
+            f"{name} has shape {tuple(found)}, expected {expected}; give it at the explanation's "
+            "size, in that order of axes."
         )
-    expected = {"masks": (len(explanation.annotators), *size), "reference": size}
-    for name, array in (("masks", masks), ("reference", reference)):
-        if array is not None and array.shape != expected[name]:
-            raise ValueError(
-                f"{name} has shape {array.shape}, expected {expected[name]}; "
-                "give class ids of the explanation's size."
-            )
 
 
 # ------------------------------------------------------------------------------------------ tiles
@@ -194,17 +189,10 @@ class View:
         self.undisputed = drawing.as_array(explanation.undisputed[0])
 
     def contours(self) -> Picture:
-        """Every annotator's contour; where several coincide their colours take turns along it.
-
-        Those who are not named have thin lines below the others.
-        """
-        named = np.isin(np.arange(len(self.masks)), self.named)
-        line, whose = drawing.taking_turns(drawing.contours(self.masks[named], self.line))
+        """Every annotator's contour; where several coincide their colours take turns along it."""
+        line, whose = drawing.taking_turns(drawing.contours(self.masks, self.line))
         picture = drawing.grey_rgb(0.5 * self.grey + 70)
-        if not named.all():
-            others = drawing.contours(self.masks[~named], 1).any(axis=0)
-            picture[others] = self.colours[~named][0]
-        picture[line] = self.colours[named][whose[line]]
+        picture[line] = self.colours[whose[line]]
         return picture
 
     def result(self) -> Picture:
@@ -231,29 +219,32 @@ class View:
         return self._with_undisputed(value_colours(2 * (1 - self.votes)))
 
     def why(self) -> Picture:
-        """Shades of an annotator's colour for the prototypes behind the result, with seams."""
-        kernels = max(self.kernels, int(self.kernel.max()) + 1)
-        shades = [
-            [kernel_shade((r, g, b), k, kernels) for k in range(kernels)]
-            for r, g, b in self.colours.tolist()
-        ]
-        picture = np.asarray(shades, dtype=np.uint8)[self.reason, self.kernel]
-        prototype = np.where(self.undisputed, -1, self.reason * kernels + self.kernel)
-        picture[drawing.seams(prototype)] = (0, 0, 0)
-        return self._with_undisputed(picture)
+        """Shades of an annotator's colour for the prototypes behind the result."""
+        shades = [[self.shade(n, k) for k in range(self.kernels)] for n in range(len(self.masks))]
+        return self._with_undisputed(np.asarray(shades, np.uint8)[self.reason, self.kernel])
+
+    def shade(self, annotator: int, kernel: int) -> Colour:
+        """The colour of a prototype."""
+        r, g, b = self.colours[annotator].tolist()
+        return kernel_shade((r, g, b), kernel, self.kernels)
 
     def dispute_map(self) -> Picture:
         """The expected share of pairs who differ, dark where it is that of even odds or more."""
-        return value_colours(self.dispute / even_odds(len(self.classes)))
+        return value_colours(self.dispute / (1 - 1 / len(self.classes)))
 
-    def own(self, annotator: int) -> Picture:
-        """What an annotator would add to the result, solid, and what leave out, striped."""
+    def own(self, annotator: int) -> tuple[Picture, float, float]:
+        """What an annotator would add to the result, solid, and what leave out, striped.
+
+        The areas of both are given as shares of the result's.
+        """
         drawn, picture = self.masks[annotator], drawing.grey_rgb(0.5 * self.grey + 100)
         differs = (drawn != self.decision) & (drawn != IGNORE_INDEX)
+        more, less = differs & (drawn > 0), differs & (drawn == 0)
         stripes = drawing.hatching(*self.size, round(14 * self.scale), 0.5)
-        picture[differs & ((drawn > 0) | stripes)] = self.colours[annotator]
+        picture[more | (less & stripes)] = self.colours[annotator]
         picture[drawing.contours(self.decision, 1)] = (255, 255, 255)
-        return picture
+        area = max(1, int((self.decision > 0).sum()))
+        return picture, more.sum() / area, less.sum() / area
 
     def _with_undisputed(self, picture: Picture) -> Picture:
         """Wash out and hatch the pixels at which annotators are not expected to differ."""
@@ -272,14 +263,7 @@ def _display_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def even_odds(classes: int) -> float:
-    """Expected share of pairs who differ where every class is as likely."""
-    return 1 - 1 / classes
-
-
-def _who_tile(
-    sheet: Sheet, view: View, explanation: Explanation, summary: Summary
-) -> Image.Image:
+def _who_tile(sheet: Sheet, view: View, explanation: Explanation, summary: Summary) -> Image.Image:
     """Whom the result follows, where that is known from the image; else the expected votes."""
     if explanation.trust.kind == "image":
         shares = summary.shares(summary.standing)
@@ -303,25 +287,17 @@ def _own_maps(sheet: Sheet, view: View, annotators: Sequence[str], width: int) -
     """A small map for each annotator who is named."""
     columns = min(6, max(4, len(view.named)))
     side = (width - (columns - 1) * sheet.gap) // columns
-    area = max(1, int((view.decision > 0).sum()))
     tiles = []
     for n in view.named:
-        drawn = view.masks[n]
-        differs = (drawn != view.decision) & (drawn != IGNORE_INDEX)
-        more, less = (int((differs & part).sum()) / area for part in (drawn > 0, drawn == 0))
-        small = Image.fromarray(view.own(n))
+        picture, more, less = view.own(n)
+        small = Image.fromarray(picture)
         small.thumbnail((side, side), Image.Resampling.BOX)
-        words = [f"adds {_of_area(more)}", f"leaves out {_of_area(less)}"]
-        if (drawn == IGNORE_INDEX).all():
+        words = [f"adds {more:.0%} of its area", f"leaves out {less:.0%}"]
+        if (view.masks[n] == IGNORE_INDEX).all():
             words = ["did not label"]
         name = sheet.text([shorten(annotators[n])], side)
         tiles.append(sheet.stacked([name, small, sheet.text(words, side)], gap=2))
     return sheet.grid(tiles, columns)
-
-
-def _of_area(share: float) -> str:
-    """In words, a share of the result's area, which may be next to nothing."""
-    return f"{share:.0%} of its area" if share < 10 else "far more than it is"
 
 
 # ---------------------------------------------------------------------------------------- legends
@@ -342,29 +318,15 @@ def annotator_entries(view: View, annotators: Sequence[str], summary: Summary) -
     return entries
 
 
-def image_notes(image: NDArray[Any]) -> list[Entry]:
-    """The image's size, and what of it is shown where that is not everything."""
-    height, width = image.shape[:2]
-    channels = 1 if image.ndim == 2 else image.shape[2]
-    texts = [f"{width} x {height} pixels"]
-    if channels not in (1, 3):
-        texts.append(f"channel 1 of {channels}")
-    if image.dtype != np.uint8:
-        texts.append("black {:.5g}, white {:.5g}".format(*drawing.shown_range(image)))
-    return [Entry(text) for text in texts]
-
-
 def dispute_notes(
     explanation: Explanation, summary: Summary, masks: NDArray[np.integer] | None
 ) -> list[Entry]:
     """The scale of the dispute, and the share of the image that is disputed, as given and real."""
-    most = f"{even_odds(len(explanation.classes)):.0%} or more of pairs differ"
+    most = f"{1 - 1 / len(explanation.classes):.0%} or more of pairs differ"
     said = f"disputed, as the model expects: {summary.dispute:.0%} of the pixels"
-    notes = [Entry("0%"), Entry(most, _scale_bar()), Entry(said)]
     real = None if masks is None else real_dispute(masks)
-    if real is not None:
-        notes.append(Entry(f"in the masks: {real:.0%}"))
-    return notes
+    in_masks = [] if real is None else [Entry(f"in the masks: {real:.0%}")]
+    return [Entry("0%"), Entry(most, _scale_bar()), Entry(said), *in_masks]
 
 
 def mask_notes(annotators: Sequence[str], masks: NDArray[np.integer] | None) -> list[Entry]:
@@ -390,25 +352,10 @@ def _class_entries(view: View) -> list[Entry]:
     present = np.setdiff1d(np.concatenate([labels.ravel() for labels in maps]), [IGNORE_INDEX])
     entries = [Entry(shorten(view.classes[c]), _solid_chip(colours[c])) for c in present.tolist()]
     if view.reference is not None:
-        line = np.zeros((_CHIP, 20), dtype=bool)
-        line[6:9] = True
-        entries.append(
-            Entry("reference", drawing.dashed(drawing.grey_rgb(np.full(line.shape, 225.0)), line))
-        )
+        ground = drawing.grey_rgb(np.full((_CHIP, 20), 225.0))
+        line = np.pad(np.ones((3, 20), dtype=bool), ((6, _CHIP - 9), (0, 0)))
+        entries.append(Entry("reference", drawing.dashed(ground, line)))
     return entries
-
-
-def _why_entries() -> list[Entry]:
-    return [
-        Entry("colour: the annotator whose prototype is the first reason"),
-        Entry("shade: which of their prototypes"),
-    ]
-
-
-def _sign_entries(explanation: Explanation) -> list[Entry]:
-    """What hatching means."""
-    hatched = drawing.grey_rgb(np.where(drawing.hatching(_CHIP, 2 * _CHIP, 7), 178.0, 220.0))
-    return [Entry(f"hatched: {threshold_words(explanation.dispute_threshold)}", hatched)]
 
 
 def _scale_bar() -> Picture:
@@ -422,21 +369,20 @@ def _solid_chip(colour: Colour | NDArray[np.uint8]) -> Picture:
 # -------------------------------------------------------------------------------------- call-outs
 
 
-def callout_words(explanation: Explanation, callout: CallOut) -> str:
-    """The result at a spot, and who says so, or decides it, in one line."""
-    y, x = callout.y, callout.x
-    n = len(explanation.annotators)
+def callout_words(explanation: Explanation, callout: CallOut) -> list[str]:
+    """The result at a spot and who says so; where trust follows the image, whether one decides."""
+    y, x, n = callout.y, callout.x, len(explanation.annotators)
     votes = f"{callout.reason.label}: {float(explanation.votes[0, y, x]):.1f} of {n} would say so"
     if explanation.trust.kind != "image":
-        return votes
+        return [votes]
     leader = int(explanation.leader[0, y, x])
-    name, weight = shorten(explanation.annotators[leader]), explanation.who[0, leader, y, x]
+    name, weight = shorten(explanation.annotators[leader]), float(explanation.who[0, leader, y, x])
     stands = {
-        DECIDES: f"{name} decides (weight {float(weight):.0%})",
-        OUTVOTED: f"{name} weighs most ({float(weight):.0%}) but is outvoted",
-        SHARED: f"shared: {name} weighs most ({float(weight):.0%})",
+        DECIDES: f"{name} decides (weight {weight:.0%})",
+        OUTVOTED: f"{name} weighs most ({weight:.0%}) but is outvoted",
+        SHARED: f"shared: {name} weighs most ({weight:.0%})",
     }
-    return f"{votes} · {stands[int(standing(explanation)[0, y, x])]}"
+    return [votes, stands[int(standing(explanation)[0, y, x])]]
 
 
 def argument_words(
@@ -444,12 +390,13 @@ def argument_words(
 ) -> list[str]:
     """Whose prototype speaks for a class, and the training pixel that is like the spot."""
     name, example = shorten(explanation.annotators[argument.annotator]), argument.example
+    words = [f"prototype {argument.kernel} of {name}"]
     if example is None:
         projected = argument.source is not None and argument.source.projected
-        nothing = f"no pixel like it that {name} labelled so" if projected else "not yet projected"
-        return [f"prototype {argument.kernel} of {name}", nothing]
+        none = f"no pixel like it that {name} labelled so" if projected else "not yet projected"
+        return [*words, none]
     lost = [] if example in patches else ["(image not found)"]
-    return [f"prototype {argument.kernel} of {name}", f"like {origin(example)}", *lost]
+    return [*words, f"like {origin(example)}", *lost]
 
 
 def _card(
@@ -460,38 +407,25 @@ def _card(
     patches: Mapping[Example, SourcePatch],
 ) -> Image.Image:
     """A call-out's number and result, and the examples for and against it."""
-    head = sheet.text(
-        [callout_words(explanation, callout)], sheet.cell, indent=sheet.disc + sheet.frame
-    )
+
+    def row(argument: Argument, said: str) -> Image.Image:
+        patch = patches.get(argument.example) if argument.example else None
+        box = sheet.source(patch, view.shade(argument.annotator, argument.kernel), sheet.patch)
+        words = [said, *argument_words(explanation, argument, patches)]
+        text = sheet.text(words, sheet.cell - box.width - sheet.nearby)
+        return sheet.side_by_side([box, text], sheet.nearby)
+
+    words = callout_words(explanation, callout)
+    head = sheet.text(words, sheet.cell, indent=sheet.disc + sheet.frame)
     disc = sheet.number(callout.number)
     head.paste(disc, (0, 0), disc)
-    said = [f"FOR {callout.reason.label}: {callout.share:.0%} of the decision"]
-    rows = [_argument(sheet, view, callout.reason, patches, said, explanation)]
-    if callout.against is None:
-        rows.append(sheet.text(["AGAINST: nobody is expected to dissent"], sheet.cell))
-    else:
-        name = shorten(explanation.annotators[callout.against.annotator])
-        said = [f"AGAINST: {name} would say {callout.against.label}, as here"]
-        rows.append(_argument(sheet, view, callout.against, patches, said, explanation))
-    return sheet.stacked([head, *rows])
-
-
-def _argument(
-    sheet: Sheet,
-    view: View,
-    argument: Argument,
-    patches: Mapping[Example, SourcePatch],
-    said: list[str],
-    explanation: Explanation,
-) -> Image.Image:
-    """An example in a frame of its prototype's shade, and beside it what it is."""
-    r, g, b = view.colours[argument.annotator].tolist()
-    edge = kernel_shade((r, g, b), argument.kernel, explanation.kernels)
-    patch = patches.get(argument.example) if argument.example else None
-    box = sheet.source(patch, edge, sheet.patch)
-    words = [*said, *argument_words(explanation, argument, patches)]
-    text = sheet.text(words, sheet.cell - box.width - sheet.nearby)
-    return sheet.side_by_side([box, text], sheet.nearby)
+    reason, other = callout.reason, callout.against
+    reasons = row(reason, f"FOR {reason.label}: {callout.share:.0%} of the decision")
+    dissent = sheet.text(["AGAINST: nobody is expected to dissent"], sheet.cell)
+    if other is not None:
+        name = shorten(explanation.annotators[other.annotator])
+        dissent = row(other, f"AGAINST: {name} would say {other.label}, as here")
+    return sheet.stacked([head, reasons, dissent])
 
 
 def _with_numbers(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -89,10 +89,7 @@ class Sheet:
         return block
 
     def _wrapped(self, text: str, width: int) -> list[str]:
-        """The text in lines that fit: broken at " · ", else at spaces, else cut short."""
-        parts = text.split(" · ")
-        if len(parts) > 1 and text_width(text, self.body) > width:
-            return [line for part in parts for line in self._wrapped(part, width)]
+        """The text in lines that fit: broken at spaces, else cut short."""
         lines = [""]
         for word in text.split(" "):
             longer = f"{lines[-1]} {word}".strip()
@@ -219,46 +216,25 @@ def shorten(name: str, limit: int = 24) -> str:
 
 def text_width(text: str, size: int) -> float:
     """The width in pixels that ``write`` gives to the text."""
-    font, drawable = _lettering(text, size)
-    return font.getlength(drawable)
+    return _font_for(text, size).getlength(text)
 
 
 def write(
     draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, fill: Colour
 ) -> None:
     """Draw a line of text with its top left corner at ``place`` (x, y), letters ``size`` high."""
-    font, drawable = _lettering(text, size)
-    draw.text(place, drawable, font=font, fill=fill)
+    draw.text(place, text, font=_font_for(text, size), fill=fill)
 
 
-@functools.lru_cache(maxsize=4096)
-def _lettering(text: str, size: int) -> tuple[_AnyFont, str]:
-    """A font for the text, and the text with what no font at hand can draw put in ASCII."""
-    fonts = _fonts(size)
-    lacking = [sum(not _has_letter(font, char) for char in text) for font in fonts]
-    font = fonts[int(np.argmin(lacking))]
-    letters = (char if _has_letter(font, char) else _plain(char) for char in text)
-    return font, "".join(letters)
+def _font_for(text: str, size: int) -> _AnyFont:
+    """The built-in font, which has little but ASCII, or one of the system's."""
+    return _font(text.translate({ord(sign): None for sign in "…·"}).isascii(), size)
 
 
-@functools.lru_cache
-def _fonts(size: int) -> tuple[_AnyFont, ...]:
-    """The built-in font, which has little but ASCII, then those of the system for other letters."""
-    found: list[_AnyFont] = [ImageFont.load_default(size=size)]
-    for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "arial.ttf"):
-        try:
-            found.append(ImageFont.truetype(name, size))
-        except OSError:  # not on this machine
-            continue
-    return tuple(found)
-
-
-@functools.lru_cache(maxsize=4096)
-def _has_letter(font: _AnyFont, char: str) -> bool:
-    """Whether the font draws something else than its box for a missing letter."""
-    return char == " " or bytes(font.getmask(char)) != bytes(font.getmask("\U0010ffff"))
-
-
-def _plain(char: str) -> str:
-    """The letter without its accents, or a question mark."""
-    return unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode() or "?"
+@functools.lru_cache(maxsize=64)
+def _font(plain: bool, size: int) -> _AnyFont:
+    """The built-in font for ASCII, else one of the system's that has other letters."""
+    for name in () if plain else ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "arial.ttf"):
+        with contextlib.suppress(OSError):  # not on this machine
+            return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size=size)

@@ -49,7 +49,7 @@ class Summary:
         support: ``[N]``, sum over the disputed pixels of how probably each says the result.
         reasons: ``[N, K]``, disputed pixels by the prototype with the largest share.
         decides: ``[N]``, disputed pixels that each decides.
-        standing: ``[3]``, disputed pixels that are shared, decided, or where the leader is outvoted.
+        standing: ``[3]``, disputed pixels by how the leader stands to the result, see `standing`.
         apart: ``[N, N]``, sum over the disputed pixels of the distance, in ``[0, 1]``, of what the
             model expects of two annotators.
     """
@@ -118,7 +118,9 @@ class Summary:
                 "apart, so that names mean nothing here."
             )
         elif near[~np.eye(len(near), dtype=bool)].any():
-            pairs = [f"{annotators[n]} and {annotators[m]}" for n, m in np.argwhere(np.triu(near, 1))]
+            pairs = [
+                f"{annotators[n]} and {annotators[m]}" for n, m in np.argwhere(np.triu(near, 1))
+            ]
             more = f", and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
             found.append(
                 f"The model expects nearly the same of {', '.join(pairs[:3])}{more}: which of the "
@@ -151,10 +153,9 @@ def threshold_words(threshold: float) -> str:
         >>> threshold_words(0.1)
         'fewer than 1 pair of annotators in 10 is expected to differ'
     """
-    pairs = 1 / threshold if threshold > 0 else np.inf
-    if np.isfinite(pairs) and abs(pairs - round(pairs)) < 0.01:
-        return f"fewer than 1 pair of annotators in {round(pairs)} is expected to differ"
-    return f"fewer than {100 * threshold:.3g} pairs of annotators in 100 are expected to differ"
+    return (
+        f"fewer than 1 pair of annotators in {1 / max(threshold, 0.001):.2g} is expected to differ"
+    )
 
 
 _TAUGHT = {
@@ -175,7 +176,9 @@ _MEANING = {
 
 def trust_words(trust: TrustBasis) -> str:
     """What the weights of the annotators were taught with, which form was kept, what it means."""
-    taught = f"Trust in the annotators was taught with {_TAUGHT.get(trust.reference, trust.reference)}"
+    taught = (
+        f"Trust in the annotators was taught with {_TAUGHT.get(trust.reference, trust.reference)}"
+    )
     if not trust.measured:
         form = {"image": "follow the image", "constant": "are one constant for each annotator"}
         return (
@@ -203,7 +206,7 @@ class Cast:
 
 
 def cast_of(summary: Summary) -> Cast:
-    """All of up to twelve annotators, else the eleven who are the reason at most disputed pixels."""
+    """All of up to twelve annotators, else the eleven who are the first reason most often."""
     n = len(summary.support)
     if n <= MOST_NAMED:
         return Cast(tuple(range(n)), annotator_palette(n))

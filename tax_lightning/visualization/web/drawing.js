@@ -1,16 +1,15 @@
 // Layers as pixels: a canvas of colours, a value an image pixel, and a finer one of lines.
 
-const UNANIMOUS_WASH = [230, 230, 230, 130];
+const WASH = [230, 230, 230, 130];
 const HATCH = [110, 110, 110, 120];
-const TELLS_WHO = new Set(["who", "why", "certainty"]);
+const HATCHED_LAYERS = new Set(["votes", "why", "trust"]);
 const RESULT_STRENGTH = 140; // of 255, as in the panels
 
 // The colours of a layer, RGBA.
-function coloursOf(layer, maps, seen, washed) {
+function coloursOf(layer, maps, washed) {
   const pixels = new Uint8ClampedArray(4 * maps.height * maps.width);
-  for (let i = 0; i < seen.result.length; i++) {
-    const hidden = washed && seen.unanimous[i];
-    const colour = hidden ? UNANIMOUS_WASH : COLOUR_AT[layer](i, maps, seen);
+  for (let i = 0; i < maps.result[0].length; i++) {
+    const colour = washed && maps.undisputed[0][i] ? WASH : COLOUR_AT[layer](i, maps);
     if (colour) pixels.set(colour, 4 * i);
   }
   return new ImageData(pixels, maps.width, maps.height);
@@ -18,18 +17,21 @@ function coloursOf(layer, maps, seen, washed) {
 
 const COLOUR_AT = {
   image: () => null,
-  result: (i, maps, seen) =>
-    seen.result[i] ? [...report.classes[seen.result[i]].colour, RESULT_STRENGTH] : null,
-  who: (i, maps, seen) => [
-    ...report.annotators[seen.leader[i]].colour,
-    Math.round(255 * seen.certainty[i]),
+  result: (i, { result }) =>
+    result[0][i] ? [...report.classes[result[0][i]].colour, RESULT_STRENGTH] : null,
+  votes: (i, { votes }) => scaleAt(2 * (1 - votes[i] / report.annotators.length)),
+  why: (i, maps) => [
+    ...report.annotators[maps.reason[0][i]].shades[maps.reason_kernel[0][i]],
+    255,
   ],
-  why: (i, maps, seen) => {
-    const leader = seen.leader[i];
-    return [...report.annotators[leader].shades[maps.why[leader][i]], 255];
+  dispute: (i, { dispute }) => scaleAt(dispute[i] / (1 - 1 / report.classes.length)),
+  unsure: (i, { unsure }) => scaleAt(unsure[i]),
+  trust: (i, { leader, who }) => {
+    const even = 1 / report.annotators.length;
+    const most = who[leader[0][i]][i] / report.levels;
+    const certainty = even === 1 ? 1 : Math.max(0, (most - even) / (1 - even));
+    return [...report.annotators[leader[0][i]].colour, Math.round(255 * certainty)];
   },
-  entropy: (i, maps, seen) => scaleAt(seen.entropy[i]),
-  certainty: (i, maps, seen) => scaleAt(seen.certainty[i]),
 };
 
 function scaleAt(value) {
@@ -43,15 +45,20 @@ function lineSizes(maps) {
   return { zoom, line: Math.min(zoom, Math.max(1, Math.round((zoom * longest) / 450))) };
 }
 
-// Hatching, seams between prototypes, outlines of annotators and of the result, RGBA.
-function linesOf(maps, seen, { hatched, seams, outlines, result }) {
+// Hatching, outlines of annotators and of the result, RGBA.
+function linesOf(maps, { hatched, outlines, result }) {
   const { zoom, line } = lineSizes(maps);
   const canvas = { width: maps.width * zoom, height: maps.height * zoom };
   canvas.pixels = new Uint8ClampedArray(4 * canvas.width * canvas.height);
-  if (hatched) hatch(canvas, seen.unanimous, zoom);
-  if (seams) drawSeams(canvas, maps, seen, zoom);
-  if (outlines.length) drawOutlines(canvas, maps, outlines, zoom, line);
-  if (result) drawDashed(canvas, maps, seen.result, zoom, Math.ceil((2 * line) / 3));
+  if (hatched) hatch(canvas, maps.undisputed[0], zoom);
+  if (outlines) {
+    const own = report.annotators.map(({ colour }, n) => [drawnBy(maps, n), colour]);
+    drawOutlines(canvas, maps, own, zoom, line);
+  }
+  if (result) {
+    const dashes = [[255, 255, 255], [0, 0, 0]].map((colour) => [maps.result[0], colour]);
+    drawOutlines(canvas, maps, dashes, zoom, Math.ceil((2 * line) / 3));
+  }
   return new ImageData(canvas.pixels, canvas.width, canvas.height);
 }
 
@@ -67,74 +74,41 @@ function hatch(canvas, where, zoom) {
   }
 }
 
-// Call `mark` with the places of the canvas pixels at the edges between image pixels, as far as
-// `line` from the edge, on the side of every pixel `i` that is `parted(i, j)` from its neighbour.
-function alongEdges({ height, width }, parted, zoom, line, mark) {
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      const i = y * width + x;
-      const up = y > 0 && parted(i, i - width);
-      const down = y < height - 1 && parted(i, i + width);
-      const left = x > 0 && parted(i, i - 1);
-      const right = x < width - 1 && parted(i, i + 1);
-      if (!(up || down || left || right)) continue;
-      for (let v = 0; v < zoom; v++) {
-        for (let u = 0; u < zoom; u++) {
-          const row = (up && v < line) || (down && v >= zoom - line);
-          const edge = row || (left && u < line) || (right && u >= zoom - line);
-          if (edge) mark((y * zoom + v) * width * zoom + x * zoom + u);
-        }
+// The places of the canvas pixels at the inner edge of every region of a class but the background,
+// as far as `line` from the edge.
+function edgeOf(labels, { height, width }, zoom, line) {
+  const places = [];
+  for (let i = 0; i < labels.length; i++) {
+    if (!labels[i]) continue;
+    const [y, x] = [Math.floor(i / width), i % width];
+    const up = y > 0 && labels[i] !== labels[i - width];
+    const down = y < height - 1 && labels[i] !== labels[i + width];
+    const left = x > 0 && labels[i] !== labels[i - 1];
+    const right = x < width - 1 && labels[i] !== labels[i + 1];
+    if (!(up || down || left || right)) continue;
+    for (let v = 0; v < zoom; v++) {
+      for (let u = 0; u < zoom; u++) {
+        const row = (up && v < line) || (down && v >= zoom - line);
+        const edge = row || (left && u < line) || (right && u >= zoom - line);
+        if (edge) places.push((y * zoom + v) * width * zoom + x * zoom + u);
       }
     }
   }
+  return places;
 }
 
-// Between two regions that have different prototypes; none towards where nobody decides.
-function drawSeams(canvas, maps, seen, zoom) {
-  const kernel = (i) => maps.why[seen.leader[i]][i];
-  const same = (i, j) => seen.leader[i] === seen.leader[j] && kernel(i) === kernel(j);
-  const parted = (i, j) => !seen.unanimous[i] && !seen.unanimous[j] && !same(i, j);
-  const thin = Math.max(1, Math.round(zoom / 6));
-  alongEdges(maps, parted, zoom, thin, (at) => canvas.pixels.set([0, 0, 0, 255], 4 * at));
-}
-
-// The inner edge of every region of a class but the background.
-function outlined(labels) {
-  return (i, j) => labels[i] > 0 && labels[i] !== labels[j];
-}
-
-// Where several outlines coincide, their colours take turns along the line.
-function drawOutlines(canvas, maps, annotators, zoom, line) {
-  const shares = new Float64Array(report.classes.length);
+// Outlines, each of labels and a colour. Where several coincide, their colours take turns.
+function drawOutlines(canvas, maps, outlines, zoom, line) {
+  const drawn = outlines.map(([labels, colour]) => [edgeOf(labels, maps, zoom, line), colour]);
   const count = new Uint8Array(canvas.width * canvas.height);
-  const drawn = annotators.map((annotator) => {
-    const labels = maps.result[0].map((_, pixel) => labelAt(maps, annotator, pixel, shares));
-    const places = [];
-    alongEdges(maps, outlined(labels), zoom, line, (at) => {
-      count[at] += 1;
-      places.push(at);
-    });
-    return places;
-  });
+  for (const [places] of drawn) for (const at of places) count[at] += 1;
   const rank = new Uint8Array(count.length);
-  drawn.forEach((places, order) => {
-    const colour = [...report.annotators[annotators[order]].colour, 255];
+  for (const [places, colour] of drawn) {
     for (const at of places) {
-      const turn = Math.floor(along(at, canvas) / (4 * line)) % count[at];
-      if (turn === rank[at]) canvas.pixels.set(colour, 4 * at);
+      const along = (at % canvas.width) + Math.floor(at / canvas.width);
+      const turn = Math.floor(along / (4 * line)) % count[at];
+      if (turn === rank[at]) canvas.pixels.set([...colour, 255], 4 * at);
       rank[at] += 1;
     }
-  });
-}
-
-function drawDashed(canvas, maps, labels, zoom, line) {
-  alongEdges(maps, outlined(labels), zoom, line, (at) => {
-    const grey = Math.floor(along(at, canvas) / (3 * line)) % 2 === 0 ? 255 : 0;
-    canvas.pixels.set([grey, grey, grey, 255], 4 * at);
-  });
-}
-
-// A number that grows along any line that is not a falling diagonal.
-function along(at, canvas) {
-  return (at % canvas.width) + Math.floor(at / canvas.width);
+  }
 }

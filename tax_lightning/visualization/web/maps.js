@@ -2,11 +2,10 @@
 
 // The maps of one image: read from the page, and what follows from them.
 //
-// A share is a whole number out of report.levels; a weight is the square of its number in `who`.
-// Results are compared by sums of whole numbers, so that they come out the same wherever they are
-// computed.
+// A share is a whole number out of report.levels.
 
 const report = JSON.parse(document.getElementById("report").textContent);
+const STANDINGS = ["shared", "decides", "outvoted"]; // by the numbers in the map "standing"
 
 // The maps of the image of this number, by name. Each is a list of planes, a byte a pixel.
 async function readMaps(number) {
@@ -14,25 +13,15 @@ async function readMaps(number) {
   const bytes = Uint8Array.from(packed, (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   const values = new Uint8Array(await new Response(stream).arrayBuffer());
-  const [height, width] = report.images[number].shown;
+  const { shown, planes } = report.images[number];
+  const [height, width] = shown;
   const maps = { number, height, width };
   let start = 0;
-  for (const { name, count, differences } of report.planes) {
-    maps[name] = Array.from({ length: count }, () => {
-      const plane = values.subarray(start, (start += height * width));
-      return differences ? summedUp(plane, height, width) : plane;
-    });
+  for (const { name, count } of planes) {
+    const next = () => values.subarray(start, (start += height * width));
+    maps[name] = Array.from({ length: count }, next);
   }
-  return maps;
-}
-
-// Undo the differences from the pixel above, then those from the pixel to the left.
-function summedUp(plane, height, width) {
-  for (let i = width; i < plane.length; i++) plane[i] += plane[i - width];
-  for (let y = 0; y < height; y++) {
-    for (let i = y * width + 1; i < (y + 1) * width; i++) plane[i] += plane[i - 1];
-  }
-  return plane;
+  return Object.assign(maps, measured(maps));
 }
 
 // The place of the largest value; of equals the first.
@@ -54,71 +43,43 @@ function sharesAt(planes, first, pixel, into) {
   return into;
 }
 
-// The class that an annotator would give to a pixel, whose shares come into `into`.
-function labelAt(maps, annotator, pixel, into) {
-  return largest(sharesAt(maps.annotator_foreground, annotator * (into.length - 1), pixel, into));
+// The same of an annotator.
+function ownSharesAt(maps, annotator, pixel, into) {
+  return sharesAt(maps.annotator_foreground, annotator * (into.length - 1), pixel, into);
 }
 
-// Weights of a panel at a pixel, into `into`, and their sum. Where none has a weight, all have one.
-function weightsAt(maps, panel, pixel, into) {
-  let sum = 0;
-  for (let i = 0; i < panel.length; i++) {
-    const root = maps.who[panel[i]][pixel];
-    into[i] = root * root;
-    sum += into[i];
-  }
-  if (sum > 0) return sum;
-  into.fill(1);
-  return panel.length;
-}
-
-// Result, who and doubt as if only the annotators of the panel counted.
-//
-// With everybody, result, leader and unanimous are the model's own, from before the rounding.
-function viewOf(maps, panel) {
-  const everybody = panel.length === report.annotators.length;
-  const pixels = maps.height * maps.width;
-  const own = (name) => (everybody ? maps[name][0] : new Uint8Array(pixels));
-  const seen = {
-    panel,
-    everybody,
-    result: own("result"),
-    leader: own("leader"),
-    unanimous: own("unanimous"),
-    entropy: new Float32Array(pixels), // 0: one class has it all, 1: all classes the same
-    certainty: new Float32Array(pixels), // 0: all weigh the same, 1: one has all the weight
-  };
-  const weights = new Float64Array(panel.length);
-  const mixed = new Float64Array(report.classes.length);
+// The class that an annotator drew, where masks are at hand, else would draw, at every pixel.
+function drawnBy(maps, annotator) {
+  if (maps.masks) return maps.masks[annotator].map((label) => (label === 255 ? 0 : label));
   const shares = new Float64Array(report.classes.length);
-  const even = 1 / panel.length;
-  for (let i = 0; i < pixels; i++) {
-    const sum = weightsAt(maps, panel, i, weights);
-    const first = largest(weights);
-    const most = weights[first] / sum;
-    seen.certainty[i] = panel.length === 1 ? 1 : Math.max(0, (most - even) / (1 - even));
-    if (everybody) {
-      sharesAt(maps.foreground, 0, i, mixed);
-    } else {
-      seen.unanimous[i] = mix(maps, panel, weights, i, mixed, shares) ? 1 : 0;
-      seen.result[i] = largest(mixed);
-      seen.leader[i] = panel[first];
-    }
-    seen.entropy[i] = entropy(mixed);
-  }
-  return seen;
+  return maps.result[0].map((_, i) => largest(ownSharesAt(maps, annotator, i, shares)));
 }
 
-// The sum of weight times share for each class, into `mixed`. Returns whether all of the panel
-// would say the same class.
-function mix(maps, panel, weights, pixel, mixed, shares) {
-  const said = new Set();
-  mixed.fill(0);
-  for (let n = 0; n < panel.length; n++) {
-    said.add(labelAt(maps, panel[n], pixel, shares));
-    for (let c = 0; c < mixed.length; c++) mixed[c] += weights[n] * shares[c];
+// Values of every pixel: expected votes for the result, in [0, N]; dispute, the expected share of
+// pairs of annotators who differ; and how unsure the result is, from 0 to 1.
+function measured(maps) {
+  const [people, classes] = [report.annotators.length, report.classes.length];
+  const pixels = maps.result[0].length;
+  const [votes, dispute, unsure] = [0, 0, 0].map(() => new Float32Array(pixels));
+  const shares = new Float64Array(classes);
+  const sums = new Float64Array(classes);
+  for (let i = 0; i < pixels; i++) {
+    let same = 0;
+    sums.fill(0);
+    for (let n = 0; n < people; n++) {
+      ownSharesAt(maps, n, i, shares);
+      for (let c = 0; c < classes; c++) {
+        sums[c] += shares[c];
+        same -= shares[c] * shares[c];
+      }
+    }
+    for (const sum of sums) same += sum * sum;
+    votes[i] = sums[maps.result[0][i]] / report.levels;
+    const pairs = people * (people - 1) * report.levels ** 2;
+    dispute[i] = people > 1 ? Math.max(0, 1 - same / pairs) : 0;
+    unsure[i] = entropy(sharesAt(maps.foreground, 0, i, shares));
   }
-  return said.size === 1;
+  return { votes, dispute, unsure };
 }
 
 // Of values in proportion to probabilities, as a share of the most there can be.
@@ -130,25 +91,39 @@ function entropy(values) {
   return nats / Math.log(values.length);
 }
 
-// Everything that is told of a pixel; voices in the order of their weights.
-function readingOf(maps, seen, pixel) {
-  const weights = new Float64Array(seen.panel.length);
+// Everything that is told of a pixel. Voices for the result come with the probability of the
+// result, those against it with the probability of what they would say.
+function readingOf(maps, pixel) {
+  const result = maps.result[0][pixel];
   const shares = new Float64Array(report.classes.length);
-  const sum = weightsAt(maps, seen.panel, pixel, weights);
-  const leader = seen.leader[pixel];
-  const voices = seen.panel.map((annotator, place) => ({
-    annotator,
-    weight: weights[place] / sum,
-    says: labelAt(maps, annotator, pixel, shares),
-  }));
-  // The leader is known from before the rounding, after which another may weigh the same.
-  voices.sort((a, b) => (b.annotator === leader) - (a.annotator === leader) || b.weight - a.weight);
+  const voices = report.annotators.map((_, annotator) => {
+    ownSharesAt(maps, annotator, pixel, shares);
+    const label = largest(shares);
+    return { annotator, label, share: shares[label] / report.levels };
+  });
+  voices.sort((a, b) => b.share - a.share);
+  const dissenter = maps.dissenter[0][pixel];
+  const { label } = voices.find(({ annotator }) => annotator === dissenter);
   return {
-    leader,
-    voices,
-    result: seen.result[pixel],
-    unanimous: seen.unanimous[pixel] === 1,
-    kernel: maps.why[leader][pixel],
-    share: seen.everybody ? maps.leader_share[0][pixel] : null,
+    result,
+    votes: maps.votes[pixel],
+    undisputed: maps.undisputed[0][pixel] === 1,
+    agreeing: voices.filter((voice) => voice.label === result),
+    dissenting: voices.filter((voice) => voice.label !== result),
+    reason: {
+      annotator: maps.reason[0][pixel],
+      kernel: maps.reason_kernel[0][pixel],
+      label: result,
+      share: maps.reason_share[0][pixel] / report.levels,
+    },
+    against:
+      label === result
+        ? null
+        : { annotator: dissenter, kernel: maps.dissent_kernel[0][pixel], label },
+    trust: maps.who && {
+      leader: maps.leader[0][pixel],
+      weight: maps.who[maps.leader[0][pixel]][pixel] / report.levels,
+      standing: STANDINGS[maps.standing[0][pixel]],
+    },
   };
 }

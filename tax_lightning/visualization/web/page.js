@@ -3,20 +3,9 @@
 const element = (id) => document.getElementById(id);
 const on = (id, event, act) => element(id).addEventListener(event, act);
 const stage = element("stage");
-const everybody = () => new Set(report.annotators.keys());
 
 // What is shown: a picture, a layer, and a spot of it, which follows the pointer unless it is held.
-const shown = {
-  wanted: 0,
-  maps: null,
-  seen: null,
-  layer: "who",
-  spot: null,
-  held: false,
-  zoom: 1,
-  outlines: everybody(),
-  panel: everybody(),
-};
+const shown = { wanted: 0, maps: null, layer: "result", spot: null, held: false };
 
 // ---------------------------------------------------------------------------- pictures
 
@@ -27,7 +16,7 @@ async function showImage(number) {
   if (shown.wanted !== number) return; // another was asked for meanwhile
   const { height, width } = maps;
   Object.assign(shown, { maps, held: false, spot: [height >> 1, width >> 1] });
-  if (image.spots.length) shown.spot = inMaps(image.spots[0].at);
+  if (image.spots.length) shown.spot = scaled(image.spots[0], image.size, image.shown);
   element("image").value = String(number);
   element("previous").disabled = number === 0;
   element("next").disabled = number === report.images.length - 1;
@@ -35,50 +24,17 @@ async function showImage(number) {
   stage.setAttribute("aria-label", `Picture ${image.id}`);
   stage.style.setProperty("--shape", width / height);
   stage.classList.toggle("coarse", Math.max(width, height) < 600);
-  setZoom(1);
-  showSpots(image);
-  showPanel();
-}
-
-function showSpots(image) {
-  const buttons = image.spots.map(({ at, annotator, kernel }) => {
-    const mark = chip(report.annotators[annotator].shades[kernel]);
-    const name = `${nameOf(annotator)}, prototype ${kernel}`;
-    const button = made("button", { type: "button" }, mark, name);
-    button.addEventListener("click", () => moveSpot(inMaps(at), true));
-    return button;
-  });
-  element("spots").replaceChildren(made("h4", {}, "Look here first"), ...buttons);
-  element("spots").hidden = !buttons.length;
+  draw();
 }
 
 // ---------------------------------------------------------------------------- layers
 
-// Work out anew who counts, then draw.
-function showPanel() {
-  const panel = [...shown.panel].sort((a, b) => a - b);
-  const seen = (shown.seen = viewOf(shown.maps, panel));
-  const changed = seen.result.filter((label, i) => label !== shown.maps.result[0][i]).length;
-  element("panel").textContent = seen.everybody
-    ? "Everybody counts."
-    : `Only ${panel.map(nameOf).join(", ")} count${panel.length === 1 ? "s" : ""}: the result ` +
-      `changes on ${perCent(changed / seen.result.length)} of the pixels.`;
-  document.body.classList.toggle("partial", !seen.everybody);
-  draw();
-}
-
 function draw() {
-  const { maps, seen, layer } = shown;
-  const hatched = element("with-unanimous").checked && TELLS_WHO.has(layer);
-  const outlined = element("with-outlines").checked;
-  const lines = {
-    hatched,
-    seams: layer === "why",
-    outlines: outlined ? [...shown.outlines].sort((a, b) => a - b) : [],
-    result: element("with-result").checked,
-  };
-  put(element("colours"), coloursOf(layer, maps, seen, hatched));
-  put(element("lines"), linesOf(maps, seen, lines));
+  const { maps, layer } = shown;
+  const hatched = element("with-hatching").checked && HATCHED_LAYERS.has(layer);
+  const [outlines, result] = ["with-outlines", "with-result"].map((id) => element(id).checked);
+  put(element("colours"), coloursOf(layer, maps, hatched));
+  put(element("lines"), linesOf(maps, { hatched, outlines, result }));
   // What is coloured by annotator lies on the image in grey, so that its colours are theirs.
   stage.classList.toggle("grey", layer !== "image" && layer !== "result");
   element("colours").style.opacity = layer === "result" ? 1 : 0.75;
@@ -92,31 +48,37 @@ function put(canvas, pixels) {
   canvas.getContext("2d").putImageData(pixels, 0, 0);
 }
 
-const HATCHED = " Hatched: all would say the same; who decides means nothing there.";
+const PEOPLE = report.annotators.length;
+const EVEN = Math.round(100 * (1 - 1 / report.classes.length));
 const LEGEND_NOTES = {
-  who: "Colour: the annotator who decides. The fainter, the more others have a say.",
-  why: "Colour: the annotator who decides. Shade: which of their prototypes. Black: between two.",
+  votes: "How many annotators would say the result, as the model expects.",
+  why: "Colour: the annotator whose prototype is the first reason, with the share of what is " +
+    "disputed. Shade: which of their prototypes.",
+  dispute: "How many of all pairs of annotators would differ, as the model expects.",
+  unsure: "How unsure the result is of its class. It says nothing of who is right.",
+  trust: "Colour: the annotator who weighs most, with the share of what is disputed. The fainter, " +
+    "the more the others weigh.",
 };
 const SCALE_ENDS = {
-  entropy: ["Sure of the class 0", "1 unsure: all classes alike"],
-  certainty: ["Unclear who decides 0", "1 clear: one decides alone"],
+  votes: [`${PEOPLE} of ${PEOPLE}`, `${PEOPLE / 2} of ${PEOPLE} or fewer`],
+  dispute: ["0%", `${EVEN}% or more`],
+  unsure: ["0 sure", "1 all classes alike"],
 };
 
 function showLegend(hatched) {
-  const { layer, seen } = shown;
+  const { layer, maps } = shown;
   const entry = ({ colour, name }, text = "") => made("span", {}, chip(colour), name, text);
   const entries = [];
   if (layer === "result") {
-    const found = [...new Set(seen.result)].sort((a, b) => a - b);
+    const found = [...new Set(maps.result[0])].sort((a, b) => a - b);
     entries.push(...found.map((label) => entry(report.classes[label])));
-  } else if (layer === "who" || layer === "why") {
-    const leading = leaders();
-    for (const [annotator, share] of leading.slice(0, report.most_named)) {
+  } else if (layer === "why" || layer === "trust") {
+    const often = mostOften(layer === "why" ? maps.reason[0] : maps.leader[0]);
+    for (const [annotator, share] of often.slice(0, report.most_named)) {
       entries.push(entry(report.annotators[annotator], ` ${perCent(share)}`));
     }
-    const rest = leading.slice(report.most_named);
-    const share = rest.reduce((sum, [, own]) => sum + own, 0);
-    if (rest.length) entries.push(made("span", {}, `${rest.length} others ${perCent(share)}`));
+    const rest = often.length - report.most_named;
+    if (rest > 0) entries.push(made("span", {}, `${rest} others`));
   } else if (layer in SCALE_ENDS) {
     const bar = made("span", { className: "scale" });
     const colours = report.scale.filter((_, i) => i % 15 === 0).map(css);
@@ -125,15 +87,24 @@ function showLegend(hatched) {
     entries.push(made("span", {}, from), bar, made("span", {}, to));
   }
   element("legend").replaceChildren(...entries);
-  element("legend-note").textContent = (LEGEND_NOTES[layer] || "") + (hatched ? HATCHED : "");
+  const notes = [LEGEND_NOTES[layer] || ""];
+  if (hatched) notes.push(`Hatched: ${report.undisputed_words}.`);
+  if (element("with-outlines").checked) {
+    const drawn = maps.masks ? "each annotator drew" : "the model expects each to draw";
+    notes.push(`Outlines: as ${drawn}.`);
+  }
+  const { disputed, disputed_in_masks: real } = report.images[maps.number];
+  notes.push(`Disputed, as the model expects: ${perCent(disputed)} of the pixels.`);
+  if (real !== null) notes.push(`In the masks: ${perCent(real)}.`);
+  element("legend-note").textContent = notes.join(" ").trim();
 }
 
-// Annotators who decide some of the picture, with their share of the decided pixels.
-function leaders() {
-  const led = new Map();
-  const decided = shown.seen.leader.filter((_, i) => !shown.seen.unanimous[i]);
-  for (const annotator of decided) led.set(annotator, (led.get(annotator) || 0) + 1);
-  const shares = [...led].map(([annotator, count]) => [annotator, count / decided.length]);
+// Annotators in a map, with their share of the disputed pixels, the most frequent first.
+function mostOften(annotators) {
+  const counts = new Map();
+  const disputed = annotators.filter((_, i) => !shown.maps.undisputed[0][i]);
+  for (const annotator of disputed) counts.set(annotator, (counts.get(annotator) || 0) + 1);
+  const shares = [...counts].map(([annotator, count]) => [annotator, count / disputed.length]);
   return shares.sort((a, b) => b[1] - a[1]);
 }
 
@@ -142,11 +113,6 @@ function leaders() {
 // Row and column in other sizes: the maps may show fewer pixels than the image has.
 function scaled(place, from, to) {
   return place.map((at, axis) => Math.floor(((at + 0.5) * to[axis]) / from[axis]));
-}
-
-function inMaps(place) {
-  const image = report.images[shown.maps.number];
-  return scaled(place, image.size, image.shown);
 }
 
 // Go to a row and column of the maps, and say so to a screen reader where the reader asked for it.
@@ -159,7 +125,7 @@ function moveSpot([y, x], held, told = true) {
 }
 
 function readSpot() {
-  const { maps, seen, spot } = shown;
+  const { maps, spot } = shown;
   const image = report.images[maps.number];
   const marker = element("marker");
   marker.hidden = false;
@@ -167,7 +133,7 @@ function readSpot() {
   marker.style.top = `${(100 * (spot[0] + 0.5)) / maps.height}%`;
   marker.style.left = `${(100 * (spot[1] + 0.5)) / maps.width}%`;
   shown.place = scaled(spot, image.shown, image.size);
-  shown.reading = readingOf(maps, seen, spot[0] * maps.width + spot[1]);
+  shown.reading = readingOf(maps, spot[0] * maps.width + spot[1]);
   shown.words = showReading(shown.reading, shown.place);
 }
 
@@ -206,56 +172,13 @@ addEventListener("keydown", (event) => {
   if (event.key === "Escape" && shown.maps) moveSpot(shown.spot, false, false);
 });
 
-// ---------------------------------------------------------------------------- who counts
-
-const boxes = (name) => document.querySelectorAll(`input[name=${name}]`);
-
-function setPanel(annotators) {
-  if (annotators.size) shown.panel = annotators; // somebody must count
-  boxes("counts").forEach((box) => (box.checked = shown.panel.has(Number(box.value))));
-  showPanel();
-  tell();
-}
-
-function setOutlines(annotators) {
-  shown.outlines = annotators;
-  boxes("outline").forEach((box) => (box.checked = annotators.has(Number(box.value))));
-  element("with-outlines").checked = annotators.size > 0;
-  draw();
-}
-
-const chosen = (name) =>
-  new Set([...boxes(name)].filter((box) => box.checked).map((box) => Number(box.value)));
-on("people", "change", ({ target }) => {
-  if (target.name === "counts") setPanel(chosen("counts"));
-  else setOutlines(chosen("outline"));
-});
-on("all-count", "click", () => setPanel(everybody()));
-on("all-outlines", "click", () => setOutlines(everybody()));
-on("no-outlines", "click", () => setOutlines(new Set()));
-
 // ---------------------------------------------------------------------------- controls
 
-function setZoom(zoom) {
-  shown.zoom = Math.min(8, Math.max(1, zoom));
-  stage.style.setProperty("--zoom", shown.zoom);
-  element("zoom").textContent = `${100 * shown.zoom}%`;
-  element("smaller").disabled = shown.zoom === 1;
-  element("larger").disabled = shown.zoom === 8;
-}
-
-function zoomBy(factor) {
-  setZoom(factor * shown.zoom);
-  element("marker").scrollIntoView({ block: "nearest", inline: "center" });
-}
-
-on("smaller", "click", () => zoomBy(1 / 2));
-on("larger", "click", () => zoomBy(2));
 on("layers", "change", (event) => {
   shown.layer = event.target.value;
   draw();
 });
-["with-result", "with-outlines", "with-unanimous"].forEach((id) => on(id, "change", draw));
+["with-result", "with-outlines", "with-hatching"].forEach((id) => on(id, "change", draw));
 
 // The number of the picture stands in the address, so that a picture can be pointed to.
 function openImage(number) {
@@ -263,12 +186,6 @@ function openImage(number) {
 }
 
 function fromAddress() {
-  const target = element(location.hash.slice(1));
-  const folded = target && target.closest("details");
-  if (folded) {
-    folded.open = true;
-    target.scrollIntoView();
-  }
   const found = /^#picture=(\d+)$/.exec(location.hash);
   if (!found || !report.images[found[1]]) return false;
   showImage(Number(found[1]));

@@ -1,4 +1,6 @@
-// What is told of a spot: who decides there, why, and who else has a say.
+// What is told of a spot: the result, who would say so, the examples for it and against it.
+
+const MOST_VOICES = 5;
 
 function made(tag, properties = {}, ...content) {
   const node = Object.assign(document.createElement(tag), properties);
@@ -31,83 +33,90 @@ function className(label) {
 
 // Show a reading, and return it in words for a screen reader.
 function showReading(reading, [y, x]) {
-  const example = report.annotators[reading.leader].prototypes[reading.kernel];
-  document.getElementById("spot").replaceChildren(
-    made("p", { className: "place" }, `Row ${y}, column ${x}`),
-    verdict(reading),
-    because(reading, example),
-    otherVoices(reading.voices),
-  );
+  const place = `Row ${y}, column ${x}`;
   const label = className(reading.result);
-  if (reading.unanimous) return `At row ${y}, column ${x}, all would say ${label}.`;
-  const origin = example.origin ? `, ${example.origin}` : "";
-  return (
-    `At row ${y}, column ${x}, ${nameOf(reading.leader)} ${says(reading.voices)} ` +
-    `Result: ${label}. Because of prototype ${reading.kernel}${origin}.`
+  const votes = `${reading.votes.toFixed(1)} of ${report.annotators.length} would say so.`;
+  const calm = reading.undisputed ? `Not disputed: ${report.undisputed_words}.` : "";
+  const nobody = made("p", {}, made("b", {}, "Against: "), "nobody is expected to dissent.");
+  document.getElementById("spot").replaceChildren(
+    made("p", { className: "place" }, place),
+    made("p", { className: "verdict" },
+      chip(report.classes[reading.result].colour), made("b", {}, label), `: ${votes}`),
+    ...(calm ? [made("p", { className: "note" }, calm)] : []),
+    made("h4", {}, "Why"),
+    argument(`For ${label}: `, reading.reason),
+    reading.against ? argument(`Against: ${dissent(reading.against)} `, reading.against) : nobody,
+    made("h4", {}, `Who would say ${label}`),
+    voicesOf(reading.agreeing),
+    ...(reading.dissenting.length
+      ? [made("h4", {}, "Who would say something else"), voicesOf(reading.dissenting)]
+      : []),
+    ...(reading.trust ? [made("h4", {}, "Whom the result follows"), trustOf(reading.trust)] : []),
   );
+  const against = reading.against ? dissent(reading.against) : "Nobody is expected to dissent.";
+  return `${place}: ${label}. ${votes} ${calm} ${against}`;
 }
 
-function verdict(reading) {
-  const node = made("p", { className: "verdict" });
-  const label = made("b", {}, className(reading.result));
-  if (reading.unanimous) {
-    node.append("Nobody in particular: all would say ", label, ".");
-    return node;
-  }
-  const { colour, name } = report.annotators[reading.leader];
-  node.append(chip(colour), made("b", {}, name), ` ${says(reading.voices)} The result: `);
-  node.append(chip(report.classes[reading.result].colour), label, ".");
-  return node;
+function dissent({ annotator, label }) {
+  return `${nameOf(annotator)} would say ${className(label)}, as here.`;
 }
 
-// Who has less than half of the weight does not decide alone, and is not said to.
-function says(voices) {
-  const [{ weight }] = voices;
-  if (weight >= 0.5) return `decides, with a weight of ${perCent(weight)}.`;
-  return `has the largest say, ${perCent(weight)}; an even share is ${perCent(1 / voices.length)}.`;
-}
-
-// The prototype behind the decision: its crop, and where it comes from.
-function because(reading, example) {
+// A prototype that speaks for a class: the training pixel of that class most like it.
+function argument(lead, { annotator, kernel, label, share }) {
+  const { name, shades, prototypes } = report.annotators[annotator];
+  const prototype = prototypes[kernel] || { examples: [], taken_from: null };
+  const example = prototype.examples.find((one) => one.label === className(label));
   const node = made("figure", { className: "because" });
-  const card = document.getElementById(example.card);
-  const crop = card && card.querySelector(".crop");
+  const card = document.getElementById(prototype.card);
+  const crops = card ? [...card.querySelectorAll(".examples .crop")] : [];
+  const crop = crops.find((image) => image.dataset.label === className(label));
   if (crop) {
     const copy = crop.cloneNode(true);
-    copy.style.borderColor = css(report.annotators[reading.leader].shades[reading.kernel]);
+    copy.style.borderColor = css(shades[kernel]);
     node.append(copy);
   }
-  const lead = reading.unanimous ? "The nearest example, which means little here: " : "Because it resembles ";
-  const name = made("b", {}, `prototype ${reading.kernel}`);
-  const origin = example.origin ? `: ${example.origin}.` : ".";
-  const caption = made("figcaption", {}, lead, name, ` of ${nameOf(reading.leader)}${origin}`);
-  if (reading.share !== null) {
-    caption.append(` It makes up ${perCent(reading.share / report.levels)} of the decision.`);
+  const words = [made("b", {}, lead), `prototype ${kernel} of ${name}`];
+  if (example) {
+    const { sample_id, y, x } = example;
+    words.push(`, like training image ${sample_id}, row ${y}, column ${x}`);
+    words.push(`, which ${name} labelled ${className(label)}`);
+  } else if (prototype.taken_from) {
+    words.push(`; there is no pixel like it that ${name} labelled ${className(label)}`);
+  } else {
+    words.push(", which is no training pixel yet");
   }
-  if (card) caption.append(made("br"), made("a", { href: `#${example.card}` }, "See the whole image"));
-  node.append(caption);
+  words.push(share === undefined ? "." : `. It makes up ${perCent(share)} of the decision.`);
+  node.append(made("figcaption", {}, ...words));
   return node;
 }
 
-function otherVoices(voices) {
-  const list = made("ol");
-  const add = (name, weight, label, colour) => {
+function voicesOf(voices) {
+  const list = made("ol", { className: "voices" });
+  for (const { annotator, label, share } of voices.slice(0, MOST_VOICES)) {
     const bar = made("span", { className: "bar" });
-    bar.style.width = colour ? `${100 * weight}%` : 0;
-    bar.style.background = colour ? css(colour) : "";
+    bar.style.width = `${100 * share}%`;
+    bar.style.background = css(report.annotators[annotator].colour);
     list.append(
       made("li", {},
-        made("span", { className: "name" }, name),
+        made("span", {}, nameOf(annotator)),
         made("span", { className: "track", ariaHidden: "true" }, bar),
-        made("span", { className: "value" }, perCent(weight)),
-        made("span", { className: "says" }, label)),
+        made("span", { className: "value" }, perCent(share)),
+        made("span", { className: "place" }, className(label))),
     );
-  };
-  for (const { annotator, weight, says } of voices.slice(0, report.most_voices)) {
-    add(nameOf(annotator), weight, className(says), report.annotators[annotator].colour);
   }
-  const rest = voices.slice(report.most_voices);
-  if (rest.length) add(`${rest.length} others`, rest.reduce((all, v) => all + v.weight, 0), "");
-  const title = made("h4", {}, "Whose say, and what they would say");
-  return made("div", { className: "voices" }, title, list);
+  const rest = voices.length - MOST_VOICES;
+  if (rest > 0) list.append(made("li", {}, `and ${rest} more`));
+  if (!voices.length) list.append(made("li", {}, "nobody"));
+  return list;
+}
+
+// Who has less than half of the weight, or would not say the result, is not said to decide.
+function trustOf({ leader, weight, standing }) {
+  const { colour, name } = report.annotators[leader];
+  const words = {
+    decides: `${name} decides, with a weight of ${perCent(weight)}.`,
+    outvoted: `${name} weighs most, ${perCent(weight)}, but is outvoted.`,
+    shared: `Shared: ${name} weighs most, ${perCent(weight)}, which is less than half.`,
+  };
+  return made("p", { className: "trust" }, chip(colour), words[standing]);
 }
