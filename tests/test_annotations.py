@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -5,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import KERNELS, make_explanation, quarters
 
-from tax_lightning.explanation import PrototypeSource
-from tax_lightning.visualization.annotations import (
-    find_callouts,
-    read_source_patches,
-    region_around,
-)
+from tax_lightning.explanation import Example
+from tax_lightning.visualization.annotations import find_callouts, read_patches
+
+
+def reasons(callouts):
+    return [(c.reason.annotator, c.reason.kernel) for c in callouts]
 
 
 def test_callouts_point_into_the_largest_regions_first():
@@ -20,11 +22,8 @@ def test_callouts_point_into_the_largest_regions_first():
     kernel = torch.zeros_like(leader)
     kernel[:, :, 12:] = 2
     callouts = find_callouts(make_explanation(leader, kernel, weight=0.8))
-    assert [(c.number, c.annotator, c.kernel) for c in callouts] == [
-        (1, 0, 0),
-        (2, 1, 2),
-        (3, 2, 2),
-    ]
+    assert reasons(callouts) == [(0, 0), (1, 2), (2, 2)]
+    assert [callout.number for callout in callouts] == [1, 2, 3]
     assert 7 <= callouts[1].y <= 16  # well inside 16 rows by 8 columns
     assert callouts[1].x in (15, 16)
     assert callouts[2].y in (1, 2)
@@ -35,65 +34,85 @@ def test_a_scattered_prototype_is_called_out_once_in_its_largest_part():
     leader = torch.zeros(1, 12, 12).long()
     leader[:, 1, 1] = leader[:, 5:9, 5:9] = 1
     callouts = find_callouts(make_explanation(leader))
-    assert [c.annotator for c in callouts] == [0, 1]
+    assert [c.reason.annotator for c in callouts] == [0, 1]
     assert 5 <= callouts[1].y < 9
     assert 5 <= callouts[1].x < 9
 
 
 @given(seed=st.integers(0, 10_000), limit=st.integers(1, 6))
-def test_callouts_are_of_what_decides_at_their_spot(seed, limit):
+def test_callouts_are_of_the_first_reason_at_their_spot(seed, limit):
     generator = torch.Generator().manual_seed(seed)
     leader = torch.randint(3, (1, 6, 5), generator=generator)
     kernel = torch.randint(KERNELS, (1, 6, 5), generator=generator)
-    unanimous = torch.rand(1, 6, 5, generator=generator) < 0.4
-    explanation = make_explanation(leader, kernel, unanimous)
-    callouts = find_callouts(explanation, limit)
+    undisputed = torch.rand(1, 6, 5, generator=generator) < 0.4
+    callouts = find_callouts(make_explanation(leader, kernel, undisputed), limit)
     assert len(callouts) <= limit
-    assert len({(c.annotator, c.kernel) for c in callouts}) == len(callouts)
+    assert len(set(reasons(callouts))) == len(callouts)
     for callout in callouts:
         spot = (0, callout.y, callout.x)
-        assert (leader[spot], kernel[spot]) == (callout.annotator, callout.kernel)
-        assert not unanimous[spot]
+        assert reasons([callout]) == [(leader[spot], kernel[spot])]
+        assert callout.reason.label == ("background", "cell")[leader[spot] % 2]
+        assert not undisputed[spot]
 
 
-def test_no_callouts_where_nobody_decides():
+def test_against_is_the_strongest_dissent_with_an_example_of_its_own_class():
+    explanation = make_explanation(torch.zeros(1, 2, 2).long())  # the result: background
+    p = torch.tensor([0.4, 0.6, 0.9]).view(1, 3, 1, 1).expand(1, 3, 2, 2)  # of a cell
+    own = torch.tensor([0, 1, 2]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    explanation = dataclasses.replace(
+        explanation, annotator_probs=torch.stack([1 - p, p], dim=2), why_own=own
+    )
+    (callout,) = find_callouts(explanation)
+    against = callout.against
+    assert (against.annotator, against.kernel, against.label) == (2, 2, "cell")
+    assert [example.label for example in callout.examples] == ["background", "cell"]
+    assert callout.examples[1].y == 4  # that of kernel 2
+
+
+def test_where_all_would_rather_say_the_result_nobody_dissents():
+    explanation = make_explanation(torch.zeros(1, 2, 2).long())
+    p = torch.full((1, 3, 2, 2), 0.4)  # of a cell: disputed, and yet
+    explanation = dataclasses.replace(explanation, annotator_probs=torch.stack([1 - p, p], dim=2))
+    (callout,) = find_callouts(explanation)
+    assert callout.against is None
+    assert len(callout.examples) == 1
+
+
+def test_no_callouts_where_nothing_is_disputed():
     leader, _ = quarters()
-    assert find_callouts(make_explanation(leader, unanimous=torch.ones_like(leader).bool())) == ()
+    assert find_callouts(make_explanation(leader, undisputed=torch.ones_like(leader).bool())) == ()
 
 
 def test_in_large_images_spots_are_found_in_a_part_of_the_pixels():
     leader = torch.zeros(1, 1100, 400).long()
     leader[:, 900:] = 1
     callouts = find_callouts(make_explanation(leader))
-    assert [c.annotator for c in callouts] == [0, 1]
+    assert [c.reason.annotator for c in callouts] == [0, 1]
     for callout in callouts:
-        assert leader[0, callout.y, callout.x] == callout.annotator
+        assert leader[0, callout.y, callout.x] == callout.reason.annotator
     assert 990 < callouts[1].y < 1010
 
 
-def test_the_region_of_a_prototype_is_connected_and_holds_the_pixel():
-    leader, unanimous = quarters()  # 0 in two quarters that touch at a corner only
-    explanation = make_explanation(leader, kernel=1, unanimous=unanimous)
-    region = region_around(explanation, 1, 2, 3, annotator=0)
-    assert region[:4, :4].all()
-    assert region.sum() == 16
-    assert region_around(explanation, 1, 6, 6, annotator=0)[4:, 4:].all()  # unanimous, yet there
-    assert region_around(explanation, 1, 2, 3).all()  # whoever leads has this kernel
-    for kernel, annotator in ((0, 0), (1, 1), (0, None)):
-        assert not region_around(explanation, kernel, 2, 3, annotator).any()
-
-
-@given(size=st.integers(1, 60), height=st.integers(1, 80), width=st.integers(1, 80), data=st.data())
-def test_patches_hold_the_source_pixel_wherever_it_is(size, height, width, data):
+@given(height=st.integers(1, 80), width=st.integers(1, 80), data=st.data())
+def test_patches_hold_the_pixel_wherever_it_is(height, width, data):
     y = data.draw(st.integers(0, height - 1))
     x = data.draw(st.integers(0, width - 1))
     image = np.zeros((height, width, 3), dtype=np.uint8)
     image[y, x] = 255
-    source = PrototypeSource("Ana", 0, "a", y, x, 0.9, "cell", True, ())
-    patch = read_source_patches(lambda name: image, {(0, 0): source}, size)[0, 0]
-    assert patch.image.shape == (min(size, height), min(size, width), 3)
+    example = Example("cell", "a", y, x, 0.9)
+    patch = read_patches([example], lambda name: image)[example]
+    assert patch.image.shape == (min(48, height), min(48, width), 3)
     assert patch.image[patch.y, patch.x].min() == 255
     assert patch.image.sum() == 3 * 255
+
+
+def test_of_large_images_a_smaller_copy_is_kept():
+    image = np.zeros((1024, 1200, 3), dtype=np.uint8)
+    image[500:504, 700:704] = 255
+    example = Example("cell", "a", 502, 701, 0.9)
+    patch = read_patches([example], lambda name: image)[example]
+    assert patch.image.shape == (128, 128, 3)  # of 256
+    assert patch.image[patch.y, patch.x].min() == 255
 
 
 def test_patches_that_cannot_be_read_are_left_out():
@@ -102,9 +121,7 @@ def test_patches_that_cannot_be_read_are_left_out():
             raise KeyError(name)
         return np.zeros((9, 9, 3), dtype=np.uint8)
 
-    names = {(0, 0): "gone", (0, 1): "", (1, 0): "there"}
-    sources = {
-        key: PrototypeSource("Ana", 0, name, 1, 1, 0.9, "cell", True, ())
-        for key, name in names.items()
-    }
-    assert list(read_source_patches(read, sources)) == [(1, 0)]
+    places = (("gone", 1, 1), ("there", 9, 1), ("there", 1, 9), ("there", 1, 1))
+    examples = [Example("cell", *place, 0.9) for place in places]
+    assert list(read_patches(examples, read)) == examples[3:]
+    assert read_patches(examples, None) == {}

@@ -1,24 +1,18 @@
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import make_explanation, quarters
-from PIL import Image
 from scipy import ndimage
 from skimage.segmentation import find_boundaries
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.visualization.drawing import (
-    UNANIMOUS_INDEX,
     as_picture,
     contours,
     data_uri,
     shown_range,
     taking_turns,
-    who_index_map,
 )
-from tax_lightning.visualization.palette import annotator_palette, indexed_png
 from tax_lightning.visualization.sheet import shorten
 
 
@@ -83,26 +77,6 @@ def test_lines_that_coincide_take_turns_of_six_pixels():
     assert whose[0].tolist() == [0] * 6 + [2] * 6 + [2] * 6
     lines[:, :, 3] = False
     assert taking_turns(lines)[0][0].tolist() == [x != 3 for x in range(18)]
-
-
-def test_who_index_map_reads_back_from_a_file(tmp_path):
-    leader, unanimous = quarters()
-    indices = who_index_map(make_explanation(leader, unanimous=unanimous))
-    expected = leader[0].numpy().copy()
-    expected[4:, 4:] = UNANIMOUS_INDEX
-    np.testing.assert_array_equal(indices, expected)
-    palette = {**dict(enumerate(annotator_palette(3))), UNANIMOUS_INDEX: (200, 200, 200)}
-    indexed_png(indices, palette).save(tmp_path / "who.png")
-    with Image.open(tmp_path / "who.png") as stored:
-        np.testing.assert_array_equal(np.asarray(stored), expected)
-        assert stored.convert("RGB").getpixel((7, 0)) == annotator_palette(3)[1]
-
-
-def test_who_index_map_refuses_more_annotators_than_it_can_name():
-    names = [str(n) for n in range(255)]
-    explanation = make_explanation(torch.zeros(1, 1, 1).long(), annotators=names)
-    with pytest.raises(ValueError, match="255 annotators"):
-        who_index_map(explanation)
 
 
 @given(name=st.text(max_size=60), limit=st.integers(3, 40))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from made_up import KERNELS, make_explanation, make_sources, quarters
 from reading import places_of, says, written
 
+from tax_lightning.explanation import TrustBasis
 from tax_lightning.visualization.annotations import SourcePatch, find_callouts
-from tax_lightning.visualization.drawing import who_index_map
 from tax_lightning.visualization.palette import (
     annotator_palette,
     class_palette,
@@ -19,25 +19,22 @@ from tax_lightning.visualization.palette import (
 from tax_lightning.visualization.panel import (
     View,
     annotator_entries,
-    callout_caption,
-    image_notes,
+    argument_words,
+    callout_words,
+    dispute_notes,
     mask_notes,
     render_panel,
-    scale_entries,
 )
-from tax_lightning.visualization.summary import Summary, cast_of
+from tax_lightning.visualization.summary import Summary
 
 BODY = 14  # height of the letters in a panel whose tiles are 256 wide
 RED = (255, 0, 0)
 GREY_OF_RED = 76
-
-
-def cast_for(explanation):
-    return cast_of(explanation.annotators, Summary.of(explanation).usage)
+CONSTANT = TrustBasis("constant", "majority", (0.28, 0.24, 0.25))
 
 
 def view_on(explanation, image, masks=None, reference=None):
-    return View(explanation, image, masks, reference, cast_for(explanation))
+    return View(explanation, image, masks, reference, Summary.of(explanation))
 
 
 def view_of(explanation, masks=None, reference=None):
@@ -45,6 +42,13 @@ def view_of(explanation, masks=None, reference=None):
     height, width = explanation.probs.shape[-2:]
     image = np.full((height, width, 3), RED, dtype=np.uint8)
     return view_on(explanation, image, masks, reference)
+
+
+def with_support(explanation, support):
+    """The same with these probabilities [N, H, W] of the class 1, whatever the weights."""
+    p = torch.as_tensor(support, dtype=torch.float32)[None]
+    probs = torch.stack([1 - p, p], dim=2)
+    return dataclasses.replace(explanation, annotator_probs=probs)
 
 
 def enlarged(maps, size):
@@ -62,22 +66,34 @@ def count_inks(picture, colour):
     return int((picture == colour).all(axis=-1).sum())
 
 
+def noise(height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 255, (height, width, 3)).astype(np.uint8)
+
+
+def texts(entries):
+    return [entry.text for entry in entries]
+
+
+# ------------------------------------------------------------------------------------------ tiles
+
+
 @given(seed=st.integers(0, 1000), size=st.sampled_from([4, 16, 64]))
-def test_who_has_the_colour_of_the_leader_and_is_grey_exactly_where_unanimous(seed, size):
+def test_who_has_the_colour_of_the_leader_and_is_grey_exactly_where_undisputed(seed, size):
     generator = torch.Generator().manual_seed(seed)
     leader = torch.randint(3, (1, size, size), generator=generator)
-    unanimous = torch.rand(1, size, size, generator=generator) < 0.4
-    picture = view_of(make_explanation(leader, unanimous=unanimous)).who()
+    undisputed = torch.rand(1, size, size, generator=generator) < 0.4
+    picture = view_of(make_explanation(leader, undisputed=undisputed)).who()
     assert picture.shape == (256, 256, 3)
-    hatched = enlarged(unanimous[0], 256)
+    hatched = enlarged(undisputed[0], 256)
     np.testing.assert_array_equal(is_grey(picture), hatched)
     expected = np.array(annotator_palette(3))[enlarged(leader[0], 256)]
     np.testing.assert_array_equal(picture[~hatched], expected[~hatched])
 
 
-def test_unanimous_pixels_are_dimmed_and_hatched():
-    leader, unanimous = quarters()
-    picture = view_of(make_explanation(leader, unanimous=unanimous)).who()[128:, 128:, 0]
+def test_undisputed_pixels_are_dimmed_and_hatched():
+    leader, undisputed = quarters()
+    picture = view_of(make_explanation(leader, undisputed=undisputed)).who()[128:, 128:, 0]
     ground, line = round(0.25 * GREY_OF_RED + 176), 178
     assert np.unique(picture).tolist() == [line, ground]
     # Lines of one pixel in seven, falling to the left.
@@ -87,56 +103,45 @@ def test_unanimous_pixels_are_dimmed_and_hatched():
 
 def test_who_fades_with_certainty():
     explanation = make_explanation(quarters()[0], weight=2 / 3)  # of three: certainty 1/2
-    picture = view_of(explanation).who()
     expected = (np.array(annotator_palette(1)[0]) + GREY_OF_RED) / 2
-    np.testing.assert_allclose(picture[10, 10], expected, atol=1)
+    np.testing.assert_allclose(view_of(explanation).who()[10, 10], expected, atol=1)
 
 
-@given(seed=st.integers(0, 1000))
-def test_why_has_the_shade_of_the_leaders_kernel(seed):
-    generator = torch.Generator().manual_seed(seed)
-    leader = torch.randint(3, (1, 4, 4), generator=generator)
-    kernel = torch.randint(KERNELS, (1, 4, 4), generator=generator)
-    unanimous = torch.rand(1, 4, 4, generator=generator) < 0.3
-    picture = view_of(make_explanation(leader, kernel, unanimous)).why()
-    for y in range(4):
-        for x in range(4):
-            middle = picture[64 * y + 32, 64 * x + 32]
-            if unanimous[0, y, x]:
-                assert is_grey(middle)
-            else:
-                colour = annotator_palette(3)[leader[0, y, x]]
-                assert tuple(middle) == kernel_shade(colour, int(kernel[0, y, x]), KERNELS)
+def test_votes_are_light_where_all_and_dark_where_half_say_the_result():
+    explanation = make_explanation(torch.ones(1, 1, 3).long(), annotators=("Ana", "Ben"))
+    explanation = with_support(explanation, [[[0.9, 0.8, 0.5]], [[0.8, 0.7, 0.5]]])
+    explanation = dataclasses.replace(explanation, dispute_threshold=0.0)
+    picture, shares = view_of(explanation).votes_map(), np.array([0.85, 0.75, 0.5])
+    for x, share in zip((40, 128, 250), shares, strict=True):
+        np.testing.assert_allclose(picture[0, x], value_colours(2 * (1 - share[None]))[0], atol=3)
 
 
-def test_seams_run_between_prototypes_and_nowhere_else():
-    leader, unanimous = quarters(64)
-    kernel = torch.zeros_like(leader)
-    kernel[:, :32, 16:] = 1  # a seam within the first quarter, and one towards the second
-    black = (view_of(make_explanation(leader, kernel, unanimous)).why() == 0).all(axis=2)
-    expected = np.zeros((256, 256), dtype=bool)
-    expected[:128, 64] = expected[:128, 128] = expected[128, :128] = True
-    np.testing.assert_array_equal(black, expected)
-
-
-def test_uncertainty_runs_from_sure_to_even_odds_on_one_scale_for_all_images():
-    explanation = make_explanation(torch.zeros(1, 1, 3).long())
-    p = torch.tensor([1.0, 0.89, 0.5])  # of 0.89: 0.4999 bits
-    explanation = dataclasses.replace(explanation, probs=torch.stack([1 - p, p]).view(1, 2, 1, 3))
-    picture = view_of(explanation).uncertainty()
+def test_dispute_runs_from_no_pair_to_even_odds():
+    explanation = make_explanation(torch.ones(1, 1, 3).long(), annotators=("Ana", "Ben"))
+    explanation = with_support(explanation, [[[1.0, 0.75, 0.5]], [[1.0, 1.0, 0.5]]])
+    picture = view_of(explanation).dispute_map()
     scale = value_colours(np.array([[0.0, 0.5, 1.0]]))[0]
     for x, colour in zip((0, 128, 255), scale, strict=True):
         np.testing.assert_allclose(picture[0, x], colour, atol=3)
 
 
-def test_uncertainty_is_sure_where_any_class_is_certain_and_ignores_their_number():
-    classes = ["background", "cell", "fibre", "debris"]
-    leader = torch.arange(4).view(1, 2, 2) % 3
-    explanation = make_explanation(leader, classes=classes)
-    (sure,) = np.unique(view_of(explanation).uncertainty().reshape(-1, 3), axis=0)
-    even = dataclasses.replace(explanation, probs=torch.full_like(explanation.probs, 0.25))
-    (unsure,) = np.unique(view_of(even).uncertainty().reshape(-1, 3), axis=0)
-    np.testing.assert_array_equal([sure, unsure], value_colours(np.array([[0.0, 1.0]]))[0])
+@given(seed=st.integers(0, 1000))
+def test_why_has_the_shade_of_the_first_reason(seed):
+    generator = torch.Generator().manual_seed(seed)
+    leader = torch.randint(3, (1, 4, 4), generator=generator)
+    kernel = torch.randint(KERNELS, (1, 4, 4), generator=generator)
+    undisputed = torch.rand(1, 4, 4, generator=generator) < 0.3
+    explanation = make_explanation(leader, kernel, undisputed)
+    other = explanation.why_share.roll(1, dims=1)  # Ben is the reason where Ana leads, and so on
+    picture = view_of(dataclasses.replace(explanation, why_share=other)).why()
+    for y in range(4):
+        for x in range(4):
+            middle = picture[64 * y + 32, 64 * x + 32]
+            if undisputed[0, y, x]:
+                assert is_grey(middle)
+            else:
+                colour = annotator_palette(3)[(leader[0, y, x] + 1) % 3]
+                assert tuple(middle) == kernel_shade(colour, int(kernel[0, y, x]), KERNELS)
 
 
 def test_coinciding_contours_show_all_their_colours():
@@ -150,34 +155,10 @@ def test_coinciding_contours_show_all_their_colours():
     assert third == 0
 
 
-def test_contours_without_masks_are_the_predicted_ones():
-    explanation = make_explanation(quarters(64)[0])  # Ben says class 1 everywhere
-    annotator_probs = explanation.annotator_probs.clone()
-    annotator_probs[:, 1, 1, :10] = 0
-    annotator_probs[:, 1, 0, :10] = 1
-    explanation = dataclasses.replace(explanation, annotator_probs=annotator_probs)
-    tile = view_of(explanation).contours()
-    assert count_inks(tile, annotator_palette(2)[1]) == 2 * 256
-    assert count_inks(tile, annotator_palette(1)[0]) == 0
-
-
 def test_absent_and_empty_masks_have_no_contour():
     masks = np.zeros((3, 8, 8), dtype=np.int64)
     masks[0] = 255
     assert is_grey(view_of(make_explanation(quarters()[0]), masks).contours()).all()
-
-
-def test_contours_of_those_who_are_not_named_share_one_colour_below_the_others():
-    names = [f"rater {n}" for n in range(14)]
-    leader = (torch.arange(64 * 64) % 11).view(1, 64, 64)  # so the last three are the others
-    masks = np.zeros((14, 64, 64), dtype=np.int64)
-    masks[0, 10:20, 10:20] = masks[12, 10:20, 10:20] = 1
-    masks[13, 40:60, 40:60] = 1
-    tile = view_of(make_explanation(leader, annotators=names), masks).contours()
-    palette = annotator_palette(12)
-    assert count_inks(tile, palette[0]) == 4 * 2 * (40 - 2)
-    assert count_inks(tile, palette[11]) == 4 * (80 - 1)  # of one pixel; those of 12 are covered
-    assert sum(count_inks(tile, colour) for colour in palette[1:11]) == 0
 
 
 def test_result_shows_classes_their_edges_and_the_reference():
@@ -197,44 +178,45 @@ def test_result_shows_classes_their_edges_and_the_reference():
     assert set(map(tuple, dashed[line])) == {(0, 0, 0), (255, 255, 255)}
 
 
-def test_thin_regions_keep_their_pixels_visible():
+@pytest.mark.parametrize("given", [True, False])
+def test_own_maps_show_what_is_added_and_what_left_out(given):
     leader = torch.zeros(1, 64, 64).long()
-    leader[:, 30:32] = 1
-    tile = view_of(make_explanation(leader, 0, unanimous=leader == 0)).why()
-    assert (~is_grey(tile)).sum() == 2 * 64 * 16
+    leader[:, :32, :32] = 1  # the result: Ben's cell in a quarter; Ana says nothing, Ben all
+    explanation = make_explanation(leader)
+    masks = np.zeros((3, 64, 64), dtype=np.int64)
+    masks[1], masks[2] = 1, 255
+    view = view_of(explanation, masks if given else None)
+    ana, ben = annotator_palette(2)
+    picture, more, less = view.own(0)
+    assert (more, less) == (0, 1)
+    assert count_inks(picture[:128, :128], ana) == pytest.approx(128**2 / 2, rel=0.1)
+    assert count_inks(picture[128:], ana) == 0
+    picture, more, less = view.own(1)
+    assert (more, less) == (3, 0)
+    assert count_inks(picture, ben) == 256**2 - 128**2
+    _, more, less = view.own(2)  # who did not label the image changes nothing
+    assert (more, less) == ((0, 0) if given else (0, 1))
 
 
 @pytest.mark.parametrize("size", [513, 2000])
 def test_large_images_are_shown_smaller_with_every_map_from_the_same_pixels(size):
     generator = torch.Generator().manual_seed(0)
     leader = torch.randint(3, (1, size, size), generator=generator)
-    view = view_of(
-        make_explanation(leader, kernel=leader), leader.numpy().repeat(3, 0), leader[0].numpy()
-    )
+    masks = leader.numpy().repeat(3, 0)
+    view = view_of(make_explanation(leader, kernel=leader), masks, leader[0].numpy())
     assert view.leader.shape == (512, 512)
     assert view.line == 4
-    for other in (view.kernel, view.masks[1], view.reference):
+    for other in (view.reason, view.kernel, view.masks[1], view.reference):
         np.testing.assert_array_equal(other, view.leader)
     assert view.leader[0, 0] == leader[0, 0 if size == 513 else 1, 0 if size == 513 else 1]
 
 
-def noise(height, width, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 255, (height, width, 3)).astype(np.uint8)
-
-
-def test_several_images_are_refused():
-    explanation = make_explanation(torch.zeros(2, 4, 4).long())
-    for function in (who_index_map, find_callouts):
-        with pytest.raises(ValueError, match="of 2 images, expected 1"):
-            function(explanation)
-    with pytest.raises(ValueError, match="of 2 images, expected 1"):
-        render_panel(explanation, noise(4, 4))
+# ------------------------------------------------------------------------------------------ panel
 
 
 def test_the_tiles_stand_in_two_rows_of_three():
-    leader, unanimous = quarters(32)
-    explanation = make_explanation(leader, unanimous=unanimous, weight=0.8)
+    leader, undisputed = quarters(32)
+    explanation = make_explanation(leader, undisputed=undisputed, weight=0.8)
     image, masks = noise(32, 32), np.stack([leader[0].numpy() == n for n in range(3)]).astype(int)
     view = view_on(explanation, image, masks, masks[0])
     panel = render_panel(explanation, image, masks, masks[0])
@@ -243,88 +225,79 @@ def test_the_tiles_stand_in_two_rows_of_three():
     ((top, left),), ((_, second),), ((_, third),), ((below, again),) = places
     assert [(top, second), (top, third)] == [p[0] for p in places[1:3]]
     assert third - second == second - left == 256 + 16
-    assert again == left
-    assert below > top + 256
-    assert (below, third) in places_of(view.uncertainty(), panel)
+    assert (again, below > top + 256) == (left, True)
+    assert (below, third) in places_of(view.dispute_map(), panel)
+
+
+@pytest.mark.parametrize("kind", ["image", "constant", "uniform"])
+def test_who_is_shown_where_it_follows_the_image_and_votes_elsewhere(kind):
+    leader, undisputed = quarters(32)
+    trust = TrustBasis(kind, "majority", (0.28, 0.24, 0.25))
+    explanation = make_explanation(leader, undisputed=undisputed, trust=trust)
+    image, follows = noise(32, 32), kind == "image"
+    view, panel = view_on(explanation, image), render_panel(explanation, image)
+    assert bool(places_of(view.who(), panel)) == follows
+    assert bool(places_of(view.votes_map(), panel)) != follows
+    assert says(panel, "WHO weighs most", 18) == follows
+    assert says(panel, "VOTES", 18) != follows
 
 
 def test_every_name_stands_in_the_legend_beside_its_colour():
-    leader, unanimous = quarters()
-    panel = render_panel(make_explanation(leader, unanimous=unanimous), noise(8, 8))
-    for name, colour in zip(("Ana", "Ben", "Cleo"), annotator_palette(3), strict=True):
-        ((row, column),) = places_of(written(f"{name} 33%", BODY), panel)
+    leader, undisputed = quarters()
+    panel = render_panel(make_explanation(leader, undisputed=undisputed), noise(8, 8))
+    # Ana and Cleo say background at 2 of 3 disputed quarters, Ben cell at one.
+    names = ("Ana 67%", "Ben 33%", "Cleo 67%")
+    for name, colour in zip(names, annotator_palette(3), strict=True):
+        ((row, column),) = places_of(written(name, BODY), panel)
         chip = panel[row - 2 : row + 16, column - 20 : column]
         assert count_inks(chip, colour) > 0.8 * 14 * 14
-    for text in ("cell", "background"):
+    for text in ("cell", "background", "8 x 8 pixels"):
         assert says(panel, text, BODY)
-    assert says(panel, "val-0", 21)
+    assert says(panel, "hatched: fewer than 1 pair of annotators in 10 is expected to differ", BODY)
 
 
 def test_of_forty_annotators_eleven_are_named_and_the_others_counted():
     names = [f"rater {n:02}" for n in range(40)]
-    leader = torch.zeros(1, 40, 40).long()
-    for n in range(40):
-        leader[:, n:] = n
-    leader[:, :11, 20:] = torch.arange(11)[:, None]  # as the first column, so the first lead
-    leader[:, 11:, 20:] = torch.arange(29)[:, None] % 11
-    panel = render_panel(make_explanation(leader, annotators=names), noise(40, 40))
-    size = round(BODY * 280 / 256)
-    assert all(says(panel, name, size) for name in names[:11])
-    assert not any(says(panel, name, size) for name in names[11:])
-    assert says(panel, "29 others 36%", size)
-
-
-def test_the_scale_bar_begins_and_ends_in_the_colours_of_its_values():
-    panel = render_panel(make_explanation(quarters()[0], weight=0.8), noise(8, 8))
-    _, bar, _ = scale_entries()
-    ((row, column),) = places_of(bar.chip, panel)
-    ends = panel[row, [column, column + bar.chip.shape[1] - 1]]
-    np.testing.assert_array_equal(ends, value_colours(np.array([[0.0, 1.0]]))[0])
-    ((_, before),) = places_of(written("0 sure", BODY), panel)
-    ((_, after),) = places_of(written("1 even odds", BODY), panel)
-    assert before < column < column + bar.chip.shape[1] <= after
+    leader = (torch.arange(40 * 40) % 11 * 3).view(1, 40, 40)  # raters 0, 3, ... 30
+    explanation = make_explanation(leader, annotators=names)
+    summary = Summary.of(explanation)
+    said = texts(annotator_entries(view_of(explanation), names, summary))
+    assert [text[:8] for text in said[1:-1]] == names[:31:3]
+    assert said[-1] == "29 others"
+    assert says(render_panel(explanation, noise(40, 40)), "29 others", round(BODY * 280 / 256))
 
 
 def test_callouts_have_numbers_in_the_picture_and_cards_below():
-    leader, unanimous = quarters(64)
-    explanation = make_explanation(leader, leader, unanimous)
-    patches = {
-        (n, n): SourcePatch(np.full((9, 9, 3), (1, 2, n), dtype=np.uint8), 4, 4) for n in range(3)
+    leader, undisputed = quarters(64)
+    explanation = make_explanation(leader, leader, undisputed)
+    callouts = find_callouts(explanation)
+    examples = {example for callout in callouts for example in callout.examples}
+    grey = {
+        e: SourcePatch(np.full((9, 9, 3), (1, 2, n), np.uint8), 4, 4)
+        for n, e in enumerate(examples)
     }
     image = noise(64, 64)
-    panel = render_panel(explanation, image, patches=patches)
+    panel = render_panel(explanation, image, patches=grey)
     ((top, left),) = places_of(view_on(explanation, image).who(), panel)
     why = panel[top : top + 256, left + 272 : left + 272 + 256]
-    for n, (y, x) in enumerate([(20, 20), (20, 230), (230, 20)]):
-        assert tuple(why[y, x]) == kernel_shade(annotator_palette(3)[n], n, 3)
-    for callout in find_callouts(explanation):
+    for callout in callouts:
         y, x = 4 * callout.y + 2, 4 * callout.x + 2
-        disc = why[y - 6 : y + 6, x - 6 : x + 6]
-        grey = (disc[..., 0] == disc[..., 1]) & (disc[..., 1] == disc[..., 2])
-        assert grey.all()  # a white number on a dark disc covers the colour
-        n = callout.annotator
-        assert 0.9 * 96**2 < count_inks(panel[top + 256 :], (1, 2, n)) < 96**2  # less its mark
-        assert says(panel, f"{explanation.annotators[n]} · prototype {n}", BODY)
-    assert says(panel, "labelled: cell", BODY)
-    assert says(panel, "50% of the decision", BODY)
+        assert is_grey(why[y - 6 : y + 6, x - 6 : x + 6]).all()  # a white number on a dark disc
+    shown = sum(count_inks(panel, (1, 2, n)) for n in range(len(examples)))
+    assert 5.4 * 96**2 < shown < 6 * 96**2  # for and against at three spots, less their marks
+    assert says(panel, "FOR background: 50%", BODY)
+    assert says(panel, "AGAINST: Ben would", BODY)
+
+
+def test_the_foot_says_what_trust_is_worth():
+    panel = render_panel(make_explanation(quarters(64)[0], trust=CONSTANT), noise(64, 64))
+    assert says(panel, "Trust in the annotators was taught with the majority", BODY)
 
 
 def test_a_missing_patch_leaves_its_frame_empty():
     panel = render_panel(make_explanation(quarters()[0]), noise(8, 8))
-    assert len(places_of(np.full((96, 96, 3), 238, dtype=np.uint8), panel)) == 3
+    assert len(places_of(np.full((96, 96, 3), 238, dtype=np.uint8), panel)) == 6
     assert says(panel, "(image not found)", BODY)
-
-
-def test_what_is_shown_of_the_image_is_said():
-    explanation = make_explanation(quarters(64)[0])
-    assert says(render_panel(explanation, noise(64, 64)), "64 x 64 pixels", BODY)
-    channels = np.zeros((64, 64, 4), dtype=np.uint8)
-    assert says(render_panel(explanation, channels), "channel 1 of 4", BODY)
-    deep = np.full((64, 64), 300, dtype=np.uint16)
-    deep[:, 32:] = 40_000
-    panel = render_panel(explanation, deep)
-    assert says(panel, "black 300, white 40000", BODY)
-    assert places_of(np.repeat([[[0] * 3, [255] * 3]], 256, axis=0).astype(np.uint8), panel)
 
 
 @pytest.mark.parametrize(
@@ -364,25 +337,27 @@ def test_any_number_of_annotators_and_classes(n, classes):
     assert panel.shape[1] == 3 * 260 + 2 * 16 + 2 * 18
 
 
-def test_nobody_decides():
+def test_nothing_disputed():
     leader, _ = quarters()
-    explanation = make_explanation(leader, unanimous=torch.ones_like(leader).bool())
+    explanation = make_explanation(leader, undisputed=torch.ones_like(leader).bool())
     panel = render_panel(explanation, noise(8, 8))
-    nobody = "All annotators would say the same everywhere: nobody in particular decides."
-    assert says(panel, nobody, 18)
-    assert not says(panel, "prototype 0", BODY)
+    nothing = "Nothing is disputed: the model expects all annotators to say the same everywhere."
+    assert says(panel, nothing, 18)
+    assert not says(panel, "prototype 0 of Ana", BODY)
 
 
 def test_half_precision():
     explanation = make_explanation(quarters()[0], weight=0.8)
     half = {name: getattr(explanation, name).bfloat16() for name in ("probs", "who", "why_share")}
     panel = render_panel(dataclasses.replace(explanation, **half), noise(8, 8))
-    assert says(panel, "Ana 50%", BODY)
+    assert says(panel, "Ana 75%", BODY)
 
 
-def test_wrong_sizes_are_named():
+def test_several_images_and_wrong_sizes_are_refused():
+    with pytest.raises(ValueError, match="of 2 images, expected 1"):
+        render_panel(make_explanation(torch.zeros(2, 4, 4).long()), noise(4, 4))
     explanation = make_explanation(quarters()[0])
-    with pytest.raises(ValueError, match=r"image has shape \(8, 9, 3\), expected \(8, 8\) or"):
+    with pytest.raises(ValueError, match=r"image has shape \(8, 9\), expected \(8, 8\)"):
         render_panel(explanation, noise(8, 9))
     with pytest.raises(ValueError, match=r"masks has shape \(2, 8, 8\), expected \(3, 8, 8\)"):
         render_panel(explanation, noise(8, 8), np.zeros((2, 8, 8), dtype=int))
@@ -390,97 +365,75 @@ def test_wrong_sizes_are_named():
         render_panel(explanation, noise(8, 8), None, np.zeros((4, 8), dtype=int))
 
 
-def test_a_panel_says_where_who_says_next_to_nothing():
-    leader, unanimous = quarters()
-    words = (
-        "Who decides means next to nothing here: where the annotators differ, the largest weight"
-    )
-    for weight, warned in ((0.4, True), (0.9, False)):
-        explanation = make_explanation(leader, unanimous=unanimous, weight=weight)
-        panel = render_panel(explanation, noise(*leader.shape[-2:]))
-        assert says(panel, words, BODY) == warned
-
-
-def texts(entries):
-    return [entry.text for entry in entries]
-
-
-def test_legend_names_every_annotator_with_colour_and_part():
-    leader, unanimous = quarters()
-    cast = cast_for(make_explanation(leader, unanimous=unanimous))
-    title, *entries = annotator_entries(cast)
-    assert "share of what is not hatched" in title.text
-    assert texts(entries) == ["Ana 33%", "Ben 33%", "Cleo 33%"]
-    assert [tuple(entry.chip[0, 0]) for entry in entries] == list(annotator_palette(3))
+# ------------------------------------------------------------------------------------------ words
 
 
 def test_long_names_stay_distinct():
     names = [f"radiologist-with-a-very-long-name-{i:02d}" for i in range(12)]
-    cast = cast_for(make_explanation(torch.zeros(1, 4, 4).long(), annotators=names))
-    entries = texts(annotator_entries(cast)[1:])
-    assert len(set(entries)) == 12
-    assert all("…" in text and len(text) < 30 for text in entries)
-
-
-def test_where_nobody_decides_there_are_names_without_parts():
-    leader, _ = quarters()
-    cast = cast_for(make_explanation(leader, unanimous=torch.ones_like(leader).bool()))
-    assert texts(annotator_entries(cast)) == ["Annotators:", "Ana", "Ben", "Cleo"]
-
-
-@pytest.mark.parametrize(
-    ("shape", "kind", "expected"),
-    [
-        ((4, 6), np.uint8, ["6 x 4 pixels"]),
-        ((4, 6, 3), np.uint8, ["6 x 4 pixels"]),
-        ((4, 6, 5), np.uint8, ["6 x 4 pixels", "channel 1 of 5"]),
-        ((4, 6, 2), np.uint16, ["6 x 4 pixels", "channel 1 of 2", "black 7, white 7"]),
-        ((4, 6, 3), np.float32, ["6 x 4 pixels", "black 7, white 7"]),
-    ],
-)
-def test_what_is_not_shown_of_an_image_is_said(shape, kind, expected):
-    assert texts(image_notes(np.full(shape, 7, dtype=kind))) == expected
-
-
-def test_the_scale_bar_runs_between_its_ends():
-    low, high, _ = scale_entries()
-    assert low.text.startswith("0 ")
-    assert high.text.startswith("1 ")
-    width = high.chip.shape[1]
-    np.testing.assert_array_equal(high.chip[0], value_colours(np.linspace(0, 1, width)[None])[0])
-    brightness = high.chip[0].astype(int) @ [299, 587, 114]
-    assert (np.diff(brightness) < 0).all()  # told apart without hues too
+    explanation = make_explanation(torch.zeros(1, 4, 4).long(), annotators=names)
+    said = texts(annotator_entries(view_of(explanation), names, Summary.of(explanation))[1:])
+    assert len(set(said)) == 12
+    assert all("…" in text and len(text) < 30 for text in said)
 
 
 def test_who_has_no_contour_is_said_with_the_reason():
-    explanation = make_explanation(torch.zeros(1, 4, 4).long())
-    masks = np.zeros((3, 4, 4), dtype=np.int64)
+    names, masks = ("Ana", "Ben", "Cleo"), np.zeros((3, 4, 4), dtype=np.int64)
     masks[0] = 255
     masks[1, 0] = 255  # the rest of it is background
     masks[2, 2] = 1
-    assert texts(mask_notes(explanation.annotators, masks)) == [
-        "did not label: Ana",
-        "drew nothing: Ben",
+    assert texts(mask_notes(names, masks)) == ["did not label: Ana", "drew nothing: Ben"]
+    assert texts(mask_notes(names, masks[[2, 2, 2]])) == ["as each of them drew"]
+    assert texts(mask_notes(names, None)) == ["as the model expects each to draw"]
+
+
+def test_the_real_dispute_stands_beside_the_expected_one():
+    leader, undisputed = quarters()
+    explanation = make_explanation(leader, undisputed=undisputed)
+    masks = np.zeros((3, 8, 8), dtype=np.int64)
+    masks[1, :2] = 1
+    said = texts(dispute_notes(explanation, Summary.of(explanation), masks))
+    assert said[2:] == ["disputed, as the model expects: 75% of the pixels", "in the masks: 25%"]
+    assert len(dispute_notes(explanation, Summary.of(explanation), None)) == 3
+
+
+def test_a_leader_decides_is_outvoted_or_shares():
+    def words(**options):
+        explanation = make_explanation(torch.zeros(1, 4, 4).long(), **options)
+        return explanation, callout_words(explanation, find_callouts(explanation)[0])
+
+    assert words(weight=0.8)[1] == [
+        "background: 2.0 of 3 would say so",
+        "Ana decides (weight 80%)",
     ]
-    assert texts(mask_notes(explanation.annotators, masks[[2, 2, 2]])) == ["as each of them drew"]
-    assert texts(mask_notes(explanation.annotators, None)) == ["as the model expects each to draw"]
+    assert words(weight=0.4)[1][1] == "shared: Ana weighs most (40%)"
+    assert words(weight=0.8, trust=CONSTANT)[1] == ["background: 2.0 of 3 would say so"]
+    explanation, _ = words(weight=0.8)
+    against = dataclasses.replace(explanation, probs=explanation.probs.flip(1))
+    said = callout_words(against, find_callouts(against)[0])
+    assert said == ["cell: 1.0 of 3 would say so", "Ana weighs most (80%) but is outvoted"]
 
 
-def test_captions_name_annotator_prototype_source_and_share():
+def test_examples_are_of_the_class_that_they_speak_for():
     explanation = make_explanation(quarters()[0], kernel=2)
     callout = find_callouts(explanation)[0]
-    assert callout_caption(explanation, callout, has_patch=True) == (
-        "Ana · prototype 2",
-        "from train-7",
-        "at y 4, x 3",
-        "labelled: cell",
-        "50% of the decision",
-    )
-    assert "(image not found)" in callout_caption(explanation, callout, has_patch=False)
+    assert (callout.reason.label, callout.against.label) == ("background", "cell")
+    found = {callout.reason.example: None}
+    assert argument_words(explanation, callout.reason, found) == [
+        "prototype 2 of Ana",
+        "like b at y 1, x 1",
+    ]
+    assert argument_words(explanation, callout.against, found) == [
+        "prototype 2 of Ben",
+        "like train-7 at y 4, x 3",
+        "(image not found)",
+    ]
 
 
-def test_caption_before_the_projection():
+def test_words_where_there_is_no_example():
     sources = make_sources(("Ana", "Ben", "Cleo"), sample_id="")
     explanation = make_explanation(quarters()[0], sources=sources)
-    caption = callout_caption(explanation, find_callouts(explanation)[0], has_patch=False)
-    assert caption == ("Ana · prototype 0", "not yet projected", "50% of the decision")
+    reason = find_callouts(explanation)[0].reason
+    assert argument_words(explanation, reason, {})[1] == "not yet projected"
+    classes = ("tissue", "cell")
+    reason = find_callouts(make_explanation(quarters()[0], classes=classes))[0].reason
+    assert argument_words(explanation, reason, {})[1] == "no pixel like it that Ana labelled so"
