@@ -35,19 +35,19 @@ def stripes(widths):
 
 
 def test_twelve_are_all_named_in_the_colours_of_their_positions():
-    cast = cast_of(Summary.of(stripes([1] * 12)))
-    assert cast.named == tuple(range(12))
-    assert cast.colours == annotator_palette(12)
+    named, colours = cast_of(Summary.of(stripes([1] * 12)))
+    assert named == tuple(range(12))
+    assert colours == annotator_palette(12)
 
 
 @given(widths=st.lists(st.integers(0, 4), min_size=13, max_size=45).filter(any))
 def test_of_more_the_eleven_with_most_reasons_are_named_and_the_others_are_grey(widths):
-    cast = cast_of(Summary.of(stripes(widths)))
-    assert len(cast.named) == 11
-    others = [n for n in range(len(widths)) if n not in cast.named]
-    assert max(widths[n] for n in others) <= min(widths[n] for n in cast.named)
-    assert [cast.colours[n] for n in cast.named] == list(annotator_palette(11))
-    assert {cast.colours[n] for n in others} == {(150, 150, 150)}
+    named, colours = cast_of(Summary.of(stripes(widths)))
+    assert len(named) == 11
+    others = [n for n in range(len(widths)) if n not in named]
+    assert max(widths[n] for n in others) <= min(widths[n] for n in named)
+    assert [colours[n] for n in named] == list(annotator_palette(11))
+    assert {colours[n] for n in others} == {(150, 150, 150)}
 
 
 # ----------------------------------------------------------------------------------------- counts

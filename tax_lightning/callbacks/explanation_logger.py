@@ -1,9 +1,7 @@
 """Explanations while a model is trained, as pictures and a page, for loggers and as files."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -17,9 +15,8 @@ from tax_lightning.callbacks.samples import (
     undisturbed,
 )
 from tax_lightning.files import file_name
-from tax_lightning.models.network import TAXNetwork
 from tax_lightning.visualization.annotations import find_callouts, read_patches
-from tax_lightning.visualization.gallery import PrototypeCard, read_cards, render_gallery
+from tax_lightning.visualization.gallery import read_cards, render_gallery, with_use
 from tax_lightning.visualization.panel import render_panel
 from tax_lightning.visualization.report import write_page
 from tax_lightning.visualization.summary import Summary
@@ -123,23 +120,12 @@ class ExplanationLogger(Callback):
 
 def _show_prototypes(to: Destinations, seen: Sequence[ExplainedSample]) -> list[Path]:
     """Hand over the gallery and the page of the end; returns their files."""
-    cards = _cards(to.trainer, seen)
-    files = []
-    if cards:
-        files += to.picture("explanations/gallery", render_gallery(cards), "gallery.png")
-    if isinstance(getattr(to.trainer.lightning_module, "network", None), TAXNetwork):
-        items: list[Any] = [(one.explanation, one.picture, one.labels.get("masks")) for one in seen]
-        source = "the model at the end of its training"
-        files += to.file("report.html", lambda path: write_page(items, cards, path, source))
-    return files
-
-
-def _cards(trainer: L.Trainer, seen: Sequence[ExplainedSample]) -> list[PrototypeCard]:
-    """A card for every prototype, with its use in these images; none before a projection."""
-    cards = read_cards(seen[0].explanation.sources, training_reader(trainer))
-    if not any(card.source.projected for card in cards):
-        return []
+    cards = read_cards(seen[0].explanation.sources, training_reader(to.trainer))
     first, *others = (Summary.of(one.explanation) for one in seen)
-    summary = sum(others, start=first)
-    use = summary.shares(summary.reasons).ravel() if summary.disputed else [None] * len(cards)
-    return [replace(card, use=share) for card, share in zip(cards, use, strict=True)]
+    cards = with_use(cards, sum(others, start=first))
+    files = []
+    if any(card.source.projected for card in cards):
+        files += to.picture("explanations/gallery", render_gallery(cards), "gallery.png")
+    items = [(one.explanation, one.picture, one.labels.get("masks")) for one in seen]
+    source = "the model at the end of its training"
+    return files + to.file("report.html", lambda path: write_page(items, cards, path, source))

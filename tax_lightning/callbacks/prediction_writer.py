@@ -144,9 +144,9 @@ class PredictionWriter(BasePredictionWriter):
         for name, decision in zip(annotators, prediction.annotator_decisions[0], strict=True):
             self._save(own[name], decision, dict(enumerate(colours)))
         if isinstance(prediction, Explanation):
-            kind = _indexed(prediction)
+            kind, values, palette = _index_map(prediction)
             files |= {kind: f"{folder}/{kind}.png", "maps": f"{folder}/who.npz"}
-            self._save(files[kind], *_index_map(prediction))
+            self._save(files[kind], values, palette)
             maps = self.output_dir / files["maps"]
             np.savez_compressed(maps, allow_pickle=False, **_maps(prediction))
         height, width = prediction.probs.shape[-2:]
@@ -164,19 +164,11 @@ class PredictionWriter(BasePredictionWriter):
 def _names(prediction: Prediction) -> dict[str, Any]:
     """The part of the manifest that is the same for all images."""
     n, c = len(prediction.annotators), len(prediction.classes)
-    values = {"fused": "index in classes", "annotators": "index in classes"}
     content: dict[str, Any] = {
         "annotators": _coloured(prediction.annotators, annotator_palette(n)),
         "classes": _coloured(prediction.classes, class_palette(c)),
-        "values": values,
     }
     if isinstance(prediction, Explanation):
-        what = "index in annotators" if _indexed(prediction) == "who" else "number of annotators"
-        values[_indexed(prediction)] = f"{what}; {_UNDISPUTED}: not disputed"
-        values["maps"] = (
-            "arrays who, support [annotator, row, column]; why [annotator or kernel, row, column]; "
-            "dispute [row, column]"
-        )
         content["trust"] = dataclasses.asdict(prediction.trust)
         content["dispute_threshold"] = prediction.dispute_threshold
         sources = itertools.chain.from_iterable(prediction.sources)
@@ -190,27 +182,22 @@ def _coloured(names: Sequence[str], colours: Sequence[Colour]) -> list[dict[str,
     return [{"index": i, "name": name, "colour": css(colour)} for i, (name, colour) in pairs]
 
 
-def _indexed(explanation: Explanation) -> str:
-    """What the picture of indices shows: "who" means something where it follows the image."""
-    return "who" if explanation.trust.kind == "image" else "votes"
-
-
-def _index_map(explanation: Explanation) -> tuple[NDArray[Any], dict[int, Colour]]:
-    """``[H, W]`` positions of annotators or numbers of votes, and their colours."""
+def _index_map(explanation: Explanation) -> tuple[str, NDArray[Any], dict[int, Colour]]:
+    """Who weighs most where that follows the image, else votes: name, ``[H, W]`` and colours."""
     n = len(explanation.annotators)
     if n >= _UNDISPUTED:
         raise ValueError(
             f"PredictionWriter: {n} annotators, but a picture of indices tells at most "
             f"{_UNDISPUTED - 1} apart; read the tensors of the explanation instead."
         )
-    if _indexed(explanation) == "who":
-        values, colours = as_array(explanation.leader[0]), list(annotator_palette(n))
+    if explanation.trust.kind == "image":
+        kind, values, colours = "who", as_array(explanation.leader[0]), annotator_palette(n)
     else:
-        values = np.rint(as_array(explanation.votes[0]))
+        kind, values = "votes", np.rint(as_array(explanation.votes[0]))
         shades = value_colours(2 * (1 - np.arange(n + 1) / n)).tolist()
-        colours = [(r, g, b) for r, g, b in shades]
+        colours = tuple((r, g, b) for r, g, b in shades)
     values = np.where(as_array(explanation.undisputed[0]), _UNDISPUTED, values)
-    return values, {**dict(enumerate(colours)), _UNDISPUTED: _GREY}
+    return kind, values, {**dict(enumerate(colours)), _UNDISPUTED: _GREY}
 
 
 def _maps(explanation: Explanation) -> dict[str, NDArray[Any]]:

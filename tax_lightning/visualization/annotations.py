@@ -15,7 +15,6 @@ from tax_lightning.visualization.drawing import as_array, check_single
 from tax_lightning.visualization.palette import Picture
 
 MOST_CALLOUTS = 6
-_LOOKED_AT = 512  # pixels a side, at most: a spot need not be found to the pixel
 _PATCH, _LARGEST_PATCH = 48, 128  # pixels a side of what is cut out, and of what is kept of it
 
 Read = Callable[[str], Picture]
@@ -85,18 +84,16 @@ def find_callouts(explanation: Explanation, limit: int = MOST_CALLOUTS) -> tuple
     """The spots of an image to look at, those of the most frequent reasons first.
 
     Args:
-        explanation: the explanation of one image. Of more than 512 pixels a side, every second,
-            third, ... row and column is looked at.
+        explanation: the explanation of one image.
         limit: the most call-outs to return.
 
     Returns:
         At most ``limit`` call-outs, each of another prototype; none if nothing is disputed.
     """
     check_single(explanation)
-    step = -(-max(explanation.probs.shape[-2:]) // _LOOKED_AT)
     names = ("reason", "reason_kernel", "reason_share", "undisputed")
     annotator, kernel, share, undisputed = (
-        as_array(getattr(explanation, name)[0, ::step, ::step]) for name in names
+        as_array(getattr(explanation, name)[0]) for name in names
     )
     kernels = explanation.kernels
     prototype = np.where(undisputed, -1, annotator * kernels + kernel)
@@ -108,7 +105,7 @@ def find_callouts(explanation: Explanation, limit: int = MOST_CALLOUTS) -> tuple
     for number, index in enumerate(most[pixels[most] > 0].tolist(), start=1):
         parts, _ = ndimage.label(prototype == index)
         region = parts == np.bincount(parts.ravel())[1:].argmax() + 1
-        y, x = (step * place for place in _innermost(region))
+        y, x = _innermost(region)
         label, other = int(decision[y, x]), int(dissent[y, x])
         reason = Argument.of(explanation, index // kernels, index % kernels, label)
         against = None

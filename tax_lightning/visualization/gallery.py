@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
@@ -13,6 +13,7 @@ from tax_lightning.explanation import Example, PrototypeSource
 from tax_lightning.visualization.annotations import Read, SourcePatch, read_patches
 from tax_lightning.visualization.palette import Colour, Picture, annotator_palette
 from tax_lightning.visualization.sheet import FAINT_INK, Sheet, shorten
+from tax_lightning.visualization.summary import Summary
 
 _COLUMNS = 4
 _CARD, _CROP, _EXAMPLE = 304, 184, 88  # pixels
@@ -103,6 +104,12 @@ def read_cards(
         for row, colour in zip(sources, colours, strict=True)
         for source in row
     ]
+
+
+def with_use(cards: Sequence[PrototypeCard], summary: Summary) -> list[PrototypeCard]:
+    """The cards of all prototypes with their use in the images that are summed up."""
+    use = summary.shares(summary.reasons).ravel() if summary.disputed else [None] * len(cards)
+    return [replace(card, use=share) for card, share in zip(cards, use, strict=True)]
 
 
 def render_card(card: PrototypeCard) -> Picture:

@@ -17,11 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from tax_lightning.constants import __version__
-from tax_lightning.explanation import Example, Explanation
-from tax_lightning.visualization.drawing import as_array, check_single, data_uri
-from tax_lightning.visualization.gallery import PrototypeCard, origin, shown_examples
+from tax_lightning.explanation import Explanation
+from tax_lightning.visualization.drawing import as_array, check_single
 from tax_lightning.visualization.palette import Colour, css
-from tax_lightning.visualization.sheet import Sheet
 from tax_lightning.visualization.summary import standing
 
 # ------------------------------------------------------------------------------------------ HTML
@@ -108,34 +106,6 @@ def bar(share: float, colour: Colour) -> str:
     return f'<span class="bar" style="width:{share:.2%};background:{css(colour)}"></span>'
 
 
-def prototype_card(card: PrototypeCard, anchor: str, shade: Colour) -> str:
-    """A prototype: its name, its training pixel, and its example of every class."""
-    source = card.source
-    own = _crop(card, source.taken_from, 128) if source.taken_from else ""
-    examples = "".join(
-        f"<figure>{_crop(card, example, 64)}"
-        f"<figcaption>{escape(example.label)}</figcaption></figure>"
-        for example in shown_examples(source)
-    )
-    return (
-        f'<article class="card" id="{anchor}">'
-        f"<h3>{named(f'{source.annotator}, prototype {source.kernel}', shade)}</h3>"
-        f"{own}<p>{'<br>'.join(map(escape, card.facts))}</p>"
-        f'<div class="examples">{examples}</div></article>\n'
-    )
-
-
-def _crop(card: PrototypeCard, example: Example, side: int) -> str:
-    """The surroundings of a training pixel as HTML, or a word where its image is not at hand."""
-    patch = card.patches.get(example)
-    if patch is None:
-        return f'<span class="missing">{escape(origin(example))}</span>'
-    words = f"{origin(example)}, ringed, which {card.source.annotator} labelled {example.label}"
-    drawn = data_uri(np.asarray(Sheet().marked(patch, side)))
-    label = escape(example.label)
-    return f'<img class="crop" data-label="{label}" src="{drawn}" alt="{escape(words)}">'
-
-
 # ------------------------------------------------------------------------------------------ maps
 
 LEVELS = 100
@@ -144,7 +114,7 @@ LEVELS = 100
 _LARGEST_BYTE = 254  # that stands for something; 255 is "not labelled"
 
 PLANES = (
-    *("result", "undisputed", "foreground", "annotator_foreground"),
+    *("result", "undisputed", "votes", "dispute", "uncertainty", "annotator_foreground"),
     *("reason", "reason_kernel", "reason_share", "dissenter", "dissent_kernel"),
     *("leader", "standing", "who"),  # where the weights follow the image
     "masks",  # where they were given
@@ -185,7 +155,9 @@ def compact(
     values: dict[str, Any] = {
         "result": explanation.decision,
         "undisputed": explanation.undisputed,
-        "foreground": LEVELS * explanation.probs[:, 1:],
+        "votes": LEVELS * explanation.votes / n,
+        "dispute": LEVELS * explanation.dispute,
+        "uncertainty": LEVELS * explanation.uncertainty,
         "annotator_foreground": LEVELS * explanation.annotator_probs[:, :, 1:],
         "reason": explanation.reason,
         "reason_kernel": explanation.reason_kernel,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,12 +96,13 @@ def render_panel(
     summary, callouts = Summary.of(explanation), find_callouts(explanation)
     view = View(explanation, image, masks, reference, summary)
     sheet = Sheet(view.scale)
-    drawn, may = ("Annotators", "") if masks is not None else ("Annotators, as predicted", "would ")
-    pixels = Entry("{1} x {0} pixels".format(*size))
+    drawn, how, may = "Annotators", "as each of them drew", ""
+    if masks is None:
+        drawn, how, may = "Annotators, as predicted", "as expected of each", "would "
     tiles = sheet.grid(
         [
-            sheet.tile("Image", view.image, [pixels]),
-            sheet.tile(drawn, view.contours(), mask_notes(explanation.annotators, masks)),
+            sheet.tile("Image", view.image, [Entry("{1} x {0} pixels".format(*size))]),
+            sheet.tile(drawn, view.contours(), [Entry(how)]),
             sheet.tile("Result", view.result(), _class_entries(view)),
             _who_tile(sheet, view, explanation, summary),
             sheet.tile("WHY", _with_numbers(view.why(), view, callouts, sheet), _WHY),
@@ -156,8 +156,8 @@ class View:
         reference: NDArray[np.integer] | None,
         summary: Summary,
     ) -> None:
-        cast = cast_of(summary)
-        self.named, self.colours = cast.named, np.asarray(cast.colours, dtype=np.uint8)
+        self.named, colours = cast_of(summary)
+        self.colours = np.asarray(colours, dtype=np.uint8)
         self.classes, self.kernels = explanation.classes, explanation.kernels
         source_size = image.shape[:2]
         self.size = height, width = _display_size(*source_size)
@@ -266,15 +266,8 @@ def _display_size(height: int, width: int) -> tuple[int, int]:
 def _who_tile(sheet: Sheet, view: View, explanation: Explanation, summary: Summary) -> Image.Image:
     """Whom the result follows, where that is known from the image; else the expected votes."""
     if explanation.trust.kind == "image":
-        shares = summary.shares(summary.standing)
-        words = [
-            f"{shares[kind]:.0%} {word}"
-            for kind, word in ((DECIDES, "one decides"), (SHARED, "shared"), (OUTVOTED, "outvoted"))
-            if summary.disputed
-        ]
-        colour = Entry("colour: who weighs most; the paler, the more the others weigh")
-        counts = [Entry("not hatched: " + ", ".join(words))] if words else []
-        return sheet.tile("WHO weighs most", view.who(), [colour, *counts])
+        words = "colour: who weighs most; the paler, the more the others weigh"
+        return sheet.tile("WHO weighs most", view.who(), [Entry(words)])
     n = len(explanation.annotators)
     notes = [Entry("how many would say the same:")]
     notes += [Entry(f"{n} of {n}"), Entry(f"{n / 2:g} of {n} or fewer", _scale_bar())]
@@ -327,22 +320,6 @@ def dispute_notes(
     real = None if masks is None else real_dispute(masks)
     in_masks = [] if real is None else [Entry(f"in the masks: {real:.0%}")]
     return [Entry("0%"), Entry(most, _scale_bar()), Entry(said), *in_masks]
-
-
-def mask_notes(annotators: Sequence[str], masks: NDArray[np.integer] | None) -> list[Entry]:
-    """Which annotators have no contour, and why; a predicted contour needs no such note."""
-    if masks is None:
-        return [Entry("as the model expects each to draw")]
-    pixels = masks.reshape(len(masks), -1)
-    absent = (pixels == IGNORE_INDEX).all(axis=1)
-    empty = ~absent & ((pixels == 0) | (pixels == IGNORE_INDEX)).all(axis=1)
-    notes = []
-    for title, chosen in (("did not label: ", absent), ("drew nothing: ", empty)):
-        names = [shorten(name) for name in itertools.compress(annotators, chosen)]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        if names:
-            notes.append(Entry(title + ", ".join(names[:3]) + more))
-    return notes or [Entry("as each of them drew")]
 
 
 def _class_entries(view: View) -> list[Entry]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from string import Template
@@ -15,12 +16,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tax_lightning.constants import __version__
-from tax_lightning.explanation import Explanation, TrustBasis
+from tax_lightning.explanation import Explanation
 from tax_lightning.files import file_name
 from tax_lightning.visualization import page as base
 from tax_lightning.visualization.annotations import Read, find_callouts
 from tax_lightning.visualization.drawing import data_uri, shrunk
-from tax_lightning.visualization.gallery import PrototypeCard, read_cards
+from tax_lightning.visualization.gallery import (
+    PrototypeCard,
+    read_cards,
+    render_card,
+    shown_examples,
+    with_use,
+)
 from tax_lightning.visualization.palette import (
     Picture,
     annotator_palette,
@@ -29,6 +36,7 @@ from tax_lightning.visualization.palette import (
     value_colours,
 )
 from tax_lightning.visualization.panel import render_panel
+from tax_lightning.visualization.sheet import Sheet
 from tax_lightning.visualization.summary import (
     MOST_NAMED,
     Summary,
@@ -39,7 +47,7 @@ from tax_lightning.visualization.summary import (
 
 _TITLE = "What the model says, who would say so, and why"
 _SCRIPTS = ("maps.js", "drawing.js", "spot.js", "page.js")
-_MAX_SIDE = 1024  # pixels
+_MAX_SIDE, _CROP = 1024, 96  # pixels
 _MOST_CARDS = 24  # that are shown at once
 _TRUST_LAYER = '<label><input type="radio" name="layer" value="trust">Whom it follows</label>'
 
@@ -113,10 +121,12 @@ def write_report(
         report.images[-1]["files"] = files
     if not report.images:
         raise ValueError("there are no images to explain, expected at least one.")
-    notes = [*notes, *report.notes(read is not None)]
+    notes = [*notes, *report.notes()]
     page = folder / "index.html"
     page.write_text(report.page(title, source, notes), encoding="utf-8", newline="\n")
     content = {"tax_lightning": __version__, "source": source, "notes": notes, **report.content()}
+    for prototype in itertools.chain(*(one["prototypes"] for one in content["annotators"])):
+        del prototype["crops"]
     text = json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False)
     numbers.write_text(text, encoding="utf-8", newline="\n")
     return page
@@ -129,8 +139,7 @@ def write_page(
 
     Args:
         explained: as in `write_report`; at least one.
-        cards: of all prototypes in the order of annotators and kernels; none while nothing has been
-            projected.
+        cards: of all prototypes in the order of annotators and kernels.
         path: of the page; no other file is written.
         source: as in `write_report`.
 
@@ -140,21 +149,17 @@ def write_page(
     """
     report = _Report(_MAX_SIDE)
     for explanation, picture, *given in explained:
-        report.cards = report.cards or list(cards) or read_cards(explanation.sources, None)
+        report.cards = list(cards)
         report.add(explanation, picture, given[0] if given else None)
-    text = report.page(_TITLE, source, report.notes(at_hand=True))
+    text = report.page(_TITLE, source, report.notes())
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
 class _Report:
     """What is known after the images so far."""
 
-    annotators: tuple[str, ...]
-    classes: tuple[str, ...]
-    kernels: int
+    first: Explanation  # for the names, which are those of all
     summary: Summary
-    trust: TrustBasis
-    threshold: float
 
     def __init__(self, max_side: int) -> None:
         self.max_side = max_side
@@ -176,10 +181,7 @@ class _Report:
         if self.images:
             self.summary += summary
         else:
-            self.summary = summary
-            self.annotators, self.classes = explanation.annotators, explanation.classes
-            self.kernels, self.trust = explanation.kernels, explanation.trust
-            self.threshold = explanation.dispute_threshold
+            self.first, self.summary = explanation, summary
         maps = base.compact(explanation, self.max_side, masks)
         shown = shrunk(picture, maps["result"].shape)
         number = len(self.images)
@@ -202,17 +204,9 @@ class _Report:
         )
         return maps
 
-    def key(self, card: PrototypeCard) -> tuple[int, int]:
-        """Annotator and kernel of a prototype."""
-        return self.annotators.index(card.source.annotator), card.source.kernel
-
-    def usage(self, card: PrototypeCard) -> float:
-        """Share of the disputed pixels at which a prototype is the first reason."""
-        return float(self.summary.shares(self.summary.reasons)[self.key(card)])
-
-    def notes(self, at_hand: bool) -> list[str]:
+    def notes(self) -> list[str]:
         """What must not be overlooked: what misleads, examples that are missing."""
-        notes = self.summary.caveats(self.annotators, self.classes[0])
+        notes = self.summary.caveats(self.first.annotators, self.first.classes[0])
         taken = [card for card in self.cards if card.source.active and card.source.projected]
         missing = sum(card.source.taken_from not in card.patches for card in taken)
         if not taken:
@@ -220,21 +214,17 @@ class _Report:
                 "The prototypes of this model are no training pixels yet, so that no example can "
                 "be named. Train to the end, or take the checkpoint that `tax fit` names there."
             )
-        elif not at_hand:
-            notes.append(
-                "The training images are not at hand: examples are named but not shown. Give the "
-                "configuration of the training with --config to see them."
-            )
         elif missing:
             notes.append(
-                f"The training images of {missing} of {len(taken)} prototypes are not in the data "
-                "that were given: these examples are named but not shown."
+                f"The training images of {missing} of {len(taken)} prototypes are not at hand: "
+                "these examples are named but not shown. Give the configuration of the training "
+                "with --config to see them."
             )
         return notes
 
     def page(self, title: str, source: str, notes: Sequence[str]) -> str:
         """The page as HTML."""
-        people, count = len(self.annotators), len(self.images)
+        people, count = len(self.first.annotators), len(self.images)
         summary = (
             f"{count} picture{'s' if count > 1 else ''}"
             f"{f', segmented by {source}' if source else ''}. For every spot: how many of {people} "
@@ -249,7 +239,7 @@ class _Report:
         sections = {
             "Overview": self._annotators_table(),
             "Pictures": Template(base.resource("pictures.html")).substitute(
-                options=options, trust=_TRUST_LAYER if self.trust.kind == "image" else ""
+                options=options, trust=_TRUST_LAYER if self.first.trust.kind == "image" else ""
             ),
             "Prototypes": self._gallery(),
             "What it means, and what not": base.resource("meaning.html"),
@@ -270,44 +260,49 @@ class _Report:
         )
 
     def content(self) -> dict[str, Any]:
-        """The report in numbers, for the page's script and for machines."""
-        n, summary = len(self.annotators), self.summary
+        """The report in numbers, for the page's script."""
+        n, summary = len(self.first.annotators), self.summary
         support, reasons = summary.shares(summary.support), summary.shares(summary.reasons)
-        image = self.trust.kind == "image"
+        image = self.first.trust.kind == "image"
         decides = summary.shares(summary.decides) if image else [None] * n
         content = {
             "annotators": [
                 {
                     "name": name,
                     "colour": colour,
-                    "shades": [kernel_shade(colour, k, self.kernels) for k in range(self.kernels)],
+                    "shades": [
+                        kernel_shade(colour, k, self.first.kernels)
+                        for k in range(self.first.kernels)
+                    ],
                     "support": support[position],
                     "reason": reasons[position].sum(),
                     "decides": decides[position],
                     "prototypes": [
                         {
-                            "card": self._card_id(card),
-                            "use": self.usage(card),
+                            "use": card.use,
+                            "crops": _crops(card),
                             **asdict(card.source),
                         }
-                        for card in self.cards
+                        for card in with_use(self.cards, self.summary)
                         if card.source.annotator == name
                     ],
                 }
                 for position, (name, colour) in enumerate(
-                    zip(self.annotators, annotator_palette(n), strict=True)
+                    zip(self.first.annotators, annotator_palette(n), strict=True)
                 )
             ],
             "classes": [
                 {"name": name, "colour": colour}
-                for name, colour in zip(self.classes, class_palette(len(self.classes)), strict=True)
+                for name, colour in zip(
+                    self.first.classes, class_palette(len(self.first.classes)), strict=True
+                )
             ],
             "levels": base.LEVELS,
             "scale": value_colours(np.linspace(0, 1, 256)).tolist(),
             "most_named": MOST_NAMED,
-            "trust": {**asdict(self.trust), "words": trust_words(self.trust)},
-            "dispute_threshold": self.threshold,
-            "undisputed_words": threshold_words(self.threshold),
+            "trust": {**asdict(self.first.trust), "words": trust_words(self.first.trust)},
+            "dispute_threshold": self.first.dispute_threshold,
+            "undisputed_words": threshold_words(self.first.dispute_threshold),
             "disputed": summary.dispute,
             "votes": summary.votes,
             "images": self.images,
@@ -320,7 +315,7 @@ class _Report:
 
     def _annotators_table(self) -> str:
         """What is disputed, who says the result there, and what is known of trust."""
-        summary, n = self.summary, len(self.annotators)
+        summary, n = self.summary, len(self.first.annotators)
         said = "The model expects all annotators to say the same everywhere."
         if summary.disputed:
             said = (
@@ -331,11 +326,11 @@ class _Report:
             "Would say the result": np.nan_to_num(summary.shares(summary.support)),
             "Is the first reason": np.nan_to_num(summary.shares(summary.reasons)).sum(axis=1),
         }
-        if self.trust.kind == "image":
+        if self.first.trust.kind == "image":
             columns["Decides"] = np.nan_to_num(summary.shares(summary.decides))
         colours = annotator_palette(n)
         rows = {
-            base.named(self.annotators[row], colours[row]): "".join(
+            base.named(self.first.annotators[row], colours[row]): "".join(
                 f'<td><span class="track" aria-hidden="true">{base.bar(share[row], colours[row])}'
                 f'</span><span class="value">{share[row]:.0%}</span></td>'
                 for share in columns.values()
@@ -345,37 +340,33 @@ class _Report:
         return (
             f"<h3>The annotators, over all pictures</h3><p>{said} The table is of these pixels.</p>"
             f"{base.table('Annotators', ('Annotator', *columns), rows)}"
-            f'<p class="note">{escape(trust_words(self.trust))}</p>'
+            f'<p class="note">{escape(trust_words(self.first.trust))}</p>'
         )
-
-    def _card_id(self, card: PrototypeCard) -> str | None:
-        """The id of a prototype's card; pruned ones have none."""
-        return "prototype-{}-{}".format(*self.key(card)) if card.source.active else None
 
     def _gallery(self) -> str:
         """A card for each active prototype, those used most first."""
-        active = [card for card in self.cards if card.source.active]
-        order = sorted(active, key=lambda card: -np.nan_to_num(self.usage(card)))
-        cards = [
-            base.prototype_card(
-                replace(card, use=self.usage(card) if self.summary.disputed else None),
-                str(self._card_id(card)),
-                kernel_shade(card.colour, card.source.kernel, self.kernels),
-            )
-            for card in order
-        ]
+        active = [c for c in with_use(self.cards, self.summary) if c.source.active]
+        cards = []
+        for card in sorted(active, key=lambda card: -(card.use or 0)):
+            name = f"{card.source.annotator}, prototype {card.source.kernel}"
+            words = escape(". ".join([name, *card.facts]))
+            cards.append(f'<img src="{data_uri(render_card(card))}" alt="{words}">\n')
         more, pruned = len(cards) - _MOST_CARDS, len(self.cards) - len(active)
-        parts = [
+        folded = f'<div class="gallery">{"".join(cards[_MOST_CARDS:])}</div>'
+        return (
             '<p class="note">A prototype is one pixel of one training image, ringed here (large). '
             "It selects a rule of labelling, not a class; so below it stands, for every class, the "
             "training pixel most like it that its annotator gave that class. Those used most come "
             "first."
             f"{f' Pruned, as no training pixel is like them: {pruned}.' if pruned else ''}</p>"
             f'<div class="gallery">{"".join(cards[:_MOST_CARDS])}</div>'
-        ]
-        if more > 0:
-            parts.append(
-                f"<details><summary>{more} more prototypes, which are used less or not here"
-                f'</summary><div class="gallery">{"".join(cards[_MOST_CARDS:])}</div></details>'
-            )
-        return "".join(parts)
+            f"{f'<details><summary>{more} more</summary>{folded}</details>' if more > 0 else ''}"
+        )
+
+
+def _crops(card: PrototypeCard) -> dict[str, str]:
+    """The pictures of the examples at hand by their labels."""
+    at_hand = [one for one in shown_examples(card.source) if one in card.patches]
+    return {
+        one.label: data_uri(np.asarray(Sheet().marked(card.patches[one], _CROP))) for one in at_hand
+    }

@@ -49,7 +49,6 @@ class Summary:
         support: ``[N]``, sum over the disputed pixels of how probably each says the result.
         reasons: ``[N, K]``, disputed pixels by the prototype with the largest share.
         decides: ``[N]``, disputed pixels that each decides.
-        standing: ``[3]``, disputed pixels by how the leader stands to the result, see `standing`.
         apart: ``[N, N]``, sum over the disputed pixels of the distance, in ``[0, 1]``, of what the
             model expects of two annotators.
     """
@@ -60,7 +59,6 @@ class Summary:
     support: Shares
     reasons: NDArray[np.int64]
     decides: NDArray[np.int64]
-    standing: NDArray[np.int64]
     apart: Shares
 
     @classmethod
@@ -68,10 +66,8 @@ class Summary:
         """The counts of one explanation, of any number of images."""
         n, k = len(explanation.annotators), explanation.kernels
         disputed = ~explanation.undisputed
-        at = as_array(disputed)
         reasons = (explanation.reason * k + explanation.reason_kernel)[disputed]
-        stands = standing(explanation)[at]
-        leading = as_array(explanation.leader[disputed])[stands == DECIDES]
+        leading = explanation.leader[disputed & explanation.decides]
         said = explanation.annotator_probs.movedim(1, 0).movedim(2, -1)[:, disputed].double()
         return cls(
             pixels=disputed.numel(),
@@ -79,8 +75,7 @@ class Summary:
             disputed=int(disputed.sum()),
             support=as_array(explanation.support.movedim(1, 0)[:, disputed].double().sum(dim=1)),
             reasons=np.bincount(as_array(reasons), minlength=n * k).reshape(n, k),
-            decides=np.bincount(leading, minlength=n),
-            standing=np.bincount(stands, minlength=3),
+            decides=np.bincount(as_array(leading), minlength=n),
             apart=as_array(torch.cdist(said.flatten(1), said.flatten(1), p=1) / 2),
         )
 
@@ -192,27 +187,18 @@ def trust_words(trust: TrustBasis) -> str:
 # ------------------------------------------------------------------------------------------- cast
 
 
-@dataclass(frozen=True)
-class Cast:
-    """Who is named in a picture, in which colours.
+def cast_of(summary: Summary) -> tuple[tuple[int, ...], tuple[Colour, ...]]:
+    """Positions of those who are named in a picture, and the colours of all annotators.
 
-    Args:
-        named: positions of those who are named.
-        colours: ``[N]``, of every annotator; those who are not named share one grey.
+    Named are all of up to twelve annotators, else the eleven who are the first reason most often;
+    the others share one grey.
     """
-
-    named: tuple[int, ...]
-    colours: tuple[Colour, ...]
-
-
-def cast_of(summary: Summary) -> Cast:
-    """All of up to twelve annotators, else the eleven who are the first reason most often."""
     n = len(summary.support)
     if n <= MOST_NAMED:
-        return Cast(tuple(range(n)), annotator_palette(n))
+        return tuple(range(n)), annotator_palette(n)
     often = np.argsort(-summary.reasons.sum(axis=1), kind="stable")[: MOST_NAMED - 1]
     named = tuple(sorted(often.tolist()))
     colours = [_OTHERS] * n
     for position, colour in zip(named, annotator_palette(len(named)), strict=True):
         colours[position] = colour
-    return Cast(named, tuple(colours))
+    return named, tuple(colours)

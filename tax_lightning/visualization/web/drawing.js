@@ -19,13 +19,14 @@ const COLOUR_AT = {
   image: () => null,
   result: (i, { result }) =>
     result[0][i] ? [...report.classes[result[0][i]].colour, RESULT_STRENGTH] : null,
-  votes: (i, { votes }) => scaleAt(2 * (1 - votes[i] / report.annotators.length)),
+  votes: (i, { votes }) => scaleAt(2 * (1 - votes[0][i] / report.levels)),
   why: (i, maps) => [
     ...report.annotators[maps.reason[0][i]].shades[maps.reason_kernel[0][i]],
     255,
   ],
-  dispute: (i, { dispute }) => scaleAt(dispute[i] / (1 - 1 / report.classes.length)),
-  unsure: (i, { unsure }) => scaleAt(unsure[i]),
+  dispute: (i, { dispute }) =>
+    scaleAt(dispute[0][i] / report.levels / (1 - 1 / report.classes.length)),
+  uncertainty: (i, { uncertainty }) => scaleAt(uncertainty[0][i] / report.levels),
   trust: (i, { leader, who }) => {
     const even = 1 / report.annotators.length;
     const most = who[leader[0][i]][i] / report.levels;

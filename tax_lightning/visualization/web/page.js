@@ -18,8 +18,6 @@ async function showImage(number) {
   Object.assign(shown, { maps, held: false, spot: [height >> 1, width >> 1] });
   if (image.spots.length) shown.spot = scaled(image.spots[0], image.size, image.shown);
   element("image").value = String(number);
-  element("previous").disabled = number === 0;
-  element("next").disabled = number === report.images.length - 1;
   element("picture").src = element(`picture-${number}`).textContent;
   stage.setAttribute("aria-label", `Picture ${image.id}`);
   stage.style.setProperty("--shape", width / height);
@@ -52,32 +50,29 @@ const PEOPLE = report.annotators.length;
 const EVEN = Math.round(100 * (1 - 1 / report.classes.length));
 const LEGEND_NOTES = {
   votes: "How many annotators would say the result, as the model expects.",
-  why: "Colour: the annotator whose prototype is the first reason, with the share of what is " +
-    "disputed. Shade: which of their prototypes.",
+  why: "Colour: the annotator whose prototype is the first reason. Shade: which prototype.",
   dispute: "How many of all pairs of annotators would differ, as the model expects.",
-  unsure: "How unsure the result is of its class. It says nothing of who is right.",
-  trust: "Colour: the annotator who weighs most, with the share of what is disputed. The fainter, " +
-    "the more the others weigh.",
+  uncertainty: "How unsure the result is of its class. It says nothing of who is right.",
+  trust: "Colour: the annotator who weighs most. The fainter, the more the others weigh.",
 };
 const SCALE_ENDS = {
   votes: [`${PEOPLE} of ${PEOPLE}`, `${PEOPLE / 2} of ${PEOPLE} or fewer`],
   dispute: ["0%", `${EVEN}% or more`],
-  unsure: ["0 sure", "1 all classes alike"],
+  uncertainty: ["0 sure", "1 all classes alike"],
 };
 
 function showLegend(hatched) {
   const { layer, maps } = shown;
-  const entry = ({ colour, name }, text = "") => made("span", {}, chip(colour), name, text);
+  const entry = ({ colour, name }) => made("span", {}, chip(colour), name);
   const entries = [];
   if (layer === "result") {
     const found = [...new Set(maps.result[0])].sort((a, b) => a - b);
     entries.push(...found.map((label) => entry(report.classes[label])));
   } else if (layer === "why" || layer === "trust") {
-    const often = mostOften(layer === "why" ? maps.reason[0] : maps.leader[0]);
-    for (const [annotator, share] of often.slice(0, report.most_named)) {
-      entries.push(entry(report.annotators[annotator], ` ${perCent(share)}`));
-    }
-    const rest = often.length - report.most_named;
+    const found = new Set(layer === "why" ? maps.reason[0] : maps.leader[0]);
+    const named = report.annotators.filter((_, n) => found.has(n));
+    entries.push(...named.slice(0, report.most_named).map((annotator) => entry(annotator)));
+    const rest = named.length - report.most_named;
     if (rest > 0) entries.push(made("span", {}, `${rest} others`));
   } else if (layer in SCALE_ENDS) {
     const bar = made("span", { className: "scale" });
@@ -99,15 +94,6 @@ function showLegend(hatched) {
   element("legend-note").textContent = notes.join(" ").trim();
 }
 
-// Annotators in a map, with their share of the disputed pixels, the most frequent first.
-function mostOften(annotators) {
-  const counts = new Map();
-  const disputed = annotators.filter((_, i) => !shown.maps.undisputed[0][i]);
-  for (const annotator of disputed) counts.set(annotator, (counts.get(annotator) || 0) + 1);
-  const shares = [...counts].map(([annotator, count]) => [annotator, count / disputed.length]);
-  return shares.sort((a, b) => b[1] - a[1]);
-}
-
 // ---------------------------------------------------------------------------- a spot
 
 // Row and column in other sizes: the maps may show fewer pixels than the image has.
@@ -115,13 +101,12 @@ function scaled(place, from, to) {
   return place.map((at, axis) => Math.floor(((at + 0.5) * to[axis]) / from[axis]));
 }
 
-// Go to a row and column of the maps, and say so to a screen reader where the reader asked for it.
-function moveSpot([y, x], held, told = true) {
+// Go to a row and column of the maps.
+function moveSpot([y, x], held) {
   const { height, width } = shown.maps;
   shown.held = held;
   shown.spot = [Math.min(height - 1, Math.max(0, y)), Math.min(width - 1, Math.max(0, x))];
   readSpot();
-  if (told) tell();
 }
 
 function readSpot() {
@@ -134,14 +119,7 @@ function readSpot() {
   marker.style.left = `${(100 * (spot[1] + 0.5)) / maps.width}%`;
   shown.place = scaled(spot, image.shown, image.size);
   shown.reading = readingOf(maps, spot[0] * maps.width + spot[1]);
-  shown.words = showReading(shown.reading, shown.place);
-}
-
-// Say the last spot only, where several follow one another.
-let telling = 0;
-function tell() {
-  clearTimeout(telling);
-  telling = setTimeout(() => (element("said").textContent = shown.words), 250);
+  showReading(shown.reading, shown.place);
 }
 
 function pointed(event) {
@@ -155,7 +133,7 @@ function pointed(event) {
 
 on("stage", "pointermove", (event) => {
   const follows = shown.maps && !shown.held && event.pointerType !== "touch";
-  if (follows) moveSpot(pointed(event), false, false);
+  if (follows) moveSpot(pointed(event), false);
 });
 on("stage", "click", (event) => {
   if (shown.maps) moveSpot(pointed(event), !shown.held);
@@ -169,7 +147,7 @@ on("stage", "keydown", (event) => {
   element("marker").scrollIntoView({ block: "nearest", inline: "nearest" });
 });
 addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && shown.maps) moveSpot(shown.spot, false, false);
+  if (event.key === "Escape" && shown.maps) moveSpot(shown.spot, false);
 });
 
 // ---------------------------------------------------------------------------- controls
@@ -181,24 +159,12 @@ on("layers", "change", (event) => {
 ["with-result", "with-outlines", "with-hatching"].forEach((id) => on(id, "change", draw));
 
 // The number of the picture stands in the address, so that a picture can be pointed to.
-function openImage(number) {
-  location.hash = `picture=${number}`;
-}
-
 function fromAddress() {
   const found = /^#picture=(\d+)$/.exec(location.hash);
-  if (!found || !report.images[found[1]]) return false;
-  showImage(Number(found[1]));
-  const { top, bottom } = stage.getBoundingClientRect();
-  if (bottom < 0 || top > innerHeight / 2) {
-    element("pictures").scrollIntoView();
-    stage.focus({ preventScroll: true });
-  }
-  return true;
+  if (found && report.images[found[1]]) showImage(Number(found[1]));
+  return found !== null;
 }
 
-on("image", "change", (event) => openImage(event.target.value));
-on("previous", "click", () => openImage(shown.maps.number - 1));
-on("next", "click", () => openImage(shown.maps.number + 1));
+on("image", "change", ({ target }) => (location.hash = `picture=${target.value}`));
 addEventListener("hashchange", fromAddress);
 if (!fromAddress()) showImage(0);

@@ -31,30 +31,26 @@ function className(label) {
   return report.classes[label].name;
 }
 
-// Show a reading, and return it in words for a screen reader.
+// Show a reading.
 function showReading(reading, [y, x]) {
-  const place = `Row ${y}, column ${x}`;
   const label = className(reading.result);
   const votes = `${reading.votes.toFixed(1)} of ${report.annotators.length} would say so.`;
-  const calm = reading.undisputed ? `Not disputed: ${report.undisputed_words}.` : "";
+  const calm = made("p", { className: "note" }, `Not disputed: ${report.undisputed_words}.`);
   const nobody = made("p", {}, made("b", {}, "Against: "), "nobody is expected to dissent.");
   document.getElementById("spot").replaceChildren(
-    made("p", { className: "place" }, place),
+    made("p", { className: "place" }, `Row ${y}, column ${x}`),
     made("p", { className: "verdict" },
       chip(report.classes[reading.result].colour), made("b", {}, label), `: ${votes}`),
-    ...(calm ? [made("p", { className: "note" }, calm)] : []),
+    ...(reading.undisputed ? [calm] : []),
     made("h4", {}, "Why"),
     argument(`For ${label}: `, reading.reason),
     reading.against ? argument(`Against: ${dissent(reading.against)} `, reading.against) : nobody,
     made("h4", {}, `Who would say ${label}`),
     voicesOf(reading.agreeing),
-    ...(reading.dissenting.length
-      ? [made("h4", {}, "Who would say something else"), voicesOf(reading.dissenting)]
-      : []),
+    made("h4", {}, "Who would say something else"),
+    voicesOf(reading.dissenting),
     ...(reading.trust ? [made("h4", {}, "Whom the result follows"), trustOf(reading.trust)] : []),
   );
-  const against = reading.against ? dissent(reading.against) : "Nobody is expected to dissent.";
-  return `${place}: ${label}. ${votes} ${calm} ${against}`;
 }
 
 function dissent({ annotator, label }) {
@@ -64,16 +60,14 @@ function dissent({ annotator, label }) {
 // A prototype that speaks for a class: the training pixel of that class most like it.
 function argument(lead, { annotator, kernel, label, share }) {
   const { name, shades, prototypes } = report.annotators[annotator];
-  const prototype = prototypes[kernel] || { examples: [], taken_from: null };
+  const prototype = prototypes[kernel] || { examples: [], crops: {}, taken_from: null };
   const example = prototype.examples.find((one) => one.label === className(label));
   const node = made("figure", { className: "because" });
-  const card = document.getElementById(prototype.card);
-  const crops = card ? [...card.querySelectorAll(".examples .crop")] : [];
-  const crop = crops.find((image) => image.dataset.label === className(label));
-  if (crop) {
-    const copy = crop.cloneNode(true);
-    copy.style.borderColor = css(shades[kernel]);
-    node.append(copy);
+  const src = prototype.crops[className(label)];
+  if (src) {
+    const crop = made("img", { className: "crop", src, alt: "" });
+    crop.style.borderColor = css(shades[kernel]);
+    node.append(crop);
   }
   const words = [made("b", {}, lead), `prototype ${kernel} of ${name}`];
   if (example) {
