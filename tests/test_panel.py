@@ -22,7 +22,6 @@ from tax_lightning.visualization.panel import (
     argument_words,
     callout_words,
     dispute_notes,
-    mask_notes,
     render_panel,
 )
 from tax_lightning.visualization.summary import Summary
@@ -374,16 +373,6 @@ def test_long_names_stay_distinct():
     said = texts(annotator_entries(view_of(explanation), names, Summary.of(explanation))[1:])
     assert len(set(said)) == 12
     assert all("…" in text and len(text) < 30 for text in said)
-
-
-def test_who_has_no_contour_is_said_with_the_reason():
-    names, masks = ("Ana", "Ben", "Cleo"), np.zeros((3, 4, 4), dtype=np.int64)
-    masks[0] = 255
-    masks[1, 0] = 255  # the rest of it is background
-    masks[2, 2] = 1
-    assert texts(mask_notes(names, masks)) == ["did not label: Ana", "drew nothing: Ben"]
-    assert texts(mask_notes(names, masks[[2, 2, 2]])) == ["as each of them drew"]
-    assert texts(mask_notes(names, None)) == ["as the model expects each to draw"]
 
 
 def test_the_real_dispute_stands_beside_the_expected_one():

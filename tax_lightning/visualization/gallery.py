@@ -109,7 +109,7 @@ def read_cards(
 def with_use(cards: Sequence[PrototypeCard], summary: Summary) -> list[PrototypeCard]:
     """The cards of all prototypes with their use in the images that are summed up."""
     use = summary.shares(summary.reasons).ravel() if summary.disputed else [None] * len(cards)
-    return [replace(card, use=share) for card, share in zip(cards, use, strict=True)]
+    return [replace(card, use=share) for card, share in zip(cards, use, strict=False)]
 
 
 def render_card(card: PrototypeCard) -> Picture:
