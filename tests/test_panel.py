@@ -270,7 +270,7 @@ def test_callouts_have_numbers_in_the_picture_and_cards_below():
     leader, undisputed = quarters(64)
     explanation = make_explanation(leader, leader, undisputed)
     callouts = find_callouts(explanation)
-    examples = {example for callout in callouts for example in callout.examples}
+    examples = {side.example for c in callouts for side in (c.reason, c.against)}
     grey = {
         e: SourcePatch(np.full((9, 9, 3), (1, 2, n), np.uint8), 4, 4)
         for n, e in enumerate(examples)
@@ -407,11 +407,11 @@ def test_examples_are_of_the_class_that_they_speak_for():
     callout = find_callouts(explanation)[0]
     assert (callout.reason.label, callout.against.label) == ("background", "cell")
     found = {callout.reason.example: None}
-    assert argument_words(explanation, callout.reason, found) == [
+    assert argument_words(callout.reason, found) == [
         "prototype 2 of Ana",
         "like b at y 1, x 1",
     ]
-    assert argument_words(explanation, callout.against, found) == [
+    assert argument_words(callout.against, found) == [
         "prototype 2 of Ben",
         "like train-7 at y 4, x 3",
         "(image not found)",
@@ -422,7 +422,7 @@ def test_words_where_there_is_no_example():
     sources = make_sources(("Ana", "Ben", "Cleo"), sample_id="")
     explanation = make_explanation(quarters()[0], sources=sources)
     reason = find_callouts(explanation)[0].reason
-    assert argument_words(explanation, reason, {})[1] == "not yet projected"
+    assert argument_words(reason, {})[1] == "not yet projected"
     classes = ("tissue", "cell")
     reason = find_callouts(make_explanation(quarters()[0], classes=classes))[0].reason
-    assert argument_words(explanation, reason, {})[1] == "no pixel like it that Ana labelled so"
+    assert argument_words(reason, {})[1] == "no pixel like it that Ana labelled so"

@@ -205,7 +205,6 @@ def test_the_numbers_add_up(tmp_path):
     listed = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     prototypes = [p for annotator in listed["annotators"] for p in annotator["prototypes"]]
     assert sum(prototype["use"] for prototype in prototypes) == pytest.approx(1)
-    assert all("crops" not in prototype for prototype in prototypes)
     assert sum(annotator["reason"] for annotator in listed["annotators"]) == pytest.approx(1)
     support = [annotator["support"] for annotator in listed["annotators"]]
     assert sum(support) == pytest.approx(listed["votes"])

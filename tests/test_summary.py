@@ -139,9 +139,9 @@ def test_one_annotator_is_not_compared():
 @pytest.mark.parametrize(
     ("kind", "meaning"),
     [
-        ("uniform", "All annotators weigh the same: nothing told whom to believe."),
-        ("constant", "The weights are one constant for each annotator: the images did not tell"),
-        ("image", "The weights follow the image, which was better than one constant"),
+        ("uniform", "All annotators weigh the same. Nothing told whom to believe."),
+        ("constant", "The weights are one constant for each annotator. The images did not tell"),
+        ("image", "The weights follow the image. That was better than one constant"),
     ],
 )
 def test_trust_is_told_with_its_reference_scores_and_meaning(kind, meaning):

@@ -15,8 +15,12 @@ from tax_lightning.callbacks.samples import (
     undisturbed,
 )
 from tax_lightning.files import file_name
-from tax_lightning.visualization.annotations import find_callouts, read_patches
-from tax_lightning.visualization.gallery import read_cards, render_gallery, with_use
+from tax_lightning.visualization.gallery import (
+    PrototypeCard,
+    read_cards,
+    render_gallery,
+    with_use,
+)
 from tax_lightning.visualization.panel import render_panel
 from tax_lightning.visualization.report import write_page
 from tax_lightning.visualization.summary import Summary
@@ -103,24 +107,24 @@ class ExplanationLogger(Callback):
             seen = list(explained_samples(trainer, self.samples))
             if not seen:
                 to.warn_once("samples", "ExplanationLogger: no validation images, so no pictures.")
-            spots = [spot for one in seen for spot in find_callouts(one.explanation)]
-            examples = [example for spot in spots for example in spot.examples]
-            patches = read_patches(examples, training_reader(trainer))
-            panels = []
+            sources = seen[0].explanation.sources if seen else ()
+            cards, panels = read_cards(sources, training_reader(trainer)), []
+            patches = cards[0].patches if cards else {}
             for one in seen:
                 name = one.explanation.ids[0]
                 panel = render_panel(one.explanation, one.picture, patches=patches, **one.labels)
                 file = f"{stage}-{file_name(name)}.png"
                 panels += to.picture(f"explanations/{name}", panel, file)
             if self._finished and seen:
-                self.report = [*panels, *_show_prototypes(to, seen)]
+                self.report = [*panels, *_show_prototypes(to, seen, cards)]
                 if self.report:
                     to.artifact("explanation", self.report)
 
 
-def _show_prototypes(to: Destinations, seen: Sequence[ExplainedSample]) -> list[Path]:
+def _show_prototypes(
+    to: Destinations, seen: Sequence[ExplainedSample], cards: Sequence[PrototypeCard]
+) -> list[Path]:
     """Hand over the gallery and the page of the end; returns their files."""
-    cards = read_cards(seen[0].explanation.sources, training_reader(to.trainer))
     first, *others = (Summary.of(one.explanation) for one in seen)
     cards = with_use(cards, sum(others, start=first))
     files = []

@@ -34,7 +34,8 @@ def explained_samples(trainer: L.Trainer, count: int) -> Iterator[ExplainedSampl
 
     They are explained with their padding, so that the model sees what it sees in validation.
     """
-    for loader in _flat(trainer.val_dataloaders)[:1]:
+    loaders = trainer.val_dataloaders  # one, any nesting of them, or none
+    for loader in [] if loaders is None else CombinedLoader(loaders).flattened[:1]:
         size = _length(loader)
         spread = sorted({round(i) for i in np.linspace(0, size - 1, min(count, size))})
         for sample in itertools.islice(_single_samples(trainer, loader, spread), count):
@@ -110,10 +111,6 @@ def _single_samples(
     for batch in batches:
         checked: Batch = trainer.lightning_module.on_before_batch_transfer(batch, 0)
         yield unpacked(checked)
-
-
-def _flat(loaders: Any) -> list[Any]:  # noqa: ANN401 - a loader, or any nesting of loaders
-    return [] if loaders is None else CombinedLoader(loaders).flattened
 
 
 def _length(loader: Any) -> int:  # noqa: ANN401 - any iterable may serve as a loader

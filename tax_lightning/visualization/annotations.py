@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
 from tax_lightning.explanation import Example, Explanation, PrototypeSource
@@ -15,7 +14,7 @@ from tax_lightning.visualization.drawing import as_array, check_single
 from tax_lightning.visualization.palette import Picture
 
 MOST_CALLOUTS = 6
-_PATCH, _LARGEST_PATCH = 48, 128  # pixels a side of what is cut out, and of what is kept of it
+_PATCH = 48  # pixels a side, at least
 
 Read = Callable[[str], Picture]
 """Gives the picture ``[H, W, 3]`` uint8 of a training image by its id, in the frame of the
@@ -33,24 +32,16 @@ class SourcePatch:
 
 @dataclass(frozen=True)
 class Argument:
-    """A prototype that speaks for a class: its annotator and kernel by position, and its source."""
+    """A prototype that speaks for a class, and the position of its annotator."""
 
     annotator: int
-    kernel: int
     label: str
-    source: PrototypeSource | None  # None of a model that names no sources
-
-    @classmethod
-    def of(cls, explanation: Explanation, annotator: int, kernel: int, label: int) -> Argument:
-        """The prototype of this annotator and kernel, for the class of this id."""
-        row = explanation.sources[annotator]
-        source = row[kernel] if kernel < len(row) else None
-        return cls(annotator, kernel, explanation.classes[label], source)
+    source: PrototypeSource
 
     @property
     def example(self) -> Example | None:
         """The training pixel of the class that the prototype resembles, if there is one."""
-        return self.source.example(self.label) if self.source else None
+        return self.source.example(self.label)
 
 
 @dataclass(frozen=True)
@@ -73,12 +64,6 @@ class CallOut:
     reason: Argument
     against: Argument | None
 
-    @property
-    def examples(self) -> list[Example]:
-        """The training pixels to be shown."""
-        arguments = [argument for argument in (self.reason, self.against) if argument]
-        return [argument.example for argument in arguments if argument.example]
-
 
 def find_callouts(explanation: Explanation, limit: int = MOST_CALLOUTS) -> tuple[CallOut, ...]:
     """The spots of an image to look at, those of the most frequent reasons first.
@@ -99,18 +84,25 @@ def find_callouts(explanation: Explanation, limit: int = MOST_CALLOUTS) -> tuple
     prototype = np.where(undisputed, -1, annotator * kernels + kernel)
     pixels = np.bincount(prototype[prototype >= 0])
     most = np.argsort(-pixels, kind="stable")[:limit]
-    decision, dissent = explanation.decision[0], explanation.dissent[0]
-    dissenter, own = explanation.dissenter[0], explanation.dissent_kernel[0]
+
+    def argument(annotator: int, kernel: int, label: int) -> Argument:
+        source = explanation.sources[annotator][kernel]
+        return Argument(annotator, explanation.classes[label], source)
+
     callouts = []
     for number, index in enumerate(most[pixels[most] > 0].tolist(), start=1):
         parts, _ = ndimage.label(prototype == index)
         region = parts == np.bincount(parts.ravel())[1:].argmax() + 1
         y, x = _innermost(region)
-        label, other = int(decision[y, x]), int(dissent[y, x])
-        reason = Argument.of(explanation, index // kernels, index % kernels, label)
-        against = None
-        if other != label:
-            against = Argument.of(explanation, int(dissenter[y, x]), int(own[y, x]), other)
+        label, other, dissenter, own = (
+            int(values[0, y, x])
+            for values in (
+                *(explanation.decision, explanation.dissent),
+                *(explanation.dissenter, explanation.dissent_kernel),
+            )
+        )
+        reason = argument(index // kernels, index % kernels, label)
+        against = None if other == label else argument(dissenter, own, other)
         callouts.append(CallOut(number, y, x, float(share[region].mean()), reason, against))
     return tuple(callouts)
 
@@ -126,8 +118,8 @@ def _innermost(region: NDArray[np.bool_]) -> tuple[int, int]:
 def read_patches(examples: Iterable[Example], read: Read | None) -> dict[Example, SourcePatch]:
     """Cut the surroundings of training pixels from their images, each of which is read once.
 
-    A patch has 48 pixels a side, or a quarter of the image's short side if that is more; of large
-    ones a smaller copy is kept. At the border it is moved inside the image.
+    A patch has 48 pixels a side, or a quarter of the image's short side if that is more. At the
+    border it is moved inside the image.
 
     Args:
         examples: the training pixels.
@@ -167,8 +159,4 @@ def _cut(picture: Picture, y: int, x: int) -> SourcePatch:
     top = max(0, min(y - size // 2, height - size))
     left = max(0, min(x - size // 2, width - size))
     piece = picture[top : top + size, left : left + size].copy()
-    scale = min(1.0, _LARGEST_PATCH / size)
-    if scale < 1:
-        shown = [max(1, round(scale * side)) for side in piece.shape[1::-1]]
-        piece = np.asarray(Image.fromarray(piece).resize(shown, Image.Resampling.BOX))
-    return SourcePatch(piece, int(scale * (y - top)), int(scale * (x - left)))
+    return SourcePatch(piece, y - top, x - left)

@@ -40,8 +40,8 @@ def as_picture(image: NDArray[Any]) -> Picture:
 
     Args:
         image: ``[H, W]`` or ``[H, W, ch]``. uint8 stays as it is; anything else, such as 16-bit or
-            floating-point values, is stretched to :func:`shown_range`. Of one, two or more than
-            three channels the first is shown in grey.
+            floating-point values, is stretched so that all but one in a thousand lie between black
+            and white. Of one, two or more than three channels the first is shown in grey.
 
     Returns:
         ``[H, W, 3]`` uint8.
@@ -50,41 +50,29 @@ def as_picture(image: NDArray[Any]) -> Picture:
         >>> as_picture(np.array([[300, 800, 1300]], dtype=np.uint16))[0, :, 0]
         array([  0, 128, 255], dtype=uint8)
     """
-    planes = _shown_planes(image)
+    if image.ndim not in (2, 3) or image.size == 0:
+        raise ValueError(
+            f"image has shape {image.shape}, expected [H, W] or [H, W, channels] with pixels."
+        )
+    planes = image if image.ndim == 3 else image[..., None]
+    planes = planes if planes.shape[2] == 3 else planes[..., :1]
     if planes.dtype != np.uint8:
-        low, high = shown_range(image)
+        low, high = _shown_range(planes)
         values = np.nan_to_num(planes.astype(np.float32), nan=low, posinf=high, neginf=low)
         scaled = ((values - low) * (255 / max(high - low, 1e-12))).clip(0, 255)
         planes = np.floor(scaled + 0.5).astype(np.uint8)
     return np.broadcast_to(planes, (*planes.shape[:2], 3)).copy()
 
 
-def shown_range(image: NDArray[Any]) -> tuple[float, float]:
-    """The values shown as black and as white: all but one in a thousand lie between them.
-
-    Values that are not finite do not count. An image without finite values gives 0 and 1.
-
-    Example:
-        >>> shown_range(np.array([[300.0, 800.0, np.nan]]))
-        (300.0, 800.0)
-    """
-    step = -(-max(image.shape[:2]) // _LOOKED_AT)
-    values = _shown_planes(image)[::step, ::step].astype(np.float64)
+def _shown_range(planes: NDArray[Any]) -> tuple[float, float]:
+    """The values shown as black and as white; 0 and 1 of an image without finite values."""
+    step = -(-max(planes.shape[:2]) // _LOOKED_AT)
+    values = planes[::step, ::step].astype(np.float64)
     values = values[np.isfinite(values)]
     if not values.size:
         return 0.0, 1.0
     low, high = np.percentile(values, (_STRAY, 100 - _STRAY), method="nearest")
     return float(low), float(high)
-
-
-def _shown_planes(image: NDArray[Any]) -> NDArray[Any]:
-    """The channels that a picture shows, ``[H, W, 1 or 3]``."""
-    if image.ndim not in (2, 3) or image.size == 0:
-        raise ValueError(
-            f"image has shape {image.shape}, expected [H, W] or [H, W, channels] with pixels."
-        )
-    planes = image if image.ndim == 3 else image[..., None]
-    return planes if planes.shape[2] == 3 else planes[..., :1]
 
 
 def grey_rgb(grey: NDArray[np.floating]) -> Picture:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +16,7 @@ from tax_lightning.visualization.summary import Summary
 
 _COLUMNS = 4
 _CARD, _CROP, _EXAMPLE = 304, 184, 88  # pixels
-_TAGLINE = (
+TAGLINE = (
     "A prototype is one pixel of a training image, and selects a rule of labelling. Large: that "
     "pixel, ringed. Small: for every class, the pixel most like it that the annotator gave it"
 )
@@ -124,23 +123,13 @@ def render_card(card: PrototypeCard) -> Picture:
 
 
 def render_gallery(cards: Sequence[PrototypeCard]) -> Picture:
-    """Draw many prototypes, four in a row; each annotator's begin a row of their own.
-
-    Args:
-        cards: at least one; those of one annotator one after the other.
-    """
+    """Draw many prototypes, at least one, four in a row."""
     if not cards:
         raise ValueError("render_gallery: no cards, expected at least one prototype.")
     sheet = Sheet()
-    grouped = itertools.groupby(cards, key=lambda card: card.source.annotator)
-    rows = {name: [_drawn(sheet, card) for card in group] for name, group in grouped}
-    title = f"Prototypes of {next(iter(rows))}" if len(rows) == 1 else "Prototypes"
-    columns = min(_COLUMNS, max(map(len, rows.values())))
-    width = max(2, columns) * (_CARD + sheet.gap) - sheet.gap
-    blocks = [sheet.grid(row, columns) for row in rows.values()]
-    return sheet.framed(
-        [sheet.heading(title, _TAGLINE, width), sheet.stacked(blocks, 2 * sheet.gap)]
-    )
+    grid = sheet.grid([_drawn(sheet, card) for card in cards], _COLUMNS)
+    heading = sheet.heading("Prototypes", TAGLINE, max(grid.width, 2 * _CARD))
+    return sheet.framed([heading, grid])
 
 
 def _drawn(sheet: Sheet, card: PrototypeCard) -> Image.Image:

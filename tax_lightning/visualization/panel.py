@@ -89,10 +89,16 @@ def render_panel(
     """
     drawing.check_single(explanation)
     size = tuple(explanation.probs.shape[-2:])
-    own_size = (len(explanation.annotators), *size)
-    _check_size("image", image.shape[:2], size)
-    _check_size("masks", own_size if masks is None else masks.shape, own_size)
-    _check_size("reference", size if reference is None else reference.shape, size)
+    for name, array, axes in (
+        ("image", image[..., 0] if image.ndim == 3 else image, size),
+        ("masks", masks, (len(explanation.annotators), *size)),
+        ("reference", reference, size),
+    ):
+        if array is not None and array.shape != axes:
+            raise ValueError(
+                f"{name} has shape {array.shape}, expected {axes}; give it at the explanation's "
+                "size, in that order of axes."
+            )
     summary, callouts = Summary.of(explanation), find_callouts(explanation)
     view = View(explanation, image, masks, reference, summary)
     sheet = Sheet(view.scale)
@@ -132,14 +138,6 @@ def render_panel(
             sheet.text([trust_words(explanation.trust)], width),
         ]
     )
-
-
-def _check_size(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    if tuple(found) != expected:
-        raise ValueError(
-            f"{name} has shape {tuple(found)}, expected {expected}; give it at the explanation's "
-            "size, in that order of axes."
-        )
 
 
 # ------------------------------------------------------------------------------------------ tiles
@@ -323,11 +321,9 @@ def dispute_notes(
 
 
 def _class_entries(view: View) -> list[Entry]:
-    """The classes that occur in the result or the reference, and the reference's line."""
-    maps = [view.decision] if view.reference is None else [view.decision, view.reference]
-    colours = class_palette(len(view.classes))
-    present = np.setdiff1d(np.concatenate([labels.ravel() for labels in maps]), [IGNORE_INDEX])
-    entries = [Entry(shorten(view.classes[c]), _solid_chip(colours[c])) for c in present.tolist()]
+    """The classes, and the reference's line where there is one."""
+    colours = map(_solid_chip, class_palette(len(view.classes)))
+    entries = [Entry(shorten(name), chip) for name, chip in zip(view.classes, colours, strict=True)]
     if view.reference is not None:
         ground = drawing.grey_rgb(np.full((_CHIP, 20), 225.0))
         line = np.pad(np.ones((3, 20), dtype=bool), ((6, _CHIP - 9), (0, 0)))
@@ -362,16 +358,14 @@ def callout_words(explanation: Explanation, callout: CallOut) -> list[str]:
     return [votes, stands[int(standing(explanation)[0, y, x])]]
 
 
-def argument_words(
-    explanation: Explanation, argument: Argument, patches: Mapping[Example, SourcePatch]
-) -> list[str]:
+def argument_words(argument: Argument, patches: Mapping[Example, SourcePatch]) -> list[str]:
     """Whose prototype speaks for a class, and the training pixel that is like the spot."""
-    name, example = shorten(explanation.annotators[argument.annotator]), argument.example
-    words = [f"prototype {argument.kernel} of {name}"]
+    source, example = argument.source, argument.example
+    name = shorten(source.annotator)
+    words = [f"prototype {source.kernel} of {name}"]
     if example is None:
-        projected = argument.source is not None and argument.source.projected
-        none = f"no pixel like it that {name} labelled so" if projected else "not yet projected"
-        return [*words, none]
+        none = f"no pixel like it that {name} labelled so"
+        return [*words, none if source.projected else "not yet projected"]
     lost = [] if example in patches else ["(image not found)"]
     return [*words, f"like {origin(example)}", *lost]
 
@@ -387,8 +381,10 @@ def _card(
 
     def row(argument: Argument, said: str) -> Image.Image:
         patch = patches.get(argument.example) if argument.example else None
-        box = sheet.source(patch, view.shade(argument.annotator, argument.kernel), sheet.patch)
-        words = [said, *argument_words(explanation, argument, patches)]
+        box = sheet.source(
+            patch, view.shade(argument.annotator, argument.source.kernel), sheet.patch
+        )
+        words = [said, *argument_words(argument, patches)]
         text = sheet.text(words, sheet.cell - box.width - sheet.nearby)
         return sheet.side_by_side([box, text], sheet.nearby)
 
@@ -400,7 +396,7 @@ def _card(
     reasons = row(reason, f"FOR {reason.label}: {callout.share:.0%} of the decision")
     dissent = sheet.text(["AGAINST: nobody is expected to dissent"], sheet.cell)
     if other is not None:
-        name = shorten(explanation.annotators[other.annotator])
+        name = shorten(other.source.annotator)
         dissent = row(other, f"AGAINST: {name} would say {other.label}, as here")
     return sheet.stacked([head, reasons, dissent])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from tax_lightning.visualization import page as base
 from tax_lightning.visualization.annotations import Read, find_callouts
 from tax_lightning.visualization.drawing import data_uri, shrunk
 from tax_lightning.visualization.gallery import (
+    TAGLINE,
     PrototypeCard,
     read_cards,
     render_card,
@@ -48,7 +48,6 @@ from tax_lightning.visualization.summary import (
 _TITLE = "What the model says, who would say so, and why"
 _SCRIPTS = ("maps.js", "drawing.js", "spot.js", "page.js")
 _MAX_SIDE, _CROP = 1024, 96  # pixels
-_MOST_CARDS = 24  # that are shown at once
 _TRUST_LAYER = '<label><input type="radio" name="layer" value="trust">Whom it follows</label>'
 
 
@@ -125,8 +124,6 @@ def write_report(
     page = folder / "index.html"
     page.write_text(report.page(title, source, notes), encoding="utf-8", newline="\n")
     content = {"tax_lightning": __version__, "source": source, "notes": notes, **report.content()}
-    for prototype in itertools.chain(*(one["prototypes"] for one in content["annotators"])):
-        del prototype["crops"]
     text = json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False)
     numbers.write_text(text, encoding="utf-8", newline="\n")
     return page
@@ -186,8 +183,8 @@ class _Report:
         shown = shrunk(picture, maps["result"].shape)
         number = len(self.images)
         self.blocks += [
-            f'<script type="text/plain" id="{kind}-{number}">{text}</script>\n'
-            for kind, text in (("picture", data_uri(shown)), ("maps", base.packed(maps)))
+            _block(f"picture-{number}", data_uri(shown)),
+            _block(f"maps-{number}", base.packed(maps)),
         ]
         real = None if masks is None else real_dispute(masks)
         self.images.append(
@@ -255,13 +252,13 @@ class _Report:
             style=base.resource("report.css"),
             script="\n" + "\n".join(map(base.resource, _SCRIPTS)),
             data=f'<script type="application/json" id="report">{known}</script>\n'
-            + "".join(self.blocks),
+            + "".join([*self.blocks, self._crops()]),
             notes=notes,
         )
 
     def content(self) -> dict[str, Any]:
         """The report in numbers, for the page's script."""
-        n, summary = len(self.first.annotators), self.summary
+        n, kernels, summary = len(self.first.annotators), self.first.kernels, self.summary
         support, reasons = summary.shares(summary.support), summary.shares(summary.reasons)
         image = self.first.trust.kind == "image"
         decides = summary.shares(summary.decides) if image else [None] * n
@@ -270,19 +267,12 @@ class _Report:
                 {
                     "name": name,
                     "colour": colour,
-                    "shades": [
-                        kernel_shade(colour, k, self.first.kernels)
-                        for k in range(self.first.kernels)
-                    ],
+                    "shades": shades,
                     "support": support[position],
                     "reason": reasons[position].sum(),
                     "decides": decides[position],
                     "prototypes": [
-                        {
-                            "use": card.use,
-                            "crops": _crops(card),
-                            **asdict(card.source),
-                        }
+                        {"use": card.use, **asdict(card.source)}
                         for card in with_use(self.cards, self.summary)
                         if card.source.annotator == name
                     ],
@@ -290,6 +280,7 @@ class _Report:
                 for position, (name, colour) in enumerate(
                     zip(self.first.annotators, annotator_palette(n), strict=True)
                 )
+                for shades in [[kernel_shade(colour, k, kernels) for k in range(kernels)]]
             ],
             "classes": [
                 {"name": name, "colour": colour}
@@ -351,22 +342,22 @@ class _Report:
             name = f"{card.source.annotator}, prototype {card.source.kernel}"
             words = escape(". ".join([name, *card.facts]))
             cards.append(f'<img src="{data_uri(render_card(card))}" alt="{words}">\n')
-        more, pruned = len(cards) - _MOST_CARDS, len(self.cards) - len(active)
-        folded = f'<div class="gallery">{"".join(cards[_MOST_CARDS:])}</div>'
-        return (
-            '<p class="note">A prototype is one pixel of one training image, ringed here (large). '
-            "It selects a rule of labelling, not a class; so below it stands, for every class, the "
-            "training pixel most like it that its annotator gave that class. Those used most come "
-            "first."
-            f"{f' Pruned, as no training pixel is like them: {pruned}.' if pruned else ''}</p>"
-            f'<div class="gallery">{"".join(cards[:_MOST_CARDS])}</div>'
-            f"{f'<details><summary>{more} more</summary>{folded}</details>' if more > 0 else ''}"
-        )
+        return f'<p class="note">{TAGLINE}.</p><div class="gallery">{"".join(cards)}</div>'
+
+    def _crops(self) -> str:
+        """The pictures of all examples at hand, by annotator, kernel and class."""
+        blocks = []
+        for card in self.cards:
+            n, k = self.first.annotators.index(card.source.annotator), card.source.kernel
+            shade = kernel_shade(card.colour, k, self.first.kernels)
+            for example in shown_examples(card.source):
+                if example in card.patches:
+                    crop = Sheet().source(card.patches[example], shade, _CROP)
+                    place = f"crop-{n}-{k}-{self.first.classes.index(example.label)}"
+                    blocks.append(_block(place, data_uri(np.asarray(crop))))
+        return "".join(blocks)
 
 
-def _crops(card: PrototypeCard) -> dict[str, str]:
-    """The pictures of the examples at hand by their labels."""
-    at_hand = [one for one in shown_examples(card.source) if one in card.patches]
-    return {
-        one.label: data_uri(np.asarray(Sheet().marked(card.patches[one], _CROP))) for one in at_hand
-    }
+def _block(name: str, text: str) -> str:
+    """Text in a page that is read by its id, and not shown."""
+    return f'<script type="text/plain" id="{name}">{text}</script>\n'

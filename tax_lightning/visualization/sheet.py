@@ -157,11 +157,7 @@ class Sheet:
         return disc.resize((self.disc, self.disc), Image.Resampling.LANCZOS)
 
     def source(self, patch: SourcePatch | None, edge: Colour, side: int) -> Image.Image:
-        """A training patch in a frame of this colour; see `marked`."""
-        return ImageOps.expand(self.marked(patch, side), self.frame, edge)
-
-    def marked(self, patch: SourcePatch | None, side: int) -> Image.Image:
-        """A training patch in a square, the pixel that counts ringed."""
+        """A training patch in a square, the pixel that counts ringed, in a frame of this colour."""
         inside = Image.new("RGB", (side, side), NO_PICTURE)
         if patch is not None:
             height, width = patch.image.shape[:2]
@@ -173,7 +169,7 @@ class Sheet:
             left, top = (side - shown.width) // 2, (side - shown.height) // 2
             inside.paste(shown, (left, top))
             self._mark(inside, left + (patch.x + 0.5) * zoom, top + (patch.y + 0.5) * zoom)
-        return inside
+        return ImageOps.expand(inside, self.frame, edge)
 
     def _mark(self, picture: Image.Image, x: float, y: float) -> None:
         """A ring and four ticks round a pixel, light on dark, so that it shows on any image."""

@@ -159,13 +159,15 @@ _TAUGHT = {
     "staple": "STAPLE, a weighted vote of the annotators themselves",
     "none": "no reference",
 }
+_FORM = {
+    "uniform": "All annotators weigh the same.",
+    "constant": "The weights are one constant for each annotator.",
+    "image": "The weights follow the image.",
+}
 _MEANING = {
-    "uniform": "All annotators weigh the same: nothing told whom to believe.",
-    "constant": (
-        "The weights are one constant for each annotator: the images did not tell more about whom "
-        "to believe."
-    ),
-    "image": "The weights follow the image, which was better than one constant for each annotator.",
+    "uniform": "Nothing told whom to believe.",
+    "constant": "The images did not tell more about whom to believe.",
+    "image": "That was better than one constant for each annotator.",
 }
 
 
@@ -175,13 +177,11 @@ def trust_words(trust: TrustBasis) -> str:
         f"Trust in the annotators was taught with {_TAUGHT.get(trust.reference, trust.reference)}"
     )
     if not trust.measured:
-        form = {"image": "follow the image", "constant": "are one constant for each annotator"}
-        return (
-            f"{taught}. The weights {form.get(trust.kind, 'are the same for all')}. It was not "
-            "measured whether that is right: do not rely on them."
-        )
+        form = _FORM[trust.kind]
+        return f"{taught}. {form} It was not measured whether that is right: do not rely on them."
     scores = "uniform {:.2f}, constant {:.2f}, image {:.2f}".format(*trust.scores)
-    return f"{taught} (log score, smaller is better: {scores}). {_MEANING[trust.kind]}"
+    kept = f"{_FORM[trust.kind]} {_MEANING[trust.kind]}"
+    return f"{taught} (log score, smaller is better: {scores}). {kept}"
 
 
 # ------------------------------------------------------------------------------------------- cast

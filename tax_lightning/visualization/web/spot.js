@@ -59,16 +59,12 @@ function dissent({ annotator, label }) {
 
 // A prototype that speaks for a class: the training pixel of that class most like it.
 function argument(lead, { annotator, kernel, label, share }) {
-  const { name, shades, prototypes } = report.annotators[annotator];
-  const prototype = prototypes[kernel] || { examples: [], crops: {}, taken_from: null };
+  const { name, prototypes } = report.annotators[annotator];
+  const prototype = prototypes[kernel] ;
   const example = prototype.examples.find((one) => one.label === className(label));
   const node = made("figure", { className: "because" });
-  const src = prototype.crops[className(label)];
-  if (src) {
-    const crop = made("img", { className: "crop", src, alt: "" });
-    crop.style.borderColor = css(shades[kernel]);
-    node.append(crop);
-  }
+  const crop = document.getElementById(`crop-${annotator}-${kernel}-${label}`);
+  if (crop) node.append(made("img", { className: "crop", src: crop.textContent, alt: "" }));
   const words = [made("b", {}, lead), `prototype ${kernel} of ${name}`];
   if (example) {
     const { sample_id, y, x } = example;
