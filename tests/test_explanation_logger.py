@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from PIL import Image
 from reading import says
-from small_runs import ANNOTATORS, Images, LateModel, Model, Stream, fit, loaders, make_trainer
+from small_runs import Images, LateModel, Model, Stream, fit, loaders, make_trainer
 from torch.utils.data import DataLoader
 
 from tax_lightning.callbacks import ExplanationLogger, explanation_logger

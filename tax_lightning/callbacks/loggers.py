@@ -1,6 +1,5 @@
 """What a run's folder and loggers get beyond scalars: pictures, files, settings."""
 
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,24 +119,11 @@ def working(loggers: Sequence[Logger]) -> list[Logger]:
 class LoggedConfig(SaveConfigCallback):
     """Tells every logger the whole configuration of a run, beside the file ``config.yaml``.
 
-    Lightning itself tells them the hyper-parameters of the model only. The state of the source
-    code, ``git``, is told too where the run was started in a repository.
+    Lightning itself tells them the hyper-parameters of the model only.
     """
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Tell the loggers."""
         config: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
         for logger in trainer.loggers:
-            logger.log_hyperparams({**config, **source_state(Path.cwd())})
-
-
-def source_state(folder: Path) -> dict[str, str]:
-    """The commit of a folder, ``-dirty`` if tracked files differ from it; empty without git."""
-    describe = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            [*describe, "--abbrev=40"], capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"git": done.stdout.strip()}
+            logger.log_hyperparams(config)

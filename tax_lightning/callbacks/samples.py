@@ -1,7 +1,7 @@
 """The samples of a running trainer: read one at a time, explained, and as pictures."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -34,11 +34,9 @@ def explained_samples(trainer: L.Trainer, count: int) -> Iterator[ExplainedSampl
 
     They are explained with their padding, so that the model sees what it sees in validation.
     """
-    loaders = trainer.val_dataloaders  # one, any nesting of them, or none
-    for loader in [] if loaders is None else CombinedLoader(loaders).flattened[:1]:
-        size = _length(loader)
-        spread = sorted({round(i) for i in np.linspace(0, size - 1, min(count, size))})
-        for sample in itertools.islice(_single_samples(trainer, loader, spread), count):
+    loaders = CombinedLoader(trainer.val_dataloaders or []).flattened
+    for loader in [one for one in loaders if isinstance(one, DataLoader)][:1]:
+        for sample in _single_samples(trainer, loader, count):
             image = sample["image"][0]
             height, width = sample["size"][0].tolist() if "size" in sample else image.shape[-2:]
             labels = {key: sample[key][0] for key in ("masks", "reference") if key in sample}
@@ -89,31 +87,20 @@ def undisturbed(module: torch.nn.Module) -> Iterator[None]:
                 part.training = training
 
 
-def _single_samples(
-    trainer: L.Trainer,
-    loader: Any,  # noqa: ANN401 - any iterable may serve as a loader
-    indices: Iterable[int],
-) -> Iterator[Batch]:
-    """Batches of one, checked as the module checks its batches.
+def _single_samples(trainer: L.Trainer, loader: DataLoader[Any], count: int) -> Iterator[Batch]:
+    """So many batches of one, checked as the module checks its batches.
 
-    Samples are read by index where possible, as a second iteration over a loader that training
-    holds open would restart its workers.
+    The data set is asked for its samples, as a second iteration over a loader that training holds
+    open would restart its workers.
     """
-    if _length(loader):
-        batches = (loader.collate_fn([loader.dataset[i]]) for i in indices)
+    samples: Any = loader.dataset
+    if isinstance(samples, IterableDataset):
+        samples = itertools.islice(samples, count)
     else:
-        keys = ("id", "image", "masks", "reference", "size")
-        batches = (
-            {key: batch[key][i : i + 1] for key in keys if key in batch}
-            for batch in map(unpacked, loader)
-            for i in range(len(batch["image"]))
+        spread = np.linspace(0, len(samples) - 1, min(count, len(samples)))
+        samples = map(samples.__getitem__, sorted({round(i) for i in spread}))
+    for sample in samples:
+        batch: Batch = trainer.lightning_module.on_before_batch_transfer(
+            loader.collate_fn([sample]), 0
         )
-    for batch in batches:
-        checked: Batch = trainer.lightning_module.on_before_batch_transfer(batch, 0)
-        yield unpacked(checked)
-
-
-def _length(loader: Any) -> int:  # noqa: ANN401 - any iterable may serve as a loader
-    """How many samples can be read by index; 0 where they can only be iterated over."""
-    by_index = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
-    return len(loader.dataset) if by_index else 0
+        yield unpacked(batch)
