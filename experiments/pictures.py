@@ -4,8 +4,8 @@
     python experiments/pictures.py --ckpt_path runs/quickstart/.../best.ckpt
 
 Writes `quickstart.png`, the panel of a validation image, and `gallery.png`, the prototypes of the
-annotator who decides most, into the folder `docs`. Everything in them is made up by the data module
-of the quick start; pictures of other people's data do not belong there.
+annotator whose prototypes are used most, into the folder `docs`. Everything in them is made up by
+the data module of the quick start; pictures of other people's data do not belong there.
 """
 
 from __future__ import annotations
@@ -19,16 +19,21 @@ import yaml
 from PIL import Image
 
 from tax_lightning import TAXLightningModule
-from tax_lightning.callbacks.prototype_cards import callout_patches, prototype_cards
-from tax_lightning.callbacks.samples import explained, picture_of
+from tax_lightning.callbacks.samples import explained, picture_of, training_reader
 from tax_lightning.data import SyntheticDataModule
-from tax_lightning.visualization.gallery import PrototypeCard, render_gallery
+from tax_lightning.visualization.gallery import (
+    PrototypeCard,
+    read_cards,
+    render_gallery,
+    with_use,
+)
 from tax_lightning.visualization.palette import Picture
 from tax_lightning.visualization.panel import render_panel
+from tax_lightning.visualization.summary import Summary
 
 REPO = Path(__file__).parent.parent
 SHOWN = "val-0031"  # the image of the panel
-COUNTED = 16  # validation images in which is counted what a prototype decides
+COUNTED = 16  # validation images in which is counted how often a prototype is used
 
 
 class Pictures(L.Callback):
@@ -38,22 +43,21 @@ class Pictures(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the panel and the gallery."""
         data: SyntheticDataModule = trainer.datamodule
-        sample = data.read(SHOWN)
-        explanation = explained(trainer, pl_module, sample["image"], SHOWN)
+        names = [SHOWN, *(f"val-{n:04}" for n in range(COUNTED))]
+        images = {name: data.read(name)["image"] for name in names}
+        explanations = {name: explained(trainer, image, name) for name, image in images.items()}
+        shown, sample = explanations.pop(SHOWN), data.read(SHOWN)
+        cards = read_cards(shown.sources, training_reader(trainer))
         panel = render_panel(
-            explanation,
-            picture_of(trainer, sample["image"]),
+            shown,
+            picture_of(trainer, images[SHOWN]),
             sample["masks"].numpy(),
             sample["reference"].numpy(),
-            callout_patches(trainer, pl_module, [explanation]),
+            cards[0].patches,
         )
         save("quickstart.png", panel)
-        images = {f"val-{n:04}": data.read(f"val-{n:04}")["image"] for n in range(COUNTED)}
-        explanations = [
-            explained(trainer, pl_module, image, sample_id) for sample_id, image in images.items()
-        ]
-        cards = prototype_cards(trainer, pl_module, explanations, list(images.values()))
-        save("gallery.png", render_gallery(of_the_busiest(cards)))
+        first, *others = map(Summary.of, explanations.values())
+        save("gallery.png", render_gallery(of_the_busiest(with_use(cards, sum(others, first)))))
 
 
 def save(name: str, picture: Picture) -> None:
@@ -62,12 +66,12 @@ def save(name: str, picture: Picture) -> None:
 
 
 def of_the_busiest(cards: list[PrototypeCard]) -> list[PrototypeCard]:
-    """The cards of the annotator who decides most."""
+    """The cards of the annotator whose prototypes are the first reason most often."""
 
-    def decides(name: str) -> float:
+    def use(name: str) -> float:
         return sum(card.use or 0 for card in cards if card.source.annotator == name)
 
-    busiest = max((card.source.annotator for card in cards), key=decides)
+    busiest = max((card.source.annotator for card in cards), key=use)
     return [card for card in cards if card.source.annotator == busiest]
 
 

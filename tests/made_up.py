@@ -15,7 +15,7 @@ from tax_lightning.explanation import Example, Explanation, PrototypeSource, Tru
 KERNELS = 3
 
 
-CELL = Example("cell", "train-7", 2, 3, 0.9)
+TRUSTED = TrustBasis("image", "given", (0.7, 0.5, 0.1))
 
 
 def make_source(annotator="Ana", kernel=0, sample_id="train-7", active=True) -> PrototypeSource:
@@ -44,7 +44,7 @@ def make_explanation(
     classes: Sequence[str] = ("background", "cell"),
     ids: Sequence[str] | None = None,
     sources: tuple[tuple[PrototypeSource, ...], ...] | None = None,
-    trust: TrustBasis = TrustBasis(),  # noqa: B008 - it is frozen
+    trust: TrustBasis = TRUSTED,
 ) -> Explanation:
     """Explanation in which ``leader`` [B, H, W] decides with ``weight``, the others share the rest.
 
@@ -99,7 +99,7 @@ class MadeUpModel:
         classes: Sequence[str] = ("background", "cell", "fibre"),
         kernels: int = KERNELS,
         projected: bool = True,
-        trust: TrustBasis = TrustBasis(),  # noqa: B008 - it is frozen
+        trust: TrustBasis = TRUSTED,
     ) -> None:
         self.annotators, self.classes = tuple(annotators), tuple(classes)
         self.kernels, self.projected, self.trust = kernels, projected, trust

@@ -121,10 +121,8 @@ def test_explain_by_the_checkpoint_alone(trained, new_images, tmp_path, capsys):
     for image in listed["images"]:
         assert all((output / file).is_file() for file in image["files"].values())
     page = (output / "index.html").read_text(encoding="utf-8")
-    assert "The training images are not at hand" in page
-    assert re.search(
-        r"[Tt]raining image cell \d, row \d+, column \d+, which (Ana|Ben) labelled", page
-    )
+    assert re.search(r"The training images of \d+ of \d+ prototypes are not at hand", page)
+    assert re.search(r"(Ana|Ben), prototype \d. cell \d at y \d+, x \d+, labelled ", page)
 
 
 def test_explain_with_the_configuration_shows_the_examples(trained, new_images, tmp_path):
@@ -143,7 +141,7 @@ def test_explain_with_the_configuration_shows_the_examples(trained, new_images, 
     assert [image["id"] for image in explained(output)["images"]] == ["new 2", "new 0"]
     page = (output / "index.html").read_text(encoding="utf-8")
     assert "not at hand" not in page
-    assert 'class="crop"' in page
+    assert 'id="crop-0-' in page
     assert "<h1>Two images</h1>" in page
 
 

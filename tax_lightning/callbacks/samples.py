@@ -34,7 +34,8 @@ def explained_samples(trainer: L.Trainer, count: int) -> Iterator[ExplainedSampl
 
     They are explained with their padding, so that the model sees what it sees in validation.
     """
-    loaders = CombinedLoader(trainer.val_dataloaders or []).flattened
+    nested = trainer.val_dataloaders  # one, any nesting of them, or none
+    loaders = CombinedLoader([] if nested is None else nested).flattened
     for loader in [one for one in loaders if isinstance(one, DataLoader)][:1]:
         for sample in _single_samples(trainer, loader, count):
             image = sample["image"][0]
