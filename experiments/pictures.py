@@ -4,15 +4,13 @@
     python experiments/pictures.py --ckpt_path runs/quickstart/.../best.ckpt
 
 Writes `quickstart.png`, the panel of a validation image, and `gallery.png`, the prototypes of the
-annotator who decides most, into the folder `docs`. Everything in them is made up by the data module
-of the quick start; pictures of other people's data do not belong there.
+annotator whose prototypes are used most, into the folder `docs`. Everything in them is made up by
+the data module of the quick start; pictures of other people's data do not belong there.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
-import operator
 from pathlib import Path
 
 import lightning as L
@@ -21,9 +19,8 @@ import yaml
 from PIL import Image
 
 from tax_lightning import TAXLightningModule
-from tax_lightning.callbacks.samples import explained, picture_of
+from tax_lightning.callbacks.samples import explained, picture_of, training_reader
 from tax_lightning.data import SyntheticDataModule
-from tax_lightning.visualization.annotations import callout_patches
 from tax_lightning.visualization.gallery import (
     PrototypeCard,
     read_cards,
@@ -36,7 +33,7 @@ from tax_lightning.visualization.summary import Summary
 
 REPO = Path(__file__).parent.parent
 SHOWN = "val-0031"  # the image of the panel
-COUNTED = 16  # validation images in which is counted what a prototype decides
+COUNTED = 16  # validation images in which is counted how often a prototype is used
 
 
 class Pictures(L.Callback):
@@ -46,25 +43,21 @@ class Pictures(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the panel and the gallery."""
         data: SyntheticDataModule = trainer.datamodule
-
-        def read(sample_id: str) -> Picture:
-            return picture_of(trainer, data.read(sample_id)["image"])
-
-        sample = data.read(SHOWN)
-        explanation = explained(trainer, sample["image"], SHOWN)
+        names = [SHOWN, *(f"val-{n:04}" for n in range(COUNTED))]
+        images = {name: data.read(name)["image"] for name in names}
+        explanations = {name: explained(trainer, image, name) for name, image in images.items()}
+        shown, sample = explanations.pop(SHOWN), data.read(SHOWN)
+        cards = read_cards(shown.sources, training_reader(trainer))
         panel = render_panel(
-            explanation,
-            picture_of(trainer, sample["image"]),
+            shown,
+            picture_of(trainer, images[SHOWN]),
             sample["masks"].numpy(),
             sample["reference"].numpy(),
-            callout_patches([explanation], read),
+            cards[0].patches,
         )
         save("quickstart.png", panel)
-        names = [f"val-{n:04}" for n in range(COUNTED)]
-        counted = [explained(trainer, data.read(name)["image"], name) for name in names]
-        summary = functools.reduce(operator.add, map(Summary.of, counted))
-        cards = with_use(read_cards(explanation.sources, read), summary)
-        save("gallery.png", render_gallery(of_the_busiest(cards)))
+        first, *others = map(Summary.of, explanations.values())
+        save("gallery.png", render_gallery(of_the_busiest(with_use(cards, sum(others, first)))))
 
 
 def save(name: str, picture: Picture) -> None:
@@ -73,12 +66,12 @@ def save(name: str, picture: Picture) -> None:
 
 
 def of_the_busiest(cards: list[PrototypeCard]) -> list[PrototypeCard]:
-    """The cards of the annotator who decides most."""
+    """The cards of the annotator whose prototypes are the first reason most often."""
 
-    def decides(name: str) -> float:
+    def use(name: str) -> float:
         return sum(card.use or 0 for card in cards if card.source.annotator == name)
 
-    busiest = max((card.source.annotator for card in cards), key=decides)
+    busiest = max((card.source.annotator for card in cards), key=use)
     return [card for card in cards if card.source.annotator == busiest]
 
 

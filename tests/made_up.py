@@ -13,19 +13,18 @@ from torch.nn.functional import interpolate
 from tax_lightning.explanation import Example, Explanation, PrototypeSource, TrustBasis
 
 KERNELS = 3
+
+
 TRUSTED = TrustBasis("image", "given", (0.7, 0.5, 0.1))
 
 
-def make_source(
-    annotator: str, kernel: int, sample_id: str = "train-7", active: bool = True
-) -> PrototypeSource:
-    """A prototype with an example of both classes; none without a training image."""
+def make_source(annotator="Ana", kernel=0, sample_id="train-7", active=True) -> PrototypeSource:
+    """A prototype at row 2 + kernel of a training image, the next class in the image "b"."""
     if not sample_id:
         return PrototypeSource(annotator, kernel, active, None, ())
-    own = Example("cell", sample_id, 2 + kernel, 3, 0.9)
-    return PrototypeSource(
-        annotator, kernel, active, own, (own, Example("background", "b", 1, 1, 0.5))
-    )
+    cell = Example("cell", sample_id, 2 + kernel, 3, 0.9)
+    other = Example("background", "b", 1, 1, 0.5)
+    return PrototypeSource(annotator, kernel, active, cell, (cell, other))
 
 
 def make_sources(
@@ -49,21 +48,20 @@ def make_explanation(
 ) -> Explanation:
     """Explanation in which ``leader`` [B, H, W] decides with ``weight``, the others share the rest.
 
-    The leader's index modulo the number of classes is the class of a pixel. Where it is undisputed,
-    all annotators say what the leader says.
+    Annotator n says class n modulo the number of classes, but where nothing is disputed all say the
+    class of the leader. The leader's prototype has half of the leader's weight as its share.
     """
     batch, height, width = leader.shape
     n, c = len(annotators), len(classes)
     rest = (1 - weight) / max(1, n - 1)
     who = torch.full((batch, n, height, width), rest)
     who.scatter_(1, leader.unsqueeze(1), weight)
-    own = torch.arange(n) % c
-    decided = torch.nn.functional.one_hot(own, c).float()
-    annotator_probs = decided.view(1, n, c, 1, 1).expand(batch, n, c, height, width).clone()
+    said = (torch.arange(n) % c).view(1, n, 1, 1).expand(batch, n, height, width)
     if undisputed is not None:
-        alike = torch.nn.functional.one_hot(leader % c, c).movedim(-1, 1).float().unsqueeze(1)
-        annotator_probs = torch.where(undisputed[:, None, None], alike, annotator_probs)
+        said = torch.where(undisputed.unsqueeze(1), (leader % c).unsqueeze(1), said)
+    annotator_probs = torch.nn.functional.one_hot(said, c).movedim(-1, 2).float()
     why = torch.as_tensor(kernel).expand(batch, height, width).unsqueeze(1)
+    why = why.expand(batch, n, height, width).clone()
     return Explanation(
         ids=tuple(ids) if ids is not None else tuple(f"val-{i}" for i in range(batch)),
         annotators=tuple(annotators),
@@ -71,11 +69,11 @@ def make_explanation(
         probs=(who.unsqueeze(2) * annotator_probs).sum(dim=1),
         annotator_probs=annotator_probs,
         who=who,
-        why=why.expand(batch, n, height, width).clone(),
+        why=why,
         why_share=0.5 * who,
-        why_own=why.expand(batch, n, height, width).clone(),
-        trust=trust,
+        why_own=why,
         sources=sources if sources is not None else make_sources(annotators),
+        trust=trust,
     )
 
 
@@ -101,9 +99,10 @@ class MadeUpModel:
         classes: Sequence[str] = ("background", "cell", "fibre"),
         kernels: int = KERNELS,
         projected: bool = True,
+        trust: TrustBasis = TRUSTED,
     ) -> None:
         self.annotators, self.classes = tuple(annotators), tuple(classes)
-        self.kernels, self.projected = kernels, projected
+        self.kernels, self.projected, self.trust = kernels, projected, trust
 
     def explain(self, images: Tensor, ids: Sequence[str]) -> Explanation:
         n, c, k = len(self.annotators), len(self.classes), self.kernels
@@ -117,7 +116,6 @@ class MadeUpModel:
         log_annotators = (6 * fields(c) + 2 * fields(n, c)).log_softmax(dim=1)
         log_who = (4 * fields(n)).log_softmax(dim=0)
         probs = (log_who.exp().unsqueeze(1) * log_annotators.exp()).sum(dim=0)
-        why = fields(n, k).argmax(dim=1).unsqueeze(0)
         return Explanation(
             ids=tuple(ids),
             annotators=self.annotators,
@@ -125,11 +123,11 @@ class MadeUpModel:
             probs=probs.unsqueeze(0),
             annotator_probs=log_annotators.exp().unsqueeze(0),
             who=log_who.exp().unsqueeze(0),
-            why=why,
+            why=fields(n, k).argmax(dim=1).unsqueeze(0),
             why_share=0.7 * log_who.exp().unsqueeze(0),
-            why_own=why,
-            trust=TRUSTED,
+            why_own=fields(n, k).argmax(dim=1).unsqueeze(0),
             sources=make_sources(self.annotators, "train-7" if self.projected else "", k),
+            trust=self.trust,
         )
 
 

@@ -1,182 +1,113 @@
-import dataclasses
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from made_up import make_source, make_sources
 from reading import places_of, says, written
 
 from tax_lightning.explanation import Example, PrototypeSource
 from tax_lightning.visualization.annotations import SourcePatch
 from tax_lightning.visualization.gallery import (
     PrototypeCard,
-    card_facts,
+    read_cards,
     render_card,
     render_gallery,
+    shown_examples,
 )
+from tax_lightning.visualization.palette import annotator_palette
 
 BODY, TITLE = 14, 18
-FAINT = (105, 105, 105)
-BLUE, ORANGE = (0, 114, 178), (230, 159, 0)
-OWN = Example("cell", "train-7", 31, 40, 0.97)
-EXAMPLES = (
-    Example("cell", "train-8", 3, 3, 0.91),
-    Example("cell", "train-6", 6, 3, 0.90),
-    Example("background", "train-9", 4, 4, 0.85),
-    Example("fibre", "train-1", 5, 5, 0.75),
-)
-SHOWN = (EXAMPLES[0], *EXAMPLES[2:])  # one of each class
+BLUE, ORANGE = annotator_palette(2)
 
 
-def source_of(annotator="Ana", kernel=2, **changes):
-    return dataclasses.replace(PrototypeSource(annotator, kernel, True, OWN, EXAMPLES), **changes)
+def full_card(source=None, colour=BLUE, use=0.12):
+    """A card whose pixel lies in a green image, and whose examples lie in red ones."""
+    source = source or make_source("Ana", 2)
+    patches = {
+        source.taken_from: SourcePatch(np.full((46, 46, 3), (10, 200, 90), np.uint8), 17, 20)
+    }
+    for n, example in enumerate(shown_examples(source)):
+        if example not in patches:
+            patches[example] = SourcePatch(np.full((46, 46, 3), (200, 10, n), np.uint8), 23, 23)
+    return PrototypeCard(source, colour, patches, use)
 
 
-def full_card(**changes):
-    """A card of an image of 60 x 120 pixels, of which the crop shows 46 x 46."""
-    crop = np.full((46, 46, 3), (10, 200, 90), dtype=np.uint8)
-    patches = {OWN: SourcePatch(crop, 17, 20)}  # so the crop begins at row 14, column 20
-    for n, example in enumerate(SHOWN):
-        small = np.full((46, 46, 3), (200, 10, n), dtype=np.uint8)
-        patches[example] = SourcePatch(small, 23, 23)
-    image = np.full((60, 120, 3), (10, 200, 90), dtype=np.uint8)
-    card = PrototypeCard(source_of(), BLUE, 0.12, patches, image, (60, 120))
-    return dataclasses.replace(card, **changes)
-
-
-def test_a_card_says_whose_it_is_where_it_is_from_and_what_was_measured():
+def test_a_card_says_whose_it_is_where_it_is_from_and_what_its_examples_are():
     card = render_card(full_card())
     assert says(card, "Ana · prototype 2", TITLE)
-    for text in (
-        "from train-7 at y 31, x 40",
-        "labelled: cell",
-        "reason of 12% of the disputed pixels",
-        "similarity when taken: 0.97",
-    ):
+    facts = ("train-7 at y 4, x 3, labelled cell", "the first reason at 12% of the disputed")
+    for text in (*facts, "cell", "like it: 0.90", "background", "like it: 0.50"):
         assert says(card, text, BODY), text
-    for example in SHOWN:
-        assert says(card, example.label, BODY, FAINT)
-        assert says(card, f"{example.similarity:.2f}", BODY, FAINT)
-
-
-def test_what_was_not_measured_is_left_out():
-    for use in (None, float("nan")):
-        facts = card_facts(PrototypeCard(source_of(), BLUE, use))
-        assert not any("disputed" in fact for fact in facts)
-
-
-def test_the_dead_and_the_unprojected_are_said_to_be_so():
-    pruned = card_facts(PrototypeCard(source_of(active=False), BLUE))
-    assert any("decides nothing" in fact for fact in pruned)
-    nowhere = source_of(taken_from=None, examples=())
-    assert card_facts(PrototypeCard(nowhere, BLUE)) == ("not yet projected: no training pixel",)
-    card = render_card(PrototypeCard(nowhere, BLUE))
-    assert says(card, "Ana · prototype 2", TITLE)
-    assert not says(card, "most similar pixels by label:", BODY, FAINT)
-
-
-def crop_of(card):
-    """The enlarged crop within its frame, of 184 pixels a side: four a pixel of the patch."""
-    rows, cols = np.nonzero((card == BLUE).all(axis=2))
-    top = rows[rows > 10].min()  # below the bar at the head of the card
-    frame = card[top : top + 192, cols.min() : cols.min() + 192]
-    assert (frame[:4] == BLUE).all()
-    assert (frame[:, -4:] == BLUE).all()
-    return frame[4:-4, 4:-4]
+    shown = (card == (200, 10, 1)).all(axis=2).sum()
+    assert 0.85 * 88**2 < shown < 88**2  # less its mark
 
 
 def test_the_crop_shows_the_pixel_in_a_ring():
-    crop = crop_of(render_card(full_card()))
+    card = render_card(full_card())
+    rows, cols = np.nonzero((card == BLUE).all(axis=2))
+    top = rows[rows > 10].min()  # below the bar at the head of the card
+    crop = card[top + 4 : top + 188, cols.min() + 4 : cols.min() + 188]
     y, x = 4 * 17 + 2, 4 * 20 + 2
     assert (crop[y - 3 : y + 3, x - 3 : x + 3] == (10, 200, 90)).all()
-    ring = (crop != (10, 200, 90)).any(axis=2)
-    rows, cols = np.nonzero(ring)
+    rows, cols = np.nonzero((crop != (10, 200, 90)).any(axis=2))
     assert abs((rows.min() + rows.max()) / 2 - y) <= 1
     assert abs((cols.min() + cols.max()) / 2 - x) <= 1
     assert rows.max() - rows.min() < 32
 
 
-@given(
-    height=st.integers(50, 400),
-    width=st.integers(50, 400),
-    y=st.floats(0, 1),
-    x=st.floats(0, 1),
-)
-def test_the_box_stands_where_the_crop_lies_in_the_image(height, width, y, x):
-    row, column = round(y * (height - 1)), round(x * (width - 1))
-    top, left = (max(0, min(p - 24, size - 48)) for p, size in ((row, height), (column, width)))
-    patch = SourcePatch(np.zeros((48, 48, 3), np.uint8), row - top, column - left)
-    own = dataclasses.replace(OWN, y=row, x=column)
-    card = full_card(
-        source=source_of(taken_from=own),
-        patches={own: patch},
-        image=np.full((height, width, 3), (10, 200, 90), dtype=np.uint8),
-        size=(height, width),
-    )
-    picture = render_card(card)
-    shown = (picture == (10, 200, 90)).all(axis=2)
-    boxed = np.zeros_like(shown)
-    rows, cols = np.nonzero(shown)
-    # The thumbnail is all of one colour but for the lines of the box.
-    zoom = 104 / max(height, width)
-    above, before = 4 + 8 + 25 + 8, 184 + 2 * 4 + 8
-    area = picture[above : above + round(height * zoom), before : before + round(width * zoom)]
-    boxed = ~(area == (10, 200, 90)).all(axis=2)
-    rows, cols = np.nonzero(boxed)
-    expected = np.multiply((top, left, top + 48, left + 48), zoom)
-    found = (rows.min(), cols.min(), rows.max() + 1, cols.max() + 1)
-    np.testing.assert_allclose(found, expected, atol=1)
+def test_only_the_most_similar_example_of_a_class_is_shown():
+    labels = ("cell", "cell", "background", "cell")
+    examples = tuple(Example(label, "a", y, 0, 0.5) for y, label in enumerate(labels))
+    source = PrototypeSource("Ana", 0, True, examples[0], examples)
+    assert [example.y for example in shown_examples(source)] == [0, 2]
 
 
-def test_examples_of_every_class_stand_below_and_may_be_missing():
-    card = full_card()
-    picture = render_card(card)
-    lefts = [np.nonzero((picture == (200, 10, n)).all(axis=2))[1].min() for n in range(3)]
-    assert lefts == sorted(lefts)
-    assert len(set(lefts)) == 3
-    picture = render_card(full_card(patches={OWN: card.patches[OWN]}))
-    assert not (picture == (200, 10, 0)).all(axis=2).any()
-    assert places_of(np.full((92, 92, 3), 238, dtype=np.uint8), picture)
+def test_the_pruned_the_unprojected_and_the_lost_are_said_to_be_so():
+    pruned = full_card(make_source(active=False)).facts
+    assert pruned[-1] == "pruned: no training pixel is like it, so it decides nothing"
+    nowhere = PrototypeCard(make_source(sample_id=""), BLUE)
+    assert nowhere.facts == ("not yet projected: no training pixel",)
+    assert says(render_card(nowhere), "Ana · prototype 0", TITLE)
+    lost = PrototypeCard(make_source(), BLUE)
+    assert lost.facts[1:] == ("(the training image is not at hand)",)
+    assert places_of(np.full((184, 184, 3), 238, dtype=np.uint8), render_card(lost))
 
 
-def test_without_its_image_a_card_has_an_empty_frame():
-    picture = render_card(PrototypeCard(source_of(), BLUE))
-    assert places_of(np.full((184, 184, 3), 238, dtype=np.uint8), picture)
-    assert says(picture, "labelled: cell", BODY)
-
-
-def test_the_gallery_has_a_row_for_each_annotator():
-    experts = [("Ana", BLUE)] * 3 + [("Ben", ORANGE)] * 5
-    cards = [full_card(source=source_of(n, k), colour=c) for k, (n, c) in enumerate(experts)]
+def test_the_gallery_has_four_cards_in_a_row():
+    cards = [full_card(make_source("Ana", k)) for k in range(5)]
     picture = render_gallery(cards)
-    places = [
-        places_of(written(f"{name} · prototype {kernel}", TITLE), picture)
-        for kernel, (name, _) in enumerate(experts)
-    ]
+    places = [places_of(written(f"Ana · prototype {k}", TITLE), picture) for k in range(5)]
     rows, columns = zip(*(place for (place,) in places), strict=True)
-    assert rows[0] == rows[1] == rows[2] < rows[3]
-    assert rows[3] == rows[4] == rows[5] == rows[6] < rows[7]
-    margin, step = 18, 304 + 16
-    places = [margin + k * step for k in (0, 1, 2, 0, 1, 2, 3, 0)]
-    np.testing.assert_allclose(columns, places, atol=2)  # letters do not begin at once
-    for text in ("ring: the pixel", "box: where the patch lies in its image"):
-        assert says(picture, text, BODY)
-
-
-def test_one_card_makes_a_gallery_and_none_does_not():
-    picture = render_gallery([full_card()])
-    assert says(picture, "Prototypes of Ana", 21)
-    assert says(picture, "Ana · prototype 2", TITLE)
+    assert rows[0] == rows[1] == rows[2] == rows[3] < rows[4]
+    # Letters do not begin at once.
+    np.testing.assert_allclose(columns, [18 + k * (304 + 16) for k in (0, 1, 2, 3, 0)], atol=2)
+    assert says(render_gallery(cards[:1]), "Prototypes", 21)
     with pytest.raises(ValueError, match="no cards, expected at least one prototype"):
         render_gallery([])
 
 
 def test_long_names_and_any_image_shape_fit():
-    own = Example("cell", "/data/" + "very/" * 30 + "deep", 0, 0, 0.9)
-    source = source_of("a radiologist with a very long name indeed", taken_from=own)
-    usual = render_card(full_card())
-    for size in ((1, 1000), (1000, 1), (1, 1)):
-        image = np.zeros((*size, 3), dtype=np.uint8)
-        patches = {own: SourcePatch(image[:48, :48], 0, 0)}
-        card = full_card(source=source, image=image, size=size, patches=patches)
-        assert render_card(card).shape[1] == usual.shape[1]
+    long = "a radiologist with a very long name indeed"
+    card = full_card(make_source(long, 0, "/data/" + "very/" * 30 + "deep"))
+    for size in ((1, 48), (48, 1), (1, 1)):
+        patch = SourcePatch(np.zeros((*size, 3), dtype=np.uint8), 0, 0)
+        shown = PrototypeCard(card.source, BLUE, dict.fromkeys(card.patches, patch))
+        assert render_card(shown).shape[1] == render_card(full_card()).shape[1]
+
+
+def test_every_training_image_is_read_once():
+    asked = []
+
+    def read(name):
+        asked.append(name)
+        return np.full((100, 120, 3), 90, np.uint8)
+
+    cards = read_cards(make_sources(("Ana", "Ben")), read)
+    assert asked == ["b", "train-7"]
+    assert [(c.source.annotator, c.source.kernel, c.colour) for c in cards] == [
+        (name, kernel, colour)
+        for name, colour in (("Ana", BLUE), ("Ben", ORANGE))
+        for kernel in range(3)
+    ]
+    patch = cards[-1].patches[cards[-1].source.taken_from]
+    assert (patch.y, patch.x) == (4, 3)
+    patch = cards[-1].patches[cards[-1].source.example("background")]
+    assert (patch.y, patch.x) == (1, 1)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from tax_lightning.__main__ import main
 from tax_lightning.callbacks.loggers import working
@@ -56,6 +56,13 @@ def test_a_logger_that_cannot_begin_is_replaced_by_a_file(tmp_path):
     assert first is fine
     assert isinstance(second, CSVLogger)
     assert second.log_dir == str(tmp_path / "far" / "version_0")
+
+
+def test_a_folder_that_cannot_be_written_does_not_stop_a_run(tmp_path):
+    pytest.importorskip("tensorboard", reason="needs tensorboard")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(UserWarning, match="TensorBoardLogger cannot begin"):
+        working([TensorBoardLogger(tmp_path / "file")])
 
 
 def test_training_goes_on_without_its_logger(tmp_path, capsys):

@@ -9,12 +9,7 @@ from made_up import KERNELS, make_explanation, make_sources, quarters
 from reading import places_of, says, written
 
 from tax_lightning.explanation import TrustBasis
-from tax_lightning.visualization.annotations import (
-    example_for,
-    find_spots,
-    spot_patches,
-)
-from tax_lightning.visualization.drawing import who_index_map
+from tax_lightning.visualization.annotations import SourcePatch, find_callouts
 from tax_lightning.visualization.palette import (
     annotator_palette,
     class_palette,
@@ -23,24 +18,36 @@ from tax_lightning.visualization.palette import (
 )
 from tax_lightning.visualization.panel import (
     View,
-    dispute_entries,
-    image_notes,
-    mask_notes,
+    annotator_entries,
+    argument_words,
+    callout_words,
+    dispute_notes,
     render_panel,
-    spot_words,
 )
 from tax_lightning.visualization.summary import Summary
 
 BODY = 14  # height of the letters in a panel whose tiles are 256 wide
 RED = (255, 0, 0)
 GREY_OF_RED = 76
+CONSTANT = TrustBasis("constant", "majority", (0.28, 0.24, 0.25))
+
+
+def view_on(explanation, image, masks=None, reference=None):
+    return View(explanation, image, masks, reference, Summary.of(explanation))
 
 
 def view_of(explanation, masks=None, reference=None):
     """The view of an image that is all red, of which no grey value is one of a hatching."""
     height, width = explanation.probs.shape[-2:]
     image = np.full((height, width, 3), RED, dtype=np.uint8)
-    return View(explanation, image, masks, reference)
+    return view_on(explanation, image, masks, reference)
+
+
+def with_support(explanation, support):
+    """The same with these probabilities [N, H, W] of the class 1, whatever the weights."""
+    p = torch.as_tensor(support, dtype=torch.float32)[None]
+    probs = torch.stack([1 - p, p], dim=2)
+    return dataclasses.replace(explanation, annotator_probs=probs)
 
 
 def enlarged(maps, size):
@@ -56,6 +63,18 @@ def is_grey(picture):
 
 def count_inks(picture, colour):
     return int((picture == colour).all(axis=-1).sum())
+
+
+def noise(height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 255, (height, width, 3)).astype(np.uint8)
+
+
+def texts(entries):
+    return [entry.text for entry in entries]
+
+
+# ------------------------------------------------------------------------------------------ tiles
 
 
 @given(seed=st.integers(0, 1000), size=st.sampled_from([4, 16, 64]))
@@ -83,73 +102,45 @@ def test_undisputed_pixels_are_dimmed_and_hatched():
 
 def test_who_fades_with_certainty():
     explanation = make_explanation(quarters()[0], weight=2 / 3)  # of three: certainty 1/2
-    picture = view_of(explanation).who()
     expected = (np.array(annotator_palette(1)[0]) + GREY_OF_RED) / 2
-    np.testing.assert_allclose(picture[10, 10], expected, atol=1)
+    np.testing.assert_allclose(view_of(explanation).who()[10, 10], expected, atol=1)
+
+
+def test_votes_are_light_where_all_and_dark_where_half_say_the_result():
+    explanation = make_explanation(torch.ones(1, 1, 3).long(), annotators=("Ana", "Ben"))
+    explanation = with_support(explanation, [[[0.9, 0.8, 0.5]], [[0.8, 0.7, 0.5]]])
+    explanation = dataclasses.replace(explanation, dispute_threshold=0.0)
+    picture, shares = view_of(explanation).votes_map(), np.array([0.85, 0.75, 0.5])
+    for x, share in zip((40, 128, 250), shares, strict=True):
+        np.testing.assert_allclose(picture[0, x], value_colours(2 * (1 - share[None]))[0], atol=3)
+
+
+def test_dispute_runs_from_no_pair_to_even_odds():
+    explanation = make_explanation(torch.ones(1, 1, 3).long(), annotators=("Ana", "Ben"))
+    explanation = with_support(explanation, [[[1.0, 0.75, 0.5]], [[1.0, 1.0, 0.5]]])
+    picture = view_of(explanation).dispute_map()
+    scale = value_colours(np.array([[0.0, 0.5, 1.0]]))[0]
+    for x, colour in zip((0, 128, 255), scale, strict=True):
+        np.testing.assert_allclose(picture[0, x], colour, atol=3)
 
 
 @given(seed=st.integers(0, 1000))
-def test_why_has_the_shade_of_the_reason(seed):
+def test_why_has_the_shade_of_the_first_reason(seed):
     generator = torch.Generator().manual_seed(seed)
     leader = torch.randint(3, (1, 4, 4), generator=generator)
     kernel = torch.randint(KERNELS, (1, 4, 4), generator=generator)
     undisputed = torch.rand(1, 4, 4, generator=generator) < 0.3
-    picture = view_of(make_explanation(leader, kernel, undisputed)).why()
+    explanation = make_explanation(leader, kernel, undisputed)
+    other = explanation.why_share.roll(1, dims=1)  # Ben is the reason where Ana leads, and so on
+    picture = view_of(dataclasses.replace(explanation, why_share=other)).why()
     for y in range(4):
         for x in range(4):
             middle = picture[64 * y + 32, 64 * x + 32]
             if undisputed[0, y, x]:
                 assert is_grey(middle)
             else:
-                colour = annotator_palette(3)[leader[0, y, x]]
+                colour = annotator_palette(3)[(leader[0, y, x] + 1) % 3]
                 assert tuple(middle) == kernel_shade(colour, int(kernel[0, y, x]), KERNELS)
-
-
-def test_seams_run_between_prototypes_and_nowhere_else():
-    leader, undisputed = quarters(64)
-    kernel = torch.zeros_like(leader)
-    kernel[:, :32, 16:] = 1  # a seam within the first quarter, and one towards the second
-    black = (view_of(make_explanation(leader, kernel, undisputed)).why() == 0).all(axis=2)
-    expected = np.zeros((256, 256), dtype=bool)
-    expected[:128, 64] = expected[:128, 128] = expected[128, :128] = True
-    np.testing.assert_array_equal(black, expected)
-
-
-def test_dispute_runs_from_nobody_to_everybody_on_one_scale_for_all_images():
-    explanation = make_explanation(torch.zeros(1, 1, 3).long(), annotators=["Ana", "Ben"])
-    p = torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.5, 1.0]])  # pairs differ never, in half, always
-    probs = torch.stack([1 - p, p], dim=1).view(1, 2, 2, 1, 3)
-    picture = view_of(dataclasses.replace(explanation, annotator_probs=probs)).dispute_map()
-    scale = value_colours(np.array([[0.0, 0.5, 1.0]]))[0]
-    for x, colour in zip((0, 128, 255), scale, strict=True):
-        np.testing.assert_allclose(picture[0, x], colour, atol=3)
-
-
-def test_votes_are_shown_where_the_weights_do_not_follow_the_image():
-    leader = torch.zeros(1, 1, 2).long()
-    leader[..., 1] = 1  # two of three say background; one of three says cell
-    trust = TrustBasis("constant", "majority", (0.3, 0.2, 0.2))
-    explanation = make_explanation(leader, weight=0.9, trust=trust)
-    picture = view_of(explanation).who()
-    scale = value_colours(1 - np.array([[2 / 3, 1 / 3]]))[0]
-    for x, colour in zip((0, 255), scale, strict=True):
-        np.testing.assert_allclose(picture[0, x], colour, atol=3)
-    panel = render_panel(explanation, noise(1, 2))
-    assert says(panel, "WHO: votes", 18)
-    assert not says(panel, "WHO is trusted", 18)
-
-
-def test_small_maps_show_what_each_would_add_and_leave_out():
-    masks = np.zeros((3, 64, 64), dtype=np.int64)
-    masks[0, :, :16] = 1  # the result has nothing there
-    explanation = make_explanation(quarters(64)[0])  # class 1 in the upper right quarter
-    ana, _, cleo = (view_of(explanation, masks).difference(n) for n in range(3))
-    blue, _, green = annotator_palette(3)
-    assert count_inks(ana[:, :64], blue) == 256 * 64
-    inside = ana[10:118, 140:246]  # nobody but the result has a cell there
-    assert 0 < count_inks(inside, blue) < inside.shape[0] * inside.shape[1] / 3
-    assert count_inks(inside, blue) + count_inks(inside, (255, 255, 255)) == inside[..., 0].size
-    assert count_inks(cleo[:, :64], green) == 0
 
 
 def test_coinciding_contours_show_all_their_colours():
@@ -161,17 +152,6 @@ def test_coinciding_contours_show_all_their_colours():
     assert first + second == 4 * 2 * (128 - 2)
     assert abs(first - second) < 0.1 * (first + second)
     assert third == 0
-
-
-def test_contours_without_masks_are_the_predicted_ones():
-    explanation = make_explanation(quarters(64)[0])  # Ben says class 1 everywhere
-    annotator_probs = explanation.annotator_probs.clone()
-    annotator_probs[:, 1, 1, :10] = 0
-    annotator_probs[:, 1, 0, :10] = 1
-    explanation = dataclasses.replace(explanation, annotator_probs=annotator_probs)
-    tile = view_of(explanation).contours()
-    assert count_inks(tile, annotator_palette(2)[1]) == 2 * 256
-    assert count_inks(tile, annotator_palette(1)[0]) == 0
 
 
 def test_absent_and_empty_masks_have_no_contour():
@@ -197,129 +177,126 @@ def test_result_shows_classes_their_edges_and_the_reference():
     assert set(map(tuple, dashed[line])) == {(0, 0, 0), (255, 255, 255)}
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_own_maps_show_what_is_added_and_what_left_out(given):
+    leader = torch.zeros(1, 64, 64).long()
+    leader[:, :32, :32] = 1  # the result: Ben's cell in a quarter; Ana says nothing, Ben all
+    explanation = make_explanation(leader)
+    masks = np.zeros((3, 64, 64), dtype=np.int64)
+    masks[1], masks[2] = 1, 255
+    view = view_of(explanation, masks if given else None)
+    ana, ben = annotator_palette(2)
+    picture, more, less = view.own(0)
+    assert (more, less) == (0, 1)
+    assert count_inks(picture[:128, :128], ana) == pytest.approx(128**2 / 2, rel=0.1)
+    assert count_inks(picture[128:], ana) == 0
+    picture, more, less = view.own(1)
+    assert (more, less) == (3, 0)
+    assert count_inks(picture, ben) == 256**2 - 128**2
+    _, more, less = view.own(2)  # who did not label the image changes nothing
+    assert (more, less) == ((0, 0) if given else (0, 1))
+
+
 @pytest.mark.parametrize("size", [513, 2000])
 def test_large_images_are_shown_smaller_with_every_map_from_the_same_pixels(size):
     generator = torch.Generator().manual_seed(0)
     leader = torch.randint(3, (1, size, size), generator=generator)
-    view = view_of(
-        make_explanation(leader, kernel=leader), leader.numpy().repeat(3, 0), leader[0].numpy()
-    )
+    masks = leader.numpy().repeat(3, 0)
+    view = view_of(make_explanation(leader, kernel=leader), masks, leader[0].numpy())
     assert view.leader.shape == (512, 512)
     assert view.line == 4
-    for other in (view.kernel, view.reason, view.masks[1], view.reference):
+    for other in (view.reason, view.kernel, view.masks[1], view.reference):
         np.testing.assert_array_equal(other, view.leader)
     assert view.leader[0, 0] == leader[0, 0 if size == 513 else 1, 0 if size == 513 else 1]
 
 
-def noise(height, width, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 255, (height, width, 3)).astype(np.uint8)
-
-
-def test_several_images_are_refused():
-    explanation = make_explanation(torch.zeros(2, 4, 4).long())
-    for function in (who_index_map, find_spots):
-        with pytest.raises(ValueError, match="of 2 images, expected 1"):
-            function(explanation)
-    with pytest.raises(ValueError, match="of 2 images, expected 1"):
-        render_panel(explanation, noise(4, 4))
+# ------------------------------------------------------------------------------------------ panel
 
 
 def test_the_tiles_stand_in_two_rows_of_three():
     leader, undisputed = quarters(32)
     explanation = make_explanation(leader, undisputed=undisputed, weight=0.8)
     image, masks = noise(32, 32), np.stack([leader[0].numpy() == n for n in range(3)]).astype(int)
-    view = View(explanation, image, masks, masks[0])
+    view = view_on(explanation, image, masks, masks[0])
     panel = render_panel(explanation, image, masks, masks[0])
     drawn = (view.image, view.contours(), view.result())
     places = [places_of(tile, panel) for tile in (*drawn, view.who())]
     ((top, left),), ((_, second),), ((_, third),), ((below, again),) = places
     assert [(top, second), (top, third)] == [p[0] for p in places[1:3]]
     assert third - second == second - left == 256 + 16
-    assert again == left
-    assert below > top + 256
+    assert (again, below > top + 256) == (left, True)
     assert (below, third) in places_of(view.dispute_map(), panel)
+
+
+@pytest.mark.parametrize("kind", ["image", "constant", "uniform"])
+def test_who_is_shown_where_it_follows_the_image_and_votes_elsewhere(kind):
+    leader, undisputed = quarters(32)
+    trust = TrustBasis(kind, "majority", (0.28, 0.24, 0.25))
+    explanation = make_explanation(leader, undisputed=undisputed, trust=trust)
+    image, follows = noise(32, 32), kind == "image"
+    view, panel = view_on(explanation, image), render_panel(explanation, image)
+    assert bool(places_of(view.who(), panel)) == follows
+    assert bool(places_of(view.votes_map(), panel)) != follows
+    assert says(panel, "WHO weighs most", 18) == follows
+    assert says(panel, "VOTES", 18) != follows
 
 
 def test_every_name_stands_in_the_legend_beside_its_colour():
     leader, undisputed = quarters()
     panel = render_panel(make_explanation(leader, undisputed=undisputed), noise(8, 8))
-    for name, colour in zip(("Ana", "Ben", "Cleo"), annotator_palette(3), strict=True):
-        chips = [
-            panel[row - 2 : row + 16, column - 20 : column]
-            for row, column in places_of(written(name, BODY), panel)
-        ]
-        assert any(count_inks(chip, colour) > 0.8 * 14 * 14 for chip in chips), name
-    for text in ("cell", "background"):
+    # Ana and Cleo say background at 2 of 3 disputed quarters, Ben cell at one.
+    names = ("Ana 67%", "Ben 33%", "Cleo 67%")
+    for name, colour in zip(names, annotator_palette(3), strict=True):
+        ((row, column),) = places_of(written(name, BODY), panel)
+        chip = panel[row - 2 : row + 16, column - 20 : column]
+        assert count_inks(chip, colour) > 0.8 * 14 * 14
+    for text in ("cell", "background", "8 x 8 pixels"):
         assert says(panel, text, BODY)
-    assert says(panel, "val-0", 21)
+    assert says(panel, "hatched: fewer than 1 pair of annotators in 10 is expected to differ", BODY)
 
 
-def test_spots_have_numbers_in_the_picture_and_cards_below():
+def test_of_forty_annotators_eleven_are_named_and_the_others_counted():
+    names = [f"rater {n:02}" for n in range(40)]
+    leader = (torch.arange(40 * 40) % 11 * 3).view(1, 40, 40)  # raters 0, 3, ... 30
+    explanation = make_explanation(leader, annotators=names)
+    summary = Summary.of(explanation)
+    said = texts(annotator_entries(view_of(explanation), names, summary))
+    assert [text[:8] for text in said[1:-1]] == names[:31:3]
+    assert said[-1] == "29 others"
+    assert says(render_panel(explanation, noise(40, 40)), "29 others", round(BODY * 280 / 256))
+
+
+def test_callouts_have_numbers_in_the_picture_and_cards_below():
     leader, undisputed = quarters(64)
     explanation = make_explanation(leader, leader, undisputed)
-    colours = iter(range(100))
-
-    def read(name):
-        return np.full((60, 60, 3), (1, 2, next(colours)), dtype=np.uint8)
-
-    patches = spot_patches([explanation], read)
+    callouts = find_callouts(explanation)
+    examples = {side.example for c in callouts for side in (c.reason, c.against)}
+    grey = {
+        e: SourcePatch(np.full((9, 9, 3), (1, 2, n), np.uint8), 4, 4)
+        for n, e in enumerate(examples)
+    }
     image = noise(64, 64)
-    panel = render_panel(explanation, image, patches=patches)
-    ((top, left),) = places_of(View(explanation, image, None, None).who(), panel)
+    panel = render_panel(explanation, image, patches=grey)
+    ((top, left),) = places_of(view_on(explanation, image).who(), panel)
     why = panel[top : top + 256, left + 272 : left + 272 + 256]
-    for n, (y, x) in enumerate([(20, 20), (20, 230), (230, 20)]):
-        assert tuple(why[y, x]) == kernel_shade(annotator_palette(3)[n], n, 3)
-    for spot in find_spots(explanation):
-        y, x = 4 * spot.y + 2, 4 * spot.x + 2
-        disc = why[y - 6 : y + 6, x - 6 : x + 6]
-        grey = (disc[..., 0] == disc[..., 1]) & (disc[..., 1] == disc[..., 2])
-        assert grey.all()  # a white number on a dark disc covers the colour
-        patch = patches[example_for(explanation, spot)]
-        shown = count_inks(panel[top + 256 :], patch.image[0, 0])
-        assert shown > 0.9 * 96**2  # less its mark
-        name = explanation.annotators[spot.annotator]
-        assert says(panel, f"FOR: {name} · prototype {spot.annotator}, 50%", BODY)
-    assert says(panel, "AGAINST: Ana would say", BODY)
-    assert says(panel, "labelled cell in train-7", BODY)
+    for callout in callouts:
+        y, x = 4 * callout.y + 2, 4 * callout.x + 2
+        assert is_grey(why[y - 6 : y + 6, x - 6 : x + 6]).all()  # a white number on a dark disc
+    shown = sum(count_inks(panel, (1, 2, n)) for n in range(len(examples)))
+    assert 5.4 * 96**2 < shown < 6 * 96**2  # for and against at three spots, less their marks
+    assert says(panel, "FOR background: 50%", BODY)
+    assert says(panel, "AGAINST: Ben would", BODY)
 
 
-def test_without_its_image_an_example_is_named_with_an_empty_frame():
+def test_the_foot_says_what_trust_is_worth():
+    panel = render_panel(make_explanation(quarters(64)[0], trust=CONSTANT), noise(64, 64))
+    assert says(panel, "Trust in the annotators was taught with the majority", BODY)
+
+
+def test_a_missing_patch_leaves_its_frame_empty():
     panel = render_panel(make_explanation(quarters()[0]), noise(8, 8))
-    assert places_of(np.full((96, 96, 3), 238, dtype=np.uint8), panel)
-    assert says(panel, "(image not at hand)", BODY)
-
-
-@pytest.mark.parametrize(
-    ("weight", "probs", "trust", "words"),
-    [
-        (0.8, [0.2, 0.8], None, "Ben decides, with a weight of 80% · 1.0 of 3 would say cell"),
-        (0.6, [0.7, 0.3], None, "Ben is outvoted, with a weight of 60% · 2.0 of 3 would say backg"),
-        (0.4, [0.4, 0.6], None, "shared: Ben has the largest weight, 40% · 1.0 of 3 would say cel"),
-        (0.8, [0.2, 0.8], TrustBasis("uniform", "majority"), "1.0 of 3 would say cell"),
-    ],
-)
-def test_who_decides_is_said_only_where_it_is_true(weight, probs, trust, words):
-    options = {} if trust is None else {"trust": trust}
-    explanation = make_explanation(torch.ones(1, 1, 1).long(), weight=weight, **options)
-    probs = torch.tensor(probs).view(1, 2, 1, 1)
-    explanation = dataclasses.replace(explanation, probs=probs)
-    (spot,) = find_spots(explanation)
-    assert spot_words(explanation, spot).startswith(words)
-
-
-def test_the_real_share_of_dispute_stands_beside_the_expected_one():
-    leader, undisputed = quarters()
-    masks = np.zeros((3, 8, 8), dtype=np.int64)
-    masks[1, :2] = 1
-    masks[0, 4:] = 255
-    masks[2, 4:] = 255  # one label is no dispute, and no agreement
-    summary = Summary.of(make_explanation(leader, undisputed=undisputed))
-    assert texts(dispute_entries(summary, masks))[2:] == [
-        "expected to be disputed: 75% of the pixels",
-        "really disputed: 50%",
-    ]
-    assert len(dispute_entries(summary, None)) == 3
+    assert len(places_of(np.full((96, 96, 3), 238, dtype=np.uint8), panel)) == 6
+    assert says(panel, "(image not found)", BODY)
 
 
 @pytest.mark.parametrize(
@@ -330,20 +307,20 @@ def test_tiles_are_legible_at_any_size(size, shown):
     leader = torch.zeros(1, *size).long()
     leader[:, size[0] // 2 :] = 1
     explanation, image = make_explanation(leader), noise(*size)
-    view = View(explanation, image, None, None)
+    view = view_on(explanation, image)
     height, width = view.size
     assert max(height, width) == shown
     assert height / width == pytest.approx(size[0] / size[1], rel=0.01)
     panel = render_panel(explanation, image)
     assert places_of(view.who(), panel)
-    assert says(panel, "Annotators:", round(BODY * max(1, width / 256)))
+    assert says(panel, "Ana 50%", round(BODY * max(1, width / 256)))
 
 
 @pytest.mark.parametrize("size", [(1, 1000), (1000, 1), (1, 1), (3, 700)])
 def test_extreme_sizes(size):
     panel = render_panel(make_explanation(torch.zeros(1, *size).long()), noise(*size))
     assert panel.dtype == np.uint8
-    assert says(panel, "Annotators:", round(BODY * max(1, min(2, size[1] / 256))))
+    assert says(panel, "Ana 100%", round(BODY * max(1, min(2, size[1] / 256))))
 
 
 @pytest.mark.parametrize("n", [1, 2, 12, 40])
@@ -359,25 +336,27 @@ def test_any_number_of_annotators_and_classes(n, classes):
     assert panel.shape[1] == 3 * 260 + 2 * 16 + 2 * 18
 
 
-def test_nothing_is_disputed():
+def test_nothing_disputed():
     leader, _ = quarters()
     explanation = make_explanation(leader, undisputed=torch.ones_like(leader).bool())
     panel = render_panel(explanation, noise(8, 8))
-    nobody = "Nothing is disputed: no two annotators are expected to differ anywhere."
-    assert says(panel, nobody, 18)
-    assert not says(panel, "FOR: Ana · prototype 0, 50%", BODY)
+    nothing = "Nothing is disputed: the model expects all annotators to say the same everywhere."
+    assert says(panel, nothing, 18)
+    assert not says(panel, "prototype 0 of Ana", BODY)
 
 
 def test_half_precision():
     explanation = make_explanation(quarters()[0], weight=0.8)
     half = {name: getattr(explanation, name).bfloat16() for name in ("probs", "who", "why_share")}
     panel = render_panel(dataclasses.replace(explanation, **half), noise(8, 8))
-    assert says(panel, "FOR: Ana · prototype 0, 40%", BODY)
+    assert says(panel, "Ana 75%", BODY)
 
 
-def test_wrong_sizes_are_named():
+def test_several_images_and_wrong_sizes_are_refused():
+    with pytest.raises(ValueError, match="of 2 images, expected 1"):
+        render_panel(make_explanation(torch.zeros(2, 4, 4).long()), noise(4, 4))
     explanation = make_explanation(quarters()[0])
-    with pytest.raises(ValueError, match=r"image has shape \(8, 9, 3\), expected \(8, 8\) or"):
+    with pytest.raises(ValueError, match=r"image has shape \(8, 9\), expected \(8, 8\)"):
         render_panel(explanation, noise(8, 9))
     with pytest.raises(ValueError, match=r"masks has shape \(2, 8, 8\), expected \(3, 8, 8\)"):
         render_panel(explanation, noise(8, 8), np.zeros((2, 8, 8), dtype=int))
@@ -385,46 +364,65 @@ def test_wrong_sizes_are_named():
         render_panel(explanation, noise(8, 8), None, np.zeros((4, 8), dtype=int))
 
 
-def test_a_panel_says_what_who_was_taught_with_and_what_would_mislead():
-    trust = TrustBasis("image", "majority")
-    panel = render_panel(make_explanation(torch.zeros(1, 8, 8).long(), trust=trust), noise(8, 8))
-    assert says(panel, "Whom to trust was not measured: the weights may be arbitrary.", BODY)
-    assert says(panel, "The result is background everywhere: nothing was found.", BODY)
+# ------------------------------------------------------------------------------------------ words
 
 
-def texts(entries):
-    return [entry.text for entry in entries]
+def test_long_names_stay_distinct():
+    names = [f"radiologist-with-a-very-long-name-{i:02d}" for i in range(12)]
+    explanation = make_explanation(torch.zeros(1, 4, 4).long(), annotators=names)
+    said = texts(annotator_entries(view_of(explanation), names, Summary.of(explanation))[1:])
+    assert len(set(said)) == 12
+    assert all("…" in text and len(text) < 30 for text in said)
 
 
-@pytest.mark.parametrize(
-    ("shape", "kind", "expected"),
-    [
-        ((4, 6), np.uint8, ["6 x 4 pixels"]),
-        ((4, 6, 3), np.uint8, ["6 x 4 pixels"]),
-        ((4, 6, 5), np.uint8, ["6 x 4 pixels", "channel 1 of 5"]),
-        ((4, 6, 2), np.uint16, ["6 x 4 pixels", "channel 1 of 2", "black 7, white 7"]),
-        ((4, 6, 3), np.float32, ["6 x 4 pixels", "black 7, white 7"]),
-    ],
-)
-def test_what_is_not_shown_of_an_image_is_said(shape, kind, expected):
-    assert texts(image_notes(np.full(shape, 7, dtype=kind))) == expected
+def test_the_real_dispute_stands_beside_the_expected_one():
+    leader, undisputed = quarters()
+    explanation = make_explanation(leader, undisputed=undisputed)
+    masks = np.zeros((3, 8, 8), dtype=np.int64)
+    masks[1, :2] = 1
+    said = texts(dispute_notes(explanation, Summary.of(explanation), masks))
+    assert said[2:] == ["disputed, as the model expects: 75% of the pixels", "in the masks: 25%"]
+    assert len(dispute_notes(explanation, Summary.of(explanation), None)) == 3
 
 
-def test_who_has_no_contour_is_said_with_the_reason():
-    explanation = make_explanation(torch.zeros(1, 4, 4).long())
-    masks = np.zeros((3, 4, 4), dtype=np.int64)
-    masks[0] = 255
-    masks[1, 0] = 255  # the rest of it is background
-    masks[2, 2] = 1
-    assert texts(mask_notes(explanation.annotators, masks)) == [
-        "did not label: Ana",
-        "drew nothing: Ben",
+def test_a_leader_decides_is_outvoted_or_shares():
+    def words(**options):
+        explanation = make_explanation(torch.zeros(1, 4, 4).long(), **options)
+        return explanation, callout_words(explanation, find_callouts(explanation)[0])
+
+    assert words(weight=0.8)[1] == [
+        "background: 2.0 of 3 would say so",
+        "Ana decides (weight 80%)",
     ]
-    assert texts(mask_notes(explanation.annotators, masks[[2, 2, 2]])) == ["as each of them drew"]
-    assert texts(mask_notes(explanation.annotators, None)) == ["as the model expects each to draw"]
+    assert words(weight=0.4)[1][1] == "shared: Ana weighs most (40%)"
+    assert words(weight=0.8, trust=CONSTANT)[1] == ["background: 2.0 of 3 would say so"]
+    explanation, _ = words(weight=0.8)
+    against = dataclasses.replace(explanation, probs=explanation.probs.flip(1))
+    said = callout_words(against, find_callouts(against)[0])
+    assert said == ["cell: 1.0 of 3 would say so", "Ana weighs most (80%) but is outvoted"]
 
 
-def test_before_the_projection_no_example_is_named():
+def test_examples_are_of_the_class_that_they_speak_for():
+    explanation = make_explanation(quarters()[0], kernel=2)
+    callout = find_callouts(explanation)[0]
+    assert (callout.reason.label, callout.against.label) == ("background", "cell")
+    found = {callout.reason.example: None}
+    assert argument_words(callout.reason, found) == [
+        "prototype 2 of Ana",
+        "like b at y 1, x 1",
+    ]
+    assert argument_words(callout.against, found) == [
+        "prototype 2 of Ben",
+        "like train-7 at y 4, x 3",
+        "(image not found)",
+    ]
+
+
+def test_words_where_there_is_no_example():
     sources = make_sources(("Ana", "Ben", "Cleo"), sample_id="")
-    panel = render_panel(make_explanation(quarters()[0], sources=sources), noise(8, 8))
-    assert says(panel, "no training pixel with this label is like it", BODY)
+    explanation = make_explanation(quarters()[0], sources=sources)
+    reason = find_callouts(explanation)[0].reason
+    assert argument_words(reason, {})[1] == "not yet projected"
+    classes = ("tissue", "cell")
+    reason = find_callouts(make_explanation(quarters()[0], classes=classes))[0].reason
+    assert argument_words(reason, {})[1] == "no pixel like it that Ana labelled so"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +13,7 @@ from small_runs import ANNOTATORS, SIDE, Images, Model, make_trainer
 from torch.utils.data import DataLoader
 
 from tax_lightning.callbacks import PredictionWriter, prediction_writer
-from tax_lightning.explanation import PrototypeSource
+from tax_lightning.explanation import TrustBasis
 from tax_lightning.visualization import annotator_palette
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
@@ -48,10 +47,8 @@ def all_differ(images, ids):
     """In image ``i`` annotator ``i`` decides; annotator ``n`` draws class ``n`` by kernel ``n``."""
     leader = torch.stack([torch.full((SIDE, SIDE), int(i)) for i in ids])
     classes = ("background", "cell", "fibre")
-    explanation = make_explanation(leader, classes=classes, ids=ids, weight=0.8)
-    own = torch.arange(3).view(1, 3, 1, 1).expand_as(explanation.why)
-    unanimous = (leader == 1) & (torch.arange(SIDE) == 0)
-    return dataclasses.replace(explanation, why=own, why_share=own / 4, unanimous=unanimous)
+    undisputed = (leader == 1) & (torch.arange(SIDE) == 0)
+    return make_explanation(leader, leader, undisputed, 0.8, classes=classes, ids=ids)
 
 
 def test_each_file_holds_what_its_own_annotator_says_of_its_own_image(tmp_path):
@@ -68,15 +65,16 @@ def test_each_file_holds_what_its_own_annotator_says_of_its_own_image(tmp_path):
         assert list(files["annotators"]) == list(ANNOTATORS)
         for n, name in enumerate(ANNOTATORS):
             assert files["annotators"][name] == f"{i}/{name}.png"
-            np.testing.assert_array_equal(read(tmp_path / str(i) / f"{name}.png"), np.full(size, n))
+            drawn = np.where(who == 254, 1, n)
+            np.testing.assert_array_equal(read(tmp_path / str(i) / f"{name}.png"), drawn)
         with np.load(tmp_path / files["maps"]) as maps:
-            assert (maps["who"].dtype, maps["why"].dtype) == (np.float16, np.int8)
-            assert maps["who"].shape == maps["why"].shape == (3, *size)
+            assert (maps["who"].dtype, maps["why"].dtype) == (np.float16, np.int16)
+            assert maps["who"].shape == maps["support"].shape == (3, *size)
             weights = [0.8 if n == i else 0.1 for n in range(3)]
             np.testing.assert_allclose(maps["who"][:, 1, 1], weights, atol=1e-3)
-            assert maps["why"][:, 1, 1].tolist() == [0, 1, 2]
-            assert maps["why_share"][:, 1, 1].tolist() == [0, 0.25, 0.5]
-            np.testing.assert_array_equal(maps["unanimous"], who == 254)
+            assert maps["support"][:, 1, 1].tolist() == [n == i for n in range(3)]
+            assert maps["why"][:, 1, 1].tolist() == [i, i]
+            np.testing.assert_array_equal(maps["dispute"], who != 254)
             assert maps["annotators"].tolist() == list(ANNOTATORS)
             assert maps["classes"].tolist() == ["background", "cell", "fibre"]
     palette = annotator_palette(3)
@@ -89,6 +87,35 @@ def test_each_file_holds_what_its_own_annotator_says_of_its_own_image(tmp_path):
         assert picture.convert("RGB").getpixel((0, 0)) == palette[2]
     sources = [(source["annotator"], source["kernel"]) for source in manifest["prototypes"]]
     assert sources == [(name, kernel) for name in ANNOTATORS for kernel in range(3)]
+
+
+def test_votes_are_written_where_who_does_not_follow_the_image(tmp_path):
+    trust = TrustBasis("constant", "majority")
+
+    def explain(images, ids):
+        return dataclasses.replace(all_differ(images, ids), trust=trust)
+
+    manifest = predict(tmp_path, ["1"], explain=explain)
+    (image,) = manifest["images"]
+    assert "who" not in image["files"]
+    votes = np.ones((SIDE, SIDE))
+    votes[:, 0] = 254
+    np.testing.assert_array_equal(read(tmp_path / image["files"]["votes"]), votes)
+    # Numbers that JSON lacks become null.
+    assert manifest["trust"] == {
+        "kind": "constant",
+        "reference": "majority",
+        "scores": [None, None, None],
+    }
+
+
+def test_more_annotators_than_a_picture_can_name_are_refused(tmp_path):
+    def explain(images, ids):
+        names = [str(n) for n in range(254)]
+        return make_explanation(torch.zeros(1, 1, 1).long(), annotators=names, ids=ids)
+
+    with pytest.raises(ValueError, match="254 annotators, but a picture of indices tells at most"):
+        predict(tmp_path, ["a"], explain=explain)
 
 
 def test_the_manifest_names_every_file(tmp_path):
@@ -147,16 +174,6 @@ def test_two_images_of_one_id_are_refused(tmp_path):
 def test_other_predictions_are_refused(tmp_path):
     with pytest.raises(TypeError, match="predict_step returned Tensor, expected an Explanation"):
         predict(tmp_path, explain=lambda images, ids: images)
-
-
-def test_numbers_that_json_lacks_become_null(tmp_path):
-    sources = tuple(
-        (PrototypeSource(name, 0, "", 0, 0, math.nan, "cell", True, ()),) for name in ANNOTATORS
-    )
-    leader = torch.zeros(1, SIDE, SIDE).long()
-    explanation = make_explanation(leader, sources=sources, ids=["x"])
-    manifest = predict(tmp_path, ["x"], explain=lambda images, ids: explanation)
-    assert manifest["prototypes"][0]["similarity"] is None
 
 
 def test_rank_zero_alone_writes_one_manifest_of_all_processes(tmp_path, monkeypatch):

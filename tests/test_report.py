@@ -1,6 +1,7 @@
 """The report of explained images: its files, its numbers, its page."""
 
 import base64
+import dataclasses
 import hashlib
 import json
 import re
@@ -20,9 +21,11 @@ from made_up import (
 )
 
 from tax_lightning.data.images import ExplainedImages
+from tax_lightning.explanation import TrustBasis
 from tax_lightning.visualization.gallery import read_cards
-from tax_lightning.visualization.page import compact
+from tax_lightning.visualization.page import compact, packed
 from tax_lightning.visualization.report import write_page, write_report
+from tax_lightning.visualization.summary import standing, trust_words
 
 ODD = "Bär <b>\"1\" & '2'</script>"
 TRAINING = np.full((100, 120, 3), 90, np.uint8)
@@ -38,15 +41,29 @@ def explained(images, model=None):
     return ExplainedImages(model or MadeUpModel(), images, grey_picture)
 
 
-def stored_maps(page, number, entry, known):
+class Fixed(MadeUpModel):
+    """Says the same of every image."""
+
+    def __init__(self, explanation):
+        super().__init__()
+        self.explanation = explanation
+
+    def explain(self, images, ids):
+        return dataclasses.replace(self.explanation, ids=tuple(ids))
+
+
+def stored_maps(page, number, entry, planes):
     """The maps as the page holds them, decoded as its script does."""
     text = re.search(rf'id="maps-{number}">([^<]*)<', page)[1]
     values = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
-    planes = values.reshape(-1, *entry["shown"])
-    single, people = known["planes"], len(known["annotators"])
-    maps = dict(zip(single, planes, strict=False))
-    each = planes[len(single) :].reshape(-1, people, *entry["shown"])
-    return maps | dict(zip(known["annotator_planes"], each, strict=True))
+    height, width = entry["shown"]
+    maps, start = {}, 0
+    for plane in planes:
+        end = start + plane["count"] * height * width
+        maps[plane["name"]] = values[start:end].reshape(plane["count"], height, width)
+        start = end
+    assert start == values.size
+    return maps
 
 
 def script_data(page):
@@ -91,14 +108,30 @@ class Outline(HTMLParser):
 def test_maps_are_the_explanation_in_per_cent():
     explanation = MadeUpModel().explain(torch.zeros(1, 1, 20, 30), ["a"])
     maps = compact(explanation, 1024)
+    names = ("undisputed", "reason", "reason_kernel", "dissenter", "dissent_kernel", "leader")
+    for name in names:
+        assert np.array_equal(maps[name], getattr(explanation, name)[0])
     assert np.array_equal(maps["result"], explanation.decision[0])
-    assert np.array_equal(maps["leader"], explanation.leader[0])
-    assert np.array_equal(maps["unanimous"], explanation.unanimous[0])
-    assert np.array_equal(maps["why"], explanation.why[0])
-    assert np.array_equal(maps["annotator_result"], explanation.annotator_decisions[0])
-    for name in ("who", "leader_share", "uncertainty"):
-        exact = getattr(explanation, name)[0].numpy()
-        assert np.abs(maps[name] / 100 - exact).max() <= 0.005 + 1e-6
+    assert np.array_equal(maps["standing"], standing(explanation)[0])
+    for name, share in {
+        "who": explanation.who,
+        "votes": explanation.votes / 4,
+        "dispute": explanation.dispute,
+        "uncertainty": explanation.uncertainty,
+        "reason_share": explanation.reason_share,
+        "annotator_foreground": explanation.annotator_probs[:, :, 1:],
+    }.items():
+        assert np.abs(maps[name] / 100 - share[0].numpy()).max() <= 0.005 + 1e-6
+
+
+def test_who_is_there_where_it_follows_the_image_and_masks_where_they_are_given():
+    leader, _ = quarters()
+    explanation = make_explanation(leader, trust=TrustBasis("constant"))
+    masks = np.arange(192).reshape(3, 8, 8)
+    maps = compact(explanation, 4, masks)
+    assert not {"who", "leader", "standing"} & set(maps)
+    assert np.array_equal(maps["masks"], masks[:, maps["rows"][:, None], maps["columns"]])
+    assert "masks" not in compact(explanation, 1024)
 
 
 def test_of_a_large_image_evenly_spread_pixels_are_kept():
@@ -118,24 +151,10 @@ def test_more_kernels_than_a_byte_holds_are_refused():
         compact(explanation, 1024)
 
 
-# ----------------------------------------------------------------------------------------- cards
-
-
-def test_every_training_image_is_read_once():
-    sources = make_sources(("Ana", "Ben"), "train-7")  # the nearest pixel is in the image b
-    asked = []
-
-    def read(name):
-        asked.append(name)
-        return TRAINING
-
-    card = read_cards(sources, read)[-1]
-    assert asked == ["train-7", "b"]
-    assert (card.source.annotator, card.source.kernel) == ("Ben", 2)
-    assert (card.patch.y, card.patch.x) == (4, 3)
-    assert card.size == (100, 120)
-    (patch,) = card.nearest
-    assert (card.source.nearest[0][:2], patch.y) == (("b", 1), 1)
+def test_maps_of_several_images_are_refused():
+    leader, _ = quarters()
+    with pytest.raises(ValueError, match="expected 1"):
+        compact(make_explanation(leader.expand(2, -1, -1)), 1024)
 
 
 # ------------------------------------------------------------------ a page of what was explained
@@ -171,27 +190,42 @@ def test_the_page_and_the_npz_hold_the_same_values(tmp_path):
     listed = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert [image["id"] for image in listed["images"]] == [ODD, "plain"]
     for number, (entry, image) in enumerate(zip(known["images"], listed["images"], strict=True)):
-        stored = stored_maps(page, number, entry, known)
+        stored = stored_maps(page, number, entry, entry["planes"])
         with np.load(tmp_path / image["files"]["maps"]) as arrays:
             assert set(arrays) == {"rows", "columns", *stored}
             for name, planes in stored.items():
-                assert np.array_equal(planes, arrays[name])
+                assert np.array_equal(planes, arrays[name].reshape(planes.shape))
             assert arrays["who"].shape == (4, *image["shown"])
+            assert arrays["annotator_foreground"].shape == (4, 2, *image["shown"])
         assert (tmp_path / image["files"]["panel"]).is_file()
 
 
 def test_the_numbers_add_up(tmp_path):
     report(tmp_path)
     listed = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert sum(annotator["decides"] for annotator in listed["annotators"]) == pytest.approx(1)
     prototypes = [p for annotator in listed["annotators"] for p in annotator["prototypes"]]
-    assert sum(prototype["decides"] for prototype in prototypes) == pytest.approx(1)
+    assert sum(prototype["use"] for prototype in prototypes) == pytest.approx(1)
+    assert sum(annotator["reason"] for annotator in listed["annotators"]) == pytest.approx(1)
+    support = [annotator["support"] for annotator in listed["annotators"]]
+    assert sum(support) == pytest.approx(listed["votes"])
     for image in listed["images"]:
         with np.load(tmp_path / image["files"]["maps"]) as arrays:
-            decided = arrays["unanimous"] == 0
-            leads = np.bincount(arrays["leader"][decided], minlength=4) / decided.sum()
-            assert list(image["decides"].values()) == pytest.approx(leads)
-            assert image["unanimous"] == pytest.approx(1 - decided.mean())
+            disputed = arrays["undisputed"] == 0
+            assert image["disputed"] == pytest.approx(disputed.mean())
+            votes = 4 * arrays["votes"][disputed].mean() / 100
+            assert image["votes"] == pytest.approx(votes, abs=0.01)
+            assert image["disputed_in_masks"] is None
+
+
+def test_masks_are_used_where_they_are_given(tmp_path):
+    masks = np.zeros((4, 16, 16), dtype=np.int64)
+    masks[1, :4] = 1
+    items = [(*pair, masks) for pair in explained(MadeUpImages({"a": (16, 16)}))]
+    write_report(items, tmp_path)
+    (image,) = json.loads((tmp_path / "report.json").read_text())["images"]
+    assert image["disputed_in_masks"] == 0.25
+    with np.load(tmp_path / image["files"]["maps"]) as arrays:
+        assert np.array_equal(arrays["masks"], masks)
 
 
 def test_of_larger_images_fewer_pixels_are_shown(tmp_path):
@@ -214,6 +248,13 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(NotADirectoryError, match="taken is a file, expected a folder"):
         report(tmp_path / "taken")
+
+
+def test_images_of_one_name_are_refused(tmp_path):
+    images = MadeUpImages({"a": (16, 16)})
+    images.sizes *= 2
+    with pytest.raises(ValueError, match="two images have the id 'a'"):
+        write_report(explained(images), tmp_path)
 
 
 def test_no_images_are_refused(tmp_path):
@@ -239,6 +280,13 @@ def test_a_report_that_fails_halfway_leaves_no_page(tmp_path):
     assert left == []
 
 
+def test_twenty_images_of_ten_annotators_fit_in_30_megabytes():
+    model = MadeUpModel([f"Annotator {i}" for i in range(10)], ("background", "cell"), kernels=4)
+    maps = packed(compact(model.explain(torch.zeros(1, 1, 512, 512), ["a"]), 1024))
+    photograph, all_else = 512 * 512 // 2, 2e6
+    assert 20 * (len(maps) + photograph) + all_else < 30e6
+
+
 # ------------------------------------------------------------------------------------------ page
 
 
@@ -253,11 +301,8 @@ def test_the_page_stands_alone(tmp_path):
         f"script-src 'sha256-{digest}'"
     )
     assert all(image["src"].startswith("data:image/") for image in page.of("img") if "src" in image)
-    assert not re.search(r"https?:|url\(|@import|import\(|fetch\(|//[a-z]", without_data(text))
-
-
-def without_data(text):
-    return re.sub(r'base64,[^"<]*|id="maps-\d+">[^<]*', "", text)
+    without_data = re.sub(r'base64,[^"<]*|id="maps-\d+">[^<]*', "", text)
+    assert not re.search(r"https?:|url\(|@import|import\(|fetch\(|//[a-z]", without_data)
 
 
 def test_names_are_text_wherever_they_stand(tmp_path):
@@ -278,12 +323,7 @@ def test_links_lead_somewhere_and_ids_are_unique(tmp_path):
     ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
     links = [link["href"] for link in page.of("a")]
-    assert "#picture=1" in links
-    assert {link[1:] for link in links if not link.startswith("#picture=")} <= set(ids)
-    cards = [
-        p["card"] for a in script_data(open_page(tmp_path))["annotators"] for p in a["prototypes"]
-    ]
-    assert set(cards) <= set(ids)
+    assert {link[1:] for link in links} <= set(ids)
 
 
 def open_page(folder):
@@ -298,14 +338,56 @@ def nowhere(name):
     ("projected", "read", "said"),
     [
         (False, None, "are no training pixels yet"),
-        (True, None, "The training images are not at hand"),
-        (True, nowhere, "The training images of 12 of 12 prototypes are not in the data"),
+        (True, None, "The training images of 12 of 12 prototypes are not at hand"),
+        (True, nowhere, "Give the configuration of the training with --config to see them"),
     ],
 )
 def test_missing_examples_are_noted(tmp_path, projected, read, said):
     report(tmp_path, model=MadeUpModel(projected=projected), read=read)
     assert said in open_page(tmp_path)
     assert said in (tmp_path / "report.json").read_text(encoding="utf-8")
+
+
+def of_one_look(probability, **options):
+    """A model that expects this probability of a cell of each annotator, at every pixel."""
+    leader = torch.zeros(1, 16, 16, dtype=torch.int64)
+    p = torch.tensor(probability).view(1, -1, 1, 1).expand(-1, -1, 16, 16)
+    probs = torch.stack([1 - p, p], dim=2)
+    explanation = make_explanation(leader, **options)
+    explanation = dataclasses.replace(explanation, annotator_probs=probs, probs=probs.mean(dim=1))
+    return Fixed(explanation)
+
+
+@pytest.mark.parametrize(
+    ("probability", "said"),
+    [
+        ((0.6, 0.6, 0.6), "The model expects the same of all 3 annotators"),
+        ((0.9, 0.3, 0.9), "The model expects nearly the same of Ana and Cleo"),
+        ((0.1, 0.3, 0.2), "The result is background everywhere: the model found nothing here."),
+        ((0.9, 0.3, 0.6), None),
+    ],
+)
+def test_what_misleads_is_called_by_name(tmp_path, probability, said):
+    report(tmp_path, {"a": (16, 16)}, of_one_look(probability))
+    listed = json.loads((tmp_path / "report.json").read_text())
+    noted = [note for note in listed["notes"] if "training images" not in note]
+    assert [note.startswith(said) for note in noted] == ([True] if said else [])
+    assert (said or "Overview") in open_page(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "constant", "image"])
+@pytest.mark.parametrize("measured", [True, False])
+def test_the_page_says_what_trust_is_worth(tmp_path, kind, measured):
+    trust = TrustBasis(kind, "staple", (0.28, 0.24, 0.25) if measured else (np.nan,) * 3)
+    report(tmp_path, {"a": (16, 16)}, of_one_look((0.9, 0.3, 0.6), trust=trust))
+    assert trust_words(trust) in open_page(tmp_path)
+    assert ('value="trust"' in open_page(tmp_path)) == (kind == "image")
+    known = script_data(open_page(tmp_path))["trust"]
+    assert known["scores"] == ([0.28, 0.24, 0.25] if measured else [None] * 3)
+
+
+def test_the_page_says_that_an_error_of_all_cannot_be_seen(tmp_path):
+    assert "Where all annotators are wrong alike" in report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_notes_of_the_caller_stand_on_the_page(tmp_path):

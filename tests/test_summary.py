@@ -1,74 +1,170 @@
-"""What is said of images as a whole."""
-
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from made_up import make_explanation, quarters
 
 from tax_lightning.explanation import TrustBasis
-from tax_lightning.visualization.summary import Summary, cautions, trust_words
+from tax_lightning.visualization.palette import annotator_palette
+from tax_lightning.visualization.summary import (
+    DECIDES,
+    OUTVOTED,
+    SHARED,
+    Summary,
+    cast_of,
+    real_dispute,
+    standing,
+    threshold_words,
+    trust_words,
+)
+
+NAMES = ("Ana", "Ben", "Cleo")
+
+
+def stripes(widths):
+    """An explanation in which annotator n gives the first reason in ``widths[n]`` columns."""
+    leader = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths))
+    names = [f"rater {n}" for n in range(len(widths))]
+    return make_explanation(leader.expand(1, 2, -1), annotators=names)
+
+
+# ------------------------------------------------------------------------------------------- cast
+
+
+def test_twelve_are_all_named_in_the_colours_of_their_positions():
+    named, colours = cast_of(Summary.of(stripes([1] * 12)))
+    assert named == tuple(range(12))
+    assert colours == annotator_palette(12)
+
+
+@given(widths=st.lists(st.integers(0, 4), min_size=13, max_size=45).filter(any))
+def test_of_more_the_eleven_with_most_reasons_are_named_and_the_others_are_grey(widths):
+    named, colours = cast_of(Summary.of(stripes(widths)))
+    assert len(named) == 11
+    others = [n for n in range(len(widths)) if n not in named]
+    assert max(widths[n] for n in others) <= min(widths[n] for n in named)
+    assert [colours[n] for n in named] == list(annotator_palette(11))
+    assert {colours[n] for n in others} == {(150, 150, 150)}
+
+
+# ----------------------------------------------------------------------------------------- counts
 
 
 def test_summary_of_known_quarters():
-    leader, undisputed = quarters()  # 0, 1, 2 and an undisputed quarter; Ben says cell
-    summary = Summary.of(make_explanation(leader, undisputed=undisputed))
-    assert summary.share_disputed == 0.75
-    assert summary.mean_votes == pytest.approx((2 + 1 + 2) / 3)
-    assert summary.usage == pytest.approx([1 / 3, 1 / 3, 1 / 3])
-    assert summary.kernel_usage[:, 0] == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    leader, undisputed = quarters()  # 0, 1, 2 and an undisputed quarter
+    summary = Summary.of(make_explanation(leader, leader, undisputed))
+    assert (summary.dispute, summary.foreground / summary.pixels) == (0.75, 0.25)
+    third = 1 / 3
+    assert summary.shares(summary.reasons) == pytest.approx(third * np.eye(3))
+    assert summary.shares(summary.support) == pytest.approx([2 / 3, third, 2 / 3])
+    assert summary.votes == pytest.approx(5 / 3)
+    assert summary.shares(summary.decides) == pytest.approx([third] * 3)
+    assert summary.shares(summary.apart) == pytest.approx(
+        np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]])
+    )
 
 
 def test_summaries_add_up():
     leader, undisputed = quarters()
     one = Summary.of(make_explanation(leader, undisputed=undisputed))
-    both = Summary.of(
-        make_explanation(torch.cat([leader, leader]), undisputed=undisputed.repeat(2, 1, 1))
-    )
-    total = one + one
-    assert (total.pixels, total.votes) == (both.pixels, both.votes)
-    assert np.array_equal(total.reasons, both.reasons)
+    both = make_explanation(torch.cat([leader, leader]), undisputed=undisputed.repeat(2, 1, 1))
+    for value, expected in zip(
+        dataclasses.astuple(one + one), dataclasses.astuple(Summary.of(both)), strict=True
+    ):
+        np.testing.assert_allclose(value, expected)
 
 
 def test_summary_where_nothing_is_disputed():
     leader = torch.zeros(1, 4, 4, dtype=torch.int64)
-    summary = Summary.of(make_explanation(leader, undisputed=torch.ones_like(leader).bool()))
-    assert summary.share_disputed == 0
-    assert np.isnan(summary.usage).all()
+    explanation = make_explanation(leader, undisputed=torch.ones(1, 4, 4, dtype=torch.bool))
+    summary = Summary.of(explanation)
+    assert summary.dispute == 0
+    assert np.isnan(summary.votes)
+    assert np.isnan(summary.shares(summary.support)).all()
 
 
-def test_trust_is_told_with_its_scores_or_as_not_measured():
-    constant = trust_words(TrustBasis("constant", "majority", (0.28, 0.24, 0.25)))
-    assert "each annotator has one weight everywhere" in constant
-    assert "what most annotators say" in constant
-    assert (
-        "equal weights 0.28, one weight an annotator 0.24, weights from the image 0.25" in constant
-    )
-    assert "was not measured" in trust_words(TrustBasis("image", "given"))
-    assert "all annotators have the same weight" in trust_words(TrustBasis("uniform", "none"))
+def test_who_leads_decides_only_with_half_of_the_weight_and_the_result():
+    leader = torch.zeros(1, 1, 1).long()
+    for weight, kind, expected in (
+        (0.8, "image", DECIDES),
+        (0.4, "image", SHARED),
+        (0.8, "constant", SHARED),
+    ):
+        explanation = make_explanation(leader, weight=weight, trust=TrustBasis(kind))
+        assert standing(explanation).item() == expected
+    against = dataclasses.replace(explanation, probs=explanation.probs.flip(1))
+    assert standing(against).item() == OUTVOTED
 
 
-def with_probs(*second, **changes):
-    """An explanation of one pixel at which each annotator says cell with this probability."""
-    p = torch.tensor(second)
-    explanation = make_explanation(torch.ones(1, 1, 1).long(), **changes)
-    own = torch.stack([1 - p, p], dim=1).view(1, 3, 2, 1, 1)
-    return dataclasses.replace(explanation, annotator_probs=own)
+# ---------------------------------------------------------------------------- what would mislead
+
+
+def caveats(probabilities, result=None):
+    """What is said of annotators with these probabilities of a cell at every pixel ``[N, P]``."""
+    p = torch.tensor(probabilities, dtype=torch.float32)[None, :, None]
+    names = NAMES[: p.shape[1]]
+    explanation = make_explanation(torch.zeros(1, 1, p.shape[-1]).long(), annotators=names)
+    probs = torch.stack([1 - p, p], dim=2)
+    fused = probs.mean(dim=1) if result is None else result
+    explanation = dataclasses.replace(explanation, annotator_probs=probs, probs=fused)
+    return Summary.of(explanation).caveats(names, "background")
+
+
+def test_annotators_who_differ_on_something_that_is_found_need_no_caveat():
+    assert caveats([[0.9, 0.8], [0.6, 0.9], [0.3, 0.7]]) == []
+
+
+def test_identical_annotators_are_called_that():
+    (said,) = caveats([[0.6, 0.7]] * 3)
+    assert said.startswith("The model expects the same of all 3 annotators")
+
+
+def test_a_duplicate_pair_is_named():
+    (said,) = caveats([[0.9, 0.6], [0.2, 0.3], [0.91, 0.6]])
+    assert said.startswith("The model expects nearly the same of Ana and Cleo:")
+
+
+def test_a_model_that_finds_nothing_is_called_that():
+    (said,) = caveats([[0.4, 0.1], [0.1, 0.3], [0.0, 0.2]])
+    assert said.startswith("The result is background everywhere: the model found nothing here.")
+
+
+def test_one_annotator_is_not_compared():
+    assert caveats([[0.6, 0.7]]) == []
 
 
 @pytest.mark.parametrize(
-    ("explanation", "words"),
+    ("kind", "meaning"),
     [
-        (with_probs(0.7, 0.7, 0.705), "the same of all annotators: nobody can be told apart"),
-        (with_probs(0.7, 0.2, 0.7), "the same of Ana and Cleo: they cannot be told apart"),
-        (make_explanation(torch.zeros(1, 2, 2).long()), "background everywhere: nothing was found"),
-        (with_probs(0.1, 0.5, 0.9, trust=TrustBasis()), "Whom to trust was not measured"),
+        ("uniform", "All annotators weigh the same. Nothing told whom to believe."),
+        ("constant", "The weights are one constant for each annotator. The images did not tell"),
+        ("image", "The weights follow the image. That was better than one constant"),
     ],
 )
-def test_what_would_mislead_is_called_by_name(explanation, words):
-    assert any(words in caution for caution in cautions(explanation))
+def test_trust_is_told_with_its_reference_scores_and_meaning(kind, meaning):
+    said = trust_words(TrustBasis(kind, "majority", (0.28, 0.24, 0.25)))
+    assert "taught with the majority of the annotators themselves (log score, smaller is" in said
+    assert "better: uniform 0.28, constant 0.24, image 0.25). " + meaning in said
 
 
-def test_nothing_is_said_of_what_does_not_mislead():
-    assert cautions(with_probs(0.1, 0.5, 0.9)) == []
+def test_trust_that_was_not_measured_is_called_that():
+    said = trust_words(TrustBasis("image", "given"))
+    assert "with the reference that came with the data. The weights follow the image." in said
+    assert said.endswith("It was not measured whether that is right: do not rely on them.")
+
+
+def test_the_threshold_in_words():
+    assert threshold_words(0.05) == "fewer than 1 pair of annotators in 20 is expected to differ"
+    assert "in 6.7 " in threshold_words(0.15)
+
+
+@given(seed=st.integers(0, 1000))
+def test_real_dispute_is_that_of_the_labels_given(seed):
+    masks = np.random.default_rng(seed).choice([0, 1, 2, 255], (3, 4, 4))
+    labels = [set(pixel) - {255} for pixel in masks.reshape(3, -1).T.tolist()]
+    compared = [len(s) > 1 for s, p in zip(labels, masks.reshape(3, -1).T, strict=True)
+                if (p != 255).sum() > 1]  # fmt: skip
+    assert real_dispute(masks) == (pytest.approx(np.mean(compared)) if compared else None)

@@ -1,9 +1,6 @@
-"""Explanations while a model is trained, as pictures and tables, for loggers and as files."""
+"""Explanations while a model is trained, as pictures and a page, for loggers and as files."""
 
-import functools
-import operator
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import lightning as L
@@ -11,22 +8,17 @@ from lightning.pytorch.callbacks import Callback
 
 from tax_lightning.callbacks.checkpoint import is_dry_run, is_explained
 from tax_lightning.callbacks.loggers import Destinations
-from tax_lightning.callbacks.prediction_writer import coloured_names
 from tax_lightning.callbacks.samples import (
     ExplainedSample,
     explained_samples,
     training_reader,
     undisturbed,
 )
-from tax_lightning.constants import __version__
-from tax_lightning.files import file_name, write_json
-from tax_lightning.models.network import TAXNetwork
-from tax_lightning.visualization.annotations import spot_patches
+from tax_lightning.files import file_name
 from tax_lightning.visualization.gallery import (
     PrototypeCard,
     read_cards,
     render_gallery,
-    shown_images,
     with_use,
 )
 from tax_lightning.visualization.panel import render_panel
@@ -35,15 +27,14 @@ from tax_lightning.visualization.summary import Summary
 
 
 class ExplanationLogger(Callback):
-    """Show who decides and why, on the same few validation images throughout a training run.
+    """Show what is decided and why, on the same few validation images throughout a training run.
 
     Every ``every_n_epochs`` epochs and at the end, a panel of each image goes to the loggers and
-    into the folder ``explanations`` of the run. The prototypes follow at the end.
-    The files of the end, with ``report.html`` and ``manifest.json``, are one
-    W&B artifact.
+    into the folder ``explanations`` of the run. At the end the prototypes follow, ``gallery.png``,
+    and ``report.html``, the page of `tax explain`; the files of the end are one W&B artifact.
 
-    Training images are read again from the data each time; no checkpoint holds image data. Only
-    the process of rank zero draws, and it waits for no other. A logger or folder that fails is
+    Training images are read again by the data module each time; no checkpoint holds image data.
+    Only the process of rank zero draws, and it waits for no other. A logger or folder that fails is
     reported once, and training goes on; so is a module that cannot explain itself.
 
     Args:
@@ -116,54 +107,29 @@ class ExplanationLogger(Callback):
             seen = list(explained_samples(trainer, self.samples))
             if not seen:
                 to.warn_once("samples", "ExplanationLogger: no validation images, so no pictures.")
-                return
-            sources = seen[0].explanation.sources
-            read = training_reader(trainer, shown_images(sources))
-            patches = spot_patches([one.explanation for one in seen], read)
-            panels = []
+            sources = seen[0].explanation.sources if seen else ()
+            cards, panels = read_cards(sources, training_reader(trainer)), []
+            patches = cards[0].patches if cards else {}
             for one in seen:
                 name = one.explanation.ids[0]
                 panel = render_panel(one.explanation, one.picture, patches=patches, **one.labels)
                 file = f"{stage}-{file_name(name)}.png"
                 panels += to.picture(f"explanations/{name}", panel, file)
-            if self._finished:
-                self.report = self._show_model(to, seen, read_cards(sources, read), panels)
+            if self._finished and seen:
+                self.report = [*panels, *_show_prototypes(to, seen, cards)]
+                if self.report:
+                    to.artifact("explanation", self.report)
 
-    def _show_model(
-        self,
-        to: Destinations,
-        seen: Sequence[ExplainedSample],
-        cards: list[PrototypeCard],
-        panels: Sequence[Path],
-    ) -> list[Path]:
-        """Hand over prototypes, page and manifest; returns all files of the end."""
-        explanations = [one.explanation for one in seen]
-        summary = functools.reduce(operator.add, map(Summary.of, explanations))
-        cards = with_use(cards, summary)
-        gallery = []
-        if any(card.source.projected for card in cards):
-            gallery = to.picture("explanations/gallery", render_gallery(cards), "gallery.png")
-        facts = [{**asdict(card.source), "use": card.use} for card in cards]
-        page, network = [], getattr(to.trainer.lightning_module, "network", None)
-        if isinstance(network, TAXNetwork):
-            samples = [(one.explanation, one.picture) for one in seen]
-            source = "the model at the end of its training"
-            page = to.file("report.html", lambda path: write_page(samples, cards, path, source))
-        content = {
-            "version": __version__,
-            "epochs": to.trainer.current_epoch,
-            "step": to.trainer.global_step,
-            **coloured_names(explanations[0]),
-            "panels": [
-                {"id": explanation.ids[0], "file": path.name}
-                for explanation, path in zip(explanations, panels, strict=False)  # or no files
-            ],
-            "gallery": [path.name for path in gallery],
-            "page": page[0].name if page else None,
-            "prototypes": facts,
-        }
-        manifest = to.file("manifest.json", lambda path: write_json(path, content))
-        report = [*page, *panels, *gallery, *manifest]
-        if report:
-            to.artifact("explanation", report)
-        return report
+
+def _show_prototypes(
+    to: Destinations, seen: Sequence[ExplainedSample], cards: Sequence[PrototypeCard]
+) -> list[Path]:
+    """Hand over the gallery and the page of the end; returns their files."""
+    first, *others = (Summary.of(one.explanation) for one in seen)
+    cards = with_use(cards, sum(others, start=first))
+    files = []
+    if any(card.source.projected for card in cards):
+        files += to.picture("explanations/gallery", render_gallery(cards), "gallery.png")
+    items = [(one.explanation, one.picture, one.labels.get("masks")) for one in seen]
+    source = "the model at the end of its training"
+    return files + to.file("report.html", lambda path: write_page(items, cards, path, source))

@@ -17,9 +17,9 @@ from tax_lightning.visualization.palette import Picture
 class Destinations:
     """The folder and the loggers of a run. Each gets what it can hold, in its own form.
 
-    W&B takes pictures and artifacts; TensorBoard takes pictures; other loggers do if they have
-    Lightning's ``log_image``. A failure does not stop the training: it is reported once, and noted
-    in ``warned``.
+    W&B takes pictures and artifacts; TensorBoard takes pictures; other loggers take pictures if
+    they have Lightning's ``log_image``. A failure does not stop the training: it is reported once,
+    and noted in ``warned``.
     """
 
     def __init__(self, trainer: L.Trainer, warned: set[str]) -> None:
@@ -45,7 +45,7 @@ class Destinations:
 
         def send(logger: Logger, step: int) -> None:
             if isinstance(logger, WandbLogger):
-                import wandb
+                import wandb  # takes a second, which runs with other loggers need not wait for
 
                 run = logger.experiment
                 artifact = wandb.Artifact(f"{name}-{run.id}", type=name, metadata={"step": step})

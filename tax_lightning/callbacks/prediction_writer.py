@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,39 +12,40 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.callbacks import BasePredictionWriter
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import Explanation, Prediction
-from tax_lightning.files import file_name, write_json
-from tax_lightning.visualization.drawing import UNDISPUTED_INDEX, who_index_map
+from tax_lightning.files import file_name
+from tax_lightning.visualization.drawing import as_array
 from tax_lightning.visualization.palette import (
     Colour,
     annotator_palette,
     class_palette,
+    css,
     indexed_png,
+    value_colours,
 )
 
-_UNDISPUTED: dict[int, Colour] = {UNDISPUTED_INDEX: (200, 200, 200)}
-_RESERVED = ("fused", "who")  # files beside those that are named for annotators
+_UNDISPUTED = 254  # in pictures of indices, and so the most annotators that they name
+_GREY: Colour = (200, 200, 200)
+_RESERVED = ("fused", "who", "votes")  # files beside those that are named for annotators
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Write what ``predict`` says of every image: the segmentations, who says what, and why.
+    """Write what ``predict`` says of every image: the segmentations, who would say so, and why.
 
     One folder an image, with ``fused.png`` (class ids), ``<annotator>.png`` (class ids as that
     annotator would draw) and ``who.npz``:
 
-    - ``support`` float16 ``[N, H, W]``, how probably each annotator says what is decided;
     - ``who`` float16 ``[N, H, W]``, weight of each annotator in the result;
-    - ``dispute`` float16 ``[H, W]``, how often two annotators would differ;
-    - ``why`` int8 or int16 ``[N, H, W]``, each annotator's kernel with the largest share in the
-      decision, and ``why_share`` float16 ``[N, H, W]``, that share;
-    - ``why_own`` int8 or int16 ``[N, H, W]``, each annotator's kernel behind what they would say;
+    - ``why`` int16 ``[2, H, W]``, annotator and kernel of the prototype with the largest share;
+    - ``dispute`` float16 ``[H, W]``, expected share of pairs of annotators who differ;
+    - ``support`` float16 ``[N, H, W]``, how probably each annotator says the result;
     - ``annotators`` and ``classes``, the names.
 
-    Where the weights follow the image, also ``who.png`` (position of the annotator with the largest
-    weight, 254 where undisputed).
+    Where the weights follow the image there is ``who.png``, the position of the annotator with the
+    largest weight, else ``votes.png``, the expected number of annotators who say the result,
+    rounded. Both have 254 where nothing is disputed.
 
     A model without an explanation has the segmentations only. Padding is cut off. Each process
     writes its own images; ``manifest.json`` is written last, and names all files, colours, classes
@@ -118,7 +121,12 @@ class PredictionWriter(BasePredictionWriter):
             images = itertools.chain.from_iterable(images for _, images in parts)
             by_id = sorted(images, key=lambda image: str(image["id"]))
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            write_json(self.manifest, {**names, "images": by_id})
+            # Numbers that JSON lacks become null; the file appears whole or not at all.
+            text = json.dumps({**names, "images": by_id})
+            plain = json.loads(text, parse_constant=lambda _: None)
+            unfinished = self.manifest.with_suffix(".json.tmp")
+            unfinished.write_text(json.dumps(plain, ensure_ascii=False, indent=2), "utf-8")
+            os.replace(unfinished, self.manifest)
 
     def _write_image(self, prediction: Prediction) -> None:
         (sample_id,) = prediction.ids
@@ -136,11 +144,9 @@ class PredictionWriter(BasePredictionWriter):
         for name, decision in zip(annotators, prediction.annotator_decisions[0], strict=True):
             self._save(own[name], decision, dict(enumerate(colours)))
         if isinstance(prediction, Explanation):
-            files["maps"] = f"{folder}/who.npz"
-            if prediction.trust.kind == "image":  # else it would be the same everywhere
-                files["who"] = f"{folder}/who.png"
-                who_colours = {**dict(enumerate(annotator_palette(len(annotators)))), **_UNDISPUTED}
-                self._save(files["who"], who_index_map(prediction), who_colours)
+            kind, values, palette = _index_map(prediction)
+            files |= {kind: f"{folder}/{kind}.png", "maps": f"{folder}/who.npz"}
+            self._save(files[kind], values, palette)
             maps = self.output_dir / files["maps"]
             np.savez_compressed(maps, allow_pickle=False, **_maps(prediction))
         height, width = prediction.probs.shape[-2:]
@@ -155,29 +161,14 @@ class PredictionWriter(BasePredictionWriter):
         indexed_png(np.asarray(values).astype(np.uint8), palette).save(self.output_dir / file)
 
 
-def coloured_names(prediction: Prediction) -> dict[str, list[dict[str, Any]]]:
-    """Annotators and classes by position, with the colours that stand for them in pictures."""
-    palettes = {
-        "annotators": (prediction.annotators, annotator_palette),
-        "classes": (prediction.classes, class_palette),
-    }
-    return {
-        kind: [
-            {"index": index, "name": name, "colour": f"#{bytes(colour).hex()}"}
-            for index, (name, colour) in enumerate(zip(names, palette(len(names)), strict=True))
-        ]
-        for kind, (names, palette) in palettes.items()
-    }
-
-
 def _names(prediction: Prediction) -> dict[str, Any]:
     """The part of the manifest that is the same for all images."""
-    values = {"fused": "index in classes", "annotators": "index in classes"}
-    content: dict[str, Any] = {**coloured_names(prediction), "values": values}
+    n, c = len(prediction.annotators), len(prediction.classes)
+    content: dict[str, Any] = {
+        "annotators": _coloured(prediction.annotators, annotator_palette(n)),
+        "classes": _coloured(prediction.classes, class_palette(c)),
+    }
     if isinstance(prediction, Explanation):
-        values["who"] = f"index in annotators; {UNDISPUTED_INDEX}: undisputed"
-        by_annotator = "who, support, why, why_share, why_own [annotator, row, column]"
-        values["maps"] = f"arrays {by_annotator}; dispute [row, column]"
         content["trust"] = dataclasses.asdict(prediction.trust)
         content["dispute_threshold"] = prediction.dispute_threshold
         sources = itertools.chain.from_iterable(prediction.sources)
@@ -185,18 +176,38 @@ def _names(prediction: Prediction) -> dict[str, Any]:
     return content
 
 
+def _coloured(names: Sequence[str], colours: Sequence[Colour]) -> list[dict[str, Any]]:
+    """Names by position, with the colours that stand for them in pictures."""
+    pairs = enumerate(zip(names, colours, strict=True))
+    return [{"index": i, "name": name, "colour": css(colour)} for i, (name, colour) in pairs]
+
+
+def _index_map(explanation: Explanation) -> tuple[str, NDArray[Any], dict[int, Colour]]:
+    """Who weighs most where that follows the image, else votes: name, ``[H, W]`` and colours."""
+    n = len(explanation.annotators)
+    if n >= _UNDISPUTED:
+        raise ValueError(
+            f"PredictionWriter: {n} annotators, but a picture of indices tells at most "
+            f"{_UNDISPUTED - 1} apart; read the tensors of the explanation instead."
+        )
+    if explanation.trust.kind == "image":
+        kind, values, colours = "who", as_array(explanation.leader[0]), annotator_palette(n)
+    else:
+        kind, values = "votes", np.rint(as_array(explanation.votes[0]))
+        shades = value_colours(2 * (1 - np.arange(n + 1) / n)).tolist()
+        colours = tuple((r, g, b) for r, g, b in shades)
+    values = np.where(as_array(explanation.undisputed[0]), _UNDISPUTED, values)
+    return kind, values, {**dict(enumerate(colours)), _UNDISPUTED: _GREY}
+
+
 def _maps(explanation: Explanation) -> dict[str, NDArray[Any]]:
     """The arrays of ``who.npz``."""
-    kernel = np.int8 if explanation.kernels < 128 else np.int16
-    shares = ("who", "support", "why_share", "dispute")
+    why = (explanation.reason[0], explanation.reason_kernel[0])
     return {
-        **{name: _half(getattr(explanation, name)[0]) for name in shares},
-        "why": explanation.why[0].numpy().astype(kernel),
-        "why_own": explanation.why_own[0].numpy().astype(kernel),
+        "who": as_array(explanation.who[0]).astype(np.float16),
+        "why": np.stack([as_array(part) for part in why]).astype(np.int16),
+        "dispute": as_array(explanation.dispute[0]).astype(np.float16),
+        "support": as_array(explanation.support[0]).astype(np.float16),
         "annotators": np.array(explanation.annotators),
         "classes": np.array(explanation.classes),
     }
-
-
-def _half(values: Tensor) -> NDArray[Any]:
-    return values.float().numpy().astype(np.float16)

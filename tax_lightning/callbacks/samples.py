@@ -1,7 +1,7 @@
 """The samples of a running trainer: read one at a time, explained, and as pictures."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from tax_lightning.batch import Batch, unpacked
 from tax_lightning.explanation import Explanation
+from tax_lightning.visualization.annotations import Read
 from tax_lightning.visualization.drawing import as_picture
 from tax_lightning.visualization.palette import Picture
 
@@ -33,7 +34,9 @@ def explained_samples(trainer: L.Trainer, count: int) -> Iterator[ExplainedSampl
 
     They are explained with their padding, so that the model sees what it sees in validation.
     """
-    for loader in _loaders(trainer.val_dataloaders)[:1]:
+    nested = trainer.val_dataloaders  # one, any nesting of them, or none
+    loaders = CombinedLoader([] if nested is None else nested).flattened
+    for loader in [one for one in loaders if isinstance(one, DataLoader)][:1]:
         for sample in _single_samples(trainer, loader, count):
             image = sample["image"][0]
             height, width = sample["size"][0].tolist() if "size" in sample else image.shape[-2:]
@@ -64,22 +67,12 @@ def picture_of(trainer: L.Trainer, image: Tensor) -> Picture:
     return as_picture(image.detach().cpu().float().numpy().transpose(1, 2, 0))
 
 
-def training_reader(trainer: L.Trainer, ids: set[str]) -> Callable[[str], Picture]:
-    """What gives the pictures of training images, with ``LookupError`` for those not at hand.
-
-    The data module reads them if it can, after its evaluation transform. Else those of these ids
-    are taken from one pass over the training samples.
-    """
+def training_reader(trainer: L.Trainer) -> Read | None:
+    """Reads pictures of training images, if there is a data module that can."""
     datamodule: Any = getattr(trainer, "datamodule", None)
-    if hasattr(datamodule, "read"):
-        return lambda sample_id: picture_of(trainer, datamodule.read(sample_id)["image"])
-    found: dict[str, Picture] = {}
-    for loader in _loaders(trainer.train_dataloader) if ids else []:
-        for sample in _single_samples(trainer, loader):
-            (sample_id,) = sample["id"]
-            if sample_id in ids:
-                found[sample_id] = picture_of(trainer, sample["image"][0])
-    return found.__getitem__
+    if not hasattr(datamodule, "read"):
+        return None
+    return lambda sample_id: picture_of(trainer, datamodule.read(sample_id)["image"])
 
 
 @contextmanager
@@ -95,15 +88,8 @@ def undisturbed(module: torch.nn.Module) -> Iterator[None]:
                 part.training = training
 
 
-def _loaders(nested: Any) -> list[DataLoader[Any]]:  # noqa: ANN401 - one, or any nesting of them
-    loaders = CombinedLoader([] if nested is None else nested).flattened
-    return [loader for loader in loaders if isinstance(loader, DataLoader)]
-
-
-def _single_samples(
-    trainer: L.Trainer, loader: DataLoader[Any], count: int | None = None
-) -> Iterator[Batch]:
-    """Batches of one, all or so many, checked as the module checks its batches.
+def _single_samples(trainer: L.Trainer, loader: DataLoader[Any], count: int) -> Iterator[Batch]:
+    """So many batches of one, checked as the module checks its batches.
 
     The data set is asked for its samples, as a second iteration over a loader that training holds
     open would restart its workers.
@@ -112,10 +98,10 @@ def _single_samples(
     if isinstance(samples, IterableDataset):
         samples = itertools.islice(samples, count)
     else:
-        size = len(samples)
-        spread = np.linspace(0, size - 1, size if count is None else min(count, size))
+        spread = np.linspace(0, len(samples) - 1, min(count, len(samples)))
         samples = map(samples.__getitem__, sorted({round(i) for i in spread}))
     for sample in samples:
-        batch = loader.collate_fn([sample])
-        checked: Batch = trainer.lightning_module.on_before_batch_transfer(batch, 0)
-        yield unpacked(checked)
+        batch: Batch = trainer.lightning_module.on_before_batch_transfer(
+            loader.collate_fn([sample]), 0
+        )
+        yield unpacked(batch)

@@ -1,8 +1,7 @@
-"""Spots of a picture: where people differ, with the example for and the example against."""
+"""Call-outs: the spots of an image to look at, with the examples for and against the result."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -10,14 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tax_lightning.explanation import Example, Explanation
+from tax_lightning.explanation import Example, Explanation, PrototypeSource
 from tax_lightning.visualization.drawing import as_array, check_single
 from tax_lightning.visualization.palette import Picture
+
+MOST_CALLOUTS = 6
+_PATCH = 48  # pixels a side, at least
+
+Read = Callable[[str], Picture]
+"""Gives the picture ``[H, W, 3]`` uint8 of a training image by its id, in the frame of the
+evaluation transform; may raise ``LookupError``, ``OSError`` or ``ValueError``."""
 
 
 @dataclass(frozen=True)
 class SourcePatch:
-    """A piece ``[h, w, 3]`` of a training image, and where the example's pixel lies in it."""
+    """A piece ``[h, w, 3]`` of a training image, and where the pixel that counts lies in it."""
 
     image: Picture
     y: int
@@ -25,51 +31,80 @@ class SourcePatch:
 
 
 @dataclass(frozen=True)
-class Spot:
-    """A numbered place in the largest disputed region that has one prototype as its reason."""
+class Argument:
+    """A prototype that speaks for a class, and the position of its annotator."""
 
-    number: int  # 1 for the prototype that is the reason of most disputed pixels
-    y: int  # well inside the region
+    annotator: int
+    label: str
+    source: PrototypeSource
+
+    @property
+    def example(self) -> Example | None:
+        """The training pixel of the class that the prototype resembles, if there is one."""
+        return self.source.example(self.label)
+
+
+@dataclass(frozen=True)
+class CallOut:
+    """A numbered spot: well inside the largest disputed region that one prototype gives reason for.
+
+    Args:
+        number: 1 for the prototype that is the reason at most disputed pixels.
+        y: row of the spot.
+        x: column of the spot.
+        share: mean share of the prototype in the decisions of the region.
+        reason: the prototype behind the result.
+        against: the one behind the strongest dissent; None where nobody is expected to dissent.
+    """
+
+    number: int
+    y: int
     x: int
-    annotator: int  # of the reason, as the kernel
-    kernel: int
-    share: float  # of that kernel in the decisions of the region
-    decision: int  # class
-    votes: float  # expected number of annotators who say the same
-    dissenter: int  # who least probably says what is decided, and their kernel and class
-    dissent_kernel: int
-    dissent: int
+    share: float
+    reason: Argument
+    against: Argument | None
 
 
-def find_spots(explanation: Explanation, limit: int = 5) -> tuple[Spot, ...]:
-    """Where to look: the prototypes that are the reason of most disputed pixels of an image.
+def find_callouts(explanation: Explanation, limit: int = MOST_CALLOUTS) -> tuple[CallOut, ...]:
+    """The spots of an image to look at, those of the most frequent reasons first.
 
     Args:
         explanation: the explanation of one image.
-        limit: the most spots to return.
+        limit: the most call-outs to return.
 
     Returns:
-        At most ``limit`` spots, each of another prototype, the one of most pixels first; none if
-        no pixel is disputed.
+        At most ``limit`` call-outs, each of another prototype; none if nothing is disputed.
     """
     check_single(explanation)
     names = ("reason", "reason_kernel", "reason_share", "undisputed")
-    reason, kernel, share, undisputed = (as_array(getattr(explanation, n)[0]) for n in names)
-    kernels = int(kernel.max()) + 1
-    prototype = np.where(undisputed, -1, reason * kernels + kernel)
+    annotator, kernel, share, undisputed = (
+        as_array(getattr(explanation, name)[0]) for name in names
+    )
+    kernels = explanation.kernels
+    prototype = np.where(undisputed, -1, annotator * kernels + kernel)
     pixels = np.bincount(prototype[prototype >= 0])
-    largest = np.argsort(-pixels, kind="stable")[:limit]
-    told = ("decision", "votes", "dissenter", "dissent_kernel", "dissent")
-    maps = {name: as_array(getattr(explanation, name)[0]) for name in told}
-    spots = []
-    for number, index in enumerate(largest[pixels[largest] > 0], start=1):
+    most = np.argsort(-pixels, kind="stable")[:limit]
+
+    def argument(annotator: int, kernel: int, label: int) -> Argument:
+        source = explanation.sources[annotator][kernel]
+        return Argument(annotator, explanation.classes[label], source)
+
+    callouts = []
+    for number, index in enumerate(most[pixels[most] > 0].tolist(), start=1):
         parts, _ = ndimage.label(prototype == index)
         region = parts == np.bincount(parts.ravel())[1:].argmax() + 1
         y, x = _innermost(region)
-        n, k = divmod(int(index), kernels)
-        here = {name: values[y, x].item() for name, values in maps.items()}
-        spots.append(Spot(number, y, x, n, k, float(share[region].mean()), **here))
-    return tuple(spots)
+        label, other, dissenter, own = (
+            int(values[0, y, x])
+            for values in (
+                *(explanation.decision, explanation.dissent),
+                *(explanation.dissenter, explanation.dissent_kernel),
+            )
+        )
+        reason = argument(index // kernels, index % kernels, label)
+        against = None if other == label else argument(dissenter, own, other)
+        callouts.append(CallOut(number, y, x, float(share[region].mean()), reason, against))
+    return tuple(callouts)
 
 
 def _innermost(region: NDArray[np.bool_]) -> tuple[int, int]:
@@ -80,73 +115,48 @@ def _innermost(region: NDArray[np.bool_]) -> tuple[int, int]:
     return int(y + window[0].start), int(x + window[1].start)
 
 
-def example_for(explanation: Explanation, spot: Spot) -> Example | None:
-    """The training pixel that speaks for the result: of the reason, with the label decided."""
-    source = explanation.sources[spot.annotator][spot.kernel]
-    return source.example(explanation.classes[spot.decision])
+def read_patches(examples: Iterable[Example], read: Read | None) -> dict[Example, SourcePatch]:
+    """Cut the surroundings of training pixels from their images, each of which is read once.
 
-
-def example_against(explanation: Explanation, spot: Spot) -> Example | None:
-    """The training pixel behind the strongest dissent; ``None`` if nobody would dissent."""
-    if spot.dissent == spot.decision:
-        return None
-    source = explanation.sources[spot.dissenter][spot.dissent_kernel]
-    return source.example(explanation.classes[spot.dissent])
-
-
-def read_patches(
-    read: Callable[[str], Picture], examples: Iterable[Example]
-) -> dict[Example, SourcePatch]:
-    """Cut the patches around training pixels from their images.
-
-    A patch has 48 pixels a side, of large images a quarter of the short side. At the border it is
-    moved inside the image.
+    A patch has 48 pixels a side, or a quarter of the image's short side if that is more. At the
+    border it is moved inside the image.
 
     Args:
-        read: gives the picture ``[H, W, 3]`` uint8 of a training image by its id, in the frame of
-            the evaluation transform; may raise ``LookupError``, ``OSError`` or ``ValueError`` for
-            an image that it does not have. Each image is read once.
-        examples: the pixels.
+        examples: the training pixels.
+        read: reads a training image; None: none is at hand.
 
     Returns:
-        A patch for each pixel that can be read.
+        A patch for each pixel whose image can be read.
 
     Example:
-        >>> example = Example("cell", "a", 1, 90, 1.0)
+        >>> example = Example("cell", "a", 1, 90, 0.9)
         >>> image = np.zeros((100, 100, 3), dtype=np.uint8)
-        >>> patch = read_patches(lambda id: image, [example])[example]
+        >>> patch = read_patches([example], lambda id: image)[example]
         >>> patch.image.shape, patch.y, patch.x
         ((48, 48, 3), 1, 38)
     """
-    by_image: dict[str, set[Example]] = defaultdict(set)
-    for example in examples:
-        by_image[example.sample_id].add(example)
-    patches = {}
-    for sample_id, pixels in by_image.items():
-        try:
-            picture = read(sample_id)
-        except (LookupError, OSError, ValueError):
-            continue  # the model may have been trained on other data; the panel says so
-        height, width = picture.shape[:2]
-        size = max(48, min(height, width) // 4)
-        for pixel in pixels:
-            if pixel.y >= height or pixel.x >= width:
-                continue  # an image that is cut at random may not have the pixel
-            top = max(0, min(pixel.y - size // 2, height - size))
-            left = max(0, min(pixel.x - size // 2, width - size))
-            piece = picture[top : top + size, left : left + size].copy()
-            patches[pixel] = SourcePatch(piece, pixel.y - top, pixel.x - left)
+    patches: dict[Example, SourcePatch] = {}
+    name, picture = None, None
+    for example in sorted(set(examples), key=lambda example: example.sample_id) if read else ():
+        if example.sample_id != name:
+            name, picture = example.sample_id, _read_if_there(read, example.sample_id)
+        # An image that is cut or scaled at random may not have the pixel.
+        if picture is not None and example.y < len(picture) and example.x < picture.shape[1]:
+            patches[example] = _cut(picture, example.y, example.x)
     return patches
 
 
-def spot_patches(
-    explanations: Iterable[Explanation], read: Callable[[str], Picture]
-) -> dict[Example, SourcePatch]:
-    """The patches that the explanations' panels will show."""
-    shown = [
-        choose(explanation, spot)
-        for explanation in explanations
-        for spot in find_spots(explanation)
-        for choose in (example_for, example_against)
-    ]
-    return read_patches(read, [example for example in shown if example is not None])
+def _read_if_there(read: Read | None, sample_id: str) -> Picture | None:
+    try:
+        return read(sample_id) if read else None
+    except (LookupError, OSError, ValueError):
+        return None  # the model may have been trained on other data; the pictures say so
+
+
+def _cut(picture: Picture, y: int, x: int) -> SourcePatch:
+    height, width = picture.shape[:2]
+    size = max(_PATCH, min(height, width) // 4)
+    top = max(0, min(y - size // 2, height - size))
+    left = max(0, min(x - size // 2, width - size))
+    piece = picture[top : top + size, left : left + size].copy()
+    return SourcePatch(piece, y - top, x - left)

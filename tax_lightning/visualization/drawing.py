@@ -16,9 +16,6 @@ from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Explanation
 from tax_lightning.visualization.palette import Colour, Picture
 
-UNDISPUTED_INDEX = 254
-"""Value in an index map of "who" where annotators are not expected to differ."""
-
 _LOOKED_AT = 512  # pixels a side, at most, from which the range of grey values is taken
 _STRAY = 0.1  # per cent of the pixels at each end that may be darker than black, or above white
 
@@ -38,33 +35,13 @@ def as_array(tensor: Tensor) -> NDArray[Any]:
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 
-def who_index_map(explanation: Explanation) -> NDArray[np.uint8]:
-    """The position of the annotator with the largest weight, 254 where nothing is disputed.
-
-    Args:
-        explanation: the explanation of one image, of at most 254 annotators.
-
-    Returns:
-        ``[H, W]``.
-    """
-    check_single(explanation)
-    if len(explanation.annotators) > UNDISPUTED_INDEX:
-        raise ValueError(
-            f"{len(explanation.annotators)} annotators, but a picture of indices names at most "
-            f"{UNDISPUTED_INDEX}; read the array 'who' instead."
-        )
-    leader = as_array(explanation.leader[0]).astype(np.uint8)
-    leader[as_array(explanation.undisputed[0])] = UNDISPUTED_INDEX
-    return leader
-
-
 def as_picture(image: NDArray[Any]) -> Picture:
     """An image of any kind as a person would see it.
 
     Args:
         image: ``[H, W]`` or ``[H, W, ch]``. uint8 stays as it is; anything else, such as 16-bit or
-            floating-point values, is stretched to :func:`shown_range`. Of one, two or more than
-            three channels the first is shown in grey.
+            floating-point values, is stretched so that all but one in a thousand lie between black
+            and white. Of one, two or more than three channels the first is shown in grey.
 
     Returns:
         ``[H, W, 3]`` uint8.
@@ -73,41 +50,29 @@ def as_picture(image: NDArray[Any]) -> Picture:
         >>> as_picture(np.array([[300, 800, 1300]], dtype=np.uint16))[0, :, 0]
         array([  0, 128, 255], dtype=uint8)
     """
-    planes = _shown_planes(image)
+    if image.ndim not in (2, 3) or image.size == 0:
+        raise ValueError(
+            f"image has shape {image.shape}, expected [H, W] or [H, W, channels] with pixels."
+        )
+    planes = image if image.ndim == 3 else image[..., None]
+    planes = planes if planes.shape[2] == 3 else planes[..., :1]
     if planes.dtype != np.uint8:
-        low, high = shown_range(image)
+        low, high = _shown_range(planes)
         values = np.nan_to_num(planes.astype(np.float32), nan=low, posinf=high, neginf=low)
         scaled = ((values - low) * (255 / max(high - low, 1e-12))).clip(0, 255)
         planes = np.floor(scaled + 0.5).astype(np.uint8)
     return np.broadcast_to(planes, (*planes.shape[:2], 3)).copy()
 
 
-def shown_range(image: NDArray[Any]) -> tuple[float, float]:
-    """The values shown as black and as white: all but one in a thousand lie between them.
-
-    Values that are not finite do not count. An image without finite values gives 0 and 1.
-
-    Example:
-        >>> shown_range(np.array([[300.0, 800.0, np.nan]]))
-        (300.0, 800.0)
-    """
-    step = -(-max(image.shape[:2]) // _LOOKED_AT)
-    values = _shown_planes(image)[::step, ::step].astype(np.float64)
+def _shown_range(planes: NDArray[Any]) -> tuple[float, float]:
+    """The values shown as black and as white; 0 and 1 of an image without finite values."""
+    step = -(-max(planes.shape[:2]) // _LOOKED_AT)
+    values = planes[::step, ::step].astype(np.float64)
     values = values[np.isfinite(values)]
     if not values.size:
         return 0.0, 1.0
     low, high = np.percentile(values, (_STRAY, 100 - _STRAY), method="nearest")
     return float(low), float(high)
-
-
-def _shown_planes(image: NDArray[Any]) -> NDArray[Any]:
-    """The channels that a picture shows, ``[H, W, 1 or 3]``."""
-    if image.ndim not in (2, 3) or image.size == 0:
-        raise ValueError(
-            f"image has shape {image.shape}, expected [H, W] or [H, W, channels] with pixels."
-        )
-    planes = image if image.ndim == 3 else image[..., None]
-    return planes if planes.shape[2] == 3 else planes[..., :1]
 
 
 def grey_rgb(grey: NDArray[np.floating]) -> Picture:
@@ -120,13 +85,6 @@ def shrunk(picture: Picture, size: tuple[int, int]) -> Picture:
     if picture.shape[:2] == size:
         return picture
     return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.LANCZOS))
-
-
-def thumbnail(picture: Picture, side: int) -> Picture:
-    """The picture, shrunk so that its longer side has at most so many pixels."""
-    height, width = picture.shape[:2]
-    scale = min(1.0, side / max(height, width))
-    return shrunk(picture, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
 def data_uri(picture: Picture) -> str:
@@ -169,24 +127,15 @@ def contours(labels: NDArray[Any], width: int) -> NDArray[np.bool_]:
     return np.moveaxis(lines, -1, 0).reshape(known.shape)
 
 
-def seams(regions: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Lines one pixel wide between two regions; none towards -1, where thin regions would drown."""
-    lines = np.zeros(regions.shape, dtype=bool)
-    for axis in (0, 1):
-        before, after = regions.swapaxes(0, axis)[:-1], regions.swapaxes(0, axis)[1:]
-        lines.swapaxes(0, axis)[1:] |= (before != after) & (before >= 0) & (after >= 0)
-    return lines
-
-
 def dashed(picture: Picture, line: NDArray[np.bool_]) -> Picture:
     """The picture with a line in black and white dashes."""
     picture[line] = np.where(_diagonal(line.shape)[line, None] // 5 % 2 == 0, 255, 0)
     return picture
 
 
-def hatching(height: int, width: int, period: int) -> NDArray[np.bool_]:
-    """Diagonal lines."""
-    return _diagonal((height, width)) % period < period // 6
+def hatching(height: int, width: int, period: int, share: float = 1 / 6) -> NDArray[np.bool_]:
+    """Diagonal lines that cover this share."""
+    return _diagonal((height, width)) % period < int(share * period)
 
 
 def taking_turns(lines: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -12,12 +13,14 @@ from string import Template
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation
-from tax_lightning.visualization.drawing import UNDISPUTED_INDEX, as_array, check_single
+from tax_lightning.visualization.drawing import as_array, check_single
 from tax_lightning.visualization.palette import Colour, css
+from tax_lightning.visualization.summary import standing
 
 # ------------------------------------------------------------------------------------------ HTML
 
@@ -105,26 +108,35 @@ def bar(share: float, colour: Colour) -> str:
 
 # ------------------------------------------------------------------------------------------ maps
 
+LEVELS = 100
+"""The largest value of a share in bytes: whole per cents."""
+
+_LARGEST_BYTE = 254  # that stands for something; 255 is "not labelled"
+
 PLANES = (
-    *("result", "undisputed", "dispute", "votes", "uncertainty"),
-    *("reason", "reason_kernel", "reason_share", "dissenter", "leader", "decides"),
+    *("result", "undisputed", "votes", "dispute", "uncertainty", "annotator_foreground"),
+    *("reason", "reason_kernel", "reason_share", "dissenter", "dissent_kernel"),
+    *("leader", "standing", "who"),  # where the weights follow the image
+    "masks",  # where they were given
 )
-"""Maps of an image, in the order of a page."""
-
-ANNOTATOR_PLANES = ("support", "who", "annotator_result", "why_own")
-"""Maps with a plane for each annotator, which follow them."""
+"""Maps in the order of a page."""
 
 
-def compact(explanation: Explanation, most: int) -> dict[str, NDArray[Any]]:
+def compact(
+    explanation: Explanation,
+    most: int,
+    masks: NDArray[np.integer] | None = None,
+) -> dict[str, NDArray[Any]]:
     """Maps of an explanation, a byte a value; ``docs/explain.md`` says what each array is.
 
     Args:
         explanation: the explanation of one image.
         most: of the longer side, in pixels. Of a larger image, evenly spread rows and columns are
             kept, so that each value is what the model says of one pixel.
+        masks: ``[N, H, W]`` class ids as the annotators drew them, 255 where not labelled.
 
     Returns:
-        ``rows`` ``[h]`` and ``columns`` ``[w]``, then the maps by name, see `PLANES`.
+        ``rows`` ``[h]`` and ``columns`` ``[w]``; then the maps by name, see `PLANES`.
 
     Raises:
         ValueError: if there are more annotators, classes or kernels than a byte can tell apart.
@@ -132,39 +144,51 @@ def compact(explanation: Explanation, most: int) -> dict[str, NDArray[Any]]:
     check_single(explanation)
     n, c, k = len(explanation.annotators), len(explanation.classes), explanation.kernels
     for name, count in (("annotators", n), ("classes", c), ("kernels", k)):
-        if count > UNDISPUTED_INDEX:
+        if count > _LARGEST_BYTE:
             raise ValueError(
-                f"{count} {name}, but a page tells at most {UNDISPUTED_INDEX} apart; work with the "
+                f"{count} {name}, but a page tells at most {_LARGEST_BYTE} apart; work with the "
                 "tensors of the explanation instead."
             )
     height, width = explanation.probs.shape[-2:]
     scale = min(1.0, most / max(height, width))
     rows, columns = (_spread(length, max(1, round(length * scale))) for length in (height, width))
-    values = {
+    values: dict[str, Any] = {
         "result": explanation.decision,
         "undisputed": explanation.undisputed,
-        "dispute": 100 * explanation.dispute,
-        "votes": 100 * explanation.votes / n,
-        "uncertainty": 100 * explanation.uncertainty,
+        "votes": LEVELS * explanation.votes / n,
+        "dispute": LEVELS * explanation.dispute,
+        "uncertainty": LEVELS * explanation.uncertainty,
+        "annotator_foreground": LEVELS * explanation.annotator_probs[:, :, 1:],
         "reason": explanation.reason,
         "reason_kernel": explanation.reason_kernel,
-        "reason_share": 100 * explanation.reason_share,
+        "reason_share": LEVELS * explanation.reason_share,
         "dissenter": explanation.dissenter,
-        "leader": explanation.leader,
-        "decides": explanation.decides,
-        "support": 100 * explanation.support,
-        "who": 100 * explanation.who,
-        "annotator_result": explanation.annotator_decisions,
-        "why_own": explanation.why_own,
+        "dissent_kernel": explanation.dissent_kernel,
     }
-    maps = {name: as_array(map_[0])[..., rows[:, None], columns] for name, map_ in values.items()}
-    whole = {name: np.rint(array).astype(np.uint8) for name, array in maps.items()}
+    if explanation.trust.kind == "image":
+        values |= {"leader": explanation.leader, "who": LEVELS * explanation.who}
+        values["standing"] = torch.from_numpy(standing(explanation))
+    if masks is not None:
+        values["masks"] = torch.from_numpy(np.asarray(masks, dtype=np.uint8))[None]
+    maps = {
+        name: as_array(values[name][0])[..., rows[:, None], columns]
+        for name in PLANES
+        if name in values
+    }
+    whole = {name: np.rint(array).clip(0, 255).astype(np.uint8) for name, array in maps.items()}
     return {"rows": rows, "columns": columns, **whole}
+
+
+def planes_of(maps: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    """What `packed` holds of these maps, in order."""
+    return [
+        {"name": name, "count": math.prod(maps[name].shape[:-2])} for name in PLANES if name in maps
+    ]
 
 
 def packed(maps: Mapping[str, NDArray[Any]]) -> str:
     """Maps as one line of text: deflated bytes in base 64."""
-    planes = b"".join(maps[name].tobytes() for name in (*PLANES, *ANNOTATOR_PLANES))
+    planes = b"".join(maps[plane["name"]].tobytes() for plane in planes_of(maps))
     return base64.b64encode(zlib.compress(planes)).decode()
 
 

@@ -1,8 +1,7 @@
-"""The panel: an explanation as one picture, of who says what where, and why."""
+"""The panel: an explanation as one picture that a person can read: what, who, why, how disputed."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,34 +13,40 @@ from PIL import Image
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Example, Explanation
 from tax_lightning.visualization import drawing
-from tax_lightning.visualization.annotations import (
-    SourcePatch,
-    Spot,
-    example_against,
-    example_for,
-    find_spots,
-)
+from tax_lightning.visualization.annotations import Argument, CallOut, SourcePatch, find_callouts
+from tax_lightning.visualization.gallery import origin
 from tax_lightning.visualization.palette import (
-    INK,
-    PAPER,
     Colour,
     Picture,
-    annotator_palette,
     class_palette,
     kernel_shade,
     value_colours,
 )
 from tax_lightning.visualization.sheet import SMALLEST_TILE, Entry, Sheet, shorten
-from tax_lightning.visualization.summary import Summary, cautions, trust_words
+from tax_lightning.visualization.summary import (
+    DECIDES,
+    OUTVOTED,
+    SHARED,
+    Summary,
+    cast_of,
+    real_dispute,
+    standing,
+    threshold_words,
+    trust_words,
+)
 
 _LARGEST_TILE = 512
 _COLUMNS = 3
 _CHIP = 14
-_MOST_MAPS = 12  # small maps of annotators
-_TAGLINE = "Where annotators would differ, who would say what, and the training pixels behind it"
-_CARDS_TITLE = "WHY, continued: what speaks for the result at each number, and what against it"
-_NOBODY = "Nothing is disputed: no two annotators are expected to differ anywhere."
-_MAPS_TITLE = "Each annotator beside the result (solid: would add; hatched: would leave out)"
+_TAGLINE = (
+    "Numbers lead to the cards below: the training pixels that speak for the result and against it"
+)
+_CARDS_TITLE = "WHY, continued: the spots with numbers"
+_WHY = (
+    Entry("colour: the annotator whose prototype is the first reason"),
+    Entry("shade: which of their prototypes"),
+)
+_NOBODY = "Nothing is disputed: the model expects all annotators to say the same everywhere."
 
 
 def render_panel(
@@ -53,22 +58,19 @@ def render_panel(
 ) -> Picture:
     """Draw the explanation of one image.
 
-    Six tiles: the image, the annotators' contours and the result; below them who, why and how much
-    is disputed. WHO shows whom the result trusts, in the annotators' colours, where the weights
-    follow the image; else how many annotators would say the same. Numbers in WHY lead to the cards:
-    the training pixel that speaks for the result there, and the one that speaks against it. A small
-    map for each annotator shows what they would add and leave out.
+    Six tiles: the image, the annotators' contours, the result; who says it (or whom it follows),
+    why, and how disputed it is. Then what each annotator would add to the result and leave out, and
+    cards with the training pixels for and against at the spots with numbers. Of more than twelve
+    annotators, the eleven who are the first reason most often are named.
 
     Args:
         explanation: the explanation of one image.
         image: ``[H, W]`` or ``[H, W, ch]``, grey, RGB or of more channels, see
             :func:`~tax_lightning.visualization.drawing.as_picture`.
         masks: ``[N, H, W]`` class ids as the annotators drew them, 255 where not labelled; without
-            them the contours are those that the model expects of each annotator.
+            them the contours and maps are those that the model expects of each annotator.
         reference: ``[H, W]`` class ids of the reference, 255 where unknown.
-        patches: the training patches at hand, see
-            :func:`~tax_lightning.visualization.annotations.spot_patches`; other examples are named
-            without a picture.
+        patches: the surroundings of training pixels; those that are missing are named only.
 
     Returns:
         ``[height, width, 3]`` uint8.
@@ -86,65 +88,56 @@ def render_panel(
         (3, dtype('uint8'))
     """
     drawing.check_single(explanation)
-    _check_sizes(explanation, image, masks, reference)
-    summary = Summary.of(explanation)
-    view = View(explanation, image, masks, reference)
-    spots = find_spots(explanation)
+    size = tuple(explanation.probs.shape[-2:])
+    for name, array, axes in (
+        ("image", image[..., 0] if image.ndim == 3 else image, size),
+        ("masks", masks, (len(explanation.annotators), *size)),
+        ("reference", reference, size),
+    ):
+        if array is not None and array.shape != axes:
+            raise ValueError(
+                f"{name} has shape {array.shape}, expected {axes}; give it at the explanation's "
+                "size, in that order of axes."
+            )
+    summary, callouts = Summary.of(explanation), find_callouts(explanation)
+    view = View(explanation, image, masks, reference, summary)
     sheet = Sheet(view.scale)
-    drawn = "Annotators" if masks is not None else "Annotators, as predicted"
-    trusted = explanation.trust.kind == "image"
-    who = [Entry("colour: whom the result trusts; grey: shared")] if trusted else view.vote_scale()
-    shade = [Entry("colour and shade: the prototype behind the result; numbers: see below")]
-    tiles = [
-        sheet.tile("Image", view.image, image_notes(image)),
-        sheet.tile(drawn, view.contours(), mask_notes(explanation.annotators, masks)),
-        sheet.tile("Result", view.result(), _class_entries(view)),
-        sheet.tile("WHO is trusted" if trusted else "WHO: votes", view.who(), who),
-        sheet.tile("WHY", _with_numbers(view.why(), view, spots, sheet), shade),
-        sheet.tile("DISPUTE", view.dispute_map(), dispute_entries(summary, masks)),
-    ]
-    width = sheet.grid(tiles, _COLUMNS).width
-    cards = [_card(sheet, explanation, spot, patches or {}, width) for spot in spots]
-    maps = [
-        sheet.tile(shorten(name), view.difference(n), [])
-        for n, name in enumerate(explanation.annotators[:_MOST_MAPS])
-    ]
-    words = [trust_words(explanation.trust), *cautions(explanation)]
+    drawn, how, may = "Annotators", "as each of them drew", ""
+    if masks is None:
+        drawn, how, may = "Annotators, as predicted", "as expected of each", "would "
+    tiles = sheet.grid(
+        [
+            sheet.tile("Image", view.image, [Entry("{1} x {0} pixels".format(*size))]),
+            sheet.tile(drawn, view.contours(), [Entry(how)]),
+            sheet.tile("Result", view.result(), _class_entries(view)),
+            _who_tile(sheet, view, explanation, summary),
+            sheet.tile("WHY", _with_numbers(view.why(), view, callouts, sheet), _WHY),
+            sheet.tile("DISPUTE", view.dispute_map(), dispute_notes(explanation, summary, masks)),
+        ],
+        _COLUMNS,
+    )
+    width = tiles.width
+    own = f"EACH ANNOTATOR: solid, what they {may}add to the result; striped, {may}leave out"
+    hatched = drawing.grey_rgb(np.where(drawing.hatching(_CHIP, 2 * _CHIP, 7), 178.0, 220.0))
+    sign = Entry(f"hatched: {threshold_words(explanation.dispute_threshold)}", hatched)
+    cards = [_card(sheet, view, explanation, callout, patches or {}) for callout in callouts]
     return sheet.framed(
         [
             sheet.heading(explanation.ids[0], _TAGLINE, width),
-            sheet.grid(tiles, _COLUMNS),
-            sheet.flow(annotator_entries(explanation.annotators), width),
-            sheet.flow(_sign_entries(explanation.dispute_threshold), width),
-            *(sheet.text([sentence], width) for sentence in words),
+            *(
+                sheet.text([caveat], width)
+                for caveat in summary.caveats(explanation.annotators, explanation.classes[0])
+            ),
+            tiles,
+            sheet.flow([sign], width),
+            sheet.flow(annotator_entries(view, explanation.annotators, summary), width),
+            sheet.line(own, sheet.title, width),
+            _own_maps(sheet, view, explanation.annotators, width),
             sheet.line(_CARDS_TITLE if cards else _NOBODY, sheet.title, width),
-            *cards,
-            sheet.line(_MAPS_TITLE, sheet.title, width),
-            sheet.grid(maps, _COLUMNS),
+            *([sheet.grid(cards, _COLUMNS)] if cards else []),
+            sheet.text([trust_words(explanation.trust)], width),
         ]
     )
-
-
-def _check_sizes(
-    explanation: Explanation,
-    image: NDArray[Any],
-    masks: NDArray[np.integer] | None,
-    reference: NDArray[np.integer] | None,
-) -> None:
-    """Every array has the explanation's height and width."""
-    size = tuple(explanation.probs.shape[-2:])
-    if image.ndim not in (2, 3) or image.shape[:2] != size:
-        raise ValueError(
-            f"image has shape {image.shape}, expected {size} or {(*size, 3)}; "
-            "give the image of the explanation, at its size and with the channels last."
-        )
-    expected = {"masks": (len(explanation.annotators), *size), "reference": size}
-    for name, array in (("masks", masks), ("reference", reference)):
-        if array is not None and array.shape != expected[name]:
-            raise ValueError(
-                f"{name} has shape {array.shape}, expected {expected[name]}; "
-                "give class ids of the explanation's size."
-            )
 
 
 # ------------------------------------------------------------------------------------------ tiles
@@ -159,9 +152,11 @@ class View:
         image: NDArray[Any],
         masks: NDArray[np.integer] | None,
         reference: NDArray[np.integer] | None,
+        summary: Summary,
     ) -> None:
+        self.named, colours = cast_of(summary)
+        self.colours = np.asarray(colours, dtype=np.uint8)
         self.classes, self.kernels = explanation.classes, explanation.kernels
-        self.colours = annotator_palette(len(explanation.annotators))
         source_size = image.shape[:2]
         self.size = height, width = _display_size(*source_size)
         self.zoom = np.divide(self.size, source_size)
@@ -183,10 +178,9 @@ class View:
             drawn = masks[place]
         self.masks = drawn.astype(np.uint8)
         self.decision = drawing.as_array(explanation.decision[0]).astype(np.uint8)
-        self.trusted = explanation.trust.kind == "image"
         self.leader = drawing.as_array(explanation.leader[0])
         self.certainty = drawing.as_array(explanation.certainty[0])
-        self.votes = drawing.as_array(explanation.votes[0])
+        self.votes = drawing.as_array(explanation.votes[0]) / len(explanation.annotators)
         self.reason = drawing.as_array(explanation.reason[0])
         self.kernel = drawing.as_array(explanation.reason_kernel[0])
         self.dispute = drawing.as_array(explanation.dispute[0])
@@ -196,7 +190,7 @@ class View:
         """Every annotator's contour; where several coincide their colours take turns along it."""
         line, whose = drawing.taking_turns(drawing.contours(self.masks, self.line))
         picture = drawing.grey_rgb(0.5 * self.grey + 70)
-        picture[line] = np.asarray(self.colours, dtype=np.uint8)[whose[line]]
+        picture[line] = self.colours[whose[line]]
         return picture
 
     def result(self) -> Picture:
@@ -212,48 +206,46 @@ class View:
         return picture
 
     def who(self) -> Picture:
-        """Whom the result trusts, fading to grey where several are; or how many say the same."""
-        if self.trusted:
-            colours = np.asarray(self.colours)[self.leader]
-            picture = drawing.blend(drawing.grey_rgb(self.grey), colours, self.certainty[..., None])
-        else:
-            picture = value_colours(1 - self.votes / len(self.colours))
+        """The leader's colour, fading to the grey image as the others weigh more."""
+        picture = drawing.blend(
+            drawing.grey_rgb(self.grey), self.colours[self.leader], self.certainty[..., None]
+        )
         return self._with_undisputed(picture)
 
-    def vote_scale(self) -> list[Entry]:
-        """The scale bar of the votes, its ends named."""
-        people = len(self.colours)
-        bar = value_colours(np.linspace(0, 1, 6 * _CHIP)[None].repeat(_CHIP, axis=0))
-        return [Entry(f"would say the same: all {people}"), Entry("none", bar)]
+    def votes_map(self) -> Picture:
+        """How many of the annotators say the result: light all, dark half of them or fewer."""
+        return self._with_undisputed(value_colours(2 * (1 - self.votes)))
 
     def why(self) -> Picture:
-        """Shades of an annotator's colour for the prototypes that are the reason, with seams."""
-        kernels = max(self.kernels, int(self.kernel.max()) + 1)
-        shades = [[kernel_shade(c, k, kernels) for k in range(kernels)] for c in self.colours]
-        picture = np.asarray(shades, dtype=np.uint8)[self.reason, self.kernel]
-        prototype = np.where(self.undisputed, -1, self.reason * kernels + self.kernel)
-        picture[drawing.seams(prototype)] = (0, 0, 0)
-        return self._with_undisputed(picture)
+        """Shades of an annotator's colour for the prototypes behind the result."""
+        shades = [[self.shade(n, k) for k in range(self.kernels)] for n in range(len(self.masks))]
+        return self._with_undisputed(np.asarray(shades, np.uint8)[self.reason, self.kernel])
+
+    def shade(self, annotator: int, kernel: int) -> Colour:
+        """The colour of a prototype."""
+        r, g, b = self.colours[annotator].tolist()
+        return kernel_shade((r, g, b), kernel, self.kernels)
 
     def dispute_map(self) -> Picture:
-        """How often two annotators are expected to differ, in the colours of the scale bar."""
-        return value_colours(self.dispute.clip(0, 1))
+        """The expected share of pairs who differ, dark where it is that of even odds or more."""
+        return value_colours(self.dispute / (1 - 1 / len(self.classes)))
 
-    def difference(self, annotator: int) -> Picture:
-        """What an annotator would add to the result, and, hatched, leave out or name otherwise."""
-        drawn, colour = self.masks[annotator], np.asarray(self.colours[annotator])
-        picture = drawing.grey_rgb(0.5 * self.grey + 110)
-        known = drawn != IGNORE_INDEX
-        picture[known & (drawn > 0) & (self.decision == 0)] = colour
-        hatched = drawing.hatching(*self.size, round(7 * self.scale))
-        less = known & (self.decision > 0) & (drawn != self.decision)
-        picture[less] = PAPER
-        picture[less & hatched] = colour
-        picture[drawing.contours(self.decision, max(1, self.line // 2))] = INK
-        return picture
+    def own(self, annotator: int) -> tuple[Picture, float, float]:
+        """What an annotator would add to the result, solid, and what leave out, striped.
+
+        The areas of both are given as shares of the result's.
+        """
+        drawn, picture = self.masks[annotator], drawing.grey_rgb(0.5 * self.grey + 100)
+        differs = (drawn != self.decision) & (drawn != IGNORE_INDEX)
+        more, less = differs & (drawn > 0), differs & (drawn == 0)
+        stripes = drawing.hatching(*self.size, round(14 * self.scale), 0.5)
+        picture[more | (less & stripes)] = self.colours[annotator]
+        picture[drawing.contours(self.decision, 1)] = (255, 255, 255)
+        area = max(1, int((self.decision > 0).sum()))
+        return picture, more.sum() / area, less.sum() / area
 
     def _with_undisputed(self, picture: Picture) -> Picture:
-        """Wash out and hatch the pixels where annotators are not expected to differ."""
+        """Wash out and hatch the pixels at which annotators are not expected to differ."""
         hatched = drawing.hatching(*self.size, round(7 * self.scale))
         washed = drawing.grey_rgb(np.where(hatched, 178, 0.25 * self.grey + 176))
         picture[self.undisputed] = washed[self.undisputed]
@@ -269,169 +261,153 @@ def _display_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
+def _who_tile(sheet: Sheet, view: View, explanation: Explanation, summary: Summary) -> Image.Image:
+    """Whom the result follows, where that is known from the image; else the expected votes."""
+    if explanation.trust.kind == "image":
+        words = "colour: who weighs most; the paler, the more the others weigh"
+        return sheet.tile("WHO weighs most", view.who(), [Entry(words)])
+    n = len(explanation.annotators)
+    notes = [Entry("how many would say the same:")]
+    notes += [Entry(f"{n} of {n}"), Entry(f"{n / 2:g} of {n} or fewer", _scale_bar())]
+    if summary.disputed:
+        notes.append(Entry(f"on average {summary.votes:.1f} of {n} where not hatched"))
+    return sheet.tile("VOTES", view.votes_map(), notes)
+
+
+def _own_maps(sheet: Sheet, view: View, annotators: Sequence[str], width: int) -> Image.Image:
+    """A small map for each annotator who is named."""
+    columns = min(6, max(4, len(view.named)))
+    side = (width - (columns - 1) * sheet.gap) // columns
+    tiles = []
+    for n in view.named:
+        picture, more, less = view.own(n)
+        small = Image.fromarray(picture)
+        small.thumbnail((side, side), Image.Resampling.BOX)
+        words = [f"adds {more:.0%} of its area", f"leaves out {less:.0%}"]
+        if (view.masks[n] == IGNORE_INDEX).all():
+            words = ["did not label"]
+        name = sheet.text([shorten(annotators[n])], side)
+        tiles.append(sheet.stacked([name, small, sheet.text(words, side)], gap=2))
+    return sheet.grid(tiles, columns)
+
+
 # ---------------------------------------------------------------------------------------- legends
 
 
-def annotator_entries(annotators: Sequence[str]) -> list[Entry]:
-    """A title, then every annotator with colour."""
-    people = zip(annotators, annotator_palette(len(annotators)), strict=True)
-    named = [Entry(shorten(name), _solid_chip(colour)) for name, colour in people]
-    return [Entry("Annotators:"), *named]
-
-
-def image_notes(image: NDArray[Any]) -> list[Entry]:
-    """The image's size, and what of it is shown where that is not everything."""
-    height, width = image.shape[:2]
-    channels = 1 if image.ndim == 2 else image.shape[2]
-    texts = [f"{width} x {height} pixels"]
-    if channels not in (1, 3):
-        texts.append(f"channel 1 of {channels}")
-    if image.dtype != np.uint8:
-        texts.append("black {:.5g}, white {:.5g}".format(*drawing.shown_range(image)))
-    return [Entry(text) for text in texts]
-
-
-def dispute_entries(summary: Summary, masks: NDArray[np.integer] | None) -> list[Entry]:
-    """The scale bar of the dispute, the share expected, and the real one where it is known."""
-    bar = value_colours(np.linspace(0, 1, 6 * _CHIP)[None].repeat(_CHIP, axis=0))
-    entries = [
-        Entry("0 nobody differs"),
-        Entry("1 everybody", bar),
-        Entry(f"expected to be disputed: {summary.share_disputed:.0%} of the pixels"),
-    ]
-    if masks is not None:
-        known = masks != IGNORE_INDEX
-        lowest, highest = masks.min(axis=0), np.where(known, masks, -1).max(axis=0)
-        several = known.sum(axis=0) > 1
-        if several.any():
-            share = (several & (highest > lowest)).sum() / several.sum()
-            entries.append(Entry(f"really disputed: {share:.0%}"))
+def annotator_entries(view: View, annotators: Sequence[str], summary: Summary) -> list[Entry]:
+    """A title, then every annotator who is named, with colour and support of the result."""
+    title = "Annotators:"
+    if summary.disputed:
+        title = "Annotators, and how probably each would say the result where it is disputed:"
+    support, entries = summary.shares(summary.support), [Entry(title)]
+    for n in view.named:
+        words = f" {support[n]:.0%}" if summary.disputed else ""
+        entries.append(Entry(shorten(annotators[n]) + words, _solid_chip(view.colours[n])))
+    others = [n for n in range(len(annotators)) if n not in view.named]
+    if others:
+        entries.append(Entry(f"{len(others)} others", _solid_chip(view.colours[others[0]])))
     return entries
 
 
-def mask_notes(annotators: Sequence[str], masks: NDArray[np.integer] | None) -> list[Entry]:
-    """Which annotators have no contour, and why; a predicted contour needs no such note."""
-    if masks is None:
-        return [Entry("as the model expects each to draw")]
-    pixels = masks.reshape(len(masks), -1)
-    absent = (pixels == IGNORE_INDEX).all(axis=1)
-    empty = ~absent & ((pixels == 0) | (pixels == IGNORE_INDEX)).all(axis=1)
-    notes = []
-    for title, chosen in (("did not label: ", absent), ("drew nothing: ", empty)):
-        names = [shorten(name) for name in itertools.compress(annotators, chosen)]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        if names:
-            notes.append(Entry(title + ", ".join(names[:3]) + more))
-    return notes or [Entry("as each of them drew")]
+def dispute_notes(
+    explanation: Explanation, summary: Summary, masks: NDArray[np.integer] | None
+) -> list[Entry]:
+    """The scale of the dispute, and the share of the image that is disputed, as given and real."""
+    most = f"{1 - 1 / len(explanation.classes):.0%} or more of pairs differ"
+    said = f"disputed, as the model expects: {summary.dispute:.0%} of the pixels"
+    real = None if masks is None else real_dispute(masks)
+    in_masks = [] if real is None else [Entry(f"in the masks: {real:.0%}")]
+    return [Entry("0%"), Entry(most, _scale_bar()), Entry(said), *in_masks]
 
 
 def _class_entries(view: View) -> list[Entry]:
-    """The classes that occur in the result or the reference, and the reference's line."""
-    maps = [view.decision] if view.reference is None else [view.decision, view.reference]
-    colours = class_palette(len(view.classes))
-    present = np.setdiff1d(np.concatenate([labels.ravel() for labels in maps]), [IGNORE_INDEX])
-    entries = [Entry(shorten(view.classes[c]), _solid_chip(colours[c])) for c in present.tolist()]
+    """The classes, and the reference's line where there is one."""
+    colours = map(_solid_chip, class_palette(len(view.classes)))
+    entries = [Entry(shorten(name), chip) for name, chip in zip(view.classes, colours, strict=True)]
     if view.reference is not None:
-        line = np.zeros((_CHIP, 20), dtype=bool)
-        line[6:9] = True
-        entries.append(
-            Entry("reference", drawing.dashed(drawing.grey_rgb(np.full(line.shape, 225.0)), line))
-        )
+        ground = drawing.grey_rgb(np.full((_CHIP, 20), 225.0))
+        line = np.pad(np.ones((3, 20), dtype=bool), ((6, _CHIP - 9), (0, 0)))
+        entries.append(Entry("reference", drawing.dashed(ground, line)))
     return entries
 
 
-def _sign_entries(threshold: float) -> list[Entry]:
-    """What the looks mean that are not an annotator's colour."""
-    hatched = drawing.grey_rgb(np.where(drawing.hatching(_CHIP, 2 * _CHIP, 7), 178.0, 220.0))
-    words = f"hatched: undisputed, fewer than {threshold:.0%} of pairs of annotators would differ"
-    return [Entry(words, hatched)]
+def _scale_bar() -> Picture:
+    return value_colours(np.linspace(0, 1, 4 * _CHIP)[None].repeat(_CHIP, axis=0))
 
 
-def _solid_chip(colour: Colour) -> Picture:
+def _solid_chip(colour: Colour | NDArray[np.uint8]) -> Picture:
     return np.full((_CHIP, _CHIP, 3), colour, dtype=np.uint8)
 
 
-# -------------------------------------------------------------------------------------- spots
+# -------------------------------------------------------------------------------------- call-outs
 
 
-def spot_words(explanation: Explanation, spot: Spot) -> str:
-    """What is decided at a spot, and by whom, as far as that is true."""
-    people = len(explanation.annotators)
-    said = f"{spot.votes:.1f} of {people} would say {explanation.classes[spot.decision]}"
+def callout_words(explanation: Explanation, callout: CallOut) -> list[str]:
+    """The result at a spot and who says so; where trust follows the image, whether one decides."""
+    y, x, n = callout.y, callout.x, len(explanation.annotators)
+    votes = f"{callout.reason.label}: {float(explanation.votes[0, y, x]):.1f} of {n} would say so"
     if explanation.trust.kind != "image":
-        return said
-    place = (0, spot.y, spot.x)
-    name = shorten(explanation.annotators[int(explanation.leader[place])])
-    weight = float(explanation.who[0, :, spot.y, spot.x].max())
-    if bool(explanation.decides[place]):
-        return f"{name} decides, with a weight of {weight:.0%} · {said}"
-    if weight >= 0.5:
-        return f"{name} is outvoted, with a weight of {weight:.0%} · {said}"
-    return f"shared: {name} has the largest weight, {weight:.0%} · {said}"
+        return [votes]
+    leader = int(explanation.leader[0, y, x])
+    name, weight = shorten(explanation.annotators[leader]), float(explanation.who[0, leader, y, x])
+    stands = {
+        DECIDES: f"{name} decides (weight {weight:.0%})",
+        OUTVOTED: f"{name} weighs most ({weight:.0%}) but is outvoted",
+        SHARED: f"shared: {name} weighs most ({weight:.0%})",
+    }
+    return [votes, stands[int(standing(explanation)[0, y, x])]]
+
+
+def argument_words(argument: Argument, patches: Mapping[Example, SourcePatch]) -> list[str]:
+    """Whose prototype speaks for a class, and the training pixel that is like the spot."""
+    source, example = argument.source, argument.example
+    name = shorten(source.annotator)
+    words = [f"prototype {source.kernel} of {name}"]
+    if example is None:
+        none = f"no pixel like it that {name} labelled so"
+        return [*words, none if source.projected else "not yet projected"]
+    lost = [] if example in patches else ["(image not found)"]
+    return [*words, f"like {origin(example)}", *lost]
 
 
 def _card(
     sheet: Sheet,
+    view: View,
     explanation: Explanation,
-    spot: Spot,
+    callout: CallOut,
     patches: Mapping[Example, SourcePatch],
-    width: int,
 ) -> Image.Image:
-    """A spot's number and words, and the examples for and against."""
-    names, classes = explanation.annotators, explanation.classes
-    disc = sheet.number(spot.number)
-    head = sheet.text([spot_words(explanation, spot)], width, indent=sheet.disc + sheet.frame)
+    """A call-out's number and result, and the examples for and against it."""
+
+    def row(argument: Argument, said: str) -> Image.Image:
+        patch = patches.get(argument.example) if argument.example else None
+        box = sheet.source(
+            patch, view.shade(argument.annotator, argument.source.kernel), sheet.patch
+        )
+        words = [said, *argument_words(argument, patches)]
+        text = sheet.text(words, sheet.cell - box.width - sheet.nearby)
+        return sheet.side_by_side([box, text], sheet.nearby)
+
+    words = callout_words(explanation, callout)
+    head = sheet.text(words, sheet.cell, indent=sheet.disc + sheet.frame)
+    disc = sheet.number(callout.number)
     head.paste(disc, (0, 0), disc)
-    reason = f"{shorten(names[spot.annotator])} · prototype {spot.kernel}, {spot.share:.0%}"
-    columns = [
-        (f"FOR: {reason}", spot.annotator, spot.kernel, example_for(explanation, spot)),
-    ]
-    if spot.dissent == spot.decision:
-        against = sheet.text(["AGAINST: nobody is expected to dissent"], sheet.cell)
-    else:
-        who = f"{shorten(names[spot.dissenter])} would say {shorten(classes[spot.dissent])}"
-        pixel = example_against(explanation, spot)
-        columns.append((f"AGAINST: {who}, as here", spot.dissenter, spot.dissent_kernel, pixel))
-        against = None
-    boxes = [
-        _example(sheet, explanation, words, (n, k), pixel, patches, (width - sheet.gap) // 2)
-        for words, n, k, pixel in columns
-    ]
-    return sheet.stacked([head, sheet.side_by_side([*boxes, *([against] if against else [])])])
+    reason, other = callout.reason, callout.against
+    reasons = row(reason, f"FOR {reason.label}: {callout.share:.0%} of the decision")
+    dissent = sheet.text(["AGAINST: nobody is expected to dissent"], sheet.cell)
+    if other is not None:
+        name = shorten(other.source.annotator)
+        dissent = row(other, f"AGAINST: {name} would say {other.label}, as here")
+    return sheet.stacked([head, reasons, dissent])
 
 
-def _example(
-    sheet: Sheet,
-    explanation: Explanation,
-    words: str,
-    prototype: tuple[int, int],
-    example: Example | None,
-    patches: Mapping[Example, SourcePatch],
-    width: int,
-) -> Image.Image:
-    """A training pixel in a frame of its prototype's shade, beside where it is from."""
-    annotator, kernel = prototype
-    colour = annotator_palette(len(explanation.annotators))[annotator]
-    edge = kernel_shade(colour, kernel, explanation.kernels)
-    patch = None if example is None else patches.get(example)
-    box = sheet.source(patch, edge, sheet.patch)
-    lines = [words, "no training pixel with this label is like it"]
-    if example is not None:
-        lines = [
-            words,
-            f"labelled {example.label} in {shorten(example.sample_id)} at y {example.y}, "
-            f"x {example.x}",
-            *([] if patch else ["(image not at hand)"]),
-        ]
-    text = sheet.text(lines, width - box.width - sheet.nearby)
-    return sheet.side_by_side([box, text], sheet.nearby)
-
-
-def _with_numbers(picture: Picture, view: View, spots: Sequence[Spot], sheet: Sheet) -> Picture:
-    """Put the numbers of the spots on their places, the lowest on top."""
+def _with_numbers(
+    picture: Picture, view: View, callouts: Sequence[CallOut], sheet: Sheet
+) -> Picture:
+    """Put the call-outs' numbers on their spots."""
     canvas = Image.fromarray(picture)
-    for spot in reversed(spots):
-        y, x = (np.array([spot.y, spot.x]) + 0.5) * view.zoom
-        disc = sheet.number(spot.number)
+    for callout in callouts:
+        y, x = (np.array([callout.y, callout.x]) + 0.5) * view.zoom
+        disc = sheet.number(callout.number)
         canvas.paste(disc, (round(x - disc.width / 2), round(y - disc.height / 2)), disc)
     return np.asarray(canvas)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tax_lightning.constants import __version__
-from tax_lightning.explanation import Explanation, PrototypeSource, TrustBasis
-from tax_lightning.files import file_name, plain, write_json, write_whole
+from tax_lightning.explanation import Explanation
+from tax_lightning.files import file_name
 from tax_lightning.visualization import page as base
-from tax_lightning.visualization.annotations import find_spots, spot_patches
-from tax_lightning.visualization.drawing import data_uri, shrunk, thumbnail
+from tax_lightning.visualization.annotations import Read, find_callouts
+from tax_lightning.visualization.drawing import data_uri, shrunk
 from tax_lightning.visualization.gallery import (
+    TAGLINE,
     PrototypeCard,
-    card_facts,
     read_cards,
     render_card,
+    shown_examples,
     with_use,
 )
 from tax_lightning.visualization.palette import (
@@ -35,18 +36,28 @@ from tax_lightning.visualization.palette import (
     value_colours,
 )
 from tax_lightning.visualization.panel import render_panel
-from tax_lightning.visualization.summary import Summary, cautions, trust_words
+from tax_lightning.visualization.sheet import Sheet
+from tax_lightning.visualization.summary import (
+    MOST_NAMED,
+    Summary,
+    real_dispute,
+    threshold_words,
+    trust_words,
+)
 
-_TITLE = "Who says what, and why"
+_TITLE = "What the model says, who would say so, and why"
 _SCRIPTS = ("maps.js", "drawing.js", "spot.js", "page.js")
-_MAX_SIDE = 1024  # pixels
-_MOST_CAUTIONS = 5
+_MAX_SIDE, _CROP = 1024, 96  # pixels
+_TRUST_LAYER = '<label><input type="radio" name="layer" value="trust">Whom it follows</label>'
+
+
+Item = tuple[Explanation, Picture] | tuple[Explanation, Picture, NDArray[np.integer] | None]
 
 
 def write_report(
-    explained: Iterable[tuple[Explanation, Picture]],
+    explained: Iterable[Item],
     output: str | Path,
-    read: Callable[[str], Picture] | None = None,
+    read: Read | None = None,
     title: str = _TITLE,
     source: str = "",
     notes: Sequence[str] = (),
@@ -62,7 +73,8 @@ def write_report(
     Args:
         explained: explanations of one image each, on the CPU, and the images as pictures
             ``[H, W, 3]`` uint8, of any sizes; such as
-            :class:`~tax_lightning.data.images.ExplainedImages`.
+            :class:`~tax_lightning.data.images.ExplainedImages`. A third item may hold the masks
+            ``[N, H, W]`` as the annotators drew them, 255 where not labelled.
         output: folder; made where it is missing.
         read: gives the picture of a training image by its id, for the gallery of prototypes; it may
             raise ``LookupError``, ``OSError`` or ``ValueError``.
@@ -95,32 +107,30 @@ def write_report(
         (folder / name).mkdir(parents=True, exist_ok=True)
     numbers.unlink(missing_ok=True)
     report = _Report(max_side)
-    for explanation, picture in explained:
-        if not report.cards:
-            report.cards = read_cards(explanation.sources, read)
-        maps = report.add(explanation, picture)
+    for explanation, picture, *given in explained:
+        masks = given[0] if given else None
+        report.cards = report.cards or read_cards(explanation.sources, read)
+        maps = report.add(explanation, picture, masks)
+        patches = report.cards[0].patches if report.cards else {}
+        panel = render_panel(explanation, picture, masks, patches=patches)
         name = file_name(explanation.ids[0])
         files = {"panel": f"panels/{name}.png", "maps": f"maps/{name}.npz"}
-        patches = {} if read is None else spot_patches([explanation], read)
-        panel = render_panel(explanation, picture, patches=patches)
         Image.fromarray(panel).save(folder / files["panel"])
         np.savez_compressed(folder / files["maps"], allow_pickle=False, **maps)
         report.images[-1]["files"] = files
     if not report.images:
         raise ValueError("there are no images to explain, expected at least one.")
-    notes = [*notes, *report.notes(read is not None)]
+    notes = [*notes, *report.notes()]
     page = folder / "index.html"
-    write_whole(page, report.page(title, source, notes))
-    content = {"tax_lightning": __version__, "source": source, "notes": notes}
-    write_json(numbers, content | report.content())
+    page.write_text(report.page(title, source, notes), encoding="utf-8", newline="\n")
+    content = {"tax_lightning": __version__, "source": source, "notes": notes, **report.content()}
+    text = json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False)
+    numbers.write_text(text, encoding="utf-8", newline="\n")
     return page
 
 
 def write_page(
-    explained: Iterable[tuple[Explanation, Picture]],
-    cards: Sequence[PrototypeCard],
-    path: Path,
-    source: str,
+    explained: Iterable[Item], cards: Sequence[PrototypeCard], path: Path, source: str
 ) -> None:
     """The page of `write_report` alone.
 
@@ -134,31 +144,30 @@ def write_page(
         ValueError: if two images have the same id, or there are more annotators, classes or kernels
             than a page tells apart.
     """
-    report = _Report(_MAX_SIDE, cards)
-    for explanation, picture in explained:
-        report.add(explanation, picture)
-    write_whole(path, report.page(_TITLE, source, report.notes(at_hand=True)))
+    report = _Report(_MAX_SIDE)
+    for explanation, picture, *given in explained:
+        report.cards = list(cards)
+        report.add(explanation, picture, given[0] if given else None)
+    text = report.page(_TITLE, source, report.notes())
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 class _Report:
     """What is known after the images so far."""
 
-    annotators: tuple[str, ...]
-    classes: tuple[str, ...]
-    kernels: int
+    first: Explanation  # for the names, which are those of all
     summary: Summary
-    trust: TrustBasis
-    threshold: float
 
-    def __init__(self, max_side: int, cards: Sequence[PrototypeCard] = ()) -> None:
-        self.max_side, self.cards = max_side, cards
+    def __init__(self, max_side: int) -> None:
+        self.max_side = max_side
+        self.cards: list[PrototypeCard] = []
         self.images: list[dict[str, Any]] = []
-        self.thumbnails: list[str] = []
-        self.blocks: list[str] = []  # what the page's script reads of each image
-        self.cautions: list[str] = []
+        self.blocks: list[str] = []
 
-    def add(self, explanation: Explanation, picture: Picture) -> dict[str, NDArray[Any]]:
-        """Take up one image, and return the maps that the page shows."""
+    def add(
+        self, explanation: Explanation, picture: Picture, masks: NDArray[np.integer] | None
+    ) -> dict[str, NDArray[Any]]:
+        """Take up one image, and return the maps of it that the page shows."""
         (name,) = explanation.ids
         if name in (image["id"] for image in self.images):
             raise ValueError(
@@ -166,77 +175,76 @@ class _Report:
                 "every image its own id."
             )
         summary = Summary.of(explanation)
-        if not self.images:
-            self.annotators, self.classes = explanation.annotators, explanation.classes
-            self.kernels, self.summary = explanation.kernels, summary
-            self.trust, self.threshold = explanation.trust, explanation.dispute_threshold
-        else:
+        if self.images:
             self.summary += summary
-        maps = base.compact(explanation, self.max_side)
+        else:
+            self.first, self.summary = explanation, summary
+        maps = base.compact(explanation, self.max_side, masks)
         shown = shrunk(picture, maps["result"].shape)
         number = len(self.images)
-        for kind, text in (("picture", data_uri(shown)), ("maps", base.packed(maps))):
-            self.blocks.append(f'<script type="text/plain" id="{kind}-{number}">{text}</script>\n')
-        self.thumbnails.append(_thumbnail(number, name, shown, summary))
+        self.blocks += [
+            _block(f"picture-{number}", data_uri(shown)),
+            _block(f"maps-{number}", base.packed(maps)),
+        ]
+        real = None if masks is None else real_dispute(masks)
         self.images.append(
             {
                 "id": name,
-                "size": picture.shape[:2],
-                "shown": shown.shape[:2],
-                "disputed": summary.share_disputed,
-                "spot": next(((c.y, c.x) for c in find_spots(explanation, limit=1)), None),
+                "size": list(picture.shape[:2]),
+                "shown": list(shown.shape[:2]),
+                "planes": base.planes_of(maps),
+                "disputed": summary.dispute,
+                "disputed_in_masks": real,
+                "votes": summary.votes,
+                "spots": [[spot.y, spot.x] for spot in find_callouts(explanation)],
             }
         )
-        self.cautions += [f"{name}: {words}" for words in cautions(explanation)]
         return maps
 
-    def notes(self, at_hand: bool) -> list[str]:
-        """What must not be overlooked: what would mislead, examples that are missing."""
-        notes = self.cautions[:_MOST_CAUTIONS]
-        if len(self.cautions) > _MOST_CAUTIONS:
-            notes.append(f"{len(self.cautions) - _MOST_CAUTIONS} more notes of this kind.")
+    def notes(self) -> list[str]:
+        """What must not be overlooked: what misleads, examples that are missing."""
+        notes = self.summary.caveats(self.first.annotators, self.first.classes[0])
         taken = [card for card in self.cards if card.source.active and card.source.projected]
-        missing = sum(card.patch(card.source.taken_from) is None for card in taken)
+        missing = sum(card.source.taken_from not in card.patches for card in taken)
         if not taken:
             notes.append(
                 "The prototypes of this model are no training pixels yet, so that no example can "
                 "be named. Train to the end, or take the checkpoint that `tax fit` names there."
             )
-        elif not at_hand:
-            notes.append(
-                "The training images are not at hand: examples are named but not shown. Give the "
-                "configuration of the training with --config to see them."
-            )
         elif missing:
             notes.append(
-                f"The training images of {missing} of {len(taken)} prototypes are not in the data "
-                "that were given: these examples are named but not shown."
+                f"The training images of {missing} of {len(taken)} prototypes are not at hand: "
+                "these examples are named but not shown. Give the configuration of the training "
+                "with --config to see them."
             )
         return notes
 
     def page(self, title: str, source: str, notes: Sequence[str]) -> str:
-        """The page."""
-        people, count = len(self.annotators), len(self.images)
+        """The page as HTML."""
+        people, count = len(self.first.annotators), len(self.images)
         summary = (
             f"{count} picture{'s' if count > 1 else ''}"
-            f"{f', segmented by {source}' if source else ''}. For every spot: what each of "
-            f"{people} annotators would say, and which training examples speak for and against it."
+            f"{f', segmented by {source}' if source else ''}. For every spot: how many of {people} "
+            "annotators would say the same, who would not, and which training examples speak for "
+            "the result and against it."
         )
         options = "".join(
-            f'<option value="{number}">{number + 1} of {count}: {escape(image["id"])}</option>'
+            f'<option value="{number}">{number + 1} of {count}: {escape(image["id"])}, disputed '
+            f"{image['disputed']:.0%}</option>"
             for number, image in enumerate(self.images)
         )
         sections = {
-            "Overview": f'<div class="thumbnails">{"".join(self.thumbnails)}</div>'
-            f"<p>{escape(self._words())}</p><p>{escape(trust_words(self.trust))}</p>",
+            "Overview": self._annotators_table(),
             "Pictures": Template(base.resource("pictures.html")).substitute(
-                options=options, trust="" if self.trust.kind == "image" else "hidden"
+                options=options, trust=_TRUST_LAYER if self.first.trust.kind == "image" else ""
             ),
             "Prototypes": self._gallery(),
             "What it means, and what not": base.resource("meaning.html"),
         }
         # The end of a script's element is found before its text is read.
-        known = json.dumps(plain(self.content()), ensure_ascii=False).replace("<", "\\u003c")
+        known = json.dumps(self.content(), ensure_ascii=False, allow_nan=False).replace(
+            "<", "\\u003c"
+        )
         return base.page(
             title,
             summary,
@@ -244,100 +252,112 @@ class _Report:
             style=base.resource("report.css"),
             script="\n" + "\n".join(map(base.resource, _SCRIPTS)),
             data=f'<script type="application/json" id="report">{known}</script>\n'
-            f"{''.join(self.blocks)}",
+            + "".join([*self.blocks, self._crops()]),
             notes=notes,
         )
 
     def content(self) -> dict[str, Any]:
-        """The report in numbers, for the page's script and for machines."""
-        cards = with_use(self.cards, self.summary)
-        return {
+        """The report in numbers, for the page's script."""
+        n, kernels, summary = len(self.first.annotators), self.first.kernels, self.summary
+        support, reasons = summary.shares(summary.support), summary.shares(summary.reasons)
+        image = self.first.trust.kind == "image"
+        decides = summary.shares(summary.decides) if image else [None] * n
+        content = {
             "annotators": [
                 {
                     "name": name,
                     "colour": colour,
-                    "shades": [kernel_shade(colour, k, self.kernels) for k in range(self.kernels)],
+                    "shades": shades,
+                    "support": support[position],
+                    "reason": reasons[position].sum(),
+                    "decides": decides[position],
                     "prototypes": [
-                        {
-                            "card": _card_id(card.source) if card.source.active else None,
-                            "use": card.use,
-                            **asdict(card.source),
-                        }
-                        for card in cards
+                        {"use": card.use, **asdict(card.source)}
+                        for card in with_use(self.cards, self.summary)
                         if card.source.annotator == name
                     ],
                 }
-                for name, colour in zip(
-                    self.annotators, annotator_palette(len(self.annotators)), strict=True
+                for position, (name, colour) in enumerate(
+                    zip(self.first.annotators, annotator_palette(n), strict=True)
                 )
+                for shades in [[kernel_shade(colour, k, kernels) for k in range(kernels)]]
             ],
             "classes": [
                 {"name": name, "colour": colour}
-                for name, colour in zip(self.classes, class_palette(len(self.classes)), strict=True)
+                for name, colour in zip(
+                    self.first.classes, class_palette(len(self.first.classes)), strict=True
+                )
             ],
-            "planes": base.PLANES,
-            "annotator_planes": base.ANNOTATOR_PLANES,
-            "scale": value_colours(np.linspace(0, 1, 101)),  # by per cent
-            "disputed": self.summary.share_disputed,
-            "dispute_threshold": self.threshold,
-            "trust": {**asdict(self.trust), "words": trust_words(self.trust)},
+            "levels": base.LEVELS,
+            "scale": value_colours(np.linspace(0, 1, 256)).tolist(),
+            "most_named": MOST_NAMED,
+            "trust": {**asdict(self.first.trust), "words": trust_words(self.first.trust)},
+            "dispute_threshold": self.first.dispute_threshold,
+            "undisputed_words": threshold_words(self.first.dispute_threshold),
+            "disputed": summary.dispute,
+            "votes": summary.votes,
             "images": self.images,
         }
+        # What no number is becomes null, as JSON lacks it.
+        text = json.dumps(content, default=lambda value: value.tolist())
+        return dict(json.loads(text, parse_constant=lambda _: None))
 
     # ---------------------------------------------------------------------------- parts as HTML
 
-    def _words(self) -> str:
-        """How much is disputed, over all pictures."""
-        summary = self.summary
-        if not summary.disputed:
-            return (
-                "Over all pictures nothing is disputed: no two annotators are expected to differ."
+    def _annotators_table(self) -> str:
+        """What is disputed, who says the result there, and what is known of trust."""
+        summary, n = self.summary, len(self.first.annotators)
+        said = "The model expects all annotators to say the same everywhere."
+        if summary.disputed:
+            said = (
+                f"The model expects the annotators to differ on {summary.dispute:.0%} of the "
+                f"pixels. There, on average {summary.votes:.1f} of {n} would say the result."
             )
+        columns = {
+            "Would say the result": np.nan_to_num(summary.shares(summary.support)),
+            "Is the first reason": np.nan_to_num(summary.shares(summary.reasons)).sum(axis=1),
+        }
+        if self.first.trust.kind == "image":
+            columns["Decides"] = np.nan_to_num(summary.shares(summary.decides))
+        colours = annotator_palette(n)
+        rows = {
+            base.named(self.first.annotators[row], colours[row]): "".join(
+                f'<td><span class="track" aria-hidden="true">{base.bar(share[row], colours[row])}'
+                f'</span><span class="value">{share[row]:.0%}</span></td>'
+                for share in columns.values()
+            )
+            for row in range(n)
+        }
         return (
-            f"Over all pictures {summary.share_disputed:.0%} of the pixels are disputed: there at "
-            f"least {self.threshold:.0%} of the pairs of annotators are expected to differ. On "
-            f"average {summary.mean_votes:.1f} of {len(self.annotators)} annotators would say what "
-            "is decided there."
+            f"<h3>The annotators, over all pictures</h3><p>{said} The table is of these pixels.</p>"
+            f"{base.table('Annotators', ('Annotator', *columns), rows)}"
+            f'<p class="note">{escape(trust_words(self.first.trust))}</p>'
         )
 
     def _gallery(self) -> str:
         """A card for each active prototype, those used most first."""
-        cards = with_use(self.cards, self.summary)
-        active = sorted(
-            (card for card in cards if card.source.active),
-            key=lambda card: -np.nan_to_num(card.use or 0),
-        )
-        drawn = "".join(map(_card, active))
-        pruned = len(cards) - len(active)
-        return (
-            '<p class="note">A prototype is one pixel of one training image, ringed here. Where a '
-            "picture resembles it more than any other, it is the reason of the result. It selects "
-            "a rule of labelling, not a class: below stand the most similar pixels that its "
-            "annotator gave each class. Those used most come first."
-            f"{f' Pruned, as no training pixel is like them: {pruned}.' if pruned else ''}</p>"
-            f'<div class="gallery">{drawn}</div>'
-        )
+        active = [c for c in with_use(self.cards, self.summary) if c.source.active]
+        cards = []
+        for card in sorted(active, key=lambda card: -(card.use or 0)):
+            name = f"{card.source.annotator}, prototype {card.source.kernel}"
+            words = escape(". ".join([name, *card.facts]))
+            cards.append(f'<img src="{data_uri(render_card(card))}" alt="{words}">\n')
+        return f'<p class="note">{TAGLINE}.</p><div class="gallery">{"".join(cards)}</div>'
+
+    def _crops(self) -> str:
+        """The pictures of all examples at hand, by annotator, kernel and class."""
+        blocks = []
+        for card in self.cards:
+            n, k = self.first.annotators.index(card.source.annotator), card.source.kernel
+            shade = kernel_shade(card.colour, k, self.first.kernels)
+            for example in shown_examples(card.source):
+                if example in card.patches:
+                    crop = Sheet().source(card.patches[example], shade, _CROP)
+                    place = f"crop-{n}-{k}-{self.first.classes.index(example.label)}"
+                    blocks.append(_block(place, data_uri(np.asarray(crop))))
+        return "".join(blocks)
 
 
-def _thumbnail(number: int, name: str, picture: Picture, summary: Summary) -> str:
-    """An image in the overview: small, with how much of it is disputed."""
-    return (
-        f'<a href="#picture={number}"><img src="{data_uri(thumbnail(picture, 192))}" alt="" '
-        f'loading="lazy"><b>{escape(name)}</b>'
-        f"<small>{summary.share_disputed:.0%} of it disputed</small></a>\n"
-    )
-
-
-def _card(card: PrototypeCard) -> str:
-    """A prototype's card as a picture, with what stands on it as its text."""
-    source = card.source
-    words = ". ".join((f"{source.annotator}, prototype {source.kernel}", *card_facts(card)))
-    return (
-        f'<img class="card" id="{_card_id(source)}" src="{data_uri(render_card(card))}" '
-        f'alt="{escape(words)}" loading="lazy">\n'
-    )
-
-
-def _card_id(source: PrototypeSource) -> str:
-    """The id of a prototype's card."""
-    return f"prototype-{file_name(source.annotator)}-{source.kernel}"
+def _block(name: str, text: str) -> str:
+    """Text in a page that is read by its id, and not shown."""
+    return f'<script type="text/plain" id="{name}">{text}</script>\n'

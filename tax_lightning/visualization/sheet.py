@@ -56,11 +56,13 @@ class Sheet:
         """Blocks below each other, their left edges aligned."""
         return _joined(blocks, self.nearby if gap is None else gap, down=True)
 
-    def grid(self, blocks: Sequence[Image.Image], columns: int) -> Image.Image:
+    def grid(
+        self, blocks: Sequence[Image.Image], columns: int, gap: int | None = None
+    ) -> Image.Image:
         """Blocks in rows of so many."""
         starts = range(0, len(blocks), columns)
-        rows = [self.side_by_side(blocks[start : start + columns]) for start in starts]
-        return self.stacked(rows, self.gap)
+        rows = [self.side_by_side(blocks[start : start + columns], gap) for start in starts]
+        return self.stacked(rows, self.gap if gap is None else gap)
 
     def heading(self, title: str, tagline: str, width: int) -> Image.Image:
         """What the sheet is of, and in one sentence what it shows."""
@@ -87,10 +89,7 @@ class Sheet:
         return block
 
     def _wrapped(self, text: str, width: int) -> list[str]:
-        """The text in lines that fit: broken at " · ", else at spaces, else cut short."""
-        parts = text.split(" · ")
-        if len(parts) > 1 and text_width(text, self.body) > width:
-            return [line for part in parts for line in self._wrapped(part, width)]
+        """The text in lines that fit: broken at spaces, else cut short."""
         lines = [""]
         for word in text.split(" "):
             longer = f"{lines[-1]} {word}".strip()
@@ -158,7 +157,7 @@ class Sheet:
         return disc.resize((self.disc, self.disc), Image.Resampling.LANCZOS)
 
     def source(self, patch: SourcePatch | None, edge: Colour, side: int) -> Image.Image:
-        """A training patch in a square, its pixel marked, in a frame of this colour."""
+        """A training patch in a square, the pixel that counts ringed, in a frame of this colour."""
         inside = Image.new("RGB", (side, side), NO_PICTURE)
         if patch is not None:
             height, width = patch.image.shape[:2]
@@ -213,25 +212,25 @@ def shorten(name: str, limit: int = 24) -> str:
 
 def text_width(text: str, size: int) -> float:
     """The width in pixels that ``write`` gives to the text."""
-    return _font(_is_plain(text), size).getlength(text)
+    return _font_for(text, size).getlength(text)
 
 
 def write(
     draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, fill: Colour
 ) -> None:
     """Draw a line of text with its top left corner at ``place`` (x, y), letters ``size`` high."""
-    draw.text(place, text, font=_font(_is_plain(text), size), fill=fill)
+    draw.text(place, text, font=_font_for(text, size), fill=fill)
 
 
-def _is_plain(text: str) -> bool:
-    """Whether the built-in font has all letters: those of ASCII, and two signs of the sheets."""
-    return text.replace("·", "").replace("…", "").isascii()
+def _font_for(text: str, size: int) -> _AnyFont:
+    """The built-in font, which has little but ASCII, or one of the system's."""
+    return _font(text.translate({ord(sign): None for sign in "…·"}).isascii(), size)
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=64)
 def _font(plain: bool, size: int) -> _AnyFont:
-    """The built-in font; for other letters one of the system, if it has one that is known."""
-    for name in () if plain else ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf"):
+    """The built-in font for ASCII, else one of the system's that has other letters."""
+    for name in () if plain else ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "arial.ttf"):
         with contextlib.suppress(OSError):  # not on this machine
             return ImageFont.truetype(name, size)
     return ImageFont.load_default(size=size)

@@ -1,16 +1,41 @@
-"""What is to be said of some images as a whole: how much is disputed, which prototypes are used."""
+"""What can be said of some images in words and numbers, what cannot, and who is named in them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Explanation, TrustBasis
 from tax_lightning.visualization.drawing import as_array
+from tax_lightning.visualization.palette import Colour, annotator_palette
+
+MOST_NAMED = 12
+"""Colours that can be told apart, and so the most entries of a legend of annotators."""
+
+SHARED, DECIDES, OUTVOTED = range(3)
+"""How the annotator with the largest weight stands to the result; see `standing`."""
+
+_OTHERS: Colour = (150, 150, 150)
+_ALIKE = 0.02  # mean distance of probabilities below which two annotators are not told apart
 
 Shares = NDArray[np.float64]
+
+
+def standing(explanation: Explanation) -> NDArray[np.uint8]:
+    """``[B, H, W]``: whether who has the largest weight decides, is outvoted, or neither.
+
+    Outvoted is a leader who would not say the result. Where nobody has half of the weight, the
+    decision is shared.
+    """
+    own = explanation.annotator_decisions.gather(1, explanation.leader.unsqueeze(1)).squeeze(1)
+    stands = np.where(as_array(own != explanation.decision), OUTVOTED, SHARED)
+    stands[as_array(explanation.decides)] = DECIDES
+    return stands.astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -19,113 +44,161 @@ class Summary:
 
     Args:
         pixels: all.
-        disputed: those where the expected disagreement is at or above the threshold.
-        votes: sum over the disputed pixels of the expected votes for the result.
-        reasons: ``[N, K]``, disputed pixels by the prototype that is their reason.
+        foreground: those whose class in the result is not the background.
+        disputed: those where the model expects annotators to disagree.
+        support: ``[N]``, sum over the disputed pixels of how probably each says the result.
+        reasons: ``[N, K]``, disputed pixels by the prototype with the largest share.
+        decides: ``[N]``, disputed pixels that each decides.
+        apart: ``[N, N]``, sum over the disputed pixels of the distance, in ``[0, 1]``, of what the
+            model expects of two annotators.
     """
 
     pixels: int
+    foreground: int
     disputed: int
-    votes: float
+    support: Shares
     reasons: NDArray[np.int64]
+    decides: NDArray[np.int64]
+    apart: Shares
 
     @classmethod
     def of(cls, explanation: Explanation) -> Summary:
         """The counts of one explanation, of any number of images."""
         n, k = len(explanation.annotators), explanation.kernels
         disputed = ~explanation.undisputed
-        reasons = explanation.reason[disputed] * k + explanation.reason_kernel[disputed]
+        reasons = (explanation.reason * k + explanation.reason_kernel)[disputed]
+        leading = explanation.leader[disputed & explanation.decides]
+        said = explanation.annotator_probs.movedim(1, 0).movedim(2, -1)[:, disputed].double()
         return cls(
             pixels=disputed.numel(),
+            foreground=int((explanation.decision > 0).sum()),
             disputed=int(disputed.sum()),
-            votes=float(explanation.votes[disputed].sum()),
+            support=as_array(explanation.support.movedim(1, 0)[:, disputed].double().sum(dim=1)),
             reasons=np.bincount(as_array(reasons), minlength=n * k).reshape(n, k),
+            decides=np.bincount(as_array(leading), minlength=n),
+            apart=as_array(torch.cdist(said.flatten(1), said.flatten(1), p=1) / 2),
         )
 
     def __add__(self, other: Summary) -> Summary:
         """The counts of both together."""
         return Summary(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
+    def shares(self, counts: NDArray[np.int64] | Shares) -> Shares:
+        """Counts of disputed pixels as shares of them; NaN where nothing is disputed."""
+        return counts / (self.disputed or np.nan)
+
     @property
-    def share_disputed(self) -> float:
-        """Share of the pixels that are disputed, in ``[0, 1]``."""
+    def dispute(self) -> float:
+        """Share of the pixels that is disputed, in ``[0, 1]``."""
         return self.disputed / self.pixels
 
     @property
-    def mean_votes(self) -> float:
-        """Mean expected votes for the result at disputed pixels; NaN if there are none."""
-        return self.votes / (self.disputed or np.nan)
+    def votes(self) -> float:
+        """Mean number of annotators who say the result at a disputed pixel, in ``[0, N]``."""
+        return float(self.shares(self.support).sum())
 
-    @property
-    def kernel_usage(self) -> Shares:
-        """Share of the disputed pixels whose reason each prototype is, ``[N, K]``; or NaN."""
-        return self.reasons / (self.disputed or np.nan)
+    def caveats(self, annotators: Sequence[str], background: str) -> list[str]:
+        """What would mislead who overlooks it: nothing found, or annotators not told apart."""
+        found = []
+        if not self.foreground:
+            found.append(
+                f"The result is {background} everywhere: the model found nothing here. If there is "
+                "something to be seen, train longer, or look whether the images are prepared as "
+                "those of the training."
+            )
+        near = self.shares(self.apart) < _ALIKE
+        if len(near) > 1 and near.all():
+            found.append(
+                f"The model expects the same of all {len(near)} annotators: it cannot tell them "
+                "apart, so that names mean nothing here."
+            )
+        elif near[~np.eye(len(near), dtype=bool)].any():
+            pairs = [
+                f"{annotators[n]} and {annotators[m]}" for n, m in np.argwhere(np.triu(near, 1))
+            ]
+            more = f", and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
+            found.append(
+                f"The model expects nearly the same of {', '.join(pairs[:3])}{more}: which of the "
+                "two is named is chance, and together they count twice."
+            )
+        return found
 
-    @property
-    def usage(self) -> Shares:
-        """Share of the disputed pixels whose reason is an annotator's prototype, ``[N]``."""
-        used: Shares = self.kernel_usage.sum(axis=1)
-        return used
+
+def real_dispute(masks: NDArray[np.integer]) -> float | None:
+    """Share of the pixels at which masks ``[N, H, W]`` differ, of those that two or more label.
+
+    Example:
+        >>> real_dispute(np.array([[[0, 1, 255]], [[0, 0, 1]]]))
+        0.5
+    """
+    known = masks != IGNORE_INDEX
+    least = np.where(known, masks, IGNORE_INDEX).min(axis=0)
+    most = np.where(known, masks, -1).max(axis=0)
+    compared = known.sum(axis=0) > 1
+    return float((least < most)[compared].mean()) if compared.any() else None
+
+
+# ------------------------------------------------------------------------------------------ words
+
+
+def threshold_words(threshold: float) -> str:
+    """What is hatched, in words.
+
+    Example:
+        >>> threshold_words(0.1)
+        'fewer than 1 pair of annotators in 10 is expected to differ'
+    """
+    return (
+        f"fewer than 1 pair of annotators in {1 / max(threshold, 0.001):.2g} is expected to differ"
+    )
 
 
 _TAUGHT = {
-    "given": "the reference labels given with the data",
-    "majority": "what most annotators say",
-    "staple": "the consensus that STAPLE estimates from the annotators",
-    "none": "nothing: there is no reference",
+    "given": "the reference that came with the data",
+    "majority": "the majority of the annotators themselves",
+    "staple": "STAPLE, a weighted vote of the annotators themselves",
+    "none": "no reference",
 }
-_MEANS = {
-    "image": "the weights follow the image",
-    "constant": "each annotator has one weight everywhere, as the images did not tell more",
-    "uniform": "all annotators have the same weight, as nothing better was found",
+_FORM = {
+    "uniform": "All annotators weigh the same.",
+    "constant": "The weights are one constant for each annotator.",
+    "image": "The weights follow the image.",
+}
+_MEANING = {
+    "uniform": "Nothing told whom to believe.",
+    "constant": "The images did not tell more about whom to believe.",
+    "image": "That was better than one constant for each annotator.",
 }
 
 
 def trust_words(trust: TrustBasis) -> str:
-    """What the weights of the annotators were taught with, and how far they can be trusted.
-
-    Example:
-        >>> trust_words(TrustBasis("constant", "majority", (0.28, 0.24, 0.25)))[:65]
-        'Whom the result trusts: each annotator has one weight everywhere,'
-    """
-    words = (
-        f"Whom the result trusts: {_MEANS[trust.kind]}. Taught with "
-        f"{_TAUGHT.get(trust.reference, trust.reference)}."
+    """What the weights of the annotators were taught with, which form was kept, what it means."""
+    taught = (
+        f"Trust in the annotators was taught with {_TAUGHT.get(trust.reference, trust.reference)}"
     )
     if not trust.measured:
-        return f"{words} How good the weights are was not measured on validation images."
-    uniform, constant, image = trust.scores
-    return (
-        f"{words} Log score on validation images, smaller is better: equal weights {uniform:.2f}, "
-        f"one weight an annotator {constant:.2f}, weights from the image {image:.2f}."
-    )
+        form = _FORM[trust.kind]
+        return f"{taught}. {form} It was not measured whether that is right: do not rely on them."
+    scores = "uniform {:.2f}, constant {:.2f}, image {:.2f}".format(*trust.scores)
+    kept = f"{_FORM[trust.kind]} {_MEANING[trust.kind]}"
+    return f"{taught} (log score, smaller is better: {scores}). {kept}"
 
 
-def cautions(explanation: Explanation) -> list[str]:
-    """What would mislead a reader of these images, by name.
+# ------------------------------------------------------------------------------------------- cast
 
-    Annotators whom the model cannot tell apart, a model that predicts nothing, and weights of which
-    nothing is known.
+
+def cast_of(summary: Summary) -> tuple[tuple[int, ...], tuple[Colour, ...]]:
+    """Positions of those who are named in a picture, and the colours of all annotators.
+
+    Named are all of up to twelve annotators, else the eleven who are the first reason most often;
+    the others share one grey.
     """
-    said: list[str] = []
-    probs = explanation.annotator_probs
-    names = explanation.annotators
-    twins = [
-        (names[i], names[j])
-        for i in range(len(names))
-        for j in range(i)
-        if float((probs[:, i] - probs[:, j]).abs().max()) < _ALIKE
-    ]
-    if len(names) > 1 and len(twins) == len(names) * (len(names) - 1) // 2:
-        said.append("The model expects the same of all annotators: nobody can be told apart here.")
-    elif twins:
-        pairs = "; ".join(f"{first} and {second}" for second, first in twins[:3])
-        said.append(f"The model expects the same of {pairs}: they cannot be told apart here.")
-    if not explanation.decision.any():
-        said.append(f"The result is {explanation.classes[0]} everywhere: nothing was found.")
-    if explanation.trust.kind == "image" and not explanation.trust.measured:
-        said.append("Whom to trust was not measured: the weights may be arbitrary.")
-    return said
-
-
-_ALIKE = 0.01  # largest difference of probabilities of two annotators who count as alike
+    n = len(summary.support)
+    if n <= MOST_NAMED:
+        return tuple(range(n)), annotator_palette(n)
+    often = np.argsort(-summary.reasons.sum(axis=1), kind="stable")[: MOST_NAMED - 1]
+    named = tuple(sorted(often.tolist()))
+    colours = [_OTHERS] * n
+    for position, colour in zip(named, annotator_palette(len(named)), strict=True):
+        colours[position] = colour
+    return named, tuple(colours)

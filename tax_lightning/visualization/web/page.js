@@ -5,13 +5,7 @@ const on = (id, event, act) => element(id).addEventListener(event, act);
 const stage = element("stage");
 
 // What is shown: a picture, a layer, and a spot of it, which follows the pointer unless it is held.
-const shown = {
-  wanted: 0,
-  maps: null,
-  layer: "votes",
-  spot: null,
-  held: false,
-};
+const shown = { wanted: 0, maps: null, layer: "result", spot: null, held: false };
 
 // ---------------------------------------------------------------------------- pictures
 
@@ -22,7 +16,7 @@ async function showImage(number) {
   if (shown.wanted !== number) return; // another was asked for meanwhile
   const { height, width } = maps;
   Object.assign(shown, { maps, held: false, spot: [height >> 1, width >> 1] });
-  if (image.spot) shown.spot = scaled(image.spot, image.size, image.shown); // where much is decided
+  if (image.spots.length) shown.spot = scaled(image.spots[0], image.size, image.shown);
   element("image").value = String(number);
   element("picture").src = element(`picture-${number}`).textContent;
   stage.setAttribute("aria-label", `Picture ${image.id}`);
@@ -35,14 +29,10 @@ async function showImage(number) {
 
 function draw() {
   const { maps, layer } = shown;
-  const hatched = element("with-undisputed").checked && HATCHED_LAYERS.has(layer);
-  const lines = {
-    hatched,
-    outlines: element("with-outlines").checked,
-    result: element("with-result").checked,
-  };
+  const hatched = element("with-hatching").checked && HATCHED_LAYERS.has(layer);
+  const [outlines, result] = ["with-outlines", "with-result"].map((id) => element(id).checked);
   put(element("colours"), coloursOf(layer, maps, hatched));
-  put(element("lines"), linesOf(maps, lines));
+  put(element("lines"), linesOf(maps, { hatched, outlines, result }));
   // What is coloured by annotator lies on the image in grey, so that its colours are theirs.
   stage.classList.toggle("grey", layer !== "image" && layer !== "result");
   element("colours").style.opacity = layer === "result" ? 1 : 0.75;
@@ -56,16 +46,18 @@ function put(canvas, pixels) {
   canvas.getContext("2d").putImageData(pixels, 0, 0);
 }
 
-const HATCHED = ` Hatched: undisputed, fewer than ${perCent(report.dispute_threshold)} of pairs differ.`;
+const PEOPLE = report.annotators.length;
+const EVEN = Math.round(100 * (1 - 1 / report.classes.length));
 const LEGEND_NOTES = {
-  votes: "How many annotators would say what is decided.",
-  who: "Colour: whom the result trusts. The fainter, the more it is shared.",
-  why: "Colour: the annotator of the prototype behind the result. Shade: which of their prototypes.",
-  dispute: "How often two annotators are expected to differ.",
+  votes: "How many annotators would say the result, as the model expects.",
+  why: "Colour: the annotator whose prototype is the first reason. Shade: which prototype.",
+  dispute: "How many of all pairs of annotators would differ, as the model expects.",
+  uncertainty: "How unsure the result is of its class. It says nothing of who is right.",
+  trust: "Colour: the annotator who weighs most. The fainter, the more the others weigh.",
 };
 const SCALE_ENDS = {
-  votes: ["all say the same", "nobody does"],
-  dispute: ["0 nobody differs", "1 everybody"],
+  votes: [`${PEOPLE} of ${PEOPLE}`, `${PEOPLE / 2} of ${PEOPLE} or fewer`],
+  dispute: ["0%", `${EVEN}% or more`],
   uncertainty: ["0 sure", "1 all classes alike"],
 };
 
@@ -74,18 +66,32 @@ function showLegend(hatched) {
   const entry = ({ colour, name }) => made("span", {}, chip(colour), name);
   const entries = [];
   if (layer === "result") {
-    const found = [...new Set(maps.result)].sort((a, b) => a - b);
+    const found = [...new Set(maps.result[0])].sort((a, b) => a - b);
     entries.push(...found.map((label) => entry(report.classes[label])));
+  } else if (layer === "why" || layer === "trust") {
+    const found = new Set(layer === "why" ? maps.reason[0] : maps.leader[0]);
+    const named = report.annotators.filter((_, n) => found.has(n));
+    entries.push(...named.slice(0, report.most_named).map((annotator) => entry(annotator)));
+    const rest = named.length - report.most_named;
+    if (rest > 0) entries.push(made("span", {}, `${rest} others`));
   } else if (layer in SCALE_ENDS) {
     const bar = made("span", { className: "scale" });
-    bar.style.background = `linear-gradient(to right, ${report.scale.map(css).join(", ")})`;
+    const colours = report.scale.filter((_, i) => i % 15 === 0).map(css);
+    bar.style.background = `linear-gradient(to right, ${colours.join(", ")})`;
     const [from, to] = SCALE_ENDS[layer];
     entries.push(made("span", {}, from), bar, made("span", {}, to));
-  } else if (layer !== "image") {
-    entries.push(...report.annotators.map((annotator) => entry(annotator)));
   }
   element("legend").replaceChildren(...entries);
-  element("legend-note").textContent = (LEGEND_NOTES[layer] || "") + (hatched ? HATCHED : "");
+  const notes = [LEGEND_NOTES[layer] || ""];
+  if (hatched) notes.push(`Hatched: ${report.undisputed_words}.`);
+  if (element("with-outlines").checked) {
+    const drawn = maps.masks ? "each annotator drew" : "the model expects each to draw";
+    notes.push(`Outlines: as ${drawn}.`);
+  }
+  const { disputed, disputed_in_masks: real } = report.images[maps.number];
+  notes.push(`Disputed, as the model expects: ${perCent(disputed)} of the pixels.`);
+  if (real !== null) notes.push(`In the masks: ${perCent(real)}.`);
+  element("legend-note").textContent = notes.join(" ").trim();
 }
 
 // ---------------------------------------------------------------------------- a spot
@@ -95,6 +101,7 @@ function scaled(place, from, to) {
   return place.map((at, axis) => Math.floor(((at + 0.5) * to[axis]) / from[axis]));
 }
 
+// Go to a row and column of the maps.
 function moveSpot([y, x], held) {
   const { height, width } = shown.maps;
   shown.held = held;
@@ -137,6 +144,7 @@ on("stage", "keydown", (event) => {
   if (!step || !shown.maps) return;
   event.preventDefault();
   moveSpot(shown.spot.map((at, axis) => at + (event.shiftKey ? 10 : 1) * step[axis]), true);
+  element("marker").scrollIntoView({ block: "nearest", inline: "nearest" });
 });
 addEventListener("keydown", (event) => {
   if (event.key === "Escape" && shown.maps) moveSpot(shown.spot, false);
@@ -148,17 +156,15 @@ on("layers", "change", (event) => {
   shown.layer = event.target.value;
   draw();
 });
-["with-result", "with-outlines", "with-unanimous"].forEach((id) => on(id, "change", draw));
+["with-result", "with-outlines", "with-hatching"].forEach((id) => on(id, "change", draw));
 
 // The number of the picture stands in the address, so that a picture can be pointed to.
 function fromAddress() {
   const found = /^#picture=(\d+)$/.exec(location.hash);
-  if (!found || !report.images[found[1]]) return false;
-  showImage(Number(found[1]));
-  element("pictures").scrollIntoView();
-  return true;
+  if (found && report.images[found[1]]) showImage(Number(found[1]));
+  return found !== null;
 }
 
-on("image", "change", (event) => (location.hash = `picture=${event.target.value}`));
+on("image", "change", ({ target }) => (location.hash = `picture=${target.value}`));
 addEventListener("hashchange", fromAddress);
 if (!fromAddress()) showImage(0);

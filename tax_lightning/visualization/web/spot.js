@@ -1,4 +1,4 @@
-// What is told of a spot: the result, who would say so, and the examples for and against.
+// What is told of a spot: the result, who would say so, the examples for it and against it.
 
 const MOST_VOICES = 5;
 
@@ -31,77 +31,82 @@ function className(label) {
   return report.classes[label].name;
 }
 
+// Show a reading.
 function showReading(reading, [y, x]) {
-  const parts = [
+  const label = className(reading.result);
+  const votes = `${reading.votes.toFixed(1)} of ${report.annotators.length} would say so.`;
+  const calm = made("p", { className: "note" }, `Not disputed: ${report.undisputed_words}.`);
+  const nobody = made("p", {}, made("b", {}, "Against: "), "nobody is expected to dissent.");
+  document.getElementById("spot").replaceChildren(
     made("p", { className: "place" }, `Row ${y}, column ${x}`),
-    verdict(reading),
-    because("For: ", reading.reason, ` It makes up ${perCent(reading.share)} of the decision.`),
-  ];
-  if (reading.against) parts.push(because("Against: ", reading.against, ""));
-  parts.push(voicesOf(reading));
-  document.getElementById("spot").replaceChildren(...parts);
+    made("p", { className: "verdict" },
+      chip(report.classes[reading.result].colour), made("b", {}, label), `: ${votes}`),
+    ...(reading.undisputed ? [calm] : []),
+    made("h4", {}, "Why"),
+    argument(`For ${label}: `, reading.reason),
+    reading.against ? argument(`Against: ${dissent(reading.against)} `, reading.against) : nobody,
+    made("h4", {}, `Who would say ${label}`),
+    voicesOf(reading.agreeing),
+    made("h4", {}, "Who would say something else"),
+    voicesOf(reading.dissenting),
+    ...(reading.trust ? [made("h4", {}, "Whom the result follows"), trustOf(reading.trust)] : []),
+  );
 }
 
-function verdict(reading) {
-  const { colour, name } = report.classes[reading.result];
-  const node = made("p", { className: "verdict" }, chip(colour), made("b", {}, name), ". ");
-  const people = report.annotators.length;
-  node.append(`${reading.votes.toFixed(1)} of ${people} would say so.`);
-  if (reading.undisputed) node.append(" Undisputed.");
-  else if (report.trust.kind === "image") node.append(" ", trusted(reading));
-  return node;
+function dissent({ annotator, label }) {
+  return `${nameOf(annotator)} would say ${className(label)}, as here.`;
 }
 
-// "Decides" is said of an annotator only where it is true.
-function trusted({ leader, decides, voices }) {
-  const { weight } = voices.find(({ annotator }) => annotator === leader);
-  const said = `${nameOf(leader)} `;
-  if (decides) return `${said}decides, with a weight of ${perCent(weight)}.`;
-  if (weight >= 0.5) return `${said}is outvoted, with a weight of ${perCent(weight)}.`;
-  return `Shared: ${said}has the largest weight, ${perCent(weight)}.`;
-}
-
-// A training pixel with this label, on the card of its prototype.
-function because(lead, { annotator, kernel, label }, more) {
-  const { shades, prototypes } = report.annotators[annotator];
-  const example = exampleOf(annotator, kernel, label);
-  const name = made("b", {}, chip(shades[kernel]), `prototype ${kernel}`);
-  const origin = example
-    ? `: labelled ${example.label} in ${example.sample_id}, row ${example.y}, column ${example.x}.`
-    : `: no training pixel labelled ${className(label)} is like it.`;
-  const caption = made("figcaption", {}, made("b", {}, lead), `${nameOf(annotator)} would say `);
-  caption.append(`${className(label)}, by `, name, origin, more);
-  const node = made("figure", {}, caption);
-  const card = document.getElementById(prototypes[kernel].card);
-  if (card) {
-    const copy = card.cloneNode();
-    copy.removeAttribute("id");
-    node.append(copy);
+// A prototype that speaks for a class: the training pixel of that class most like it.
+function argument(lead, { annotator, kernel, label, share }) {
+  const { name, prototypes } = report.annotators[annotator];
+  const prototype = prototypes[kernel] ;
+  const example = prototype.examples.find((one) => one.label === className(label));
+  const node = made("figure", { className: "because" });
+  const crop = document.getElementById(`crop-${annotator}-${kernel}-${label}`);
+  if (crop) node.append(made("img", { className: "crop", src: crop.textContent, alt: "" }));
+  const words = [made("b", {}, lead), `prototype ${kernel} of ${name}`];
+  if (example) {
+    const { sample_id, y, x } = example;
+    words.push(`, like training image ${sample_id}, row ${y}, column ${x}`);
+    words.push(`, which ${name} labelled ${className(label)}`);
+  } else if (prototype.taken_from) {
+    words.push(`; there is no pixel like it that ${name} labelled ${className(label)}`);
+  } else {
+    words.push(", which is no training pixel yet");
   }
+  words.push(share === undefined ? "." : `. It makes up ${perCent(share)} of the decision.`);
+  node.append(made("figcaption", {}, ...words));
   return node;
 }
 
-// Everybody by how probably they say what is decided; of many the first and the last.
-function voicesOf({ voices }) {
-  const list = made("ol");
-  const add = (name, support, label, colour) => {
+function voicesOf(voices) {
+  const list = made("ol", { className: "voices" });
+  for (const { annotator, label, share } of voices.slice(0, MOST_VOICES)) {
     const bar = made("span", { className: "bar" });
-    bar.style.width = colour ? `${100 * support}%` : 0;
-    bar.style.background = colour ? css(colour) : "";
+    bar.style.width = `${100 * share}%`;
+    bar.style.background = css(report.annotators[annotator].colour);
     list.append(
       made("li", {},
-        made("span", { className: "name" }, name),
+        made("span", {}, nameOf(annotator)),
         made("span", { className: "track", ariaHidden: "true" }, bar),
-        made("span", { className: "value" }, colour ? perCent(support) : ""),
-        made("span", { className: "says" }, label)),
+        made("span", { className: "value" }, perCent(share)),
+        made("span", { className: "place" }, className(label))),
     );
+  }
+  const rest = voices.length - MOST_VOICES;
+  if (rest > 0) list.append(made("li", {}, `and ${rest} more`));
+  if (!voices.length) list.append(made("li", {}, "nobody"));
+  return list;
+}
+
+// Who has less than half of the weight, or would not say the result, is not said to decide.
+function trustOf({ leader, weight, standing }) {
+  const { colour, name } = report.annotators[leader];
+  const words = {
+    decides: `${name} decides, with a weight of ${perCent(weight)}.`,
+    outvoted: `${name} weighs most, ${perCent(weight)}, but is outvoted.`,
+    shared: `Shared: ${name} weighs most, ${perCent(weight)}, which is less than half.`,
   };
-  const many = voices.length > 2 * MOST_VOICES;
-  voices.forEach(({ annotator, support, says }, place) => {
-    if (many && place === MOST_VOICES) add(`${voices.length - 2 * MOST_VOICES} others`, 0, "");
-    if (many && place >= MOST_VOICES && place < voices.length - MOST_VOICES) return;
-    add(nameOf(annotator), support, className(says), report.annotators[annotator].colour);
-  });
-  const title = made("h4", {}, "How probably each says the same, and what they would say");
-  return made("div", { className: "voices" }, title, list);
+  return made("p", { className: "trust" }, chip(colour), words[standing]);
 }
