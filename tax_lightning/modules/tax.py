@@ -223,8 +223,15 @@ class TAXLightningModule(ExplainingModule):
             if self.kept == 0:
                 self.network.trust.reset()
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Catch up with the schedule: a checkpoint may have been saved before its last event."""
+        self._keep_schedule()
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
         """Start, project and freeze the prototypes when their time has come."""
+        self._keep_schedule()
+
+    def _keep_schedule(self) -> None:
         progress = self.trainer.global_step / self._total_steps
         for name, kind in self.schedule.due(progress, self.schedule_done):
             self._carry_out(kind)
