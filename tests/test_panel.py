@@ -310,7 +310,7 @@ def test_what_misleads_is_called_by_name(support, said):
     explanation = dataclasses.replace(explanation, probs=explanation.annotator_probs.mean(dim=1))
     panel = render_panel(explanation, noise(8, 8))
     assert says(panel, said, BODY)
-    assert says(panel, "It was not measured", BODY)
+    assert says(panel, "do not rely on them.", BODY)
 
 
 def test_a_missing_patch_leaves_its_frame_empty():
