@@ -293,6 +293,26 @@ def test_the_foot_says_what_trust_is_worth():
     assert says(panel, "Trust in the annotators was taught with the majority", BODY)
 
 
+@pytest.mark.parametrize(
+    ("support", "said"),
+    [
+        ((0.6, 0.6, 0.6), "The model expects the same of all 3 annotators"),
+        ((0.9, 0.3, 0.9), "The model expects nearly the same of Ana and Cleo"),
+        ((0.1, 0.3, 0.2), "The result is background everywhere: the model found nothing here."),
+    ],
+)
+def test_what_misleads_is_called_by_name(support, said):
+    trust = TrustBasis("image", "given")  # nor was that measured
+    explanation = make_explanation(torch.zeros(1, 8, 8).long(), trust=trust)
+    explanation = with_support(
+        explanation, np.broadcast_to(np.reshape(support, (3, 1, 1)), (3, 8, 8))
+    )
+    explanation = dataclasses.replace(explanation, probs=explanation.annotator_probs.mean(dim=1))
+    panel = render_panel(explanation, noise(8, 8))
+    assert says(panel, said, BODY)
+    assert says(panel, "do not rely on them.", BODY)
+
+
 def test_a_missing_patch_leaves_its_frame_empty():
     panel = render_panel(make_explanation(quarters()[0]), noise(8, 8))
     assert len(places_of(np.full((96, 96, 3), 238, dtype=np.uint8), panel)) == 6

@@ -158,7 +158,9 @@ def test_trust_that_was_not_measured_is_called_that():
 
 def test_the_threshold_in_words():
     assert threshold_words(0.05) == "fewer than 1 pair of annotators in 20 is expected to differ"
-    assert "in 6.7 " in threshold_words(0.15)
+    for threshold, number in ((0.15, "15"), (0.453, "45"), (0.0, "0")):
+        expected = f"fewer than {number} of 100 pairs of annotators are expected to differ"
+        assert threshold_words(threshold) == expected
 
 
 @given(seed=st.integers(0, 1000))

@@ -35,9 +35,8 @@ from tax_lightning.visualization.summary import (
     trust_words,
 )
 
-_LARGEST_TILE = 512
 _COLUMNS = 3
-_CHIP = 14
+_LARGEST_TILE, _CHIP = 512, 14  # pixels
 _TAGLINE = (
     "Numbers lead to the cards below: the training pixels that speak for the result and against it"
 )
@@ -117,7 +116,7 @@ def render_panel(
         _COLUMNS,
     )
     width = tiles.width
-    own = f"EACH ANNOTATOR: solid, what they {may}add to the result; striped, {may}leave out"
+    own = f"EACH ANNOTATOR: solid, they {may}add to the result; striped, they {may}leave out"
     hatched = drawing.grey_rgb(np.where(drawing.hatching(_CHIP, 2 * _CHIP, 7), 178.0, 220.0))
     sign = Entry(f"hatched: {threshold_words(explanation.dispute_threshold)}", hatched)
     cards = [_card(sheet, view, explanation, callout, patches or {}) for callout in callouts]

@@ -50,7 +50,6 @@ _SCRIPTS = ("maps.js", "drawing.js", "spot.js", "page.js")
 _MAX_SIDE, _CROP = 1024, 96  # pixels
 _TRUST_LAYER = '<label><input type="radio" name="layer" value="trust">Whom it follows</label>'
 
-
 Item = tuple[Explanation, Picture] | tuple[Explanation, Picture, NDArray[np.integer] | None]
 
 

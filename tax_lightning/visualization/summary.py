@@ -148,9 +148,10 @@ def threshold_words(threshold: float) -> str:
         >>> threshold_words(0.1)
         'fewer than 1 pair of annotators in 10 is expected to differ'
     """
-    return (
-        f"fewer than 1 pair of annotators in {1 / max(threshold, 0.001):.2g} is expected to differ"
-    )
+    pairs = round(1 / max(threshold, 0.001))
+    if abs(threshold * pairs - 1) < 0.01:
+        return f"fewer than 1 pair of annotators in {pairs} is expected to differ"
+    return f"fewer than {100 * threshold:.2g} of 100 pairs of annotators are expected to differ"
 
 
 _TAUGHT = {
