@@ -11,7 +11,6 @@ import math
 
 import torch
 from torch import Tensor
-from torchmetrics.classification import BinaryAUROC
 
 from tax_lightning.consensus import disagreement
 from tax_lightning.constants import IGNORE_INDEX
@@ -20,7 +19,7 @@ from tax_lightning.metrics.inputs import PooledMetric, check_count, check_inputs
 from tax_lightning.metrics.segmentation import calibration_error, confidence_bins, histogram
 
 _PAIRS = 2**22  # of annotators at pixels, that are compared at once
-_THRESHOLDS = 1000  # of the area under the curve, so that memory does not grow with the data
+_CURVE_BINS = 1000  # of the scores under a curve, so that memory does not grow with the data
 _VOTE_BINS = 1000  # of real shares of votes
 
 
@@ -56,10 +55,11 @@ class Dispute(PooledMetric):
 
     def __init__(self, threshold: float = 0.1) -> None:
         starts = {name: torch.zeros(2, dtype=torch.long) for name in ("disputed", "unanimous")}
-        super().__init__(**starts, totals=torch.zeros(3), bins=confidence_bins())
+        curves = {
+            name: torch.zeros(2, _CURVE_BINS + 1, dtype=torch.long) for name in ("curve", "entropy")
+        }
+        super().__init__(**starts, **curves, totals=torch.zeros(3), bins=confidence_bins())
         self.threshold = threshold
-        self.curve = BinaryAUROC(thresholds=_THRESHOLDS)
-        self.entropy_curve = BinaryAUROC(thresholds=_THRESHOLDS)
 
     def update(
         self, *, annotator_probs: Tensor, probs: Tensor, masks: Tensor, present: Tensor
@@ -75,23 +75,23 @@ class Dispute(PooledMetric):
         d = expected_disagreement(annotator_probs).clamp(0, 1)
         cases, hatched = number >= 2, d < self.threshold
         clear = number - votes.amax(1) >= (2 if masks.shape[1] > 3 else 1)
+        entropy = torch.special.entr(probs.float()).sum(1) / math.log(probs.shape[1])
         self.add(
             disputed=torch.stack([(clear & hatched).sum(), clear.sum()]),
             unanimous=torch.stack([(x & cases & ~differ).sum() for x in (~hatched, cases)]),
             totals=torch.stack([(d * pairs).sum(), differing.sum().float(), pairs.sum().float()]),
             bins=histogram(d, differing, pairs),
+            curve=_counts(d[cases], differ[cases]),
+            entropy=_counts(entropy[cases].clamp(0, 1), differ[cases]),
         )
-        entropy = torch.special.entr(probs.float()).sum(1) / math.log(probs.shape[1])
-        for curve, score in ((self.curve, d), (self.entropy_curve, entropy.clamp(0, 1))):
-            curve.update(score[cases], differ[cases].long())
 
     def compute(self) -> dict[str, Tensor]:
         """Shares of the pixels of each kind; NaN without any."""
         sums = self.sums
         predicted, real, pairs = sums["totals"]
         return {
-            "dispute_auroc": self.curve.compute(),
-            "dispute_auroc_entropy": self.entropy_curve.compute(),
+            "dispute_auroc": _area_under(sums["curve"]),
+            "dispute_auroc_entropy": _area_under(sums["entropy"]),
             "dispute_ece": calibration_error(sums["bins"]),
             "dispute_predicted": predicted / pairs,
             "dispute_real": real / pairs,
@@ -99,11 +99,23 @@ class Dispute(PooledMetric):
             "open_though_unanimous": sums["unanimous"][0] / sums["unanimous"][1],
         }
 
-    def reset(self) -> None:
-        """Forget all batches."""
-        super().reset()
-        self.curve.reset()
-        self.entropy_curve.reset()
+
+def _counts(scores: Tensor, positive: Tensor) -> Tensor:
+    """How many scores in [0, 1] lie in each bin: those of other pixels, then of positive ones."""
+    index = (scores.float() * _CURVE_BINS).long()
+    counts = torch.zeros(2, _CURVE_BINS + 1, dtype=torch.long, device=scores.device)
+    # torchmetrics' own binned curve takes gigabytes where deterministic algorithms are asked for.
+    for row, chosen in enumerate((~positive, positive)):
+        counts[row].index_add_(0, index[chosen], torch.ones_like(index[chosen]))
+    return counts
+
+
+def _area_under(counts: Tensor) -> Tensor:
+    """Chance that a positive pixel has a larger score than another; a tie counts half."""
+    others, positive = counts.double()
+    below = others.cumsum(0) - others / 2
+    area: Tensor = (positive * below).sum() / (positive.sum() * others.sum())
+    return area.float()
 
 
 class Votes(PooledMetric):
