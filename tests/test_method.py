@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from tax_lightning.consensus import disagreement
 from tax_lightning.losses import LossWeights
-from tax_lightning.metrics import WhoAccuracy, disagreement
+from tax_lightning.metrics import WhoAccuracy
 from tax_lightning.models.network import TAXNetwork
 from tax_lightning.modules.schedule import Schedule
 from tax_lightning.modules.tax import TAXLightningModule
@@ -175,7 +176,7 @@ def look(network: TAXNetwork) -> Findings:
     metric = WhoAccuracy()
     metric.update(who=output.who, masks=masks, present=present, reference=reference, expert=expert)
     accuracy = metric.compute()["who_accuracy_expert"]
-    owned = disagreement(masks, present) & (expert != 255)
+    owned = disagreement(masks) & (expert != 255)
     weight = output.who.gather(1, expert.masked_fill(~owned, 0).unsqueeze(1)).squeeze(1)
     drawn = output.annotator_probs.argmax(dim=2).transpose(0, 1).bool()
     return Findings(

@@ -189,7 +189,7 @@ def finish(
 def sample_pixels(
     module: ExplainingModule, loader: Iterable[Batch]
 ) -> tuple[PixelSample, ExampleSearch]:
-    """Pixels of the images of all processes, half of each image's among the disputed ones.
+    """Pixels of the images of all processes, up to half of each image's among the disputed.
 
     Few pixels are disputed, but it is there that annotators differ. At an even draw the kernels of
     all annotators come out too alike, and too certain.
