@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from tax_lightning.consensus import disagreement
 from tax_lightning.losses import LossWeights
-from tax_lightning.metrics import WhoAccuracy, disagreement
+from tax_lightning.metrics import WhoAccuracy
 from tax_lightning.models.network import TAXNetwork
 from tax_lightning.modules.schedule import Schedule
 from tax_lightning.modules.tax import TAXLightningModule
@@ -175,7 +176,7 @@ def look(network: TAXNetwork) -> Findings:
     metric = WhoAccuracy()
     metric.update(who=output.who, masks=masks, present=present, reference=reference, expert=expert)
     accuracy = metric.compute()["who_accuracy_expert"]
-    owned = disagreement(masks, present) & (expert != 255)
+    owned = disagreement(masks) & (expert != 255)
     weight = output.who.gather(1, expert.masked_fill(~owned, 0).unsqueeze(1)).squeeze(1)
     drawn = output.annotator_probs.argmax(dim=2).transpose(0, 1).bool()
     return Findings(
@@ -322,11 +323,12 @@ def check_sources(module: TAXLightningModule, scenes: Scenes) -> float:
         active = [source for source in row if source.active]
         assert active
         for source in active:
-            sample, at = samples[source.sample_id], (source.y, source.x)
+            pixel = source.taken_from
+            sample, at = samples[pixel.sample_id], (pixel.y, pixel.x)
             z = module(sample["image"].unsqueeze(0)).embedding[0]
             cosine = F.cosine_similarity(z, vectors[n, source.kernel, :, None, None], dim=0)
             assert cosine[at] >= 0.999
-            assert CLASSES[sample["masks"][n][at]] == source.label  # no class is called 255
+            assert CLASSES[sample["masks"][n][at]] == pixel.label  # no class is called 255
             elsewhere.append(float(cosine.mean()))
     return max(elsewhere)
 
@@ -352,7 +354,7 @@ def test_shares_sum_to_one(kernel_size):
     output = network(torch.randn(2, 6, 9, 8))
     weights = output.who.unsqueeze(2) * output.within
     for decision in (output.probs.argmax(dim=1), torch.randint(4, (2, 9, 8))):
-        shares = network.shares(output, decision)
+        shares = output.shares(decision)
         assert shares.shape == (2, 3, 3, 9, 8)
         assert shares.min() >= 0
         ones = torch.ones(2, 9, 8)

@@ -30,8 +30,9 @@ from experiments.runs import INTERRUPTED, Run, RunFailedError, carry_out, fit
 from experiments.tables import Rows, by_seed, commits, stored, study_parser, values
 from tax_lightning import TAXLightningModule
 from tax_lightning.batch import unpacked
+from tax_lightning.consensus import disagreement
 from tax_lightning.data import SyntheticDataModule
-from tax_lightning.metrics import FusedOverlap, disagreement
+from tax_lightning.metrics import FusedOverlap
 
 HERE = Path(__file__).resolve().parent
 ALL = "all"
@@ -97,7 +98,7 @@ def outcome(checkpoint: Path, data: SyntheticDataModule) -> tuple[dict[str, Tens
         overlap.update(prediction=prediction, reference=batch["reference"])
         parts["prediction"].append(prediction.byte())
         parts["who"].append(explanation.who)
-        parts["disputed"].append(disagreement(batch["masks"], batch["present"]))
+        parts["disputed"].append(disagreement(batch["masks"]))
     dice = float(overlap.compute()["fused_dice/mean"])
     return {name: torch.cat(part) for name, part in parts.items()}, dice
 
