@@ -11,7 +11,6 @@ import math
 
 import torch
 from torch import Tensor
-from torchmetrics.classification import BinaryAUROC
 
 from tax_lightning.consensus import disagreement
 from tax_lightning.constants import IGNORE_INDEX
@@ -20,7 +19,6 @@ from tax_lightning.metrics.inputs import PooledMetric, check_count, check_inputs
 from tax_lightning.metrics.segmentation import calibration_error, confidence_bins, histogram
 
 _PAIRS = 2**22  # of annotators at pixels, that are compared at once
-_THRESHOLDS = 1000  # of the area under the curve, so that memory does not grow with the data
 _VOTE_BINS = 1000  # of real shares of votes
 
 
@@ -56,10 +54,10 @@ class Dispute(PooledMetric):
 
     def __init__(self, threshold: float = 0.1) -> None:
         starts = {name: torch.zeros(2, dtype=torch.long) for name in ("disputed", "unanimous")}
+        # Pixels by their score, those that are disputed and the others.
+        starts |= {name: confidence_bins() for name in ("by_dispute", "by_entropy")}
         super().__init__(**starts, totals=torch.zeros(3), bins=confidence_bins())
         self.threshold = threshold
-        self.curve = BinaryAUROC(thresholds=_THRESHOLDS)
-        self.entropy_curve = BinaryAUROC(thresholds=_THRESHOLDS)
 
     def update(
         self, *, annotator_probs: Tensor, probs: Tensor, masks: Tensor, present: Tensor
@@ -75,35 +73,29 @@ class Dispute(PooledMetric):
         d = expected_disagreement(annotator_probs).clamp(0, 1)
         cases, hatched = number >= 2, d < self.threshold
         clear = number - votes.amax(1) >= (2 if masks.shape[1] > 3 else 1)
+        entropy = torch.special.entr(probs.float()).sum(1) / math.log(probs.shape[1])
         self.add(
             disputed=torch.stack([(clear & hatched).sum(), clear.sum()]),
             unanimous=torch.stack([(x & cases & ~differ).sum() for x in (~hatched, cases)]),
             totals=torch.stack([(d * pairs).sum(), differing.sum().float(), pairs.sum().float()]),
             bins=histogram(d, differing, pairs),
+            by_dispute=_by_score(d, differ, cases),
+            by_entropy=_by_score(entropy, differ, cases),
         )
-        entropy = torch.special.entr(probs.float()).sum(1) / math.log(probs.shape[1])
-        for curve, score in ((self.curve, d), (self.entropy_curve, entropy.clamp(0, 1))):
-            curve.update(score[cases], differ[cases].long())
 
     def compute(self) -> dict[str, Tensor]:
         """Shares of the pixels of each kind; NaN without any."""
         sums = self.sums
         predicted, real, pairs = sums["totals"]
         return {
-            "dispute_auroc": self.curve.compute(),
-            "dispute_auroc_entropy": self.entropy_curve.compute(),
+            "dispute_auroc": _auroc(sums["by_dispute"]),
+            "dispute_auroc_entropy": _auroc(sums["by_entropy"]),
             "dispute_ece": calibration_error(sums["bins"]),
             "dispute_predicted": predicted / pairs,
             "dispute_real": real / pairs,
             "hatched_though_disputed": sums["disputed"][0] / sums["disputed"][1],
             "open_though_unanimous": sums["unanimous"][0] / sums["unanimous"][1],
         }
-
-    def reset(self) -> None:
-        """Forget all batches."""
-        super().reset()
-        self.curve.reset()
-        self.entropy_curve.reset()
 
 
 class Votes(PooledMetric):
@@ -239,6 +231,20 @@ class Votes(PooledMetric):
 def class_votes(masks: Tensor, labelled: Tensor, num_classes: int) -> Tensor:
     """How many annotators gave each class, the background too, ``[B, C, H, W]``."""
     return torch.stack([(labelled & (masks == c)).sum(1) for c in range(num_classes)], dim=1)
+
+
+def _by_score(score: Tensor, differ: Tensor, cases: Tensor) -> Tensor:
+    """How many disputed and other pixels have each score, ``[2, bins]``."""
+    # torchmetrics compares every pixel with every threshold, which takes gigabytes an image.
+    return torch.stack([histogram(score, differ, cases & kind)[0] for kind in (differ, ~differ)])
+
+
+def _auroc(counts: Tensor) -> Tensor:
+    """Chance that one of the first has a larger score than one of the others; equal count half."""
+    disputed, others = counts
+    below = others.cumsum(0) - others / 2
+    chance: Tensor = (disputed * below).sum() / (disputed.sum() * others.sum())
+    return chance
 
 
 def _rank_of(dissent: Tensor, pairs: Tensor) -> Tensor:
