@@ -6,7 +6,9 @@ import torch
 from squares import ANNOTATORS, QUIET, Squares, images, make_loader, make_module, make_trainer
 
 from tax_lightning.models.output import ModelOutput
+from tax_lightning.models.samples import coherent_samples
 from tax_lightning.modules.base import metric_inputs
+from tax_lightning.modules.schedule import Schedule
 
 pytestmark = QUIET
 
@@ -121,6 +123,47 @@ def test_the_default_optimizer_has_every_parameter():
     assert found == {id(p) for p in module.parameters()}
 
 
+def small_encoder(**options):
+    backbone = {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}
+    return make_module(network=None, encoder="resnet18", backbone_options=backbone, **options)
+
+
+def test_an_encoder_with_a_lower_rate_has_groups_of_its_own():
+    module = small_encoder(encoder_rate=0.1, optimizer=lambda p: torch.optim.SGD(p, lr=0.5))
+    rest, slow = module.configure_optimizers().param_groups
+    assert (rest["lr"], slow["lr"]) == (0.5, pytest.approx(0.05))
+    encoder = {id(p) for p in module.network.backbone.encoder.parameters() if p.requires_grad}
+    assert {id(p) for p in slow["params"]} == encoder
+    assert {id(p) for p in rest["params"]} == {id(p) for p in module.parameters()} - encoder
+    assert len(small_encoder().configure_optimizers().param_groups) == 1
+
+
+def test_a_slow_encoder_is_held_still_for_the_first_tenth_of_the_run():
+    moved, before = [], []
+
+    class Watch(L.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            weights = (module.network.backbone.encoder.conv1.weight, module.network.bank.weight)
+            now = [weight.detach().clone() for weight in weights]
+            moved.append([not torch.equal(*pair) for pair in zip(before, now, strict=True)])
+            before[:] = now
+
+        def on_train_start(self, trainer, module):
+            network = module.network
+            before[:] = [network.backbone.encoder.conv1.weight.clone(), network.bank.weight.clone()]
+
+    module = small_encoder(encoder_rate=0.5, schedule=Schedule(enabled=False))
+    trainer = make_trainer(max_steps=20, max_epochs=-1, callbacks=[Watch()])
+    trainer.fit(module, make_loader(Squares(4)))
+    assert moved == [[False, True]] + [[True, True]] * 19
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, 1.5])
+def test_an_encoder_rate_is_a_share(rate):
+    with pytest.raises(ValueError, match=rf"^encoder_rate={rate}: expected a share .* \(0, 1\]"):
+        make_module(encoder_rate=rate)
+
+
 class HookedData(L.LightningDataModule):
     """A data module with a hook of its own, which Lightning calls instead of the module's."""
 
@@ -160,6 +203,18 @@ def test_a_data_module_has_hooks_of_its_own_and_estimates_staple_before_a_run(re
 def test_predictions_of_nobody(chosen, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         make_module().predict(images(1), **chosen)
+
+
+@torch.no_grad()
+def test_samples_of_all_of_one_and_of_a_panel():
+    module, seen = make_module().eval(), images(2)
+    own = coherent_samples(module(seen).log_annotator_probs, 5)  # [B, N, S, H, W]
+    drawn = module.predict(seen, samples=5)
+    assert torch.equal(drawn, own.flatten(1, 2))
+    assert drawn.shape == (2, 3 * 5, 32, 32)
+    assert torch.equal(module.predict(seen, annotator="Ben", samples=5), own[:, 1])
+    panel = module.predict(seen, panel=["Dr. C", "Ana"], samples=5)
+    assert torch.equal(panel, torch.cat([own[:, 2], own[:, 0]], dim=1))
 
 
 def test_without_a_reference_another_metric_selects_the_checkpoint():

@@ -24,6 +24,7 @@ from baseline_scenes import (
 from tax_lightning import baselines as b
 from tax_lightning.__main__ import main
 from tax_lightning.callbacks import ExplanationLogger
+from tax_lightning.metrics import Dispute, Votes
 
 REPO = Path(__file__).parent.parent
 every = pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
@@ -130,10 +131,11 @@ def test_metrics_are_logged_by_the_names_of_tax(kind):
     expected = {f"{name}/{c}" for name in ("fused_dice", "fused_iou", "dice_soft") for c in labels}
     expected |= {f"dice_max/{name}" for name in ("predictions", "annotators", "mean")}
     expected |= {"ged2", "loss", "dice_match", "ece_reference", "ece_annotators"}
+    expected |= {"samples/ged2", "samples/dice_match"}
     if kind is not b.ProbabilisticUNet:
         expected |= {f"dice/{name}" for name in (*ANNOTATORS, "mean")}
         expected |= {f"relative_area_{s}/{n}" for s in ("predicted", "true") for n in ANNOTATORS}
-        expected |= {"relative_area_error"}
+        expected |= {"relative_area_error", *Dispute().compute(), *Votes(3, 3).compute()}
     if kind is b.GatedMultiHead:
         expected |= {"who_agreement_lift", "who_entropy_disputed", "who_entropy_unanimous"}
     # A correlation has no case where all areas are the same.

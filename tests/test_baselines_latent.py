@@ -108,6 +108,8 @@ def test_nobody_is_named():
     for chosen in ({"annotator": "Ana"}, {"panel": ["Ana", "Ben"]}):
         with pytest.raises(ValueError, match=r"^predict: ProbabilisticUNet draws samples"):
             make(ProbabilisticUNet).predict(stacked("image")[:1], **chosen)
+    drawn = make(ProbabilisticUNet, samples=4).predict(stacked("image")[:2], samples=3)
+    assert drawn.shape == (2, 4 * 3, 24, 24)
 
 
 def test_the_divergence_of_two_nets_in_closed_form_and_per_pixel():

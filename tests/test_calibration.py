@@ -1,13 +1,17 @@
-"""The end of a training: kernels fitted to the end, annotators, dispute and trust calibrated."""
+"""The end of the training: pixels that are drawn, the last fit, and what is calibrated on them."""
 
-from __future__ import annotations
+import copy
+import math
 
 import pytest
 import torch
-from squares import QUIET, Squares, make_loader, make_module
+from squares import ANNOTATORS, CLASSES, QUIET, Squares, images, make_loader, make_module
 from torch import Tensor
 
+from tax_lightning.metrics import Dispute
 from tax_lightning.models.kernel_bank import KernelBank
+from tax_lightning.models.network import DISPUTE_THRESHOLD
+from tax_lightning.modules import calibration
 from tax_lightning.modules.calibration import (
     HATCHED,
     PixelSample,
@@ -19,180 +23,231 @@ from tax_lightning.modules.calibration import (
     sample_pixels,
     trust_cases,
 )
+from tax_lightning.modules.schedule import Schedule
 
 pytestmark = QUIET
 
 
-def pixels_of(bank: KernelBank, probs: Tensor | None = None, count: int = 4000) -> PixelSample:
-    """Pixels with random features, one kernel an annotator, labels drawn from probabilities."""
-    n, k, c = bank.bias.shape
-    patches = torch.randn(count, bank.weight[0, 0, 0].numel())
-    sample = PixelSample(
-        patches,
-        torch.zeros(count, n, k).log_softmax(dim=2),
-        torch.zeros(count, n),
-        torch.zeros(count, n, dtype=torch.long),
-        torch.zeros(count, c, dtype=torch.bool),
-        torch.arange(count) // (count // 10),
+def module_of_squares():
+    return make_module(schedule=Schedule(enabled=False))
+
+
+# ---------------------------------------------------------------------- pixels
+
+
+@pytest.fixture
+def _eight_of_each_image(monkeypatch):
+    monkeypatch.setattr(calibration, "LEAST_PER_IMAGE", 8)
+    monkeypatch.setattr(calibration, "MOST_PER_IMAGE", 8)
+
+
+@pytest.mark.usefixtures("_eight_of_each_image")
+def test_half_of_the_pixels_are_disputed_and_the_draw_depends_on_the_image_alone():
+    module = module_of_squares()
+    first, _ = sample_pixels(module, make_loader())
+    backwards = [Squares()[i] for i in reversed(range(12))]
+    second, _ = sample_pixels(module, make_loader(backwards, batch_size=5))
+    for name, mine, other in zip(PixelSample._fields, first, second, strict=True):
+        torch.testing.assert_close(mine, other, msg=name)
+    for image in first.image.unique():
+        assert first.at(first.image == image).disputed.tolist() == [True] * 4 + [False] * 4
+
+
+@pytest.mark.usefixtures("_eight_of_each_image")
+def test_pixels_that_nobody_labelled_are_not_drawn():
+    absent = {i: [0, 1, 2] for i in range(10)} | {10: [0, 1]}
+    pixels, _ = sample_pixels(module_of_squares(), make_loader(Squares(absent=absent)))
+    assert len(pixels.image) == 4 + 8  # one annotator disputes nothing
+    assert pixels.labelled.any(dim=1).all()
+
+
+@torch.no_grad()
+def test_a_pixel_holds_what_the_network_says_there(monkeypatch):
+    module, where = module_of_squares(), []
+    drawn = calibration._drawn
+    monkeypatch.setattr(calibration, "_drawn", lambda *a: where.append(drawn(*a)) or where[-1])
+    pixels, _ = sample_pixels(module, make_loader(Squares(2)))
+    output = module.network.eval()(images(2))
+
+    def there(values: Tensor) -> Tensor:
+        """Of ``[B, ..., H, W]`` the places that were drawn ``[M, ...]``."""
+        flat = zip(values.flatten(-2), where, strict=True)
+        return torch.cat([image[..., places].movedim(-1, 0) for image, places in flat])
+
+    own = log_annotator_probs(module.network.bank, pixels)
+    torch.testing.assert_close(own, there(output.log_annotator_probs), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pixels.log_who, there(output.log_who))
+    torch.testing.assert_close(pixels.log_within, there(output.log_within))
+    masks = there(torch.stack(Squares(2).masks))
+    assert torch.equal(pixels.masks, masks)
+    assert torch.equal(pixels.right.int().argmax(1), masks.mode(1).values)  # of three a majority
+
+
+# ---------------------------------------------------------------------- the last fit
+
+
+def make_bank(kernels: int = 1, classes: int = 2) -> KernelBank:
+    bank = KernelBank(2, kernels, classes, channels=3, kernel_size=1)
+    torch.nn.init.normal_(bank.weight)
+    torch.nn.init.normal_(bank.bias, std=0.5)
+    return bank
+
+
+@torch.no_grad()
+def labelled_by(bank: KernelBank, count: int) -> PixelSample:
+    """Random pixels, labelled by chance as the kernels say."""
+    annotators, kernels, classes = bank.bias.shape
+    pixels = PixelSample(
+        patches=torch.randn(count, 3),
+        log_within=torch.randn(count, annotators, kernels).log_softmax(2),
+        log_who=torch.randn(count, annotators).log_softmax(1),
+        masks=torch.zeros(count, annotators).long(),
+        right=torch.zeros(count, classes).bool(),
+        image=torch.arange(count) % 4,
     )
-    drawn_from = log_annotator_probs(bank, sample).exp() if probs is None else probs
-    masks = torch.multinomial(drawn_from.flatten(0, 1), 1).view(count, n)
-    return sample._replace(masks=masks)
+    probs = log_annotator_probs(bank, pixels).exp()
+    masks = torch.multinomial(probs.flatten(0, 1), 1).view(count, annotators)
+    return pixels._replace(masks=masks)
 
 
-# ---------------------------------------------------------------------- the sample
+def loss_of(bank: KernelBank, pixels: PixelSample) -> float:
+    own = log_annotator_probs(bank, pixels)
+    return -own.gather(2, pixels.masks.unsqueeze(2)).mean().item()
 
 
-@pytest.fixture(scope="module")
-def module():
-    torch.manual_seed(0)
-    return make_module().eval()
-
-
-def test_sampled_pixels_are_those_that_the_network_decodes(module):
-    sample, _ = sample_pixels(module, make_loader(Squares(3)))
-    (batch,) = list(make_loader(Squares(3)))[:1]
-    output = module.network(batch["image"].float())
-    everywhere = output.log_annotator_probs.movedim((1, 2), (-2, -1)).flatten(0, 2)  # [P, N, C]
-    found = log_annotator_probs(module.network.bank, sample)
-    exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}
-    distance = torch.cdist(found.flatten(1), everywhere.flatten(1), **exact).min(dim=1)
-    assert distance.values.max() < 1e-4
-    labels = batch["masks"].movedim(1, -1).flatten(0, 2)
-    assert (sample.masks == labels[distance.indices]).float().mean() > 0.95  # or one just like it
-
-
-def test_half_of_the_pixels_are_disputed_and_the_draw_depends_on_the_images_alone(
-    module, monkeypatch
-):
-    monkeypatch.setattr("tax_lightning.modules.calibration.MOST_PER_IMAGE", 100)
-    sample, _ = sample_pixels(module, make_loader(Squares(6), batch_size=2))
-    other, _ = sample_pixels(module, make_loader(Squares(6), batch_size=3))
-    for mine, theirs in zip(sample, other, strict=True):
-        torch.testing.assert_close(mine, theirs)
-    assert len(sample.image) == 600
-    assert sample.disputed.float().mean() == 0.5
-
-
-# ---------------------------------------------------------------------- the fit
-
-
-def test_kernels_are_fitted_to_the_labels_and_the_best_of_others_is_kept():
-    truth, bank = KernelBank(2, 1, 2, 4, 1), KernelBank(2, 1, 2, 4, 1)
-    with torch.no_grad():
-        truth.weight.mul_(4)
-    training, held_out = pixels_of(truth), pixels_of(truth)
+def test_the_fit_comes_close_to_the_kernels_that_labelled(monkeypatch):
+    monkeypatch.setattr(calibration, "FIT_RATE", 0.1)
+    truth, bank = make_bank(), make_bank()
+    held_out = labelled_by(truth, 2000)
     before = loss_of(bank, held_out)
-    reached = fit_kernels(bank, training, held_out)
-    assert 0 < reached <= 1
-    assert loss_of(bank, held_out) < loss_of(truth, held_out) + 0.01 < before
-    kept = bank.weight.detach().clone()
-    wrong = held_out._replace(masks=1 - held_out.masks)  # every step makes these worse
-    assert fit_kernels(bank, training, wrong) < 0.2
-    assert loss_of(bank, wrong) <= loss_of(bank_with(bank, kept), wrong) + 1e-6
+    assert 0 < fit_kernels(bank, labelled_by(truth, 2000), held_out) <= 1
+    assert loss_of(bank, held_out) < before - 0.1
+    assert loss_of(bank, held_out) == pytest.approx(loss_of(truth, held_out), abs=0.02)
 
 
-def loss_of(bank: KernelBank, sample: PixelSample) -> float:
-    own = log_annotator_probs(bank, sample).gather(2, sample.masks.unsqueeze(2))
-    return float(-own.mean())
+def test_the_fit_with_the_smallest_held_out_loss_is_kept():
+    truth = make_bank()
+    held_out, training = labelled_by(truth, 500), labelled_by(truth, 500)
+    wrong = training._replace(masks=1 - training.masks)
+    bank = copy.deepcopy(truth)
+    assert fit_kernels(bank, wrong, held_out) == 0  # every step does harm
+    assert torch.equal(bank.weight, truth.weight)
+    fit_kernels(bank, wrong, held_out.at(slice(0)))  # nobody can tell
+    assert loss_of(bank, held_out) > loss_of(truth, held_out) + 0.1
 
 
-def bank_with(bank: KernelBank, weight: Tensor) -> KernelBank:
-    other = KernelBank(2, 1, 2, 4, 1)
-    other.load_state_dict({"weight": weight, "bias": bank.bias.detach()})
-    return other
+# ---------------------------------------------------------------------- calibration
 
 
-def test_a_known_scale_and_offset_are_found_and_folded_into_the_kernels():
-    bank = KernelBank(2, 2, 2, 4, 1)
+def test_a_known_scale_and_offset_are_found_again():
+    truth, scale = make_bank(classes=3), torch.tensor([0.5, 3.0])
+    offset = torch.tensor([[0.6, -0.2, -0.4], [0.0, 0.5, -0.5]])
+    pixels, bank = labelled_by(truth, 40_000), copy.deepcopy(truth)
     with torch.no_grad():
-        bank.weight.mul_(4)
-    sample = pixels_of(bank, count=20_000)
-    # The labels are drawn from what the kernels would say at half the scale, shifted for Ben.
-    known = {
-        "scale": torch.tensor([0.5, 0.5]),
-        "offset": torch.tensor([[0.0, 0.0], [-0.6, 0.6]]),
-    }
-    probs = log_annotator_probs(bank, sample, **known).exp()
-    masks = torch.multinomial(probs.flatten(0, 1), 1).view(-1, 2)
-    scale, offset = calibrate_annotators(bank, sample._replace(masks=masks))
-    torch.testing.assert_close(scale, known["scale"], atol=0.05, rtol=0)
-    torch.testing.assert_close(offset, known["offset"], atol=0.06, rtol=0)
-    torch.testing.assert_close(log_annotator_probs(bank, sample).exp(), probs, atol=0.03, rtol=0)
+        bank.bias.sub_(offset.unsqueeze(1)).div_(scale.view(-1, 1, 1))
+        bank.weight.div_(scale.view(-1, 1, 1, 1, 1, 1))
+    found_scale, found_offset = calibrate_annotators(bank, pixels)
+    torch.testing.assert_close(found_scale, scale, rtol=0.05, atol=0)
+    torch.testing.assert_close(found_offset, offset, rtol=0, atol=0.1)
+    assert loss_of(bank, pixels) <= loss_of(truth, pixels) + 1e-4
 
 
-# ---------------------------------------------------------------------- dispute and trust
+def test_kernels_that_were_changed_say_what_the_scaled_ones_said():
+    bank = make_bank(kernels=2, classes=3)
+    pixels, before = labelled_by(make_bank(2, 3), 500), copy.deepcopy(bank)
+    scale, offset = calibrate_annotators(bank, pixels)
+    scaled = log_annotator_probs(before, pixels, scale=scale, offset=offset)
+    torch.testing.assert_close(log_annotator_probs(bank, pixels), scaled, atol=1e-5, rtol=1e-5)
+    assert loss_of(bank, pixels) < loss_of(before, pixels)
 
 
-def test_the_threshold_hatches_the_stated_share_of_what_is_clearly_disputed():
-    bank = KernelBank(5, 1, 2, 4, 1)
-    with torch.no_grad():
-        bank.weight.mul_(4)
-    sample = pixels_of(bank)
-    threshold = dispute_threshold(bank, sample)
-    probs = log_annotator_probs(bank, sample).exp()
-    same = probs.sum(1).square() - probs.square().sum(1)
-    d = 1 - same.sum(1) / 20
-    cells = (sample.masks == 1).sum(1)
-    clear = (cells >= 2) & (cells <= 3)
-    assert (d[clear] < threshold).float().mean() == pytest.approx(HATCHED, abs=0.01)
+@torch.no_grad()
+@pytest.mark.parametrize("annotators", [3, 4])
+def test_the_threshold_hatches_the_stated_share(annotators):
+    bank = KernelBank(annotators, 1, 2, channels=3, kernel_size=1)
+    pixels = labelled_by(bank, 5000)
+    pixels.masks[::3, 0] = 255
+    own = log_annotator_probs(bank, pixels).exp().permute(1, 2, 0)[None, :, :, None]
+    metric = Dispute(dispute_threshold(bank, pixels))
+    masks, present = pixels.masks.T[None, :, None], torch.ones(1, annotators).bool()
+    metric.update(annotator_probs=own, probs=own.mean(1), masks=masks, present=present)
+    assert metric.compute()["hatched_though_disputed"] == pytest.approx(HATCHED, abs=1e-3)
+    alike = pixels._replace(masks=torch.ones_like(pixels.masks))
+    assert dispute_threshold(bank, alike) == DISPUTE_THRESHOLD
 
 
-def test_cases_of_trust_by_hand():
-    """One right, a tie that counts half to each side, all right, one who did not label."""
-    masks = torch.tensor([[1, 0, 0], [1, 0, 255], [1, 1, 1], [255, 0, 1]])
-    right = torch.tensor([[False, True], [True, True], [False, True], [False, True]])
-    sample = PixelSample(
-        torch.zeros(4, 1),
-        torch.zeros(4, 3, 1),
-        torch.arange(12.0).view(4, 3),
-        masks,
-        right,
-        torch.arange(4),
+def test_trust_cases_by_hand():
+    #         one right, a tie, all alike, unknown, nobody right
+    masks = [[1, 0, 0], [1, 0, 255], [1, 1, 1], [1, 0, 1], [1, 0, 0]]
+    right = [[0, 1, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1]]
+    log_who = torch.randn(5, 3).log_softmax(1)
+    empty = torch.zeros(5, 1)
+    pixels = PixelSample(
+        *(empty, empty, log_who, torch.tensor(masks), torch.tensor(right).bool()),
+        image=torch.arange(5),
     )
-    cases = trust_cases(sample)
-    assert cases.image.tolist() == [0, 1, 1, 3]
-    assert cases.weight.tolist() == [1, 0.5, 0.5, 1]
-    assert cases.right.tolist() == [
-        [True, False, False],
-        [False, True, False],
-        [True, False, False],
-        [False, False, True],
-    ]
-    assert cases.evidence[0].tolist() == [0, 1, 2]
-    assert cases.evidence[3].tolist() == [-torch.inf, 10, 11]
+    cases = trust_cases(pixels)
+    first, second = log_who[0].tolist(), [*log_who[1, :2].tolist(), -math.inf]
+    assert cases.evidence.tolist() == [first, second, second]
+    # At the tie those who say 0 are right in one half, those who say 1 in the other.
+    assert cases.right.int().tolist() == [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
+    assert cases.weight.tolist() == [1, 0.5, 0.5]
+    assert cases.image.tolist() == [0, 1, 1]
 
 
 # ---------------------------------------------------------------------- all of it
 
 
-def test_the_end_is_told_in_words_and_lowers_the_loss(module):
-    calibration = finish(module, make_loader(), make_loader(Squares(4)))
-    before, fitted, calibrated = calibration.loss
-    assert calibrated <= fitted < before
-    words = calibration.words(module.annotators, module.classes)
-    assert f"{before:.3f} as trained" in words
-    assert "Dr. C: scale" in words
+@pytest.fixture
+def _short(monkeypatch):
+    monkeypatch.setattr(calibration, "FIT_STEPS", 20)
+
+
+@pytest.mark.usefixtures("_short")
+def test_everything_is_fitted_and_told():
+    module = module_of_squares()
+    found = finish(module, make_loader(), make_loader())
+    before, fitted, calibrated = found.loss
+    assert calibrated < fitted < before
+    own = log_annotator_probs(module.network.bank, sample_pixels(module, make_loader())[0])
+    pixels, _ = sample_pixels(module, make_loader())
+    labels = pixels.masks.unsqueeze(2)
+    assert -own.gather(2, labels).mean().item() == pytest.approx(calibrated, abs=1e-4)
+    assert module.network.dispute_threshold != DISPUTE_THRESHOLD
+    assert module.network.trust.scores.isfinite().all()
+    words = found.words(ANNOTATORS, CLASSES)
+    assert f"{before:.3f} as trained, {fitted:.3f} with" in words
+    assert f"  Dr. C: scale {found.scale[2]:.2f}, offset background " in words
     assert f"Kept: {module.network.trust.kind}." in words
 
 
-def test_without_validation_images_annotators_are_not_calibrated():
-    module = make_module().eval()
-    assert finish(module, make_loader(), []) is None
-    assert module.network.dispute_threshold == pytest.approx(0.1)
+@pytest.mark.usefixtures("_short")
+def test_those_to_keep_and_trust_stay_bit_for_bit():
+    module = module_of_squares()
+    network = module.network
+    network.trust.scale.fill_(1.7)
+    before = copy.deepcopy(network.state_dict())
+    found = finish(module, make_loader(), make_loader(), keep=2)
+    assert found.scale[:2] == (1, 1)
+    assert set(found.offset[:2]) == {(0, 0)}
+    assert found.scale[2] != 1
+    # What pictures hatch is measured with the kernels as they are in the end.
+    pixels, _ = sample_pixels(module, make_loader())
+    assert network.dispute_threshold == pytest.approx(dispute_threshold(network.bank, pixels))
+    for name, value in network.state_dict().items():
+        if name.startswith("bank."):
+            assert torch.equal(value[:2], before[name][:2]), name
+            assert not torch.equal(value[2:], before[name][2:]), name
+        elif name.startswith("trust."):
+            torch.testing.assert_close(value, before[name], atol=0, rtol=0, equal_nan=True)
 
 
-def test_annotators_to_keep_stay_bit_for_bit():
-    module = make_module().eval()
+@pytest.mark.usefixtures("_short")
+def test_without_other_images_kernels_and_trust_are_fitted_and_nothing_is_calibrated(monkeypatch):
+    module = module_of_squares()
+    monkeypatch.delattr(calibration, "calibrate_annotators")
     before = module.network.bank.weight.detach().clone()
-    finish(module, make_loader(), make_loader(Squares(4)), keep=2)
-    after = module.network.bank.weight
-    assert torch.equal(after[:2], before[:2])
-    assert not torch.equal(after[2], before[2])
-    assert module.network.trust.scores.isnan().all()
-
-
-def test_where_nobody_is_known_to_be_right_all_weigh_the_same():
-    module = make_module(reference="none").eval()
-    finish(module, make_loader(), make_loader(Squares(4)))
-    assert module.network.trust.kind == "uniform"
+    assert finish(module, make_loader(), []) is None
+    assert not torch.equal(module.network.bank.weight, before)
+    assert module.network.dispute_threshold == torch.tensor(DISPUTE_THRESHOLD)
+    assert module.network.trust.scores.isfinite().all()

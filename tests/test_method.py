@@ -323,11 +323,12 @@ def check_sources(module: TAXLightningModule, scenes: Scenes) -> float:
         active = [source for source in row if source.active]
         assert active
         for source in active:
-            sample, at = samples[source.sample_id], (source.y, source.x)
+            pixel = source.taken_from
+            sample, at = samples[pixel.sample_id], (pixel.y, pixel.x)
             z = module(sample["image"].unsqueeze(0)).embedding[0]
             cosine = F.cosine_similarity(z, vectors[n, source.kernel, :, None, None], dim=0)
             assert cosine[at] >= 0.999
-            assert CLASSES[sample["masks"][n][at]] == source.label  # no class is called 255
+            assert CLASSES[sample["masks"][n][at]] == pixel.label  # no class is called 255
             elsewhere.append(float(cosine.mean()))
     return max(elsewhere)
 
@@ -353,7 +354,7 @@ def test_shares_sum_to_one(kernel_size):
     output = network(torch.randn(2, 6, 9, 8))
     weights = output.who.unsqueeze(2) * output.within
     for decision in (output.probs.argmax(dim=1), torch.randint(4, (2, 9, 8))):
-        shares = network.shares(output, decision)
+        shares = output.shares(decision)
         assert shares.shape == (2, 3, 3, 9, 8)
         assert shares.min() >= 0
         ones = torch.ones(2, 9, 8)

@@ -1,8 +1,9 @@
-"""Where annotators disagree: every value against plain loops over pixels and pairs."""
+"""Where annotators disagree, by hand and against plain loops over pixels."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 
 import pytest
@@ -10,155 +11,170 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_maps import computed, everyone
-from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc
+from small_maps import maps as rows
 
 from tax_lightning.metrics import Dispute, Votes
 
-N, C = 4, 3
+
+def probs_of(*lines: tuple[float, ...]) -> torch.Tensor:
+    """p_n(1) at a line of pixels for each annotator, as ``[1, N, 2, 1, W]``."""
+    second = torch.tensor(lines)[None, :, None, None]
+    return torch.cat([1 - second, second], dim=2)
 
 
-def random_batch(seed: int, images: int = 2) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    present = torch.rand(images, N, generator=generator) < 0.8
-    masks = torch.randint(C, (images, N, 5, 6), generator=generator)
-    masks[0, 0, 0] = 255
+def dispute(own: torch.Tensor, masks: torch.Tensor, threshold: float = 0.1) -> dict[str, float]:
+    batch = {"annotator_probs": own, "probs": own.mean(1), "masks": masks}
+    return computed(Dispute(threshold), **batch, present=everyone(masks.shape[1]))
+
+
+# ---------------------------------------------------------------------- dispute
+
+
+def test_dispute_by_hand():
+    #              disputed  disputed  alike  alike  one label
+    masks = rows((0, 0, 1, 0, 0), (1, 0, 1, 0, 255), (1, 1, 1, 0, 255))
+    own = probs_of((0.0, 0.5, 0.5, 0.0, 0.5), (1.0, 0.5, 1.0, 0.0, 0.5), (1.0, 0.5, 1.0, 0.0, 0.5))
+    found = dispute(own, masks)
+    # Of three pairs 2/3, 1/2, (1/2 + 1/2 + 0) / 3 and none would differ; 2, 2, 0 and 0 do.
+    assert found["dispute_predicted"] == pytest.approx((2 / 3 + 1 / 2 + 1 / 3 + 0) / 4)
+    assert found["dispute_real"] == pytest.approx((2 + 2) / 12)
+    assert found["dispute_auroc"] == 1
+    # The result is 2/3, 1/2, 5/6 and 0: of the four pairs all are in order too.
+    assert found["dispute_auroc_entropy"] == 1
+    assert found["open_though_unanimous"] == 1 / 2
+    # One annotator of three differs, and that is enough; neither pixel is hatched.
+    assert found["hatched_though_disputed"] == 0
+    assert dispute(own, masks, threshold=0.6)["hatched_though_disputed"] == 1 / 2
+
+
+def test_the_control_knows_the_result_alone():
+    """The result is .3 at both pixels; only at the first do the annotators differ."""
+    found = dispute(probs_of((0.0, 0.3), (0.6, 0.3)), rows((0, 0), (1, 0)))
+    assert (found["dispute_auroc"], found["dispute_auroc_entropy"]) == (1, 0.5)
+
+
+def test_with_four_annotators_one_who_differs_is_not_enough():
+    #            one of four  two of four  one of three  two of four, three labels
+    masks = rows((0, 0, 0, 0), (0, 0, 0, 1), (0, 1, 1, 2), (1, 1, 255, 0))
+    own = torch.zeros(1, 4, 3, 1, 4)
+    own[:, :, 0] = 1  # all would say 0, so that it is hatched
+    own[:, :2, :, 0, 3] = torch.tensor([0.0, 0.0, 1.0])  # but at the last pixel
+    assert dispute(own, masks)["hatched_though_disputed"] == 1 / 2
+    no_case = dispute(own[..., [0, 2]], masks[..., [0, 2]])
+    assert math.isnan(no_case["hatched_though_disputed"])
+
+
+# ---------------------------------------------------------------------- votes
+
+
+def in_loops(annotator_probs, prediction, masks) -> dict[str, float]:
+    """Some values of :class:`Votes`, pixel by pixel."""
+    ranks, exchanged, errors, squares, shares = [], [], [], [], []
+    table: dict[tuple[int, int], list[bool]] = {}
+    images, annotators, height, width = masks.shape
+    for b, y, x in itertools.product(range(images), range(height), range(width)):
+        labels = {n: int(masks[b, n, y, x]) for n in range(annotators)}
+        labels = {n: label for n, label in labels.items() if label != 255}
+        if len(set(labels.values())) < 2:
+            continue
+        decided = int(prediction[b, y, x])
+        says = annotator_probs[b, :, decided, y, x].tolist()
+        agree = [n for n, label in labels.items() if label == decided]
+        dissent = [n for n, label in labels.items() if label != decided]
+        shares.append(len(agree) / len(labels))
+        expected = sum(says[n] for n in labels) / len(labels)
+        errors.append(annotators * abs(expected - shares[-1]))
+        for n in labels:
+            squares.append((1 - says[n] - (n in dissent)) ** 2)
+            table.setdefault((decided, n), []).append(n in dissent)
+        if agree and dissent:
+            for kept, at in ((ranks, 0), (exchanged, -1)):
+                pairs = [(says[i + at], says[j + at]) for i in agree for j in dissent]
+                kept.append(statistics.mean((a > b) + (a == b) / 2 for a, b in pairs))
+    median = statistics.median_low(shares) if shares else 0
+    labelled = sum(map(len, table.values()))
+    spread = sum(len(t) * statistics.mean(t) * (1 - statistics.mean(t)) for t in table.values())
+
+    def mean(values) -> float:
+        return sum(values) / len(values) if values else math.nan
+
     return {
-        "annotator_probs": torch.randn(images, N, C, 5, 6, generator=generator).softmax(2),
-        "prediction": torch.randint(C, (images, 5, 6), generator=generator),
+        "within_auc": mean(ranks),
+        "within_auc_exchanged": mean(exchanged),
+        "votes_error": mean(errors),
+        "votes_error_constant": annotators * mean([abs(share - median) for share in shares]),
+        "dissent_brier": mean(squares),
+        "dissent_real": mean([dissents for row in table.values() for dissents in row]),
+        "dissent_brier_table": spread / labelled if labelled else math.nan,
+    }
+
+
+def random_batch(images: int, annotators: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+    """With unlabelled pixels, an absent annotator, and probabilities that are often equal."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randint(4, (images, *shape, 2, 3), generator=generator)
+
+    masks = torch.tensor([0, 1, 2, 255])[drawn(annotators)]
+    present = torch.rand(images, annotators, generator=generator) < 0.8
+    own = (1 + drawn(annotators, 3)).double()
+    return {
+        "annotator_probs": own / own.sum(2, keepdim=True),
+        "prediction": drawn().clamp(max=2),
         "masks": masks.masked_fill(~present[:, :, None, None], 255),
         "present": present,
     }
 
 
-def by_loops(batch: dict[str, Tensor]) -> dict[str, float]:
-    """What Votes says, pixel by pixel."""
-    errors, shares, squares, table, ranks = [], [], [], {}, []
-    masks, probs = batch["masks"], batch["annotator_probs"]
-    for b, y, x in itertools.product(*map(range, (len(masks), 5, 6))):
-        said = {n: int(masks[b, n, y, x]) for n in range(N) if masks[b, n, y, x] != 255}
-        if len(set(said.values())) < 2:
-            continue
-        decided = int(batch["prediction"][b, y, x])
-        p = {n: float(probs[b, n, decided, y, x]) for n in said}
-        dissent = {n: label != decided for n, label in said.items()}
-        shares.append(1 - sum(dissent.values()) / len(said))
-        errors.append(abs(sum(p.values()) / len(said) - shares[-1]) * N)
-        squares += [(1 - p[n] - dissent[n]) ** 2 for n in said]
-        for n in said:
-            table.setdefault((decided, n), []).append(dissent[n])
-        pairs = [(p[i], p[j]) for i in said for j in said if not dissent[i] and dissent[j]]
-        if pairs:
-            ranks.append(
-                statistics.mean((first > second) + (first == second) / 2 for first, second in pairs)
-            )
-    median = statistics.median_low(shares)
-    rates = [(len(cell), sum(cell) / len(cell)) for cell in table.values()]
-    labels = sum(count for count, _ in rates)
-    real = sum(count * rate for count, rate in rates) / labels
-    return {
-        "votes_error": statistics.mean(errors),
-        "votes_error_constant": N * statistics.mean(abs(share - median) for share in shares),
-        "dissent_real": real,
-        "dissent_brier": statistics.mean(squares),
-        "dissent_brier_constant": real * (1 - real),
-        "dissent_brier_table": sum(count * rate * (1 - rate) for count, rate in rates) / labels,
-        "within_auc": statistics.mean(ranks),
-    }
+@settings(max_examples=30)
+@given(st.integers(0, 10**6), st.integers(1, 5))
+def test_votes_equal_plain_loops(seed, annotators):
+    batch = random_batch(2, annotators, seed)
+    expected = in_loops(*(batch[k] for k in ("annotator_probs", "prediction", "masks")))
+    found = computed(Votes(annotators, classes=3), **batch)
+    # Shares of votes are counted in thousandths.
+    assert {k: found[k] for k in expected} == pytest.approx(expected, abs=2e-3, nan_ok=True)
 
 
-@settings(max_examples=15)
-@given(st.integers(0, 10_000))
-def test_votes_and_dissent_are_those_of_plain_loops(seed):
-    batch = random_batch(seed)
-    found = computed(Votes(N, C), **batch)
-    for name, value in by_loops(batch).items():
-        assert found[name] == pytest.approx(value, abs=2e-3), name
+def test_constants_by_hand():
+    """Ana dissents at one pixel of four and Ben at three, and the model says nothing of it."""
+    masks = rows((1, 1, 0, 0), (0, 0, 1, 1))
+    batch = {"masks": masks, "present": everyone(2), "annotator_probs": probs_of(*[[0.5] * 4] * 2)}
+    found = computed(Votes(2, 2), **batch, prediction=torch.tensor([[[1, 1, 1, 0]]]))
+    assert found["dissent_predicted"] == found["dissent_real"] == 1 / 2
+    assert found["dissent_brier"] == found["dissent_brier_constant"] == 1 / 4
+    # Where 1 is decided Ana dissents at 1 of 3 and Ben at 2 of 3, where 0 is never and always.
+    assert found["dissent_brier_table"] == pytest.approx(3 * (2 / 9) / 4)
+    assert found["within_auc"] == found["within_auc_exchanged"] == 1 / 2
+    assert found["within_auc_constant"] == found["within_auc_table"] == 3 / 4
+    assert found["votes_error"] == found["votes_error_constant"] == 0
 
 
-def test_constants_and_exchanged_annotators_by_hand():
-    """Ana always says what is decided, Ben never: constants know that, the model does not."""
-    masks = torch.tensor([[1, 1], [0, 0]]).view(1, 2, 1, 2)
-    probs = torch.tensor([[0.4, 0.6], [0.6, 0.9]])  # of class 1, by annotator and pixel
-    batch = {"masks": masks, "present": everyone(2), "prediction": torch.ones(1, 1, 2).long()}
-    batch["annotator_probs"] = torch.stack([1 - probs, probs], dim=1).view(1, 2, 2, 1, 2)
-    found = computed(Votes(2, 2), **batch)
-    assert (found["within_auc"], found["within_auc_exchanged"]) == (0, 1)
-    assert found["within_auc_constant"] == found["within_auc_table"] == 1
-    assert found["dissent_brier_table"] == 0
-    assert found["dissent_brier_constant"] == 1 / 4
-    assert found["dissent_predicted"] == pytest.approx((0.6 + 0.4 + 0.4 + 0.1) / 4)
-
-
-def dispute(d_of: Tensor, masks: Tensor, threshold: float = 0.1) -> dict[str, float]:
-    """Two annotators of whom one is sure and the other says class 1 with probability d."""
-    sure = torch.zeros_like(d_of)
-    own = torch.stack([sure, d_of] + [sure] * (masks.shape[1] - 2), dim=1)
-    probs = torch.stack([1 - own, own], dim=2)
-    present = everyone(masks.shape[1])
-    return computed(
-        Dispute(threshold), annotator_probs=probs, probs=probs.mean(1), masks=masks, present=present
+def test_annotators_who_are_told_apart_and_exchanged():
+    masks, decided = rows((1, 1, 0), (0, 0, 1)), torch.ones(1, 1, 3).long()
+    own = probs_of((0.9, 0.8, 0.2), (0.1, 0.3, 0.7))
+    found = computed(
+        Votes(2, 2), annotator_probs=own, prediction=decided, masks=masks, present=everyone(2)
     )
+    assert (found["within_auc"], found["within_auc_exchanged"]) == (1, 0)
 
 
-def test_dispute_by_hand():
-    d = torch.tensor([0.05, 0.2, 0.6, 0.05]).view(1, 1, 4)
-    masks = torch.tensor([[0, 0, 0, 0], [0, 1, 1, 1]]).view(1, 2, 1, 4)
-    found = dispute(d, masks)
-    assert found["dispute_predicted"] == pytest.approx(0.9 / 4)
-    assert found["dispute_real"] == 3 / 4
-    assert found["hatched_though_disputed"] == pytest.approx(1 / 3)
-    assert found["open_though_unanimous"] == 0
-    assert found["dispute_auroc"] == pytest.approx((1 + 1 + 1 / 2) / 3)  # the last ties
-    assert dispute(d, masks, threshold=0.01)["open_though_unanimous"] == 1
+# ---------------------------------------------------------------------- both
 
 
-def test_of_more_than_three_annotators_two_must_differ_to_be_clearly_disputed():
-    masks = torch.tensor([[0, 0], [1, 1], [0, 1], [0, 0]]).view(1, 4, 1, 2)
-    d = torch.zeros(1, 1, 2)
-    assert dispute(d, masks[:, :3])["hatched_though_disputed"] == 1
-    found = dispute(d, masks)
-    assert found["hatched_though_disputed"] == 1  # only the second pixel counts
-    metric = Dispute()
-    probs = torch.full((1, 4, 2, 1, 2), 0.5)
-    metric.update(annotator_probs=probs, probs=probs[:, 0], masks=masks, present=everyone(4))
-    assert metric.disputed.tolist() == [0, 1]
-
-
-@settings(max_examples=10)
-@given(st.integers(0, 10_000))
-def test_the_area_under_the_curve_is_that_of_torchmetrics(seed):
-    batch = random_batch(seed)
-    del batch["prediction"]
-    metric = Dispute()
-    metric.update(probs=batch["annotator_probs"].mean(1), **batch)
-    labelled = batch["masks"] != 255
-    cases = labelled.sum(1) > 1
-    differ = batch["masks"].masked_fill(~labelled, -1).amax(1) > batch["masks"].amin(1)
-    p = batch["annotator_probs"]
-    same = sum((p[:, i] * p[:, j]).sum(1) for i, j in itertools.permutations(range(N), 2))
-    d = 1 - same / (N * (N - 1))
-    expected = binary_auroc(d[cases], differ[cases].long())
-    assert metric.compute()["dispute_auroc"] == pytest.approx(float(expected), abs=0.01)
-
-
-def test_two_updates_are_one_and_a_reset_forgets():
-    batch = random_batch(3, images=3)
-    metric = Votes(N, C)
-    for images in (slice(0, 1), slice(1, 3)):
-        metric.update(**{name: value[images] for name, value in batch.items()})
-    found = {name: float(value) for name, value in metric.compute().items()}
-    whole = computed(Votes(N, C), **batch)
-    # Which annotator an exchanged weight is said to be does not depend on the batch.
-    assert found == pytest.approx(whole, abs=1e-5)
-    metric.reset()
-    metric.update(**batch)
-    assert {k: float(v) for k, v in metric.compute().items()} == pytest.approx(whole, abs=1e-5)
-
-
-def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="`annotators` is 0, expected at least 1"):
-        Votes(0, 2)
-    batch = random_batch(0)
-    with pytest.raises(ValueError, match="`prediction` has shape"):
-        Votes(N, C).update(**batch | {"prediction": batch["prediction"][:, :2]})
+@pytest.mark.parametrize("make", [Dispute, lambda: Votes(4, 3)], ids=["Dispute", "Votes"])
+def test_two_updates_are_one_and_nothing_is_said_without_a_case(make):
+    whole, parts = make(), make()
+    batch = random_batch(5)
+    if isinstance(whole, Dispute):
+        batch["probs"] = batch["annotator_probs"].mean(1)
+        del batch["prediction"]
+    whole.update(**batch)
+    for images in (slice(0, 2), slice(2, None)):
+        parts.update(**{name: value[images] for name, value in batch.items()})
+    torch.testing.assert_close(parts.compute(), whole.compute())
+    assert all(value.isfinite() for value in whole.compute().values())
+    alone = make()
+    alone.update(**batch | {"present": torch.eye(4, dtype=torch.bool)[[0] * 5]})
+    assert all(value.isnan() for value in alone.compute().values())

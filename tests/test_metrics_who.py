@@ -206,17 +206,19 @@ def test_wrong_shapes_are_named():
 
 # ---------------------------------------------------------------------- trust
 
+EQUAL = torch.zeros(3)
 
-def trust(constant=(0.0, 0.0, 0.0), **batch) -> dict[str, float]:
+
+def trust(constant=EQUAL, **batch) -> dict[str, float]:
     metric = TrustScore(3)
-    metric.constant = torch.tensor(constant)
+    metric.constant = constant
     metric.update(**batch)
     return {name: float(value) for name, value in metric.compute().items()}
 
 
 def one_hot(*labels: int, classes: int = 2) -> torch.Tensor:
     """Which label is right at a line of pixels ``[1, C, 1, W]``; none for -1."""
-    return torch.stack([row(*(label == c for label in labels))[0] for c in range(classes)], 1)
+    return torch.stack([row(*(label == c for label in labels)) for c in range(classes)], 1)
 
 
 def test_trust_by_hand():

@@ -229,6 +229,33 @@ def test_search_keeps_ten_images_the_best_first(images):
         assert [(similarity, place[0]) for similarity, place, _ in pixels] == expected
 
 
+@given(IMAGES, st.integers(0, 25), st.integers(0, 3))
+def test_examples_are_the_best_three_of_each_class_in_whatever_order_they_come(images, cut, shared):
+    labels = torch.tensor([0, 1, 1])
+
+    def look(images: list[tuple[str, list[list[float]]]]) -> ExampleSearch:
+        search = ExampleSearch(2)
+        for name, lines in images:
+            similarity = torch.tensor(lines)[None, None, :, None]
+            search.update(similarity, similarity >= -1, labels.view(1, 1, 1, 3), [name])
+        return search
+
+    merged = look(images[cut:][::-1])
+    merged.merge(look(images[: cut + shared]))
+    for search in (merged, look(images)):
+        for k in range(2):
+            expected = []
+            for c in range(2):
+                best = [
+                    max((line[k][x], -x) for x in range(3) if labels[x] == c) for _, line in images
+                ]
+                names = [name for name, _ in images]
+                pixels = [(-v, name, -x) for (v, x), name in zip(best, names, strict=True)]
+                expected += [(c, *pixel) for pixel in sorted(pixels)[:EXAMPLES] if pixel[0] <= 1]
+            found = search.examples(0, k)
+            assert [(p.label, -p.similarity, p.sample_id, p.x) for p in found] == expected
+
+
 def test_ties_are_settled_by_name_then_by_place():
     lines = [[0.5, 0.5, -2.0], [-2.0, 0.5, 0.5]]
     search = look_at(SourceSearch(1, 2), [("b", lines), ("a", lines)])

@@ -19,7 +19,6 @@ from tax_lightning.metrics.inputs import PooledMetric, check_count, check_inputs
 from tax_lightning.metrics.segmentation import calibration_error, confidence_bins, histogram
 
 _PAIRS = 2**22  # of annotators at pixels, that are compared at once
-_CURVE_BINS = 1000  # of the scores under a curve, so that memory does not grow with the data
 _VOTE_BINS = 1000  # of real shares of votes
 
 
@@ -55,10 +54,9 @@ class Dispute(PooledMetric):
 
     def __init__(self, threshold: float = 0.1) -> None:
         starts = {name: torch.zeros(2, dtype=torch.long) for name in ("disputed", "unanimous")}
-        curves = {
-            name: torch.zeros(2, _CURVE_BINS + 1, dtype=torch.long) for name in ("curve", "entropy")
-        }
-        super().__init__(**starts, **curves, totals=torch.zeros(3), bins=confidence_bins())
+        # Pixels by their score, those that are disputed and the others.
+        starts |= {name: confidence_bins() for name in ("by_dispute", "by_entropy")}
+        super().__init__(**starts, totals=torch.zeros(3), bins=confidence_bins())
         self.threshold = threshold
 
     def update(
@@ -81,8 +79,8 @@ class Dispute(PooledMetric):
             unanimous=torch.stack([(x & cases & ~differ).sum() for x in (~hatched, cases)]),
             totals=torch.stack([(d * pairs).sum(), differing.sum().float(), pairs.sum().float()]),
             bins=histogram(d, differing, pairs),
-            curve=_counts(d[cases], differ[cases]),
-            entropy=_counts(entropy[cases].clamp(0, 1), differ[cases]),
+            by_dispute=_by_score(d, differ, cases),
+            by_entropy=_by_score(entropy, differ, cases),
         )
 
     def compute(self) -> dict[str, Tensor]:
@@ -90,32 +88,14 @@ class Dispute(PooledMetric):
         sums = self.sums
         predicted, real, pairs = sums["totals"]
         return {
-            "dispute_auroc": _area_under(sums["curve"]),
-            "dispute_auroc_entropy": _area_under(sums["entropy"]),
+            "dispute_auroc": _auroc(sums["by_dispute"]),
+            "dispute_auroc_entropy": _auroc(sums["by_entropy"]),
             "dispute_ece": calibration_error(sums["bins"]),
             "dispute_predicted": predicted / pairs,
             "dispute_real": real / pairs,
             "hatched_though_disputed": sums["disputed"][0] / sums["disputed"][1],
             "open_though_unanimous": sums["unanimous"][0] / sums["unanimous"][1],
         }
-
-
-def _counts(scores: Tensor, positive: Tensor) -> Tensor:
-    """How many scores in [0, 1] lie in each bin: those of other pixels, then of positive ones."""
-    index = (scores.float() * _CURVE_BINS).long()
-    counts = torch.zeros(2, _CURVE_BINS + 1, dtype=torch.long, device=scores.device)
-    # torchmetrics' own binned curve takes gigabytes where deterministic algorithms are asked for.
-    for row, chosen in enumerate((~positive, positive)):
-        counts[row].index_add_(0, index[chosen], torch.ones_like(index[chosen]))
-    return counts
-
-
-def _area_under(counts: Tensor) -> Tensor:
-    """Chance that a positive pixel has a larger score than another; a tie counts half."""
-    others, positive = counts.double()
-    below = others.cumsum(0) - others / 2
-    area: Tensor = (positive * below).sum() / (positive.sum() * others.sum())
-    return area.float()
 
 
 class Votes(PooledMetric):
@@ -251,6 +231,20 @@ class Votes(PooledMetric):
 def class_votes(masks: Tensor, labelled: Tensor, num_classes: int) -> Tensor:
     """How many annotators gave each class, the background too, ``[B, C, H, W]``."""
     return torch.stack([(labelled & (masks == c)).sum(1) for c in range(num_classes)], dim=1)
+
+
+def _by_score(score: Tensor, differ: Tensor, cases: Tensor) -> Tensor:
+    """How many disputed and other pixels have each score, ``[2, bins]``."""
+    # torchmetrics compares every pixel with every threshold, which takes gigabytes an image.
+    return torch.stack([histogram(score, differ, cases & kind)[0] for kind in (differ, ~differ)])
+
+
+def _auroc(counts: Tensor) -> Tensor:
+    """Chance that one of the first has a larger score than one of the others; equal count half."""
+    disputed, others = counts
+    below = others.cumsum(0) - others / 2
+    chance: Tensor = (disputed * below).sum() / (disputed.sum() * others.sum())
+    return chance
 
 
 def _rank_of(dissent: Tensor, pairs: Tensor) -> Tensor:

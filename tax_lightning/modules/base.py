@@ -122,7 +122,7 @@ class MultiAnnotatorModule(L.LightningModule):
         if chosen is not None and not self.named:
             raise ValueError(
                 f"predict: {type(self).__name__} draws samples that belong to no annotator. Leave "
-                "out annotator=... and panel=..., or give samples=..."
+                "out annotator=... and panel=...; samples=... alone gives what it draws."
             )
         if samples is None:
             return self._by_output(images, lambda output: result(output, chosen))

@@ -167,9 +167,12 @@ def finish(
         fitted = copy.deepcopy(bank).float().cpu().requires_grad_()
         losses = [_held_out_loss(fitted, held_out)]
         fit_kernels(fitted, training, held_out)
+        _put_back(fitted, bank, keep)
         losses.append(_held_out_loss(fitted, held_out))
         if len(held_out.image):
             scale, offset = calibrate_annotators(fitted, held_out)
+            _put_back(fitted, bank, keep)
+            scale[:keep], offset[:keep] = 1.0, 0.0
             losses.append(_held_out_loss(fitted, held_out))
             network.dispute_threshold.fill_(dispute_threshold(fitted, held_out))
         if module.reference == "none":
@@ -177,12 +180,18 @@ def finish(
         elif not keep:
             trust.fit(trust_cases(held_out if len(held_out.image) else training))
     for own, new in zip(bank.parameters(), fitted.parameters(), strict=True):
-        own.data[keep:] = new.data[keep:].to(own)
+        own.data.copy_(new.data)
     if not len(held_out.image):
         return None
     before, after, calibrated = losses
     rows = tuple(tuple(row) for row in offset.tolist())
     return Calibration((before, after, calibrated), tuple(scale.tolist()), rows, trust)
+
+
+def _put_back(fitted: KernelBank, bank: KernelBank, keep: int) -> None:
+    """Give the first annotators the kernels that they had."""
+    for new, own in zip(fitted.parameters(), bank.parameters(), strict=True):
+        new.data[:keep] = own.data[:keep].to(new)
 
 
 @torch.no_grad()
