@@ -149,7 +149,7 @@ def finish(
     Args:
         module: whose prototypes are final.
         loader: batches of training images, not augmented; of this process.
-        validation: batches of images that were not trained on; of this process.
+        validation: batches of images that were not trained on; of this process. Iterated twice.
         keep: the first so many annotators stay as they are, and so does trust.
 
     Returns:
@@ -162,19 +162,20 @@ def finish(
     training, examples = sample_pixels(module, loader)
     network.memory.note_examples(examples, keep)
     held_out, _ = sample_pixels(module, validation)
+    evenly, _ = sample_pixels(module, validation, evenly=True)
     with torch.inference_mode(False), torch.enable_grad():
         # On copies in the processor's memory, where the pixels are.
         fitted = copy.deepcopy(bank).float().cpu().requires_grad_()
-        losses = [_held_out_loss(fitted, held_out)]
+        losses = [_held_out_loss(fitted, evenly)]
         fit_kernels(fitted, training, held_out)
         _put_back(fitted, bank, keep)
-        losses.append(_held_out_loss(fitted, held_out))
-        if len(held_out.image):
-            scale, offset = calibrate_annotators(fitted, held_out)
+        losses.append(_held_out_loss(fitted, evenly))
+        if len(evenly.image):
+            scale, offset = calibrate_annotators(fitted, evenly)
             _put_back(fitted, bank, keep)
             scale[:keep], offset[:keep] = 1.0, 0.0
-            losses.append(_held_out_loss(fitted, held_out))
-            network.dispute_threshold.fill_(dispute_threshold(fitted, held_out))
+            losses.append(_held_out_loss(fitted, evenly))
+            network.dispute_threshold.fill_(dispute_threshold(fitted, evenly))
         if module.reference == "none":
             trust.scale.zero_()  # nobody is known to be right
         elif not keep:
@@ -196,18 +197,21 @@ def _put_back(fitted: KernelBank, bank: KernelBank, keep: int) -> None:
 
 @torch.no_grad()
 def sample_pixels(
-    module: ExplainingModule, loader: Iterable[Batch]
+    module: ExplainingModule, loader: Iterable[Batch], evenly: bool = False
 ) -> tuple[PixelSample, ExampleSearch]:
     """Pixels of the images of all processes, up to half of each image's among the disputed.
 
-    Few pixels are disputed, but it is there that annotators differ. At an even draw the kernels of
-    all annotators come out too alike, and too certain.
+    Few pixels are disputed, but it is there that annotators differ: fitted to an even draw, the
+    kernels of all annotators come out too alike. To calibrate takes an even draw. A pixel is
+    disputed because somebody labelled it so: where disputed ones count more, rare labels come out
+    too probable.
 
     The draw depends on the image alone, not on its batch or process.
 
     Args:
         module: whose features.
         loader: batches of images, not augmented; of this process.
+        evenly: whether every labelled pixel is as likely to be drawn.
 
     Returns:
         The pixels, and those of every class that the prototypes resemble most.
@@ -230,7 +234,7 @@ def sample_pixels(
         right = right_labels(module.reference, batch, classes)
         for i, name in enumerate(batch["id"]):
             masks = batch["masks"][i].flatten(1)
-            places = _drawn(masks, count, name)
+            places = _drawn(masks, count, name, evenly)
             # What a kernel sees at each place, as a column.
             patches = F.unfold(encoded.features[i : i + 1], size, padding=size // 2)[0]
             drawn[name] = PixelSample(
@@ -264,15 +268,17 @@ def _no_pixels(network: TAXNetwork) -> PixelSample:
     )
 
 
-def _drawn(masks: Tensor, count: int, name: str) -> Tensor:
-    """Places ``[M]`` in an image's masks ``[N, P]``, up to half of the count of either kind."""
+def _drawn(masks: Tensor, count: int, name: str, evenly: bool) -> Tensor:
+    """Places ``[M]`` in an image's masks ``[N, P]``, evenly or half of them where disputed."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     labelled = (masks != IGNORE_INDEX).any(0).cpu()
     disputed = disagreement(masks.T).cpu()
+    kinds = [labelled] if evenly else [disputed, labelled & ~disputed]
     taken = []
-    for kind in (disputed, labelled & ~disputed):
+    for kind in kinds:
         places = kind.nonzero().flatten()
-        taken.append(places[torch.randperm(len(places), generator=generator)[: count // 2]])
+        order = torch.randperm(len(places), generator=generator)
+        taken.append(places[order[: count // len(kinds)]])
     return torch.cat(taken).to(masks.device)
 
 

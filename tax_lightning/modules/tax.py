@@ -353,7 +353,8 @@ class TAXLightningModule(ExplainingModule):
                 are then fitted to the end and calibrated
                 (:func:`tax_lightning.modules.calibration.finish`), and everything but them is
                 frozen.
-            validation: batches of images that were not trained on, for the calibration. Without
+            validation: batches of images that were not trained on, iterated twice, for the
+                calibration. Without
                 any, annotators are not calibrated, and trust is fitted on the training images.
         """
         self.network.memory.project(find_sources(self, loader), final=final, keep=self.kept)
