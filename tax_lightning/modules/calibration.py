@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tax_lightning.batch import Batch
-from tax_lightning.consensus import disagreement, right_labels
+from tax_lightning.consensus import disagreement
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import TRUST_KINDS, expected_disagreement
@@ -227,7 +227,7 @@ def sample_pixels(
         search.update(
             network.memory.similarity(encoded.embedding), nearest, batch["masks"], batch["id"]
         )
-        right = right_labels(module.reference, batch, classes)
+        right = module.right_labels(batch)
         for i, name in enumerate(batch["id"]):
             masks = batch["masks"][i].flatten(1)
             places = _drawn(masks, count, name)
