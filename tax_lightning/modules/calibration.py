@@ -288,6 +288,8 @@ def fit_kernels(bank: KernelBank, training: PixelSample, held_out: PixelSample) 
     Returns:
         The share of steps after which the kept fit was reached.
     """
+    if not len(training.image):  # nobody labelled anything
+        return 0.0
     learnt = list(bank.parameters())
     optimizer = torch.optim.Adam(learnt, lr=FIT_RATE)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, FIT_STEPS)
