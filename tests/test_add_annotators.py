@@ -131,6 +131,25 @@ def test_labels_of_those_known_are_used_where_the_data_have_them(base):
     assert (output.probs.argmax(dim=1) != reference).any()  # had Zoe a say in it
 
 
+def test_data_without_the_reference_that_the_base_was_given(tmp_path):
+    class Known(Squares):
+        def __getitem__(self, i: int) -> dict:
+            sample = super().__getitem__(i)
+            return sample | {"reference": sample["masks"][0]}
+
+    names = {"annotators": ["Ana", "Ben"], "classes": CLASSES}
+    module = make_module(TAXLightningModule, reference="given", **names)
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(module, make_loader(Known(4, margins=(0, 2))))
+    trainer.save_checkpoint(tmp_path / "base.ckpt")
+    module = add(tmp_path / "base.ckpt", explanation_metrics=True)
+    trainer = train(module, (-2,), 10)
+    assert module.explained
+    (found,) = trainer.test(module, make_loader(Squares(4, margins=(-2,))), verbose=False)
+    assert "test/dice/Zoe" in found
+    assert not any(name.startswith("test/trust") for name in found)  # nobody is known to be right
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

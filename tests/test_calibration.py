@@ -132,6 +132,8 @@ def test_the_fit_with_the_smallest_held_out_loss_is_kept():
     bank = copy.deepcopy(truth)
     assert fit_kernels(bank, wrong, held_out) == 0  # every step does harm
     assert torch.equal(bank.weight, truth.weight)
+    assert fit_kernels(bank, wrong.at(slice(0)), held_out) == 0  # nothing to learn from
+    assert torch.equal(bank.weight, truth.weight)
     fit_kernels(bank, wrong, held_out.at(slice(0)))  # nobody can tell
     assert loss_of(bank, held_out) > loss_of(truth, held_out) + 0.1
 

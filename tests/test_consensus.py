@@ -3,26 +3,23 @@
 import math
 import sys
 
-import albumentations as A
 import hypothesis.extra.numpy as hnp
-import lightning as L
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tax_lightning.baselines import MultiHead
 from tax_lightning.consensus import (
     agreement,
     box_mean,
+    disagreement,
     majority,
     reference_labels,
     relevance,
+    right_labels,
     staple,
 )
-from tax_lightning.data import MultiAnnotatorDataset, RawSample, SyntheticDataModule
-from tax_lightning.data.dataset import StapleReference
 
 WINDOWS = st.sampled_from([1, 3, 5, 9])
 
@@ -67,6 +64,26 @@ def test_majority_does_not_depend_on_the_order_of_annotators(masks, order):
     assert torch.equal(majority(masks, 3), majority(masks[:, order], 3))
 
 
+@given(labels((2, 3, 2, 2)))
+def test_a_disagreement_is_two_different_labels(masks):
+    for image, found in zip(masks, disagreement(masks), strict=True):
+        given = [set(pixel.tolist()) - {255} for pixel in image.flatten(1).T]
+        assert found.flatten().tolist() == [len(kinds) > 1 for kinds in given]
+
+
+def test_right_labels_by_hand():
+    masks = rows((1, 1, 1, 255), (1, 0, 0, 255), (0, 2, 255, 255))  # most, none of three, a tie
+
+    def right(reference: str) -> list[list[int]]:
+        """The labels that are right at each pixel."""
+        found = right_labels(reference, {"masks": masks, "reference": row(2, 0, 255, 1)}, 3)
+        return [pixel.nonzero().flatten().tolist() for pixel in found[0, :, 0].T]
+
+    assert right("majority") == [[1], [0, 1, 2], [0, 1], []]
+    assert right("given") == right("staple") == [[2], [0], [], [1]]
+    assert right("none") == [[], [], [], []]
+
+
 # ---------------------------------------------------------------------- staple
 
 
@@ -107,11 +124,12 @@ def test_staple_believes_a_reliable_minority():
 
 @pytest.mark.usefixtures("sitk")
 def test_staple_ignores_who_is_absent():
-    masks = torch.randint(0, 2, (2, 4, 8, 8))
-    masks[0, 1] = masks[1, 3] = 255
+    masks = torch.randint(0, 2, (3, 4, 8, 8))
+    masks[0, 1] = masks[1, 3] = masks[2] = 255
     labels = staple(masks, 2)
     assert torch.equal(labels[:1], staple(masks[:1, [0, 2, 3]], 2))
-    assert torch.equal(labels[1:], staple(masks[1:, :3], 2))
+    assert torch.equal(labels[1:2], staple(masks[1:2, :3], 2))
+    assert (labels[2] == 255).all()
 
 
 @pytest.mark.usefixtures("sitk")
@@ -120,15 +138,6 @@ def test_staple_knows_several_classes():
     masks = truth.unsqueeze(1).repeat(1, 3, 1, 1)
     masks[:, 2] = 3 - masks[:, 2]
     assert torch.equal(staple(masks, 4), truth)
-
-
-@pytest.mark.usefixtures("sitk")
-def test_an_image_that_nobody_labelled_has_no_staple():
-    masks = torch.full((2, 3, 4, 5), 255)
-    masks[1] = 1
-    labels = staple(masks, 2)
-    assert (labels[0] == 255).all()
-    assert (labels[1] == 1).all()
 
 
 @pytest.mark.usefixtures("sitk")
@@ -192,73 +201,6 @@ def test_relevance_is_full_near_a_disagreement_only(masks, reference, window):
         for x in range(5):
             expected = 1.0 if window_of(wrong, y, x, window).any() else 0.25
             assert weight[0, y, x] == (0.0 if reference[0, y, x] == 255 else expected)
-
-
-def test_windows_do_not_reach_into_other_images():
-    reference = torch.zeros(2, 3, 3).long()
-    masks = torch.zeros(2, 1, 3, 3).long()
-    masks[0] = 1
-    assert (agreement(masks, reference, window=23)[1] == 1).all()
-    assert (relevance(masks, reference)[1] == torch.tensor(0.05)).all()
-
-
-# ---------------------------------------------------------------------- staple before training
-
-
-class Masks:
-    """Two samples of three annotators, the third absent from the second; counts how often read."""
-
-    ids = ("a", "b")
-
-    def __init__(self):
-        rng = np.random.default_rng(0)
-        self.masks = rng.integers(0, 2, (2, 3, 8, 6)).astype(np.uint8)
-        self.masks[1, 2] = 255
-
-    def __getitem__(self, index):
-        present = np.array([True, True, index == 0])
-        image = np.zeros((8, 6, 3), np.uint8)
-        return RawSample(self.ids[index], image, self.masks[index], present)
-
-
-def test_the_estimate_of_a_sample_is_made_once_and_follows_its_transforms(monkeypatch):
-    pytest.importorskip("SimpleITK")
-    calls = []
-    monkeypatch.setattr(
-        "tax_lightning.data.dataset.staple", lambda *a: calls.append(a) or staple(*a)
-    )
-    source = StapleReference(Masks(), classes=2)
-    flipped = MultiAnnotatorDataset(source, [A.HorizontalFlip(p=1.0)])
-    for _ in range(3):
-        for index in (0, 1):
-            masks = torch.from_numpy(source.source.masks[index]).long()[None]
-            expected = staple(masks, 2)[0].to(torch.uint8)
-            assert np.array_equal(source[index].reference, expected.numpy())
-            assert torch.equal(flipped[index]["reference"], expected.flip(-1))
-    assert len(calls) == len(source.ids) == 2
-
-
-def test_the_model_asks_its_data_module_for_staple_labels():
-    pytest.importorskip("SimpleITK")
-    data = SyntheticDataModule(
-        size=64, train_samples=4, val_samples=2, test_samples=2, batch_size=2, num_workers=0
-    )
-    seen = []
-
-    class Module(MultiHead):
-        def training_step(self, batch, batch_idx):
-            seen.append((batch["masks"], batch["reference"]))
-            return super().training_step(batch, batch_idx)
-
-    names = data.annotators, data.classes
-    module = Module(*names, network=torch.nn.Conv2d(3, 4, 1), reference="staple")
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = L.Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, **options)
-    trainer.fit(module, data)
-    assert len(seen) == 2
-    for masks, reference in seen:
-        # Estimated before the flips and turns, which change no estimate but for ties.
-        assert (reference == staple(masks, len(data.classes))).float().mean() > 0.99
 
 
 def test_loaders_of_ones_own_must_bring_the_estimate():

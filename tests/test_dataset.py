@@ -2,13 +2,22 @@
 
 import random
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 
+from tax_lightning.baselines import MultiHead
 from tax_lightning.batch import unpacked
+from tax_lightning.consensus import staple
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data import MultiAnnotatorDataset, RawSample, collate_samples
+from tax_lightning.data import (
+    MultiAnnotatorDataset,
+    RawSample,
+    SyntheticDataModule,
+    collate_samples,
+)
+from tax_lightning.data.dataset import StapleReference
 from tax_lightning.data.transforms import training_transforms
 
 import albumentations as A  # isort: skip - after the package, which keeps it off the network
@@ -150,3 +159,62 @@ def test_planes_of_another_size_are_refused(name):
     wrong = RawSample("noise", raw.image, raw.masks[:, :-1], raw.present)
     with pytest.raises(ValueError, match=r"Sample noise: its masks have the shape \(4, 23, 20\)"):
         MultiAnnotatorDataset(One(wrong), TRANSFORMS[name]())[0]
+
+
+# ---------------------------------------------------------------------- staple before training
+
+
+class Masks:
+    """Two samples of three annotators, the third absent from the second; counts how often read."""
+
+    ids = ("a", "b")
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.masks = rng.integers(0, 2, (2, 3, 8, 6)).astype(np.uint8)
+        self.masks[1, 2] = 255
+
+    def __getitem__(self, index):
+        present = np.array([True, True, index == 0])
+        image = np.zeros((8, 6, 3), np.uint8)
+        return RawSample(self.ids[index], image, self.masks[index], present)
+
+
+def test_the_estimate_of_a_sample_is_made_once_and_follows_its_transforms(monkeypatch):
+    pytest.importorskip("SimpleITK")
+    calls = []
+    monkeypatch.setattr(
+        "tax_lightning.data.dataset.staple", lambda *a: calls.append(a) or staple(*a)
+    )
+    source = StapleReference(Masks(), classes=2)
+    flipped = MultiAnnotatorDataset(source, [A.HorizontalFlip(p=1.0)])
+    for _ in range(3):
+        for index in (0, 1):
+            masks = torch.from_numpy(source.source.masks[index]).long()[None]
+            expected = staple(masks, 2)[0].to(torch.uint8)
+            assert np.array_equal(source[index].reference, expected.numpy())
+            assert torch.equal(flipped[index]["reference"], expected.flip(-1))
+    assert len(calls) == len(source.ids) == 2
+
+
+def test_the_model_asks_its_data_module_for_staple_labels():
+    pytest.importorskip("SimpleITK")
+    data = SyntheticDataModule(
+        size=64, train_samples=4, val_samples=2, test_samples=2, batch_size=2, num_workers=0
+    )
+    seen = []
+
+    class Module(MultiHead):
+        def training_step(self, batch, batch_idx):
+            seen.append((batch["masks"], batch["reference"]))
+            return super().training_step(batch, batch_idx)
+
+    names = data.annotators, data.classes
+    module = Module(*names, network=torch.nn.Conv2d(3, 4, 1), reference="staple")
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, **options)
+    trainer.fit(module, data)
+    assert len(seen) == 2
+    for masks, reference in seen:
+        # Estimated before the flips and turns, which change no estimate but for ties.
+        assert (reference == staple(masks, len(data.classes))).float().mean() > 0.99

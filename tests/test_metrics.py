@@ -113,6 +113,17 @@ def test_batches_give_the_result_of_one_batch():
     torch.testing.assert_close(found, results(whole), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", sorted(make_batch(1, seed=0)))
+def test_a_tensor_that_does_not_fit_the_others_is_named_by_each_metric(name):
+    batch = make_batch(2, seed=0)
+    batch[name] = batch[name][..., :2]
+    for metric in make_metrics().values():
+        given = metric._filter_kwargs(**batch)
+        if name in given:
+            with pytest.raises(ValueError, match=r"has shape .*, expected .*; pass tensors of one"):
+                metric.update(**given)
+
+
 def test_prefix_reset_and_forward():
     metrics = make_metrics().clone(prefix="val/")
     batch = make_batch(3, seed=0)

@@ -151,15 +151,6 @@ def test_constants_by_hand():
     assert found["votes_error"] == found["votes_error_constant"] == 0
 
 
-def test_annotators_who_are_told_apart_and_exchanged():
-    masks, decided = rows((1, 1, 0), (0, 0, 1)), torch.ones(1, 1, 3).long()
-    own = probs_of((0.9, 0.8, 0.2), (0.1, 0.3, 0.7))
-    found = computed(
-        Votes(2, 2), annotator_probs=own, prediction=decided, masks=masks, present=everyone(2)
-    )
-    assert (found["within_auc"], found["within_auc_exchanged"]) == (1, 0)
-
-
 # ---------------------------------------------------------------------- both
 
 

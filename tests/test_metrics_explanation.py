@@ -128,6 +128,17 @@ def test_a_perfect_who_by_hand_and_its_control():
     assert values["who_chance_d1"] == values["who_chance_expert"] == pytest.approx(1 / 3)
 
 
+def test_an_example_fits_where_it_has_the_class_that_the_reason_is_for():
+    network, case = make_network(), perfect_case()
+    # The leader's first kernel is the reason; 1 is decided, of which Cleo's has no example.
+    network.memory.pixel_label[:, 0, 1] = torch.tensor([1, 1, 0])
+    case["disputed"][..., :3] = False
+    metrics = make_metrics(network)
+    metrics.update(**case)
+    expected = (case["expert"][..., 3:] < 2).float().mean()
+    assert values_of(metrics)["why_example_fits"] == pytest.approx(expected.item())
+
+
 def test_batches_add_up_and_a_reset_forgets_them():
     case = perfect_case(6)
     network = make_network()
@@ -202,24 +213,15 @@ def test_probes_of_a_network_whose_sources_are_true():
     assert metrics.probe(sources, others.__getitem__)["integrity_min"] < 0.99
 
 
-def test_the_first_images_that_came_are_probed():
+def test_the_first_images_of_the_first_size_are_probed():
     metrics = make_metrics()
-    case = perfect_case(3)
-    metrics.update(**case)
-    metrics.update(**case)
-    metrics.update(**case)
+    case, other = perfect_case(3), perfect_case(1)
+    other["images"] = torch.zeros(1, 3, 5, 7)
+    for batch in (case, other, case, case):
+        metrics.update(**batch)
     assert len(metrics.probed) == PROBED_IMAGES == 4
     expected = [*case["images"], case["images"][0]]
     assert all(torch.equal(a, b) for a, b in zip(metrics.probed, expected, strict=True))
-
-
-def test_of_images_of_several_sizes_those_of_the_first_size_are_probed():
-    metrics = make_metrics()
-    first, other = perfect_case(1), perfect_case(1)
-    other["images"] = torch.zeros(1, 3, 5, 7)
-    for case in (first, other, first):
-        metrics.update(**case)
-    assert [image.shape for image in metrics.probed] == [first["images"][0].shape] * 2
 
 
 # ---------------------------------------------------------------------- in a trainer's test

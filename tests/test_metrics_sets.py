@@ -254,20 +254,6 @@ def test_low_precision_changes_nothing_that_it_can_hold(dtype):
     assert low == {name: plain[name] for name in low}
 
 
-def test_wrong_arguments_are_named():
-    masks, present = torch.zeros(1, 2, 3, 3, dtype=torch.long), everyone(2)
-    with pytest.raises(
-        ValueError, match=r"`masks` has shape \[1, 2, 3, 3\], expected \[B=1, N=2, H=3, W=2\]"
-    ):
-        matched_dice(masks[..., :2], masks, present, num_classes=2)
-    with pytest.raises(ValueError, match=r"`annotator_prediction` has shape \[1, 3, 3\], expected"):
-        matched_dice(masks[:, 0], masks, present, num_classes=2)
-    with pytest.raises(ValueError, match=r"classes=\['background'\]: expected a list of"):
-        GeneralizedEnergyDistance(["background"])
-    with pytest.raises(ValueError, match=r"`annotator_probs` has shape \[1, 2, 2, 3, 3\], expect"):
-        set_dice(masks, masks, present, one_hot(masks, 2))
-
-
 # ---------------------------------------------------------------------- energy distance
 
 

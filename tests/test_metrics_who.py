@@ -138,19 +138,6 @@ def random_batch(images: int, annotators: int = 4) -> dict[str, torch.Tensor]:
     }
 
 
-def test_parts_of_unequal_size_merge_to_the_whole_in_constant_memory():
-    batch, first, second = random_batch(5), WhoAccuracy(), WhoAccuracy()
-    size = sum(value.numel() for value in first.metric_state.values())
-    whole = accuracy(**batch)
-    assert all(math.isfinite(value) for value in whole.values())
-    for metric, images in ((first, slice(0, 1)), (second, slice(1, None))):
-        metric.update(**{name: value[images] for name, value in batch.items()})
-    first.merge_state(second)
-    found = {name: float(value) for name, value in first.compute().items()}
-    assert found == pytest.approx(whole, rel=1e-5)
-    assert sum(value.numel() for value in first.metric_state.values()) == size
-
-
 def test_the_order_of_annotators_does_not_matter():
     batch, order = random_batch(3), torch.tensor([2, 0, 3, 1])
     whole = accuracy(**batch)
@@ -191,17 +178,6 @@ def test_values_lie_in_their_ranges(masks, reference, expert, present, who):
     named = torch.arange(3)[:, None, None] == batch["expert"][:, None]
     oracle = accuracy(**batch | {"who": named.float()})["who_accuracy_expert"]
     assert math.isnan(oracle) or oracle == 1
-
-
-def test_wrong_shapes_are_named():
-    for name, value, said in (
-        ("masks", MASKS[:, :2], r"`masks` has shape \[1, 2, 1, 6\], expected \[B=1, N=3"),
-        ("expert", EXPERT[:, 0], r"`expert` has shape \[1, 6\], expected \[B=1, H=1, W=6\]"),
-        ("reference", REFERENCE[:, 0], r"`reference` has shape \[1, 6\]"),
-        ("present", everyone(3).long(), "`present` has dtype torch.int64, expected torch.bool"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            accuracy(**{**BATCH, "expert": EXPERT, name: value})
 
 
 # ---------------------------------------------------------------------- trust

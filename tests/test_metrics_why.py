@@ -43,12 +43,6 @@ def test_a_prototype_of_less_than_half_a_per_cent_is_idle():
     assert in_use(*[0] * 200, 1)["prototypes_idle"] == 3 / 4
 
 
-def test_wrong_arguments_are_named():
+def test_without_kernels_there_is_nothing_to_count():
     with pytest.raises(ValueError, match="`kernels` is 0, expected at least 1"):
         PrototypesInUse(1, kernels=0)
-    with pytest.raises(ValueError, match=r"`masks` has shape .*, expected \[B=1, N=2, H=1, W=3\]"):
-        PrototypesInUse(2, 2).update(
-            reason=torch.zeros(1, 1, 3).long(),
-            masks=rows((0, 1), (0, 1)),
-            present=everyone(2),
-        )

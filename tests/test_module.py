@@ -354,16 +354,19 @@ def test_a_second_run_starts_anew(trained):
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
             memory, found = module.network.memory, module.loss.images_seen.item()
             state = memory.active.all().item(), memory.pixel_ids[0][0], found
-            self.seen = self.seen or (*state, module.network.trust.scale.item())
+            network = module.network
+            calibrated = network.trust.scale.item(), network.dispute_threshold.item()
+            self.seen = self.seen or (*state, *calibrated)
 
     module = make_module()
     module.load_state_dict(trained.state_dict())
     module.schedule_done = list(trained.schedule_done)
     module.network.memory.active[0, 1] = False
     module.network.trust.scale.fill_(2.0)
+    module.network.dispute_threshold.fill_(0.4)
     look = Look()
     make_trainer(max_epochs=3, callbacks=[look]).fit(module, make_loader())
-    assert look.seen == (True, [], 0, 1.0)
+    assert look.seen == (True, [], 0, 1.0, pytest.approx(0.1))
     assert module.kinds == ["start", "trial", "trial", "final"]
     assert module.finite
 

@@ -63,7 +63,8 @@ class Dispute(PooledMetric):
         self, *, annotator_probs: Tensor, probs: Tensor, masks: Tensor, present: Tensor
     ) -> None:
         """Add one batch."""
-        check_inputs(("annotator_probs", annotator_probs, "BNCHW"), ("masks", masks, "BNHW"))
+        maps = ("annotator_probs", annotator_probs, "BNCHW"), ("probs", probs, "BCHW")
+        check_inputs(*maps, ("masks", masks, "BNHW"))
         labelled = labelled_pixels(masks, present)
         differ = disagreement(masks.masked_fill(~labelled, IGNORE_INDEX))
         votes = class_votes(masks, labelled, probs.shape[1])

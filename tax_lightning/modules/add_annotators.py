@@ -8,6 +8,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from tax_lightning.batch import Batch, complete_batch
+from tax_lightning.consensus import right_labels
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.losses import LossWeights
 from tax_lightning.models.mixture import among, mix
@@ -165,6 +166,11 @@ class AddedAnnotators(TAXLightningModule):
         weights = among(output.log_who.detach(), known[:, None, None])
         log_probs = output.log_annotator_probs.detach()
         return mix(weights, log_probs).argmax(dim=1)
+
+    def right_labels(self, batch: Batch) -> Tensor:
+        """None are known where the data lack the reference; trust stays that of the base."""
+        known = self.reference == "majority" or "reference" in batch
+        return right_labels(self.reference if known else "none", batch, len(self.classes))
 
     def _targets(self, batch: Batch, output: TAXOutput) -> tuple[Tensor, Tensor, Tensor | None]:
         """Annotators known before count as present, with the model's own segmentation of each."""

@@ -160,6 +160,10 @@ class MultiAnnotatorModule(L.LightningModule):
         """
         return reference_labels(self.reference, batch, len(self.classes))
 
+    def right_labels(self, batch: Batch) -> Tensor:
+        """As of :func:`tax_lightning.consensus.right_labels`, bool ``[B, C, H, W]``."""
+        return right_labels(self.reference, batch, len(self.classes))
+
     def setup(self, stage: str) -> None:
         """Let the data module estimate the STAPLE labels once, before training."""
         datamodule: Any = getattr(self.trainer, "datamodule", None)
@@ -264,9 +268,8 @@ class MultiAnnotatorModule(L.LightningModule):
             labels = {"masks": batch["masks"], "present": batch["present"]}
             self.sample_metrics.update(annotator_prediction=drawn, **labels)
             if self.explanation_metrics is not None:
-                known = known_labels(batch, reference)
-                right = right_labels(self.reference, batch, len(self.classes))
-                self._measure_explanation(batch, output, {**known, "right": right})
+                known = known_labels(batch, reference) | {"right": self.right_labels(batch)}
+                self._measure_explanation(batch, output, known)
         return self._segmentation_loss(batch, output, reference)
 
     def _segmentation_loss(

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tax_lightning.batch import Batch
-from tax_lightning.consensus import disagreement, right_labels
+from tax_lightning.consensus import disagreement
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import TRUST_KINDS, expected_disagreement
@@ -231,7 +231,7 @@ def sample_pixels(
         search.update(
             network.memory.similarity(encoded.embedding), nearest, batch["masks"], batch["id"]
         )
-        right = right_labels(module.reference, batch, classes)
+        right = module.right_labels(batch)
         for i, name in enumerate(batch["id"]):
             masks = batch["masks"][i].flatten(1)
             places = _drawn(masks, count, name, evenly)
@@ -294,6 +294,8 @@ def fit_kernels(bank: KernelBank, training: PixelSample, held_out: PixelSample) 
     Returns:
         The share of steps after which the kept fit was reached.
     """
+    if not len(training.image):  # nobody labelled anything
+        return 0.0
     learnt = list(bank.parameters())
     optimizer = torch.optim.Adam(learnt, lr=FIT_RATE)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, FIT_STEPS)

@@ -15,7 +15,7 @@ from tax_lightning.explanation import Explanation
 from tax_lightning.losses import LossWeights, SegmentationLoss, TAXLoss
 from tax_lightning.metrics import ExplanationMetrics
 from tax_lightning.models.backbone import evaluating
-from tax_lightning.models.network import TAXNetwork
+from tax_lightning.models.network import DISPUTE_THRESHOLD, TAXNetwork
 from tax_lightning.models.output import TAXOutput
 from tax_lightning.modules.calibration import finish
 from tax_lightning.modules.checkpoints import given_network, settings_from
@@ -222,6 +222,7 @@ class TAXLightningModule(ExplainingModule):
             self.network.memory.forget_sources(self.kept)
             if self.kept == 0:
                 self.network.trust.reset()
+                self.network.dispute_threshold.fill_(DISPUTE_THRESHOLD)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Catch up with the schedule: a checkpoint may have been saved before its last event."""
