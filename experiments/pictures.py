@@ -11,6 +11,8 @@ of the quick start; pictures of other people's data do not belong there.
 from __future__ import annotations
 
 import argparse
+import functools
+import operator
 from pathlib import Path
 
 import lightning as L
@@ -19,12 +21,18 @@ import yaml
 from PIL import Image
 
 from tax_lightning import TAXLightningModule
-from tax_lightning.callbacks.prototype_cards import callout_patches, prototype_cards
 from tax_lightning.callbacks.samples import explained, picture_of
 from tax_lightning.data import SyntheticDataModule
-from tax_lightning.visualization.gallery import PrototypeCard, render_gallery
+from tax_lightning.visualization.annotations import callout_patches
+from tax_lightning.visualization.gallery import (
+    PrototypeCard,
+    read_cards,
+    render_gallery,
+    with_use,
+)
 from tax_lightning.visualization.palette import Picture
 from tax_lightning.visualization.panel import render_panel
+from tax_lightning.visualization.summary import Summary
 
 REPO = Path(__file__).parent.parent
 SHOWN = "val-0031"  # the image of the panel
@@ -38,21 +46,24 @@ class Pictures(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the panel and the gallery."""
         data: SyntheticDataModule = trainer.datamodule
+
+        def read(sample_id: str) -> Picture:
+            return picture_of(trainer, data.read(sample_id)["image"])
+
         sample = data.read(SHOWN)
-        explanation = explained(trainer, pl_module, sample["image"], SHOWN)
+        explanation = explained(trainer, sample["image"], SHOWN)
         panel = render_panel(
             explanation,
             picture_of(trainer, sample["image"]),
             sample["masks"].numpy(),
             sample["reference"].numpy(),
-            callout_patches(trainer, pl_module, [explanation]),
+            callout_patches([explanation], read),
         )
         save("quickstart.png", panel)
-        images = {f"val-{n:04}": data.read(f"val-{n:04}")["image"] for n in range(COUNTED)}
-        explanations = [
-            explained(trainer, pl_module, image, sample_id) for sample_id, image in images.items()
-        ]
-        cards = prototype_cards(trainer, pl_module, explanations, list(images.values()))
+        names = [f"val-{n:04}" for n in range(COUNTED)]
+        counted = [explained(trainer, data.read(name)["image"], name) for name in names]
+        summary = functools.reduce(operator.add, map(Summary.of, counted))
+        cards = with_use(read_cards(explanation.sources, read), summary)
         save("gallery.png", render_gallery(of_the_busiest(cards)))
 
 

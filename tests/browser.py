@@ -1,6 +1,5 @@
 """Chromium without a window, driven through the WebDriver protocol that chromedriver speaks."""
 
-import base64
 import json
 import re
 import shutil
@@ -156,9 +155,6 @@ class Browser:
             actions += [{"type": "keyDown", "value": key} for key in keys]
             actions += [{"type": "keyUp", "value": key} for key in reversed(keys)]
         self._post("actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
-
-    def screenshot(self, path):
-        path.write_bytes(base64.b64decode(self._send("GET", f"{self._session}/screenshot")))
 
     def console(self):
         """What was said there since the last time."""

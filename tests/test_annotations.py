@@ -7,9 +7,9 @@ from made_up import KERNELS, make_explanation, quarters
 
 from tax_lightning.explanation import PrototypeSource
 from tax_lightning.visualization.annotations import (
+    callout_patches,
     find_callouts,
     read_source_patches,
-    region_around,
 )
 
 
@@ -61,50 +61,44 @@ def test_no_callouts_where_nobody_decides():
     assert find_callouts(make_explanation(leader, unanimous=torch.ones_like(leader).bool())) == ()
 
 
-def test_in_large_images_spots_are_found_in_a_part_of_the_pixels():
-    leader = torch.zeros(1, 1100, 400).long()
-    leader[:, 900:] = 1
-    callouts = find_callouts(make_explanation(leader))
-    assert [c.annotator for c in callouts] == [0, 1]
-    for callout in callouts:
-        assert leader[0, callout.y, callout.x] == callout.annotator
-    assert 990 < callouts[1].y < 1010
-
-
-def test_the_region_of_a_prototype_is_connected_and_holds_the_pixel():
-    leader, unanimous = quarters()  # 0 in two quarters that touch at a corner only
-    explanation = make_explanation(leader, kernel=1, unanimous=unanimous)
-    region = region_around(explanation, 1, 2, 3, annotator=0)
-    assert region[:4, :4].all()
-    assert region.sum() == 16
-    assert region_around(explanation, 1, 6, 6, annotator=0)[4:, 4:].all()  # unanimous, yet there
-    assert region_around(explanation, 1, 2, 3).all()  # whoever leads has this kernel
-    for kernel, annotator in ((0, 0), (1, 1), (0, None)):
-        assert not region_around(explanation, kernel, 2, 3, annotator).any()
-
-
-@given(size=st.integers(1, 60), height=st.integers(1, 80), width=st.integers(1, 80), data=st.data())
-def test_patches_hold_the_source_pixel_wherever_it_is(size, height, width, data):
+@given(height=st.integers(1, 80), width=st.integers(1, 300), data=st.data())
+def test_patches_hold_the_source_pixel_wherever_it_is(height, width, data):
     y = data.draw(st.integers(0, height - 1))
     x = data.draw(st.integers(0, width - 1))
     image = np.zeros((height, width, 3), dtype=np.uint8)
     image[y, x] = 255
     source = PrototypeSource("Ana", 0, "a", y, x, 0.9, "cell", True, ())
-    patch = read_source_patches(lambda name: image, {(0, 0): source}, size)[0, 0]
-    assert patch.image.shape == (min(size, height), min(size, width), 3)
+    patch = read_source_patches(lambda name: image, {(0, 0): source})[0, 0]
+    assert patch.image.shape == (min(48, height), min(48, width), 3)
     assert patch.image[patch.y, patch.x].min() == 255
     assert patch.image.sum() == 3 * 255
 
 
-def test_patches_that_cannot_be_read_are_left_out():
+def test_of_large_images_patches_are_a_quarter():
+    source = PrototypeSource("Ana", 0, "a", 1, 1, 0.9, "cell", True, ())
+    image = np.zeros((400, 900, 3), dtype=np.uint8)
+    assert read_source_patches(lambda name: image, {0: source})[0].image.shape == (100, 100, 3)
+
+
+def test_patches_that_cannot_be_read_are_left_out_and_images_are_read_once():
+    asked = []
+
     def read(name):
+        asked.append(name)
         if name == "gone":
             raise KeyError(name)
         return np.zeros((9, 9, 3), dtype=np.uint8)
 
-    names = {(0, 0): "gone", (0, 1): "", (1, 0): "there"}
+    places = {0: ("gone", 1), 1: ("", 1), 2: ("there", 1), 3: ("there", 8), 4: ("there", 9)}
     sources = {
-        key: PrototypeSource("Ana", 0, name, 1, 1, 0.9, "cell", True, ())
-        for key, name in names.items()
+        key: PrototypeSource("Ana", 0, name, y, 1, 0.9, "cell", True, ())
+        for key, (name, y) in places.items()
     }
-    assert list(read_source_patches(read, sources)) == [(1, 0)]
+    assert list(read_source_patches(read, sources)) == [2, 3]  # row 9 is outside
+    assert asked == ["gone", "there"]
+
+
+def test_a_panel_gets_the_patches_of_the_prototypes_that_decide_in_it():
+    explanation = make_explanation(torch.tensor([[[0, 0, 1]]]), kernel=1)
+    patches = callout_patches([explanation], lambda name: np.zeros((60, 60, 3), dtype=np.uint8))
+    assert set(patches) == {(0, 1), (1, 1)}

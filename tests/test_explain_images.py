@@ -122,9 +122,7 @@ def test_explain_by_the_checkpoint_alone(trained, new_images, tmp_path, capsys):
         assert all((output / file).is_file() for file in image["files"].values())
     page = (output / "index.html").read_text(encoding="utf-8")
     assert "The training images are not at hand" in page
-    assert re.search(
-        r"[Tt]raining image cell \d, row \d+, column \d+, which (Ana|Ben) labelled", page
-    )
+    assert re.search(r"(Ana|Ben), prototype \d. from cell \d at y \d+, x \d+. labelled: ", page)
 
 
 def test_explain_with_the_configuration_shows_the_examples(trained, new_images, tmp_path):
@@ -143,7 +141,6 @@ def test_explain_with_the_configuration_shows_the_examples(trained, new_images, 
     assert [image["id"] for image in explained(output)["images"]] == ["new 2", "new 0"]
     page = (output / "index.html").read_text(encoding="utf-8")
     assert "not at hand" not in page
-    assert 'class="crop"' in page
     assert "<h1>Two images</h1>" in page
 
 
@@ -213,13 +210,6 @@ def test_images_of_one_name(trained, new_images, tmp_path, capsys):
     other = shutil.copy(new_images / "new 1.png", tmp_path / "other")
     said = refused([f"--ckpt_path={trained[2]}", "--images", new_images, other], capsys)
     assert "have the same name 'new 1'" in said
-
-
-def test_output_that_holds_a_report(trained, new_images, tmp_path, capsys):
-    arguments = [f"--ckpt_path={trained[2]}", f"--images={new_images}", f"--output={tmp_path}"]
-    main(["explain", *arguments])
-    assert "holds a report already" in refused(arguments, capsys)
-    main(["explain", *arguments, "--overwrite=true"])
 
 
 def test_configuration_that_prepares_images_in_another_way(trained, new_images, capsys):

@@ -1,7 +1,5 @@
 """When panels, gallery and report are made, of which samples, and what happens where that fails."""
 
-import csv
-import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +8,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from made_up import make_sources
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL import Image
 from reading import says
 from small_runs import ANNOTATORS, Images, LateModel, Model, Stream, fit, loaders, make_trainer
@@ -35,11 +31,6 @@ def pixels(path):
         return np.asarray(picture)
 
 
-def curves(folder):
-    with (folder / "explanations" / "curves.csv").open() as file:
-        return [(row["metric"], row["annotator"], row["epoch"]) for row in csv.DictReader(file)]
-
-
 def test_pictures_appear_every_few_epochs_and_at_the_end(tmp_path):
     callback = ExplanationLogger(samples=1, every_n_epochs=2)
     fit(tmp_path, callback, max_epochs=5)
@@ -52,7 +43,7 @@ def test_pictures_appear_every_few_epochs_and_at_the_end(tmp_path):
 def test_the_last_epoch_is_drawn_once(tmp_path, options):
     model, callback = Model(), ExplanationLogger(samples=1, every_n_epochs=1)
     fit(tmp_path, callback, model=model, **options)
-    assert model.explained_ids == ["val-0", "val-0", "train-1"]
+    assert model.explained_ids == ["val-0", "val-0"]
     assert names(tmp_path) == ["epoch=000-val-0.png", "final-val-0.png", "gallery.png"]
 
 
@@ -60,7 +51,7 @@ def test_the_end_of_a_run_is_a_report_in_files(tmp_path):
     callback = ExplanationLogger(samples=2)
     fit(tmp_path, callback, max_epochs=2)
     folder = tmp_path / "explanations"
-    files = ["final-val-0.png", "final-val-2.png", "gallery.png", "curves.csv", "manifest.json"]
+    files = ["final-val-0.png", "final-val-2.png", "gallery.png", "manifest.json"]
     assert callback.report == [folder / name for name in files]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["panels"] == [
@@ -71,12 +62,6 @@ def test_the_end_of_a_run_is_a_report_in_files(tmp_path):
     assert len(manifest["prototypes"]) == 9
     assert manifest["prototypes"][3]["annotator"] == "Ben"
     assert manifest["prototypes"][3]["use"] == pytest.approx(5 / 16, abs=0.01)
-    assert manifest["prototypes"][3]["insertion"] is None  # not measured with such a model
-    with (folder / "curves.csv").open() as file:
-        rows = list(csv.reader(file))
-    assert rows[0] == ["metric", "annotator", "epoch", "value"]
-    assert [row[:3] for row in rows[1:]] == [["dice", "Ana", "0"], ["dice", "Ana", "1"]]
-    assert [float(row[3]) for row in rows[1:]] == pytest.approx([0.5, 0.4])
 
 
 def test_each_panel_is_of_its_own_sample_with_the_masks_and_patches_of_that_run(
@@ -96,48 +81,16 @@ def test_each_panel_is_of_its_own_sample_with_the_masks_and_patches_of_that_run(
     assert [(name, *map(int, values)) for name, *values in drawn] == 2 * expected
 
 
-def test_many_prototypes_have_a_page_for_each_annotator(tmp_path):
-    model, callback = Model(), ExplanationLogger(samples=1)
-    explain, sources = model.explain, make_sources(ANNOTATORS, "train-1", kernels=9)
-    model.explain = lambda *one: dataclasses.replace(explain(*one), sources=sources)
-    fit(tmp_path, callback, model=model)
-    pages = [f"gallery-{name}.png" for name in ANNOTATORS]
-    assert names(tmp_path) == ["final-val-0.png", *pages]
-    assert json.loads((tmp_path / "explanations" / "manifest.json").read_text())["gallery"] == pages
-
-
 def test_before_a_projection_there_is_no_gallery(tmp_path):
     fit(tmp_path, ExplanationLogger(samples=1), model=Model(source_id=""))
     assert names(tmp_path) == ["final-val-0.png"]
-
-
-def test_curves_of_a_resumed_run_are_whole(tmp_path):
-    checkpoint = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
-    fit(tmp_path, ExplanationLogger(samples=1), checkpoint, max_epochs=2)
-    second = ExplanationLogger(samples=1)
-    trainer = make_trainer(tmp_path, [second], max_epochs=3)
-    trainer.fit(Model(), *loaders(), ckpt_path=tmp_path / "epoch=1.ckpt", weights_only=True)
-    assert [epoch for *_, epoch in curves(tmp_path)] == ["0", "1", "2"]
-    fit(tmp_path, second)  # another run begins anew
-    assert [epoch for *_, epoch in curves(tmp_path)] == ["0"]
-
-
-def test_the_sanity_check_is_no_epoch_of_the_curves(tmp_path):
-    options = {"num_sanity_val_steps": 2, "max_epochs": 2, "check_val_every_n_epoch": 2}
-    fit(tmp_path, ExplanationLogger(samples=1), **options)
-    assert curves(tmp_path) == [("dice", "Ana", "1")]
 
 
 def test_a_set_without_length_shows_its_first_samples(tmp_path):
     model = Model()
     stream = DataLoader(Stream(Images("val", 5)), batch_size=2)
     fit(tmp_path, ExplanationLogger(samples=3), model=model, data=(loaders()[0], stream))
-    assert model.explained_ids == ["val-0", "val-1", "val-2", "train-1"]
-
-
-def test_more_samples_than_there_are(tmp_path):
-    fit(tmp_path, ExplanationLogger(samples=9), data=loaders(validation=2))
-    assert names(tmp_path) == ["final-val-0.png", "final-val-1.png", "gallery.png"]
+    assert model.explained_ids == ["val-0", "val-1", "val-2"]
 
 
 def test_padding_is_not_shown(tmp_path):
@@ -171,7 +124,7 @@ def test_only_rank_zero_draws(tmp_path):
         lightning_module=model, val_dataloaders=trainer.val_dataloaders,
         train_dataloader=trainer.train_dataloader, precision_plugin=trainer.precision_plugin,
     )  # fmt: skip
-    for rank_zero, expected in ((False, []), (True, ["val-0", "train-1", "val-0", "train-1"])):
+    for rank_zero, expected in ((False, []), (True, ["val-0", "val-0"])):
         other.is_global_zero = rank_zero
         callback.on_train_epoch_end(other, model)
         callback.on_train_end(other, model)
@@ -232,7 +185,7 @@ def test_a_failing_logger_is_reported_once_and_training_goes_on(tmp_path):
     assert "Album did not take the picture 'explanations/val-0'" in complaint
     assert "no route to host" in complaint
     assert all(path.exists() for path in callback.report)
-    assert len(callback.report) == 5
+    assert len(callback.report) == 4
 
 
 def test_a_folder_that_cannot_be_written_is_reported_once(tmp_path):
@@ -272,8 +225,7 @@ def test_what_a_page_cannot_show_does_not_cost_the_run(tmp_path):
     assert json.loads((tmp_path / "explanations" / "manifest.json").read_text())["page"] is None
 
 
-def test_tensorboard_gets_the_very_pixels_and_the_layout_of_the_curves(tmp_path):
-    layout_pb2 = pytest.importorskip("tensorboard.plugins.custom_scalar.layout_pb2")
+def test_tensorboard_gets_the_very_pixels(tmp_path):
     event_accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard"
     )
@@ -285,18 +237,6 @@ def test_tensorboard_gets_the_very_pixels_and_the_layout_of_the_curves(tmp_path)
     (tmp_path / "stored.png").write_bytes(stored.encoded_image_string)
     np.testing.assert_array_equal(pixels(tmp_path / "stored.png"), pixels(callback.report[0]))
     assert events.Images("explanations/gallery")
-    content = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    (category,) = layout_pb2.Layout.FromString(content).category
-    assert [(chart.title, list(chart.multiline.tag)) for chart in category.chart] == [
-        ("dice", ["^val/dice/Ana$"])
-    ]
-
-
-def test_other_loggers_get_numbers_only(tmp_path):
-    logger, callback = CSVLogger(tmp_path), ExplanationLogger(samples=1)
-    fit(tmp_path, callback, logger=logger, log_every_n_steps=1)
-    assert callback.folder == Path(logger.log_dir) / "explanations"
-    assert "explanations" not in (Path(logger.log_dir) / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize("argument", ["samples", "every_n_epochs"])

@@ -1,14 +1,13 @@
 """What loggers are told: the whole configuration, and that a run goes on without them."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 
 from tax_lightning.__main__ import main
-from tax_lightning.callbacks.loggers import source_state, working
+from tax_lightning.callbacks.loggers import working
 
 REPO = Path(__file__).parent.parent
 
@@ -59,13 +58,6 @@ def test_a_logger_that_cannot_begin_is_replaced_by_a_file(tmp_path):
     assert second.log_dir == str(tmp_path / "far" / "version_0")
 
 
-def test_a_folder_that_cannot_be_written_does_not_stop_a_run(tmp_path):
-    pytest.importorskip("tensorboard", reason="needs tensorboard")
-    (tmp_path / "file").write_text("in the way")
-    with pytest.warns(UserWarning, match="TensorBoardLogger cannot begin"):
-        working([TensorBoardLogger(tmp_path / "file")])
-
-
 def test_training_goes_on_without_its_logger(tmp_path, capsys):
     with pytest.warns(UserWarning, match="no route to host") as said:
         quick_fit(tmp_path, f"{__name__}.Unreachable")
@@ -74,36 +66,6 @@ def test_training_goes_on_without_its_logger(tmp_path, capsys):
     (metrics,) = tmp_path.rglob("metrics.csv")
     assert "val/dice/Ana" in metrics.read_text()
     assert list(tmp_path.rglob("explanations/gallery.png"))
-
-
-def git(folder, *arguments):
-    identity = ("-c", "user.name=Ana", "-c", "user.email=ana@example.org")
-    done = subprocess.run(
-        ["git", "-C", str(folder), *identity, *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout.strip()
-
-
-def test_the_state_of_a_repository_is_its_commit_and_whether_files_differ(tmp_path):
-    assert source_state(tmp_path) == {}
-    git(tmp_path, "init")
-    assert source_state(tmp_path) == {}  # no commit yet
-    (tmp_path / "file").write_text("a")
-    git(tmp_path, "add", "file")
-    git(tmp_path, "commit", "-m", "a file")
-    commit = git(tmp_path, "rev-parse", "HEAD")
-    (tmp_path / "unknown to git").write_text("b")
-    assert source_state(tmp_path) == {"git": commit}
-    (tmp_path / "file").write_text("b")
-    assert source_state(tmp_path) == {"git": f"{commit}-dirty"}
-
-
-def test_without_git_there_is_no_state(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    assert source_state(tmp_path) == {}
 
 
 @pytest.mark.parametrize("logger", ["CSVLogger", "TensorBoardLogger"])

@@ -25,26 +25,18 @@ from tax_lightning.visualization.panel import (
     render_panel,
     scale_entries,
 )
-from tax_lightning.visualization.summary import Summary, cast_of
+from tax_lightning.visualization.summary import Summary
 
 BODY = 14  # height of the letters in a panel whose tiles are 256 wide
 RED = (255, 0, 0)
 GREY_OF_RED = 76
 
 
-def cast_for(explanation):
-    return cast_of(explanation.annotators, Summary.of(explanation).usage)
-
-
-def view_on(explanation, image, masks=None, reference=None):
-    return View(explanation, image, masks, reference, cast_for(explanation))
-
-
 def view_of(explanation, masks=None, reference=None):
     """The view of an image that is all red, of which no grey value is one of a hatching."""
     height, width = explanation.probs.shape[-2:]
     image = np.full((height, width, 3), RED, dtype=np.uint8)
-    return view_on(explanation, image, masks, reference)
+    return View(explanation, image, masks, reference)
 
 
 def enlarged(maps, size):
@@ -129,16 +121,6 @@ def test_uncertainty_runs_from_sure_to_even_odds_on_one_scale_for_all_images():
         np.testing.assert_allclose(picture[0, x], colour, atol=3)
 
 
-def test_uncertainty_is_sure_where_any_class_is_certain_and_ignores_their_number():
-    classes = ["background", "cell", "fibre", "debris"]
-    leader = torch.arange(4).view(1, 2, 2) % 3
-    explanation = make_explanation(leader, classes=classes)
-    (sure,) = np.unique(view_of(explanation).uncertainty().reshape(-1, 3), axis=0)
-    even = dataclasses.replace(explanation, probs=torch.full_like(explanation.probs, 0.25))
-    (unsure,) = np.unique(view_of(even).uncertainty().reshape(-1, 3), axis=0)
-    np.testing.assert_array_equal([sure, unsure], value_colours(np.array([[0.0, 1.0]]))[0])
-
-
 def test_coinciding_contours_show_all_their_colours():
     masks = np.zeros((3, 64, 64), dtype=np.int64)
     masks[:2, 16:48, 16:48] = 1
@@ -167,19 +149,6 @@ def test_absent_and_empty_masks_have_no_contour():
     assert is_grey(view_of(make_explanation(quarters()[0]), masks).contours()).all()
 
 
-def test_contours_of_those_who_are_not_named_share_one_colour_below_the_others():
-    names = [f"rater {n}" for n in range(14)]
-    leader = (torch.arange(64 * 64) % 11).view(1, 64, 64)  # so the last three are the others
-    masks = np.zeros((14, 64, 64), dtype=np.int64)
-    masks[0, 10:20, 10:20] = masks[12, 10:20, 10:20] = 1
-    masks[13, 40:60, 40:60] = 1
-    tile = view_of(make_explanation(leader, annotators=names), masks).contours()
-    palette = annotator_palette(12)
-    assert count_inks(tile, palette[0]) == 4 * 2 * (40 - 2)
-    assert count_inks(tile, palette[11]) == 4 * (80 - 1)  # of one pixel; those of 12 are covered
-    assert sum(count_inks(tile, colour) for colour in palette[1:11]) == 0
-
-
 def test_result_shows_classes_their_edges_and_the_reference():
     explanation = make_explanation(quarters(64)[0])  # class 1 in the upper right quarter
     reference = np.zeros((64, 64), dtype=np.int64)
@@ -195,13 +164,6 @@ def test_result_shows_classes_their_edges_and_the_reference():
     line = (dashed != plain).any(axis=2)
     assert line.sum() == 4 * 2 * (80 - 2)
     assert set(map(tuple, dashed[line])) == {(0, 0, 0), (255, 255, 255)}
-
-
-def test_thin_regions_keep_their_pixels_visible():
-    leader = torch.zeros(1, 64, 64).long()
-    leader[:, 30:32] = 1
-    tile = view_of(make_explanation(leader, 0, unanimous=leader == 0)).why()
-    assert (~is_grey(tile)).sum() == 2 * 64 * 16
 
 
 @pytest.mark.parametrize("size", [513, 2000])
@@ -236,7 +198,7 @@ def test_the_tiles_stand_in_two_rows_of_three():
     leader, unanimous = quarters(32)
     explanation = make_explanation(leader, unanimous=unanimous, weight=0.8)
     image, masks = noise(32, 32), np.stack([leader[0].numpy() == n for n in range(3)]).astype(int)
-    view = view_on(explanation, image, masks, masks[0])
+    view = View(explanation, image, masks, masks[0])
     panel = render_panel(explanation, image, masks, masks[0])
     drawn = (view.image, view.contours(), view.result())
     places = [places_of(tile, panel) for tile in (*drawn, view.who())]
@@ -260,20 +222,6 @@ def test_every_name_stands_in_the_legend_beside_its_colour():
     assert says(panel, "val-0", 21)
 
 
-def test_of_forty_annotators_eleven_are_named_and_the_others_counted():
-    names = [f"rater {n:02}" for n in range(40)]
-    leader = torch.zeros(1, 40, 40).long()
-    for n in range(40):
-        leader[:, n:] = n
-    leader[:, :11, 20:] = torch.arange(11)[:, None]  # as the first column, so the first lead
-    leader[:, 11:, 20:] = torch.arange(29)[:, None] % 11
-    panel = render_panel(make_explanation(leader, annotators=names), noise(40, 40))
-    size = round(BODY * 280 / 256)
-    assert all(says(panel, name, size) for name in names[:11])
-    assert not any(says(panel, name, size) for name in names[11:])
-    assert says(panel, "29 others 36%", size)
-
-
 def test_the_scale_bar_begins_and_ends_in_the_colours_of_its_values():
     panel = render_panel(make_explanation(quarters()[0], weight=0.8), noise(8, 8))
     _, bar, _ = scale_entries()
@@ -293,7 +241,7 @@ def test_callouts_have_numbers_in_the_picture_and_cards_below():
     }
     image = noise(64, 64)
     panel = render_panel(explanation, image, patches=patches)
-    ((top, left),) = places_of(view_on(explanation, image).who(), panel)
+    ((top, left),) = places_of(View(explanation, image, None, None).who(), panel)
     why = panel[top : top + 256, left + 272 : left + 272 + 256]
     for n, (y, x) in enumerate([(20, 20), (20, 230), (230, 20)]):
         assert tuple(why[y, x]) == kernel_shade(annotator_palette(3)[n], n, 3)
@@ -315,18 +263,6 @@ def test_a_missing_patch_leaves_its_frame_empty():
     assert says(panel, "(image not found)", BODY)
 
 
-def test_what_is_shown_of_the_image_is_said():
-    explanation = make_explanation(quarters(64)[0])
-    assert says(render_panel(explanation, noise(64, 64)), "64 x 64 pixels", BODY)
-    channels = np.zeros((64, 64, 4), dtype=np.uint8)
-    assert says(render_panel(explanation, channels), "channel 1 of 4", BODY)
-    deep = np.full((64, 64), 300, dtype=np.uint16)
-    deep[:, 32:] = 40_000
-    panel = render_panel(explanation, deep)
-    assert says(panel, "black 300, white 40000", BODY)
-    assert places_of(np.repeat([[[0] * 3, [255] * 3]], 256, axis=0).astype(np.uint8), panel)
-
-
 @pytest.mark.parametrize(
     ("size", "shown"),
     [((64, 64), 256), ((100, 100), 300), ((1000, 1000), 512), ((600, 300), 512), ((300, 600), 512)],
@@ -335,7 +271,7 @@ def test_tiles_are_legible_at_any_size(size, shown):
     leader = torch.zeros(1, *size).long()
     leader[:, size[0] // 2 :] = 1
     explanation, image = make_explanation(leader), noise(*size)
-    view = view_on(explanation, image)
+    view = View(explanation, image, None, None)
     height, width = view.size
     assert max(height, width) == shown
     assert height / width == pytest.approx(size[0] / size[1], rel=0.01)
@@ -405,27 +341,14 @@ def texts(entries):
     return [entry.text for entry in entries]
 
 
-def test_legend_names_every_annotator_with_colour_and_part():
-    leader, unanimous = quarters()
-    cast = cast_for(make_explanation(leader, unanimous=unanimous))
-    title, *entries = annotator_entries(cast)
-    assert "share of what is not hatched" in title.text
-    assert texts(entries) == ["Ana 33%", "Ben 33%", "Cleo 33%"]
-    assert [tuple(entry.chip[0, 0]) for entry in entries] == list(annotator_palette(3))
-
-
-def test_long_names_stay_distinct():
-    names = [f"radiologist-with-a-very-long-name-{i:02d}" for i in range(12)]
-    cast = cast_for(make_explanation(torch.zeros(1, 4, 4).long(), annotators=names))
-    entries = texts(annotator_entries(cast)[1:])
-    assert len(set(entries)) == 12
-    assert all("…" in text and len(text) < 30 for text in entries)
+def entries_of(explanation):
+    return annotator_entries(explanation.annotators, Summary.of(explanation))
 
 
 def test_where_nobody_decides_there_are_names_without_parts():
     leader, _ = quarters()
-    cast = cast_for(make_explanation(leader, unanimous=torch.ones_like(leader).bool()))
-    assert texts(annotator_entries(cast)) == ["Annotators:", "Ana", "Ben", "Cleo"]
+    explanation = make_explanation(leader, unanimous=torch.ones_like(leader).bool())
+    assert texts(entries_of(explanation)) == ["Annotators:", "Ana", "Ben", "Cleo"]
 
 
 @pytest.mark.parametrize(
@@ -440,16 +363,6 @@ def test_where_nobody_decides_there_are_names_without_parts():
 )
 def test_what_is_not_shown_of_an_image_is_said(shape, kind, expected):
     assert texts(image_notes(np.full(shape, 7, dtype=kind))) == expected
-
-
-def test_the_scale_bar_runs_between_its_ends():
-    low, high, _ = scale_entries()
-    assert low.text.startswith("0 ")
-    assert high.text.startswith("1 ")
-    width = high.chip.shape[1]
-    np.testing.assert_array_equal(high.chip[0], value_colours(np.linspace(0, 1, width)[None])[0])
-    brightness = high.chip[0].astype(int) @ [299, 587, 114]
-    assert (np.diff(brightness) < 0).all()  # told apart without hues too
 
 
 def test_who_has_no_contour_is_said_with_the_reason():

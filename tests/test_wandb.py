@@ -115,50 +115,10 @@ def artifacts(run, kind):
     return [{e.path: Path(e.local_path) for e in a.manifest.contents} for a in found]
 
 
-def test_it_holds_the_prototypes_as_a_picture(run, logged):
-    (gallery,) = media(logged, "explanations/gallery")
-    image = Image.open(run.parent / "files" / gallery["filenames"][0])
-    assert np.array_equal(np.asarray(image), np.asarray(Image.open(written(run, "gallery.png"))))
-
-
-def test_it_holds_the_prototypes_as_a_table_with_a_row_each(run, logged):
-    assert "explanations/prototypes/path" in logged
-    name = "explanations/prototypes.table.json"
-    (files,) = (files for files in artifacts(run, "run_table") if name in files)
-    table = json.loads(files[name].read_text())
-    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-    assert [(row["annotator"], row["kernel"]) for row in rows] == [
-        (annotator, kernel) for annotator in ANNOTATORS for kernel in (0, 1)
-    ]
-    named = json.loads(written(run, "manifest.json").read_text())["prototypes"]
-    for row, prototype in zip(rows, named, strict=True):
-        card = Image.open(files[row["card"]["path"]])
-        assert card.size == (row["card"]["width"], row["card"]["height"])
-        assert set(row) == {"card", *prototype} - {"nearest"}
-        for column in set(row) - {"card"}:
-            assert row[column] == pytest.approx(prototype[column]), column
-        assert 0 <= row["insertion"] <= 1
-    assert sum(row["use"] for row in rows) == pytest.approx(1)
-
-
-def test_it_holds_each_metrics_curves_of_all_annotators_in_one_chart(run, logged):
-    shown = media(logged, "curves/dice_table")
-    assert len(shown) == 2
-    table = json.loads((run.parent / "files" / shown[-1]["path"]).read_text())
-    lines = {}
-    for row in table["data"]:
-        point = dict(zip(table["columns"], row, strict=True))
-        lines.setdefault(point["lineKey"], []).append((point["step"], point["lineVal"]))
-    assert tuple(lines) == ANNOTATORS
-    for name, line in lines.items():
-        assert [epoch for epoch, _ in line] == [0, 1]
-        assert [value for _, value in line] == pytest.approx(logged[f"val/dice/{name}"][:2])
-
-
 def test_it_holds_the_end_of_the_run_as_an_artifact(run):
     (files,) = artifacts(run, "explanation")
     panels = {f"final-val-{number}.png" for number in ("0000", "0003")}
-    assert set(files) == {*panels, "report.html", "gallery.png", "curves.csv", "manifest.json"}
+    assert set(files) == {*panels, "report.html", "gallery.png", "manifest.json"}
     for name, file in files.items():
         assert file.read_bytes() == written(run, name).read_bytes()
     manifest = json.loads(files["manifest.json"].read_text())
@@ -169,7 +129,7 @@ def test_it_holds_the_end_of_the_run_as_an_artifact(run):
     assert (manifest["epochs"], manifest["step"]) == (2, 4)
 
 
-def test_it_holds_the_whole_configuration_and_the_state_of_the_source(run):
+def test_it_holds_the_whole_configuration(run):
     config = {}
     for record in records(run):
         for change in record.config.update:

@@ -1,37 +1,46 @@
 """Explanations while a model is trained, as pictures and tables, for loggers and as files."""
 
-import itertools
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.trainer.states import TrainerFn
 
 from tax_lightning.callbacks.checkpoint import is_dry_run, is_explained
-from tax_lightning.callbacks.loggers import Curves, Destinations, write_curves
-from tax_lightning.callbacks.prediction_writer import coloured_names, write_manifest
-from tax_lightning.callbacks.prototype_cards import callout_patches, prototype_cards
-from tax_lightning.callbacks.samples import ExplainedSample, explained_samples, undisturbed
+from tax_lightning.callbacks.loggers import Destinations
+from tax_lightning.callbacks.prediction_writer import coloured_names
+from tax_lightning.callbacks.samples import (
+    ExplainedSample,
+    explained_samples,
+    training_reader,
+    undisturbed,
+)
 from tax_lightning.constants import __version__
-from tax_lightning.files import file_name
+from tax_lightning.files import file_name, write_json
 from tax_lightning.models.network import TAXNetwork
-from tax_lightning.visualization.gallery import PrototypeCard, render_card, render_gallery
+from tax_lightning.visualization.annotations import callout_patches
+from tax_lightning.visualization.gallery import (
+    PrototypeCard,
+    read_cards,
+    render_gallery,
+    shown_images,
+    with_use,
+)
 from tax_lightning.visualization.panel import render_panel
 from tax_lightning.visualization.report import write_page
-
-_CARDS_A_PAGE = 24
+from tax_lightning.visualization.summary import Summary
 
 
 class ExplanationLogger(Callback):
     """Show who decides and why, on the same few validation images throughout a training run.
 
     Every ``every_n_epochs`` epochs and at the end, a panel of each image goes to the loggers and
-    into the folder ``explanations`` of the run. The prototypes follow at the end: ``gallery.png``,
-    or one for each annotator where there are many, and in W&B a table. The files of the end, with
-    ``curves.csv``, ``report.html`` and ``manifest.json``, which names them, are one W&B artifact.
+    into the folder ``explanations`` of the run. The prototypes follow at the end.
+    The files of the end, with ``report.html`` and ``manifest.json``, are one
+    W&B artifact.
 
     Training images are read again from the data each time; no checkpoint holds image data. Only
     the process of rank zero draws, and it waits for no other. A logger or folder that fails is
@@ -67,30 +76,12 @@ class ExplanationLogger(Callback):
     def _begin(self) -> None:
         self.folder: Path | None = None
         self.report: list[Path] = []
-        self._curves: Curves = {}
         self._finished = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Forget what belongs to an earlier run."""
         if stage == "fit":
             self._begin()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The curves so far, so that those of a resumed run are whole."""
-        return {"curves": self._curves}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the curves of the run that is resumed."""
-        self._curves = state_dict["curves"]
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the metrics of each annotator."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            for key, value in trainer.callback_metrics.items():
-                stage, metric, name = (*key.split("/", 2), "", "")[:3]
-                if stage == "val" and name in getattr(pl_module, "annotators", ()):
-                    line = self._curves.setdefault(metric, {}).setdefault(name, {})
-                    line[trainer.current_epoch] = float(value)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw after every so many epochs, but not the last, as the end of training draws too."""
@@ -125,51 +116,44 @@ class ExplanationLogger(Callback):
             seen = list(explained_samples(trainer, self.samples))
             if not seen:
                 to.warn_once("samples", "ExplanationLogger: no validation images, so no pictures.")
-            patches = callout_patches(trainer, [one.explanation for one in seen])
+                return
+            sources = seen[0].explanation.sources
+            read = training_reader(trainer, shown_images(sources))
+            patches = callout_patches([one.explanation for one in seen], read)
             panels = []
             for one in seen:
                 name = one.explanation.ids[0]
                 panel = render_panel(one.explanation, one.picture, patches=patches, **one.labels)
                 file = f"{stage}-{file_name(name)}.png"
                 panels += to.picture(f"explanations/{name}", panel, file)
-            if self._curves:
-                to.curves(self._curves)
             if self._finished:
-                self.report = self._show_model(to, seen, panels)
+                self.report = self._show_model(to, seen, read_cards(sources, read), panels)
 
     def _show_model(
-        self, to: Destinations, seen: Sequence[ExplainedSample], panels: Sequence[Path]
+        self,
+        to: Destinations,
+        seen: Sequence[ExplainedSample],
+        cards: list[PrototypeCard],
+        panels: Sequence[Path],
     ) -> list[Path]:
         """Hand over prototypes, page and manifest; returns all files of the end."""
         explanations = [one.explanation for one in seen]
-        cards = prototype_cards(to.trainer, explanations, [one.image for one in seen])
-        gallery = [
-            file
-            for name, of_page in _pages(cards).items()
-            for file in to.picture(
-                f"explanations/{name}", render_gallery(of_page), f"{file_name(name)}.png"
-            )
-        ]
-        facts = [
-            {**asdict(card.source), "use": card.use, "insertion": card.insertion} for card in cards
-        ]
-        if cards:
-            rows = [
-                {"card": render_card(card)} | {k: v for k, v in fact.items() if k != "nearest"}
-                for card, fact in zip(cards, facts, strict=True)
-            ]
-            to.table("explanations/prototypes", rows)
+        summary = functools.reduce(operator.add, map(Summary.of, explanations))
+        cards = with_use(cards, summary)
+        gallery = []
+        if any(card.source.projected for card in cards):
+            gallery = to.picture("explanations/gallery", render_gallery(cards), "gallery.png")
+        facts = [{**asdict(card.source), "use": card.use} for card in cards]
         page, network = [], getattr(to.trainer.lightning_module, "network", None)
-        if seen and isinstance(network, TAXNetwork):
+        if isinstance(network, TAXNetwork):
             samples = [(one.explanation, one.picture) for one in seen]
             source = "the model at the end of its training"
             page = to.file("report.html", lambda path: write_page(samples, cards, path, source))
-        curves = to.file("curves.csv", lambda path: write_curves(self._curves, path))
         content = {
             "version": __version__,
             "epochs": to.trainer.current_epoch,
             "step": to.trainer.global_step,
-            **(coloured_names(explanations[0]) if seen else {"annotators": [], "classes": []}),
+            **coloured_names(explanations[0]),
             "panels": [
                 {"id": explanation.ids[0], "file": path.name}
                 for explanation, path in zip(explanations, panels, strict=False)  # or no files
@@ -178,16 +162,8 @@ class ExplanationLogger(Callback):
             "page": page[0].name if page else None,
             "prototypes": facts,
         }
-        manifest = to.file("manifest.json", lambda path: write_manifest(path, content))
-        report = [*page, *panels, *gallery, *curves, *manifest]
+        manifest = to.file("manifest.json", lambda path: write_json(path, content))
+        report = [*page, *panels, *gallery, *manifest]
         if report:
             to.artifact("explanation", report)
         return report
-
-
-def _pages(cards: Sequence[PrototypeCard]) -> dict[str, list[PrototypeCard]]:
-    """The cards by the names of the pages that they go on."""
-    if len(cards) <= _CARDS_A_PAGE:
-        return {"gallery": list(cards)} if cards else {}
-    by_annotator = itertools.groupby(cards, key=lambda card: card.source.annotator)
-    return {f"gallery-{name}": list(page) for name, page in by_annotator}

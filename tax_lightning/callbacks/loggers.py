@@ -1,14 +1,10 @@
-"""What a run's folder and loggers get beyond scalars: pictures, tables, charts, files, settings."""
+"""What a run's folder and loggers get beyond scalars: pictures, files, settings."""
 
-import csv
-import re
-import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import lightning as L
-import numpy as np
 import yaml
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
@@ -17,16 +13,13 @@ from PIL import Image
 
 from tax_lightning.visualization.palette import Picture
 
-Curves: TypeAlias = dict[str, dict[str, dict[int, float]]]
-"""Validation values by metric, annotator and epoch."""
-
 
 class Destinations:
     """The folder and the loggers of a run. Each gets what it can hold, in its own form.
 
-    W&B takes pictures, tables, charts and artifacts; TensorBoard takes pictures and groups curves;
-    other loggers take pictures if they have Lightning's ``log_image``. A failure does not stop the
-    training: it is reported once, and noted in ``warned``.
+    W&B takes pictures and artifacts; TensorBoard takes pictures; other loggers do if they have
+    Lightning's ``log_image``. A failure does not stop the training: it is reported once, and noted
+    in ``warned``.
     """
 
     def __init__(self, trainer: L.Trainer, warned: set[str]) -> None:
@@ -46,48 +39,6 @@ class Destinations:
         image = Image.fromarray(picture)
         # Twice as fast as the usual compression, for files that are a tenth larger.
         return self.file(name, lambda path: image.save(path, compress_level=3))
-
-    def table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Hand over a table, a column for each key of the rows; arrays in it are pictures."""
-
-        def send(logger: Logger, step: int) -> None:
-            if isinstance(logger, WandbLogger):
-                import wandb  # takes a second, which runs with other loggers need not wait for
-
-                values = [
-                    [wandb.Image(v) if isinstance(v, np.ndarray) else v for v in row.values()]
-                    for row in rows
-                ]
-                logger.log_table(key, list(rows[0]), values, step=step)
-
-        self._send(f"the table {key!r}", send)
-
-    def curves(self, curves: Curves) -> None:
-        """Show the curves of all annotators in one chart for each metric."""
-
-        def send(logger: Logger, step: int) -> None:
-            if isinstance(logger, WandbLogger):
-                import wandb
-
-                charts: dict[str, Any] = {
-                    f"curves/{metric}": wandb.plot.line_series(
-                        xs=[list(line) for line in lines.values()],
-                        ys=[list(line.values()) for line in lines.values()],
-                        keys=list(lines),
-                        title=f"{metric} by annotator",
-                        xname="epoch",
-                    )
-                    for metric, lines in curves.items()
-                }
-                logger.log_metrics(charts, step)
-            elif isinstance(logger, TensorBoardLogger):
-                layout = {
-                    metric: ["Multiline", [f"^{re.escape(f'val/{metric}/{n}')}$" for n in lines]]
-                    for metric, lines in curves.items()
-                }
-                logger.experiment.add_custom_scalars({"by annotator": layout})
-
-        self._send("the curves", send)
 
     def artifact(self, name: str, files: Sequence[Path]) -> None:
         """Hand over files as one artifact of the type ``name``."""
@@ -146,16 +97,6 @@ def _run_folder(trainer: L.Trainer) -> Path:
     return Path(logger.save_dir or trainer.default_root_dir, *parts)
 
 
-def write_curves(curves: Curves, path: Path) -> None:
-    """Write a table of comma-separated values with one row for each value."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(("metric", "annotator", "epoch", "value"))
-        for metric, lines in curves.items():
-            for name, line in lines.items():
-                table.writerows((metric, name, *point) for point in line.items())
-
-
 def working(loggers: Sequence[Logger]) -> list[Logger]:
     """The loggers of a trainer; a ``CSVLogger`` in place of each that cannot begin, and a warning.
 
@@ -178,24 +119,11 @@ def working(loggers: Sequence[Logger]) -> list[Logger]:
 class LoggedConfig(SaveConfigCallback):
     """Tells every logger the whole configuration of a run, beside the file ``config.yaml``.
 
-    Lightning itself tells them the hyper-parameters of the model only. The state of the source
-    code, ``git``, is told too where the run was started in a repository.
+    Lightning itself tells them the hyper-parameters of the model only.
     """
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Tell the loggers."""
         config: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
         for logger in trainer.loggers:
-            logger.log_hyperparams({**config, **source_state(Path.cwd())})
-
-
-def source_state(folder: Path) -> dict[str, str]:
-    """The commit of a folder, ``-dirty`` if tracked files differ from it; empty without git."""
-    describe = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            [*describe, "--abbrev=40"], capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"git": done.stdout.strip()}
+            logger.log_hyperparams(config)

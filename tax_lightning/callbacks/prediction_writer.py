@@ -2,8 +2,6 @@
 
 import dataclasses
 import itertools
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import Explanation, Prediction
-from tax_lightning.files import file_name
+from tax_lightning.files import file_name, write_json
 from tax_lightning.visualization.drawing import UNANIMOUS_INDEX, who_index_map
 from tax_lightning.visualization.palette import (
     Colour,
@@ -114,7 +112,7 @@ class PredictionWriter(BasePredictionWriter):
             images = itertools.chain.from_iterable(images for _, images in parts)
             by_id = sorted(images, key=lambda image: str(image["id"]))
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            write_manifest(self.manifest, {**names, "images": by_id})
+            write_json(self.manifest, {**names, "images": by_id})
 
     def _write_image(self, prediction: Prediction) -> None:
         (sample_id,) = prediction.ids
@@ -147,14 +145,6 @@ class PredictionWriter(BasePredictionWriter):
 
     def _save(self, file: str, values: Any, palette: Mapping[int, Colour]) -> None:  # noqa: ANN401
         indexed_png(np.asarray(values).astype(np.uint8), palette).save(self.output_dir / file)
-
-
-def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, which appears whole or not at all; numbers that JSON lacks become null."""
-    unfinished = path.with_suffix(".json.tmp")
-    plain = json.loads(json.dumps(content), parse_constant=lambda _: None)
-    unfinished.write_text(json.dumps(plain, ensure_ascii=False, indent=2), encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 def coloured_names(prediction: Prediction) -> dict[str, list[dict[str, Any]]]:

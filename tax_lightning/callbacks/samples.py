@@ -1,8 +1,8 @@
 """The samples of a running trainer: read one at a time, explained, and as pictures."""
 
 import itertools
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -24,7 +24,6 @@ class ExplainedSample(NamedTuple):
     """A validation sample without its padding, and what the model says of it."""
 
     explanation: Explanation
-    image: Tensor  # [ch, H, W], normalised
     picture: Picture
     labels: dict[str, NDArray[Any]]  # "masks" [N, H, W] and "reference" [H, W], where there are any
 
@@ -34,16 +33,13 @@ def explained_samples(trainer: L.Trainer, count: int) -> Iterator[ExplainedSampl
 
     They are explained with their padding, so that the model sees what it sees in validation.
     """
-    for loader in _flat(trainer.val_dataloaders)[:1]:
-        size = _length(loader)
-        spread = sorted({round(i) for i in np.linspace(0, size - 1, min(count, size))})
-        for sample in itertools.islice(_single_samples(trainer, loader, spread), count):
+    for loader in _loaders(trainer.val_dataloaders)[:1]:
+        for sample in _single_samples(trainer, loader, count):
             image = sample["image"][0]
             height, width = sample["size"][0].tolist() if "size" in sample else image.shape[-2:]
             labels = {key: sample[key][0] for key in ("masks", "reference") if key in sample}
             yield ExplainedSample(
                 explained(trainer, image, sample["id"][0]).crop(height, width),
-                image[..., :height, :width],
                 picture_of(trainer, image)[:height, :width],
                 {key: np.asarray(label)[..., :height, :width] for key, label in labels.items()},
             )
@@ -68,28 +64,22 @@ def picture_of(trainer: L.Trainer, image: Tensor) -> Picture:
     return as_picture(image.detach().cpu().float().numpy().transpose(1, 2, 0))
 
 
-def training_images(trainer: L.Trainer, ids: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-    """Some of the training images, each once with its id, so that only one is held in memory.
+def training_reader(trainer: L.Trainer, ids: set[str]) -> Callable[[str], Picture]:
+    """What gives the pictures of training images, with ``LookupError`` for those not at hand.
 
-    The data module reads them if it can, after its evaluation transform; else they are taken from
-    one pass over the training samples. Those that cannot be found are left out: the model may have
-    been trained on other data.
+    The data module reads them if it can, after its evaluation transform. Else those of these ids
+    are taken from one pass over the training samples.
     """
-    wanted = set(ids)
     datamodule: Any = getattr(trainer, "datamodule", None)
     if hasattr(datamodule, "read"):
-        for sample_id in sorted(wanted):
-            with suppress(LookupError, OSError, ValueError):
-                yield sample_id, datamodule.read(sample_id)["image"]
-        return
-    for loader in _flat(trainer.train_dataloader):
-        for sample in _single_samples(trainer, loader, range(_length(loader))):
-            if not wanted:
-                return
+        return lambda sample_id: picture_of(trainer, datamodule.read(sample_id)["image"])
+    found: dict[str, Picture] = {}
+    for loader in _loaders(trainer.train_dataloader) if ids else []:
+        for sample in _single_samples(trainer, loader):
             (sample_id,) = sample["id"]
-            if sample_id in wanted:
-                wanted.remove(sample_id)
-                yield sample_id, sample["image"][0]
+            if sample_id in ids:
+                found[sample_id] = picture_of(trainer, sample["image"][0])
+    return found.__getitem__
 
 
 @contextmanager
@@ -105,35 +95,27 @@ def undisturbed(module: torch.nn.Module) -> Iterator[None]:
                 part.training = training
 
 
-def _single_samples(
-    trainer: L.Trainer,
-    loader: Any,  # noqa: ANN401 - any iterable may serve as a loader
-    indices: Iterable[int],
-) -> Iterator[Batch]:
-    """Batches of one, checked as the module checks its batches.
+def _loaders(nested: Any) -> list[DataLoader[Any]]:  # noqa: ANN401 - one, or any nesting of them
+    loaders = CombinedLoader([] if nested is None else nested).flattened
+    return [loader for loader in loaders if isinstance(loader, DataLoader)]
 
-    Samples are read by index where possible, as a second iteration over a loader that training
-    holds open would restart its workers.
+
+def _single_samples(
+    trainer: L.Trainer, loader: DataLoader[Any], count: int | None = None
+) -> Iterator[Batch]:
+    """Batches of one, all or so many, checked as the module checks its batches.
+
+    The data set is asked for its samples, as a second iteration over a loader that training holds
+    open would restart its workers.
     """
-    if _length(loader):
-        batches = (loader.collate_fn([loader.dataset[i]]) for i in indices)
+    samples: Any = loader.dataset
+    if isinstance(samples, IterableDataset):
+        samples = itertools.islice(samples, count)
     else:
-        keys = ("id", "image", "masks", "reference", "size")
-        batches = (
-            {key: batch[key][i : i + 1] for key in keys if key in batch}
-            for batch in map(unpacked, loader)
-            for i in range(len(batch["image"]))
-        )
-    for batch in batches:
+        size = len(samples)
+        spread = np.linspace(0, size - 1, size if count is None else min(count, size))
+        samples = map(samples.__getitem__, sorted({round(i) for i in spread}))
+    for sample in samples:
+        batch = loader.collate_fn([sample])
         checked: Batch = trainer.lightning_module.on_before_batch_transfer(batch, 0)
         yield unpacked(checked)
-
-
-def _flat(loaders: Any) -> list[Any]:  # noqa: ANN401 - a loader, or any nesting of loaders
-    return [] if loaders is None else CombinedLoader(loaders).flattened
-
-
-def _length(loader: Any) -> int:  # noqa: ANN401 - any iterable may serve as a loader
-    """How many samples can be read by index; 0 where they can only be iterated over."""
-    by_index = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
-    return len(loader.dataset) if by_index else 0

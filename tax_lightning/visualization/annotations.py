@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,8 +14,6 @@ from scipy import ndimage
 from tax_lightning.explanation import Explanation, PrototypeSource
 from tax_lightning.visualization.drawing import as_array, check_single
 from tax_lightning.visualization.palette import Picture
-
-_LOOKED_AT = 512  # pixels a side, at most: a spot need not be found to the pixel
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -44,8 +43,7 @@ def find_callouts(explanation: Explanation, limit: int = 5) -> tuple[CallOut, ..
     """The prototypes that decide most pixels of an image, each with the spot to point at.
 
     Args:
-        explanation: the explanation of one image. Of more than 512 pixels a side, every second,
-            third, ... row and column is looked at.
+        explanation: the explanation of one image.
         limit: the most call-outs to return.
 
     Returns:
@@ -53,11 +51,8 @@ def find_callouts(explanation: Explanation, limit: int = 5) -> tuple[CallOut, ..
         first; none if all annotators would say the same everywhere.
     """
     check_single(explanation)
-    step = -(-max(explanation.probs.shape[-2:]) // _LOOKED_AT)
     names = ("leader", "leader_kernel", "leader_share", "unanimous")
-    leader, kernel, share, unanimous = (
-        as_array(getattr(explanation, name)[0, ::step, ::step]) for name in names
-    )
+    leader, kernel, share, unanimous = (as_array(getattr(explanation, name)[0]) for name in names)
     kernels = int(kernel.max()) + 1
     prototype = np.where(unanimous, -1, leader * kernels + kernel)
     pixels = np.bincount(prototype[prototype >= 0])
@@ -68,7 +63,7 @@ def find_callouts(explanation: Explanation, limit: int = 5) -> tuple[CallOut, ..
         region = parts == np.bincount(parts.ravel())[1:].argmax() + 1
         y, x = _innermost(region)
         n, k = divmod(int(index), kernels)
-        callouts.append(CallOut(number, n, k, step * y, step * x, float(share[region].mean())))
+        callouts.append(CallOut(number, n, k, y, x, float(share[region].mean())))
     return tuple(callouts)
 
 
@@ -80,69 +75,60 @@ def _innermost(region: NDArray[np.bool_]) -> tuple[int, int]:
     return int(y + window[0].start), int(x + window[1].start)
 
 
-def region_around(
-    explanation: Explanation, kernel: int, y: int, x: int, annotator: int | None = None
-) -> NDArray[np.bool_]:
-    """The connected pixels around one of them at which a prototype has the largest weight.
-
-    Args:
-        explanation: the explanation of one image.
-        kernel: index of the prototype within its annotator.
-        y: row of the pixel.
-        x: column of the pixel.
-        annotator: index of the prototype's annotator; ``None``: of any.
-
-    Returns:
-        ``[H, W]``; all False where another prototype weighs more at the pixel itself.
-    """
-    check_single(explanation)
-    weighs = explanation.leader_kernel[0] == kernel
-    if annotator is not None:
-        weighs &= explanation.leader[0] == annotator
-    inside = as_array(weighs)
-    parts, _ = ndimage.label(inside)
-    region: NDArray[np.bool_] = (parts == parts[y, x]) & inside[y, x]
-    return region
-
-
 def read_source_patches(
-    read: Callable[[str], Picture], sources: Mapping[Key, PrototypeSource], size: int = 48
+    read: Callable[[str], Picture], sources: Mapping[Key, PrototypeSource]
 ) -> dict[Key, SourcePatch]:
     """Cut the training patches behind prototypes from their images.
+
+    A patch has 48 pixels a side, of large images a quarter of the short side. At the border it is
+    moved inside the image.
 
     Args:
         read: gives the picture ``[H, W, 3]`` uint8 of a training image by its id, in the frame of
             the evaluation transform; may raise ``LookupError``, ``OSError`` or ``ValueError`` for
-            an image that it does not have.
+            an image that it does not have. Each image is read once.
         sources: prototypes by any key, such as (annotator index, kernel).
-        size: side of a patch in pixels; patches at the border are moved inside the image.
 
     Returns:
-        A patch for each prototype that has been projected and whose image can be read.
+        A patch for each prototype that has been projected and whose pixel can be read.
 
     Example:
         >>> source = PrototypeSource("Ana", 0, "a", 1, 90, 1.0, "cell", True, ())
         >>> image = np.zeros((100, 100, 3), dtype=np.uint8)
-        >>> patch = read_source_patches(lambda id: image, {(0, 0): source}, size=48)[0, 0]
+        >>> patch = read_source_patches(lambda id: image, {(0, 0): source})[0, 0]
         >>> patch.image.shape, patch.y, patch.x
         ((48, 48, 3), 1, 38)
     """
-    patches = {}
+    by_image = defaultdict(list)
     for key, source in sources.items():
-        if not source.projected:
-            continue
+        if source.projected:
+            by_image[source.sample_id].append(key)
+    patches = {}
+    for sample_id, keys in by_image.items():
         try:
-            picture = read(source.sample_id)
+            picture = read(sample_id)
         except (LookupError, OSError, ValueError):
             continue  # the model may have been trained on other data; the panel says so
         height, width = picture.shape[:2]
-        top = max(0, min(source.y - size // 2, height - size))
-        left = max(0, min(source.x - size // 2, width - size))
-        piece = picture[top : top + size, left : left + size].copy()
-        patches[key] = SourcePatch(piece, source.y - top, source.x - left)
+        size = max(48, min(height, width) // 4)
+        for key in keys:
+            y, x = sources[key].y, sources[key].x
+            if y >= height or x >= width:
+                continue  # an image that is cut at random may not have the pixel
+            top = max(0, min(y - size // 2, height - size))
+            left = max(0, min(x - size // 2, width - size))
+            piece = picture[top : top + size, left : left + size].copy()
+            patches[key] = SourcePatch(piece, y - top, x - left)
     return patches
 
 
-def patch_side(height: int, width: int) -> int:
-    """Side of the patches of an image: 48 pixels, of large images a quarter of the short side."""
-    return max(48, min(height, width) // 4)
+def callout_patches(
+    explanations: Iterable[Explanation], read: Callable[[str], Picture]
+) -> dict[tuple[int, int], SourcePatch]:
+    """The training patches that the explanations' panels will show, by annotator and kernel."""
+    sources = {
+        (callout.annotator, callout.kernel): explanation.sources[callout.annotator][callout.kernel]
+        for explanation in explanations
+        for callout in find_callouts(explanation)
+    }
+    return read_source_patches(read, sources)

@@ -6,10 +6,8 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from tax_lightning.explanation import PrototypeSource
@@ -17,17 +15,17 @@ from tax_lightning.visualization.annotations import SourcePatch, read_source_pat
 from tax_lightning.visualization.drawing import thumbnail
 from tax_lightning.visualization.palette import INK, PAPER, Colour, Picture, annotator_palette
 from tax_lightning.visualization.sheet import FAINT_INK, NO_PICTURE, Entry, Sheet, shorten
+from tax_lightning.visualization.summary import Summary
 
-SHOWN_NEAREST = 3
+_SHOWN_NEAREST = 3
 _COLUMNS = 4
 _CARD, _CROP, _THUMBNAIL, _NEAREST = 304, 184, 104, 92  # pixels
-_PAGE_CROP, _PAGE_SCENE = 64, 160  # pixels of a training image that a page shows
+_SCENE = 160  # pixels a side, at most, of a whole image on a card
 _TAGLINE = (
     "What the model compares new pixels with: each prototype is one pixel of a training image"
 )
 _SIGNS = (
     Entry("ring: the pixel"),
-    Entry("line: the region around it where the prototype weighs most"),
     Entry("box: where the patch lies in its image"),
 )
 
@@ -40,10 +38,7 @@ class PrototypeCard:
         source: annotator, kernel, and the training pixel, with its nearest pixels.
         colour: of the prototype's annotator.
         use: share of the decided pixels of some images that the prototype decides, in ``[0, 1]``.
-        insertion: share of images in which the prototype has the largest weight where its patch is
-            pasted in, in ``[0, 1]``.
         patch: a crop of the training image around the pixel.
-        region: ``[h, w]`` bool, the pixels of the crop around which the prototype decides.
         image: the whole training image, in any size.
         size: height and width of the training image in pixels of ``source.y`` and ``source.x``.
         nearest: crops around the first of ``source.nearest``; ``None`` for images not at hand.
@@ -57,9 +52,7 @@ class PrototypeCard:
     source: PrototypeSource
     colour: Colour
     use: float | None = None
-    insertion: float | None = None
     patch: SourcePatch | None = None
-    region: NDArray[np.bool_] | None = None
     image: Picture | None = None
     size: tuple[int, int] | None = None
     nearest: tuple[SourcePatch | None, ...] = ()
@@ -79,7 +72,7 @@ def read_cards(
         >>> image = np.zeros((100, 200, 3), dtype=np.uint8)
         >>> (card,) = read_cards([[source]], lambda id: image)
         >>> card.patch.image.shape, card.image.shape
-        ((64, 64, 3), (80, 160, 3))
+        ((48, 48, 3), (80, 160, 3))
     """
     cards = [
         PrototypeCard(source, colour)
@@ -91,17 +84,14 @@ def read_cards(
     }
     scenes: dict[str, tuple[Picture, tuple[int, int]]] = {}
 
-    @lru_cache(maxsize=1)
     def picture_of(sample_id: str) -> Picture:
         if read is None:
             raise LookupError(sample_id)
         picture = read(sample_id)
-        scenes[sample_id] = thumbnail(picture, _PAGE_SCENE), (picture.shape[0], picture.shape[1])
+        scenes[sample_id] = thumbnail(picture, _SCENE), (picture.shape[0], picture.shape[1])
         return picture
 
-    # In the order of the images, so that each is read once and none is kept.
-    in_order = dict(sorted(places.items(), key=lambda item: item[1].sample_id))
-    patches = read_source_patches(picture_of, in_order, _PAGE_CROP)
+    patches = read_source_patches(picture_of, places)
     for n, card in enumerate(cards):
         image, size = scenes.get(card.source.sample_id, (None, None))
         patch, *nearest = (patches.get((n, rank)) for rank, _ in _places(card.source))
@@ -109,10 +99,22 @@ def read_cards(
     return cards
 
 
+def with_use(cards: Sequence[PrototypeCard], summary: Summary) -> list[PrototypeCard]:
+    """The cards of all prototypes, told how much each decides."""
+    shares = summary.kernel_usage.ravel().tolist()
+    return [replace(card, use=use) for card, use in zip(cards, shares, strict=True)]
+
+
+def shown_images(sources: Sequence[Sequence[PrototypeSource]]) -> set[str]:
+    """The ids of the training images from which cards show something."""
+    projected = (source for row in sources for source in row if source.projected)
+    return {place.sample_id for source in projected for _, place in _places(source)}
+
+
 def _places(source: PrototypeSource) -> Iterator[tuple[int, PrototypeSource]]:
     """The pixel itself with rank 0, then its nearest ones."""
     yield 0, source
-    for rank, (sample_id, y, x, _) in enumerate(source.nearest[:SHOWN_NEAREST], start=1):
+    for rank, (sample_id, y, x, _) in enumerate(source.nearest[:_SHOWN_NEAREST], start=1):
         yield rank, replace(source, sample_id=sample_id, y=y, x=x)
 
 
@@ -163,7 +165,6 @@ def card_facts(card: PrototypeCard) -> tuple[str, ...]:
     for value, text in (
         (card.use, "decides: {:.0%} of the disputed pixels"),
         (source.purity, "nearest pixels with one label: {:.0%}"),
-        (card.insertion, "recognised by its patch alone: {:.0%}"),
         (source.similarity, "similarity when taken: {:.2f}"),
     ):
         if value is not None and not math.isnan(value):
@@ -178,13 +179,13 @@ def _drawn(sheet: Sheet, card: PrototypeCard) -> Image.Image:
     bar = Image.new("RGB", (_CARD, sheet.frame), card.colour)
     parts = [bar, sheet.line(name, sheet.title, _CARD)]
     if source.projected:
-        crop = sheet.source(card.patch, card.colour, _CROP, card.region)
-        parts.append(sheet.side_by_side([crop, drawn_scene(card)], sheet.nearby))
+        crop = sheet.source(card.patch, card.colour, _CROP)
+        parts.append(sheet.side_by_side([crop, _scene(card)], sheet.nearby))
     parts.append(sheet.text(card_facts(card), _CARD))
     return sheet.stacked([*parts, *(_nearest(sheet, card) if source.projected else [])])
 
 
-def drawn_scene(card: PrototypeCard) -> Image.Image:
+def _scene(card: PrototypeCard) -> Image.Image:
     """The whole training image, a box round the part that the crop shows."""
     if card.image is None or card.size is None:
         return Image.new("RGB", (1, 1), PAPER)
@@ -210,7 +211,7 @@ def _nearest(sheet: Sheet, card: PrototypeCard) -> list[Image.Image]:
     """The next nearest pixels, each from another image."""
     boxes = []
     for patch, (sample_id, _, _, similarity) in zip(
-        card.nearest[:SHOWN_NEAREST], card.source.nearest, strict=False
+        card.nearest[:_SHOWN_NEAREST], card.source.nearest, strict=False
     ):
         box = sheet.source(patch, NO_PICTURE, _NEAREST)
         words = [shorten(sample_id, 12), f"{similarity:.2f}"]

@@ -13,15 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation
-from tax_lightning.visualization.annotations import SourcePatch
-from tax_lightning.visualization.drawing import UNANIMOUS_INDEX, as_array, check_single, data_uri
-from tax_lightning.visualization.gallery import PrototypeCard, card_facts, drawn_scene
+from tax_lightning.visualization.drawing import UNANIMOUS_INDEX, as_array, check_single
 from tax_lightning.visualization.palette import Colour, css
-from tax_lightning.visualization.sheet import Sheet
 
 # ------------------------------------------------------------------------------------------ HTML
 
@@ -107,76 +103,25 @@ def bar(share: float, colour: Colour) -> str:
     return f'<span class="bar" style="width:{share:.2%};background:{css(colour)}"></span>'
 
 
-def prototype_card(card: PrototypeCard, anchor: str, shade: Colour) -> str:
-    """A prototype: its name, crop and training image, what is known of it, its nearest pixels."""
-    source = card.source
-    nearest = "".join(
-        _crop(patch, 64, f"Row {y}, column {x} of {sample_id}")
-        for (sample_id, y, x, _), patch in zip(source.nearest, card.nearest, strict=False)
-        if patch is not None
-    )
-    if nearest:
-        nearest = f'<p>Next nearest, in other images:</p><div class="nearest">{nearest}</div>'
-    sights = '<span class="missing">The training image is not at hand</span>'
-    if card.patch is not None:
-        height, width = card.patch.image.shape[:2]
-        words = f"Training example, {width} by {height} pixels, its pixel ringed"
-        sights = _crop(card.patch, 128, words, card.region) + _picture(
-            "scene", drawn_scene(card), "The whole training image, with a box round the crop"
-        )
-    return (
-        f'<article class="card" id="{anchor}" tabindex="-1">'
-        f"<h3>{named(f'{source.annotator}, prototype {source.kernel}', shade)}</h3>"
-        f'<div class="sights">{sights}</div>'
-        f"<p>{'<br>'.join(map(escape, card_facts(card)))}</p>{nearest}</article>\n"
-    )
-
-
-def _crop(
-    patch: SourcePatch, side: int, words: str, region: NDArray[np.bool_] | None = None
-) -> str:
-    return _picture("crop", Sheet().marked(patch, side, region), words)
-
-
-def _picture(kind: str, picture: Image.Image, words: str) -> str:
-    return f'<img class="{kind}" src="{data_uri(np.asarray(picture))}" alt="{escape(words)}">'
-
-
 # ------------------------------------------------------------------------------------------ maps
 
-FINE, COARSE = 100, 25
-"""The largest value of a share in bytes: whole per cents, or steps of four in large reports."""
+PLANES = ("result", "unanimous", "leader", "leader_share", "uncertainty")
+"""Maps of an image, in the order of a page."""
 
-MOST_FINE_VALUES = 50_000_000
-"""Of all images together; noisy maps of so many make a page of about 15 MB."""
-
-PLANES = {
-    "result": False,
-    "unanimous": False,
-    "leader": False,
-    "leader_share": True,
-    "foreground": True,
-    "who": True,
-    "annotator_foreground": True,
-    "why": False,
-}
-"""Maps in the order of a page. True: changes little from pixel to pixel, so differences are kept,
-which take less room."""
+ANNOTATOR_PLANES = ("who", "annotator_result", "why")
+"""Maps with a plane for each annotator, which follow them."""
 
 
-def compact(explanation: Explanation, most: int, levels: int = FINE) -> dict[str, NDArray[Any]]:
+def compact(explanation: Explanation, most: int) -> dict[str, NDArray[Any]]:
     """Maps of an explanation, a byte a value; ``docs/explain.md`` says what each array is.
 
     Args:
         explanation: the explanation of one image.
         most: of the longer side, in pixels. Of a larger image, evenly spread rows and columns are
             kept, so that each value is what the model says of one pixel.
-        levels: the largest value of a share.
 
     Returns:
-        ``rows`` ``[h]``, ``columns`` ``[w]`` and ``levels``; then the maps by name, see `PLANES`.
-        ``who`` holds roots of the weights: small weights stay apart, which count where the
-        annotators with large ones are left out.
+        ``rows`` ``[h]`` and ``columns`` ``[w]``, then the maps by name, see `PLANES`.
 
     Raises:
         ValueError: if there are more annotators, classes or kernels than a byte can tell apart.
@@ -196,29 +141,23 @@ def compact(explanation: Explanation, most: int, levels: int = FINE) -> dict[str
         "result": explanation.decision,
         "unanimous": explanation.unanimous,
         "leader": explanation.leader,
-        "leader_share": levels * explanation.leader_share,
-        "foreground": levels * explanation.probs[:, 1:],
-        "who": levels * explanation.who.sqrt(),
-        "annotator_foreground": levels * explanation.annotator_probs[:, :, 1:],
+        "leader_share": 100 * explanation.leader_share,
+        "uncertainty": 100 * explanation.uncertainty,
+        "who": 100 * explanation.who,
+        "annotator_result": explanation.annotator_decisions,
         "why": explanation.why,
     }
-    maps = {name: as_array(values[name][0])[..., rows[:, None], columns] for name in PLANES}
-    whole = {name: np.rint(array).clip(0, 255).astype(np.uint8) for name, array in maps.items()}
-    return {"rows": rows, "columns": columns, "levels": np.array(levels), **whole}
+    maps = {name: as_array(map_[0])[..., rows[:, None], columns] for name, map_ in values.items()}
+    whole = {name: np.rint(array).astype(np.uint8) for name, array in maps.items()}
+    return {"rows": rows, "columns": columns, **whole}
 
 
 def packed(maps: Mapping[str, NDArray[Any]]) -> str:
     """Maps as one line of text: deflated bytes in base 64."""
-    planes = [_differences(maps[name]) if smooth else maps[name] for name, smooth in PLANES.items()]
-    return base64.b64encode(zlib.compress(b"".join(plane.tobytes() for plane in planes))).decode()
+    planes = b"".join(maps[name].tobytes() for name in (*PLANES, *ANNOTATOR_PLANES))
+    return base64.b64encode(zlib.compress(planes)).decode()
 
 
 def _spread(length: int, count: int) -> NDArray[np.int32]:
     """So many of the places 0 to length - 1, each in the middle of its part."""
     return ((np.arange(count) + 0.5) * length / count).astype(np.int32)
-
-
-def _differences(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Of each pixel from the one to its left, then of each from the one above, modulo 256."""
-    across = np.diff(planes, axis=-1, prepend=np.uint8(0))
-    return np.diff(across, axis=-2, prepend=np.uint8(0))

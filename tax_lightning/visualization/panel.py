@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
-from scipy import ndimage
+from PIL import Image
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Explanation
 from tax_lightning.visualization import drawing
 from tax_lightning.visualization.annotations import CallOut, SourcePatch, find_callouts
 from tax_lightning.visualization.palette import (
-    INK,
-    PAPER,
     Colour,
     Picture,
     annotator_palette,
@@ -28,7 +24,7 @@ from tax_lightning.visualization.palette import (
     value_colours,
 )
 from tax_lightning.visualization.sheet import SMALLEST_TILE, Entry, Sheet, shorten
-from tax_lightning.visualization.summary import Cast, Summary, cast_of
+from tax_lightning.visualization.summary import Summary
 
 _LARGEST_TILE = 512
 _COLUMNS = 3
@@ -50,8 +46,7 @@ def render_panel(
     Six tiles: the image, the annotators' contours and the resulting segmentation; below them who
     decides, why, and how unsure the result is. Under the tiles stand the annotators' colours.
     Numbers in the tile "why" lead to the cards at the foot: the training patch that the deciding
-    prototype was taken from, its pixel marked. Of more than twelve annotators those who decide most
-    of the image are named, see :func:`~tax_lightning.visualization.summary.cast_of`.
+    prototype was taken from, its pixel marked.
 
     Args:
         explanation: the explanation of one image.
@@ -81,9 +76,7 @@ def render_panel(
     drawing.check_single(explanation)
     _check_sizes(explanation, image, masks, reference)
     summary = Summary.of(explanation)
-    view = View(
-        explanation, image, masks, reference, cast_of(explanation.annotators, summary.usage)
-    )
+    view = View(explanation, image, masks, reference)
     callouts = find_callouts(explanation)
     sheet = Sheet(view.scale)
     drawn = "Annotators" if masks is not None else "Annotators, as predicted"
@@ -101,12 +94,12 @@ def render_panel(
         ],
         _COLUMNS,
     )
-    cards = [_card(sheet, view.cast, explanation, callout, patches or {}) for callout in callouts]
+    cards = [_card(sheet, explanation, callout, patches or {}) for callout in callouts]
     return sheet.framed(
         [
             sheet.heading(explanation.ids[0], _TAGLINE, tiles.width),
             tiles,
-            sheet.flow(annotator_entries(view.cast), tiles.width),
+            sheet.flow(annotator_entries(explanation.annotators, summary), tiles.width),
             sheet.flow(_sign_entries(), tiles.width),
             *([sheet.flow([Entry(summary.caveat)], tiles.width)] if summary.caveat else []),
             sheet.line(_CARDS_TITLE if cards else _NOBODY, sheet.title, tiles.width),
@@ -149,9 +142,9 @@ class View:
         image: NDArray[Any],
         masks: NDArray[np.integer] | None,
         reference: NDArray[np.integer] | None,
-        cast: Cast,
     ) -> None:
-        self.cast, self.classes, self.kernels = cast, explanation.classes, explanation.kernels
+        self.classes, self.kernels = explanation.classes, explanation.kernels
+        self.colours = annotator_palette(len(explanation.annotators))
         source_size = image.shape[:2]
         self.size = height, width = _display_size(*source_size)
         self.zoom = np.divide(self.size, source_size)
@@ -180,17 +173,10 @@ class View:
         self.unanimous = drawing.as_array(explanation.unanimous[0])
 
     def contours(self) -> Picture:
-        """Every annotator's contour; where several coincide their colours take turns along it.
-
-        Those who are not named have thin lines in one colour, below the others.
-        """
-        slots, colours = self.cast.slots, np.asarray(self.cast.colours, dtype=np.uint8)
-        named = slots < self.cast.named
-        line, whose = drawing.taking_turns(drawing.contours(self.masks[named], self.line))
+        """Every annotator's contour; where several coincide their colours take turns along it."""
+        line, whose = drawing.taking_turns(drawing.contours(self.masks, self.line))
         picture = drawing.grey_rgb(0.5 * self.grey + 70)
-        if not named.all():
-            picture[drawing.contours(self.masks[~named], 1).any(axis=0)] = colours[-1]
-        picture[line] = colours[slots[named]][whose[line]]
+        picture[line] = np.asarray(self.colours, dtype=np.uint8)[whose[line]]
         return picture
 
     def result(self) -> Picture:
@@ -207,17 +193,15 @@ class View:
 
     def who(self) -> Picture:
         """The leader's colour, fading to the grey image as the others weigh more."""
-        colours = np.asarray(self.cast.colours)[self.cast.slots]
-        picture = drawing.blend(
-            drawing.grey_rgb(self.grey), colours[self.leader], self.certainty[..., None]
-        )
+        colours = np.asarray(self.colours)[self.leader]
+        picture = drawing.blend(drawing.grey_rgb(self.grey), colours, self.certainty[..., None])
         return self._with_unanimous(picture)
 
     def why(self) -> Picture:
         """Shades of the leader's colour for the deciding kernels, with seams between them."""
         kernels = max(self.kernels, int(self.kernel.max()) + 1)
-        shades = [[kernel_shade(c, k, kernels) for k in range(kernels)] for c in self.cast.colours]
-        picture = np.asarray(shades, dtype=np.uint8)[self.cast.slots[self.leader], self.kernel]
+        shades = [[kernel_shade(c, k, kernels) for k in range(kernels)] for c in self.colours]
+        picture = np.asarray(shades, dtype=np.uint8)[self.leader, self.kernel]
         prototype = np.where(self.unanimous, -1, self.leader * kernels + self.kernel)
         picture[drawing.seams(prototype)] = (0, 0, 0)
         return self._with_unanimous(picture)
@@ -246,14 +230,14 @@ def _display_size(height: int, width: int) -> tuple[int, int]:
 # ---------------------------------------------------------------------------------------- legends
 
 
-def annotator_entries(cast: Cast) -> list[Entry]:
-    """A title, then every annotator who is named, with colour and share of the decided pixels."""
-    decided = not np.isnan(cast.parts).any()
+def annotator_entries(annotators: Sequence[str], summary: Summary) -> list[Entry]:
+    """A title, then every annotator with colour and share of the decided pixels, if any."""
+    decided = summary.decided > 0
     title = "Annotators, with their share of what is not hatched:" if decided else "Annotators:"
-    named = zip(cast.names, cast.colours, cast.parts, strict=True)
+    people = zip(annotators, annotator_palette(len(annotators)), summary.usage, strict=True)
     return [Entry(title)] + [
         Entry(shorten(name) + (f" {part:.0%}" if decided else ""), _solid_chip(colour))
-        for name, colour, part in named
+        for name, colour, part in people
     ]
 
 
@@ -345,13 +329,12 @@ def callout_caption(explanation: Explanation, callout: CallOut, has_patch: bool)
 
 def _card(
     sheet: Sheet,
-    cast: Cast,
     explanation: Explanation,
     callout: CallOut,
     patches: Mapping[tuple[int, int], SourcePatch],
 ) -> Image.Image:
     """A call-out's training patch, number and caption."""
-    colour = cast.colours[cast.slots[callout.annotator]]
+    colour = annotator_palette(len(explanation.annotators))[callout.annotator]
     patch = patches.get((callout.annotator, callout.kernel))
     edge = kernel_shade(colour, callout.kernel, explanation.kernels)
     box = sheet.source(patch, edge, sheet.patch)
@@ -366,49 +349,10 @@ def _card(
 def _with_numbers(
     picture: Picture, view: View, callouts: Sequence[CallOut], sheet: Sheet
 ) -> Picture:
-    """Put the call-outs' numbers on the picture, beside regions too thin to hold them."""
+    """Put the call-outs' numbers on their spots, the lowest on top."""
     canvas = Image.fromarray(picture)
-    draw = ImageDraw.Draw(canvas)
-    taken: list[tuple[float, float]] = []
-    for callout in callouts:
+    for callout in reversed(callouts):
         y, x = (np.array([callout.y, callout.x]) + 0.5) * view.zoom
-        region = (view.leader == callout.annotator) & (view.kernel == callout.kernel)
-        cy, cx = _free_place(y, x, region & ~view.unanimous, ~view.unanimous, taken, sheet.disc / 2)
-        taken.append((cy, cx))
-        if (cy, cx) != (y, x):
-            draw.line([(cx, cy), (x, y)], fill=PAPER, width=sheet.frame)
-            draw.line([(cx, cy), (x, y)], fill=INK, width=sheet.frame // 2)
-            dot = 0.75 * sheet.frame
-            draw.ellipse([x - dot, y - dot, x + dot, y + dot], fill=INK, outline=PAPER)
         disc = sheet.number(callout.number)
-        canvas.paste(disc, (round(cx - disc.width / 2), round(cy - disc.height / 2)), disc)
+        canvas.paste(disc, (round(x - disc.width / 2), round(y - disc.height / 2)), disc)
     return np.asarray(canvas)
-
-
-def _free_place(
-    y: float,
-    x: float,
-    own: NDArray[np.bool_],
-    decided: NDArray[np.bool_],
-    taken: Sequence[tuple[float, float]],
-    radius: float,
-) -> tuple[float, float]:
-    """Where to put a number for the spot (y, x): on it if the region is wide, else near it."""
-    height, width = own.shape
-    size = max(1, round(2 * radius))
-    hidden, crowded = (
-        ndimage.uniform_filter(mask.astype(np.float32), size) for mask in (decided & ~own, decided)
-    )
-
-    def cost(place: tuple[float, float]) -> float:
-        cy, cx = place
-        at = min(height - 1, max(0, int(cy))), min(width - 1, max(0, int(cx)))
-        covered = hidden[at] if place == (y, x) else 0.2 + crowded[at]
-        clash = sum(math.hypot(cy - ty, cx - tx) < 2 * radius for ty, tx in taken)
-        outside = not (radius <= cy <= height - radius and radius <= cx <= width - radius)
-        return float(covered + 4 * clash + 2 * outside)
-
-    angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-    distances = (2.2 * radius, 3.4 * radius)
-    around = [(y + d * np.sin(a), x + d * np.cos(a)) for d in distances for a in angles]
-    return min([(y, x), *around], key=cost)

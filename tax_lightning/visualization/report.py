@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import IO, Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +16,17 @@ from PIL import Image
 
 from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation, PrototypeSource
-from tax_lightning.files import file_name
+from tax_lightning.files import file_name, plain, write_json, write_whole
 from tax_lightning.visualization import page as base
-from tax_lightning.visualization.annotations import find_callouts
+from tax_lightning.visualization.annotations import SourcePatch, find_callouts
 from tax_lightning.visualization.drawing import data_uri, shrunk, thumbnail
-from tax_lightning.visualization.gallery import PrototypeCard, read_cards
+from tax_lightning.visualization.gallery import (
+    PrototypeCard,
+    card_facts,
+    read_cards,
+    render_card,
+    with_use,
+)
 from tax_lightning.visualization.palette import (
     Picture,
     annotator_palette,
@@ -33,25 +35,15 @@ from tax_lightning.visualization.palette import (
     value_colours,
 )
 from tax_lightning.visualization.panel import render_panel
-from tax_lightning.visualization.summary import MOST_NAMED, Summary
+from tax_lightning.visualization.summary import Summary
 
 _TITLE = "Who decided, and why"
 _SCRIPTS = ("maps.js", "drawing.js", "spot.js", "page.js")
 _MAX_SIDE = 1024  # pixels
-_MOST_VOICES = 5
-_MOST_CARDS = 24  # that are shown at once
-_IMAGES = "<!-- images -->"  # where their data go
-
-
-class Explained(Protocol):
-    """Explanations of one image each, on the CPU, and the images as pictures."""
-
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[tuple[Explanation, Picture]]: ...
 
 
 def write_report(
-    explained: Explained,
+    explained: Iterable[tuple[Explanation, Picture]],
     output: str | Path,
     read: Callable[[str], Picture] | None = None,
     title: str = _TITLE,
@@ -64,8 +56,7 @@ def write_report(
 
     The folder then holds ``index.html``, one file that works without a network; ``panels/NAME.png``
     for each image; ``maps/NAME.npz``, exactly the values that the page shows; and ``report.json``,
-    which names everything and is written last. Of an image no more than a thumbnail stays in
-    memory.
+    which names everything and is written last.
 
     Args:
         explained: explanations of one image each, on the CPU, and the images as pictures
@@ -95,8 +86,6 @@ def write_report(
         raise NotADirectoryError(f"--output {folder} is a file, expected a folder to write into.")
     if max_side < 16:
         raise ValueError(f"--max_side={max_side}: expected a number of pixels from 16 up, as 1024.")
-    if not len(explained):
-        raise ValueError("there are no images to explain, expected at least one.")
     if numbers.exists() and not overwrite:
         raise FileExistsError(
             f"--output {folder} holds a report already. Give another folder, or --overwrite=true."
@@ -104,37 +93,38 @@ def write_report(
     for name in ("panels", "maps"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     numbers.unlink(missing_ok=True)
-    report = _Report(len(explained), max_side)
-    path = folder / "index.html"
-    with _part_file(path.with_suffix(".part")) as blocks:
-        for explanation, picture in explained:
-            if not report.cards:
-                report.cards = read_cards(explanation.sources, read)
-            maps = report.add(explanation, picture, blocks)
-            patches = {report.key(c): c.patch for c in report.cards if c.patch is not None}
-            panel = render_panel(explanation, picture, patches=patches)
-            name = file_name(explanation.ids[0])
-            files = {"panel": f"panels/{name}.png", "maps": f"maps/{name}.npz"}
-            Image.fromarray(panel).save(folder / files["panel"])
-            np.savez_compressed(folder / files["maps"], allow_pickle=False, **maps)
-            report.images[-1]["files"] = files
-        notes = [*notes, *report.notes(read is not None)]
-        report.write_page(blocks, path, title, source, notes)
-    with _part_file(numbers.with_suffix(".json.part"), numbers) as file:
-        content = {"tax_lightning": __version__, "source": source, "notes": notes}
-        json.dump(content | report.content(), file, ensure_ascii=False, indent=2, allow_nan=False)
-    return path
+    report = _Report(max_side)
+    for explanation, picture in explained:
+        if not report.cards:
+            report.cards = read_cards(explanation.sources, read)
+        maps = report.add(explanation, picture)
+        name = file_name(explanation.ids[0])
+        files = {"panel": f"panels/{name}.png", "maps": f"maps/{name}.npz"}
+        panel = render_panel(explanation, picture, patches=report.patches)
+        Image.fromarray(panel).save(folder / files["panel"])
+        np.savez_compressed(folder / files["maps"], allow_pickle=False, **maps)
+        report.images[-1]["files"] = files
+    if not report.images:
+        raise ValueError("there are no images to explain, expected at least one.")
+    notes = [*notes, *report.notes(read is not None)]
+    page = folder / "index.html"
+    write_whole(page, report.page(title, source, notes))
+    content = {"tax_lightning": __version__, "source": source, "notes": notes}
+    write_json(numbers, content | report.content())
+    return page
 
 
 def write_page(
-    explained: Explained, cards: Sequence[PrototypeCard], path: Path, source: str
+    explained: Iterable[tuple[Explanation, Picture]],
+    cards: Sequence[PrototypeCard],
+    path: Path,
+    source: str,
 ) -> None:
     """The page of `write_report` alone.
 
     Args:
         explained: as in `write_report`; at least one.
-        cards: of all prototypes in the order of annotators and kernels; none while nothing has been
-            projected.
+        cards: of all prototypes in the order of annotators and kernels.
         path: of the page; no other file is written.
         source: as in `write_report`.
 
@@ -142,12 +132,10 @@ def write_page(
         ValueError: if two images have the same id, or there are more annotators, classes or kernels
             than a page tells apart.
     """
-    report = _Report(len(explained), _MAX_SIDE)
-    with _part_file(path.with_suffix(".part")) as blocks:
-        for explanation, picture in explained:
-            report.cards = report.cards or list(cards) or read_cards(explanation.sources, None)
-            report.add(explanation, picture, blocks)
-        report.write_page(blocks, path, _TITLE, source, report.notes(at_hand=True))
+    report = _Report(_MAX_SIDE, cards)
+    for explanation, picture in explained:
+        report.add(explanation, picture)
+    write_whole(path, report.page(_TITLE, source, report.notes(at_hand=True)))
 
 
 class _Report:
@@ -156,19 +144,16 @@ class _Report:
     annotators: tuple[str, ...]
     classes: tuple[str, ...]
     kernels: int
-    levels: int
     summary: Summary
 
-    def __init__(self, expected: int, max_side: int) -> None:
-        self.expected, self.max_side = expected, max_side
-        self.cards: list[PrototypeCard] = []
+    def __init__(self, max_side: int, cards: Sequence[PrototypeCard] = ()) -> None:
+        self.max_side, self.cards = max_side, cards
         self.images: list[dict[str, Any]] = []
         self.thumbnails: list[str] = []
+        self.blocks: list[str] = []  # what the page's script reads of each image
 
-    def add(
-        self, explanation: Explanation, picture: Picture, blocks: IO[str]
-    ) -> dict[str, NDArray[Any]]:
-        """Take up one image; write its part of the page, and return the maps in it."""
+    def add(self, explanation: Explanation, picture: Picture) -> dict[str, NDArray[Any]]:
+        """Take up one image, and return the maps that the page shows."""
         (name,) = explanation.ids
         if name in (image["id"] for image in self.images):
             raise ValueError(
@@ -179,40 +164,32 @@ class _Report:
         if not self.images:
             self.annotators, self.classes = explanation.annotators, explanation.classes
             self.kernels, self.summary = explanation.kernels, summary
-            pixels = math.prod(min(side, self.max_side) for side in picture.shape[:2])
-            # The same for all images, so that they can be compared; taken to be of one size.
-            values = self.expected * pixels * len(self.annotators) * len(self.classes)
-            self.levels = base.FINE if values <= base.MOST_FINE_VALUES else base.COARSE
         else:
             self.summary += summary
-        maps = base.compact(explanation, self.max_side, self.levels)
+        maps = base.compact(explanation, self.max_side)
         shown = shrunk(picture, maps["result"].shape)
         number = len(self.images)
         for kind, text in (("picture", data_uri(shown)), ("maps", base.packed(maps))):
-            blocks.write(f'<script type="text/plain" id="{kind}-{number}">{text}</script>\n')
+            self.blocks.append(f'<script type="text/plain" id="{kind}-{number}">{text}</script>\n')
         self.thumbnails.append(_thumbnail(number, name, shown, summary))
         self.images.append(
             {
                 "id": name,
-                "size": list(picture.shape[:2]),
-                "shown": list(shown.shape[:2]),
+                "size": picture.shape[:2],
+                "shown": shown.shape[:2],
                 "unanimous": summary.unanimous,
                 "decides": dict(zip(self.annotators, summary.usage, strict=True)),
-                "spots": [
-                    {"at": [spot.y, spot.x], "annotator": spot.annotator, "kernel": spot.kernel}
-                    for spot in find_callouts(explanation)
-                ],
+                "spot": next(((c.y, c.x) for c in find_callouts(explanation, limit=1)), None),
             }
         )
         return maps
 
-    def key(self, card: PrototypeCard) -> tuple[int, int]:
-        """Annotator and kernel of a prototype."""
-        return self.annotators.index(card.source.annotator), card.source.kernel
-
-    def usage(self, card: PrototypeCard) -> float:
-        """Share of the decided pixels that a prototype decides."""
-        return float(self.summary.kernel_usage[self.key(card)])
+    @property
+    def patches(self) -> dict[tuple[int, int], SourcePatch]:
+        """The training patches at hand, by annotator and kernel."""
+        places = np.ndindex(len(self.annotators), self.kernels)
+        cards = zip(places, self.cards, strict=True)
+        return {(n, k): card.patch for (n, k), card in cards if card.patch is not None}
 
     def notes(self, at_hand: bool) -> list[str]:
         """What must not be overlooked: who that says little, examples that are missing."""
@@ -236,10 +213,8 @@ class _Report:
             )
         return notes
 
-    def write_page(
-        self, blocks: IO[str], path: Path, title: str, source: str, notes: Sequence[str]
-    ) -> None:
-        """The page, the images' data in its middle copied from the file that they are in."""
+    def page(self, title: str, source: str, notes: Sequence[str]) -> str:
+        """The page."""
         people, count = len(self.annotators), len(self.images)
         summary = (
             f"{count} picture{'s' if count > 1 else ''}"
@@ -253,38 +228,28 @@ class _Report:
         sections = {
             "Overview": f'<div class="thumbnails">{"".join(self.thumbnails)}</div>'
             f"{self._annotators_table()}",
-            "Pictures": Template(base.resource("pictures.html")).substitute(
-                options=options, switches=self._switches()
-            ),
+            "Pictures": Template(base.resource("pictures.html")).substitute(options=options),
             "Prototypes": self._gallery(),
             "What it means, and what not": base.resource("meaning.html"),
         }
         # The end of a script's element is found before its text is read.
-        known = json.dumps(self.content(), ensure_ascii=False, allow_nan=False).replace(
-            "<", "\\u003c"
-        )
-        whole = base.page(
+        known = json.dumps(plain(self.content()), ensure_ascii=False).replace("<", "\\u003c")
+        return base.page(
             title,
             summary,
             sections,
             style=base.resource("report.css"),
             script="\n" + "\n".join(map(base.resource, _SCRIPTS)),
-            data=f'<script type="application/json" id="report">{known}</script>\n{_IMAGES}',
+            data=f'<script type="application/json" id="report">{known}</script>\n'
+            f"{''.join(self.blocks)}",
             notes=notes,
         )
-        before, after = whole.split(_IMAGES)
-        with _part_file(path.with_suffix(".html.part"), path) as file:
-            file.write(before)
-            blocks.seek(0)
-            shutil.copyfileobj(blocks, file)
-            file.write(after)
 
     def content(self) -> dict[str, Any]:
         """The report in numbers, for the page's script and for machines."""
-        n, c = len(self.annotators), len(self.classes)
-        counts = {"foreground": c - 1, "who": n, "annotator_foreground": n * (c - 1), "why": n}
+        cards = with_use(self.cards, self.summary)
         usage = dict(zip(self.annotators, self.summary.usage, strict=True))
-        content = {
+        return {
             "annotators": [
                 {
                     "name": name,
@@ -293,34 +258,29 @@ class _Report:
                     "decides": usage[name],
                     "prototypes": [
                         {
-                            "card": self._card_id(card),
-                            "origin": _origin(card.source),
-                            "decides": self.usage(card),
+                            "card": _card_id(card.source) if card.source.active else None,
+                            "decides": card.use,
                             **asdict(card.source),
                         }
-                        for card in self.cards
+                        for card in cards
                         if card.source.annotator == name
                     ],
                 }
-                for name, colour in zip(self.annotators, annotator_palette(n), strict=True)
+                for name, colour in zip(
+                    self.annotators, annotator_palette(len(self.annotators)), strict=True
+                )
             ],
             "classes": [
                 {"name": name, "colour": colour}
-                for name, colour in zip(self.classes, class_palette(c), strict=True)
+                for name, colour in zip(self.classes, class_palette(len(self.classes)), strict=True)
             ],
-            "planes": [
-                {"name": name, "count": counts.get(name, 1), "differences": smooth}
-                for name, smooth in base.PLANES.items()
-            ],
-            "levels": self.levels,
-            "scale": value_colours(np.linspace(0, 1, 256)).tolist(),
-            "most_named": MOST_NAMED,
-            "most_voices": _MOST_VOICES,
+            "planes": base.PLANES,
+            "annotator_planes": base.ANNOTATOR_PLANES,
+            "scale": value_colours(np.linspace(0, 1, 101)),  # by per cent
             "unanimous": self.summary.unanimous,
             "largest_weight": self.summary.largest_weight,
             "images": self.images,
         }
-        return dict(_plain(content))
 
     # ---------------------------------------------------------------------------- parts as HTML
 
@@ -346,50 +306,22 @@ class _Report:
         head = f"<h3>The annotators, over all pictures</h3><p>{decided}</p>"
         return head + base.table("Annotators", ("Annotator", "Decides"), rows)
 
-    def _switches(self) -> str:
-        """The table of who is outlined and who counts."""
-        rows = {
-            base.named(name, colour): "".join(
-                f'<td><input type="checkbox" name="{kind}" value="{n}" checked '
-                f'aria-label="{escape(name)}: {kind}"></td>'
-                for kind in ("counts", "outline")
-            )
-            for n, (name, colour) in enumerate(
-                zip(self.annotators, annotator_palette(len(self.annotators)), strict=True)
-            )
-        }
-        return base.table("Who counts", ("Annotator", "Counts", "Outline"), rows)
-
-    def _card_id(self, card: PrototypeCard) -> str | None:
-        """The id of a prototype's card; pruned ones have none."""
-        return "prototype-{}-{}".format(*self.key(card)) if card.source.active else None
-
     def _gallery(self) -> str:
         """A card for each active prototype, those used most first."""
-        active = [card for card in self.cards if card.source.active]
-        order = sorted(active, key=lambda card: -np.nan_to_num(self.usage(card)))
-        cards = [
-            base.prototype_card(
-                replace(card, use=self.usage(card)),
-                str(self._card_id(card)),
-                kernel_shade(card.colour, card.source.kernel, self.kernels),
-            )
-            for card in order
-        ]
-        more, pruned = len(cards) - _MOST_CARDS, len(self.cards) - len(active)
-        parts = [
+        cards = with_use(self.cards, self.summary)
+        active = sorted(
+            (card for card in cards if card.source.active),
+            key=lambda card: -np.nan_to_num(card.use or 0),
+        )
+        drawn = "".join(map(_card, active))
+        pruned = len(cards) - len(active)
+        return (
             '<p class="note">A prototype is one pixel of one training image, ringed here. Where a '
             "picture resembles it more than any other, it has the largest share in the decision. "
             "Those used most come first."
             f"{f' Pruned, as no training pixel is like them: {pruned}.' if pruned else ''}</p>"
-            f'<div class="gallery">{"".join(cards[:_MOST_CARDS])}</div>'
-        ]
-        if more > 0:
-            parts.append(
-                f"<details><summary>{more} more prototypes, which decide less here or nothing"
-                f'</summary><div class="gallery">{"".join(cards[_MOST_CARDS:])}</div></details>'
-            )
-        return "".join(parts)
+            f'<div class="gallery">{drawn}</div>'
+        )
 
 
 def _thumbnail(number: int, name: str, picture: Picture, summary: Summary) -> str:
@@ -403,34 +335,16 @@ def _thumbnail(number: int, name: str, picture: Picture, summary: Summary) -> st
     )
 
 
-def _origin(source: PrototypeSource) -> str:
-    """Where a prototype was taken from, in words; nothing before it was taken from anywhere."""
-    if not source.projected:
-        return ""
-    labelled = f", which {source.annotator} labelled {source.label}" if source.label else ""
-    return f"training image {source.sample_id}, row {source.y}, column {source.x}{labelled}"
+def _card(card: PrototypeCard) -> str:
+    """A prototype's card as a picture, with what stands on it as its text."""
+    source = card.source
+    words = ". ".join((f"{source.annotator}, prototype {source.kernel}", *card_facts(card)))
+    return (
+        f'<img class="card" id="{_card_id(source)}" src="{data_uri(render_card(card))}" '
+        f'alt="{escape(words)}" loading="lazy">\n'
+    )
 
 
-# ------------------------------------------------------------------------------------------ files
-
-
-@contextlib.contextmanager
-def _part_file(path: Path, whole: Path | None = None) -> Iterator[IO[str]]:
-    """A file to write to and read from; in the end it is moved to ``whole``, or removed."""
-    try:
-        with path.open("w+", encoding="utf-8", newline="\n") as file:
-            yield file
-        if whole is not None:
-            os.replace(path, whole)
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - anything that JSON can hold
-    """The value with null for what is no number."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    number = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(number, float) and not math.isfinite(number) else number
+def _card_id(source: PrototypeSource) -> str:
+    """The id of a prototype's card."""
+    return f"prototype-{file_name(source.annotator)}-{source.kernel}"

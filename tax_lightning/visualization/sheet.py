@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from tax_lightning.visualization.annotations import SourcePatch
-from tax_lightning.visualization.drawing import blend, contours
 from tax_lightning.visualization.palette import INK, PAPER, Colour, Picture
 
 FAINT_INK: Colour = (105, 105, 105)
@@ -159,20 +157,8 @@ class Sheet:
         draw.text((fine / 2, fine / 2), str(number), font=font, fill=PAPER, anchor="mm")
         return disc.resize((self.disc, self.disc), Image.Resampling.LANCZOS)
 
-    def source(
-        self,
-        patch: SourcePatch | None,
-        edge: Colour,
-        side: int,
-        region: NDArray[np.bool_] | None = None,
-    ) -> Image.Image:
-        """A training patch in a frame of this colour; see `marked`."""
-        return ImageOps.expand(self.marked(patch, side, region), self.frame, edge)
-
-    def marked(
-        self, patch: SourcePatch | None, side: int, region: NDArray[np.bool_] | None = None
-    ) -> Image.Image:
-        """A training patch in a square: its pixel marked, a region ``[h, w]`` of it outlined."""
+    def source(self, patch: SourcePatch | None, edge: Colour, side: int) -> Image.Image:
+        """A training patch in a square, its pixel marked, in a frame of this colour."""
         inside = Image.new("RGB", (side, side), NO_PICTURE)
         if patch is not None:
             height, width = patch.image.shape[:2]
@@ -181,20 +167,10 @@ class Sheet:
                 (max(1, round(width * zoom)), max(1, round(height * zoom))),
                 Image.Resampling.NEAREST if zoom > 1 else Image.Resampling.BOX,
             )
-            if region is not None and region.any():
-                shown = self._outlined(shown, region)
             left, top = (side - shown.width) // 2, (side - shown.height) // 2
             inside.paste(shown, (left, top))
             self._mark(inside, left + (patch.x + 0.5) * zoom, top + (patch.y + 0.5) * zoom)
-        return inside
-
-    def _outlined(self, picture: Image.Image, region: NDArray[np.bool_]) -> Image.Image:
-        """The picture paler outside a region, whose edge is a light line beside a dark one."""
-        inside = np.asarray(Image.fromarray(region).resize(picture.size, Image.Resampling.NEAREST))
-        pixels = blend(np.asarray(picture), PAPER, 0.4 * ~inside[..., None])
-        for fill, thickness in ((INK, self.frame), (PAPER, self.frame // 2)):
-            pixels[contours(inside, thickness)] = fill
-        return Image.fromarray(pixels)
+        return ImageOps.expand(inside, self.frame, edge)
 
     def _mark(self, picture: Image.Image, x: float, y: float) -> None:
         """A ring and four ticks round a pixel, light on dark, so that it shows on any image."""
@@ -237,46 +213,25 @@ def shorten(name: str, limit: int = 24) -> str:
 
 def text_width(text: str, size: int) -> float:
     """The width in pixels that ``write`` gives to the text."""
-    font, drawable = _lettering(text, size)
-    return font.getlength(drawable)
+    return _font(_is_plain(text), size).getlength(text)
 
 
 def write(
     draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, fill: Colour
 ) -> None:
     """Draw a line of text with its top left corner at ``place`` (x, y), letters ``size`` high."""
-    font, drawable = _lettering(text, size)
-    draw.text(place, drawable, font=font, fill=fill)
+    draw.text(place, text, font=_font(_is_plain(text), size), fill=fill)
 
 
-@functools.lru_cache(maxsize=4096)
-def _lettering(text: str, size: int) -> tuple[_AnyFont, str]:
-    """A font for the text, and the text with what no font at hand can draw put in ASCII."""
-    fonts = _fonts(size)
-    lacking = [sum(not _has_letter(font, char) for char in text) for font in fonts]
-    font = fonts[int(np.argmin(lacking))]
-    letters = (char if _has_letter(font, char) else _plain(char) for char in text)
-    return font, "".join(letters)
+def _is_plain(text: str) -> bool:
+    """Whether the built-in font has all letters: those of ASCII, and two signs of the sheets."""
+    return text.replace("·", "").replace("…", "").isascii()
 
 
 @functools.lru_cache
-def _fonts(size: int) -> tuple[_AnyFont, ...]:
-    """The built-in font, which has little but ASCII, then those of the system for other letters."""
-    found: list[_AnyFont] = [ImageFont.load_default(size=size)]
-    for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "arial.ttf"):
-        try:
-            found.append(ImageFont.truetype(name, size))
-        except OSError:  # not on this machine
-            continue
-    return tuple(found)
-
-
-@functools.lru_cache(maxsize=4096)
-def _has_letter(font: _AnyFont, char: str) -> bool:
-    """Whether the font draws something else than its box for a missing letter."""
-    return char == " " or bytes(font.getmask(char)) != bytes(font.getmask("\U0010ffff"))
-
-
-def _plain(char: str) -> str:
-    """The letter without its accents, or a question mark."""
-    return unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode() or "?"
+def _font(plain: bool, size: int) -> _AnyFont:
+    """The built-in font; for other letters one of the system, if it has one that is known."""
+    for name in () if plain else ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf"):
+        with contextlib.suppress(OSError):  # not on this machine
+            return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size=size)

@@ -1,8 +1,7 @@
-"""Who decides how much of some images, and who is named in a picture."""
+"""Who decides how much of some images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -10,10 +9,6 @@ from numpy.typing import NDArray
 
 from tax_lightning.explanation import Explanation
 from tax_lightning.visualization.drawing import as_array
-from tax_lightning.visualization.palette import Colour, annotator_palette
-
-MOST_NAMED = 12
-"""Colours that can be told apart, and so the most entries of a legend of annotators."""
 
 _CLEAR = 0.2  # certainty of who, on average over decided pixels, from which on it says something
 
@@ -84,53 +79,3 @@ class Summary:
             "Who decides means next to nothing here: where the annotators differ, the largest "
             f"weight is {self.largest_weight:.0%} on average, an even share {even:.0%}."
         )
-
-
-@dataclass(frozen=True)
-class Cast:
-    """Who is named in a picture, in which colours.
-
-    Args:
-        names: of those who are named; where some are not, the last entry counts them.
-        colours: one a name.
-        slots: ``[N]``, for every annotator the position of the entry that stands for it.
-        parts: share of the decided pixels that each entry leads; they sum to 1, or are all NaN
-            where no pixel is decided.
-    """
-
-    names: tuple[str, ...]
-    colours: tuple[Colour, ...]
-    slots: NDArray[np.intp]
-    parts: Shares
-
-    @property
-    def named(self) -> int:
-        """How many entries stand for one annotator each."""
-        return len(self.names) - (len(self.names) < len(self.slots))
-
-
-def cast_of(annotators: Sequence[str], usage: Shares) -> Cast:
-    """Who is named in the pictures of an image: all of up to twelve, else those who decide most.
-
-    Up to twelve annotators have the colours of their positions, the same in all pictures. Of more,
-    eleven are named, and the others share the twelfth colour. The one who decides most takes the
-    colour at its position modulo 11, and so keeps it from picture to picture. The next ones take
-    the colour at their position too, or the first free one after it.
-
-    Args:
-        annotators: names.
-        usage: ``[N]``, share of the decided pixels that each leads, or NaN.
-    """
-    colours = annotator_palette(min(len(annotators), MOST_NAMED))
-    if len(annotators) <= MOST_NAMED:
-        return Cast(tuple(annotators), colours, np.arange(len(annotators)), usage)
-    few = MOST_NAMED - 1
-    leading = np.argsort(-np.nan_to_num(usage), kind="stable")[:few]
-    slots = np.full(len(annotators), few)
-    free = list(range(few))
-    for n in leading:
-        slots[n] = min(free, key=lambda place: (place - n) % few)
-        free.remove(slots[n])
-    by_slot = leading[np.argsort(slots[leading])]
-    names = (*(annotators[n] for n in by_slot), f"{len(annotators) - few} others")
-    return Cast(names, colours, slots, np.append(usage[by_slot], 1 - usage[by_slot].sum()))

@@ -1,5 +1,7 @@
 // What is told of a spot: who decides there, why, and who else has a say.
 
+const MOST_VOICES = 5;
+
 function made(tag, properties = {}, ...content) {
   const node = Object.assign(document.createElement(tag), properties);
   node.append(...content);
@@ -29,21 +31,12 @@ function className(label) {
   return report.classes[label].name;
 }
 
-// Show a reading, and return it in words for a screen reader.
 function showReading(reading, [y, x]) {
-  const example = report.annotators[reading.leader].prototypes[reading.kernel];
   document.getElementById("spot").replaceChildren(
     made("p", { className: "place" }, `Row ${y}, column ${x}`),
     verdict(reading),
-    because(reading, example),
+    because(reading),
     otherVoices(reading.voices),
-  );
-  const label = className(reading.result);
-  if (reading.unanimous) return `At row ${y}, column ${x}, all would say ${label}.`;
-  const origin = example.origin ? `, ${example.origin}` : "";
-  return (
-    `At row ${y}, column ${x}, ${nameOf(reading.leader)} ${says(reading.voices)} ` +
-    `Result: ${label}. Because of prototype ${reading.kernel}${origin}.`
   );
 }
 
@@ -67,25 +60,20 @@ function says(voices) {
   return `has the largest say, ${perCent(weight)}; an even share is ${perCent(1 / voices.length)}.`;
 }
 
-// The prototype behind the decision: its crop, and where it comes from.
-function because(reading, example) {
-  const node = made("figure", { className: "because" });
-  const card = document.getElementById(example.card);
-  const crop = card && card.querySelector(".crop");
-  if (crop) {
-    const copy = crop.cloneNode(true);
-    copy.style.borderColor = css(report.annotators[reading.leader].shades[reading.kernel]);
+// The prototype behind the decision, on its card.
+function because({ leader, kernel, share, unanimous }) {
+  const { shades, prototypes } = report.annotators[leader];
+  const lead = unanimous ? "The nearest example, which means little here: " : "Because it resembles ";
+  const name = made("b", {}, chip(shades[kernel]), `prototype ${kernel}`);
+  const said = `, which makes up ${perCent(share)} of the decision.`;
+  const caption = made("figcaption", {}, lead, name, ` of ${nameOf(leader)}${said}`);
+  const node = made("figure", {}, caption);
+  const card = document.getElementById(prototypes[kernel].card);
+  if (card) {
+    const copy = card.cloneNode();
+    copy.removeAttribute("id");
     node.append(copy);
   }
-  const lead = reading.unanimous ? "The nearest example, which means little here: " : "Because it resembles ";
-  const name = made("b", {}, `prototype ${reading.kernel}`);
-  const origin = example.origin ? `: ${example.origin}.` : ".";
-  const caption = made("figcaption", {}, lead, name, ` of ${nameOf(reading.leader)}${origin}`);
-  if (reading.share !== null) {
-    caption.append(` It makes up ${perCent(reading.share / report.levels)} of the decision.`);
-  }
-  if (card) caption.append(made("br"), made("a", { href: `#${example.card}` }, "See the whole image"));
-  node.append(caption);
   return node;
 }
 
@@ -103,10 +91,10 @@ function otherVoices(voices) {
         made("span", { className: "says" }, label)),
     );
   };
-  for (const { annotator, weight, says } of voices.slice(0, report.most_voices)) {
+  for (const { annotator, weight, says } of voices.slice(0, MOST_VOICES)) {
     add(nameOf(annotator), weight, className(says), report.annotators[annotator].colour);
   }
-  const rest = voices.slice(report.most_voices);
+  const rest = voices.slice(MOST_VOICES);
   if (rest.length) add(`${rest.length} others`, rest.reduce((all, v) => all + v.weight, 0), "");
   const title = made("h4", {}, "Whose say, and what they would say");
   return made("div", { className: "voices" }, title, list);
