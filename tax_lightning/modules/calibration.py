@@ -11,7 +11,7 @@ import math
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -38,6 +38,9 @@ FIT_PIXELS = 4096  # of a step
 FIT_RATE = 1e-2
 PENALTY = 1e-4
 HATCHED = 0.07  # of the pixels that two annotators dispute
+
+
+Draw = Literal["disputed", "even"]
 
 
 class PixelSample(NamedTuple):
@@ -68,6 +71,12 @@ class PixelSample(NamedTuple):
     def at(self, chosen: Tensor) -> Self:
         """Some of the pixels, by a mask or by their places."""
         return type(self)(*(column[chosen] for column in self))
+
+    def without_labels_of(self, first: int) -> Self:
+        """The same as if the first so many annotators had labelled nothing."""
+        masks = self.masks.clone()
+        masks[:, :first] = IGNORE_INDEX
+        return self._replace(masks=masks)
 
     @property
     def labelled(self) -> Tensor:
@@ -149,7 +158,7 @@ def finish(
     Args:
         module: whose prototypes are final.
         loader: batches of training images, not augmented; of this process.
-        validation: batches of images that were not trained on; of this process. Iterated twice.
+        validation: batches of images that were not trained on; of this process.
         keep: the first so many annotators stay as they are, and so does trust.
 
     Returns:
@@ -159,29 +168,28 @@ def finish(
     bank, trust = network.bank, network.trust
     if not keep:
         trust.reset()
-    training, examples = sample_pixels(module, loader)
+    examples = ExampleSearch(len(module.classes))
+    (training,) = sample_pixels(module, loader, ["disputed"], examples)
     network.memory.note_examples(examples, keep)
-    held_out, _ = sample_pixels(module, validation)
-    evenly, _ = sample_pixels(module, validation, evenly=True)
+    held_out, evenly = sample_pixels(module, validation, ["disputed", "even"])
+    learnt, chosen_by, measured = (
+        pixels.without_labels_of(keep) for pixels in (training, held_out, evenly)
+    )
     with torch.inference_mode(False), torch.enable_grad():
         # On copies in the processor's memory, where the pixels are.
         fitted = copy.deepcopy(bank).float().cpu().requires_grad_()
-        losses = [_held_out_loss(fitted, evenly)]
-        fit_kernels(fitted, training, held_out)
-        _put_back(fitted, bank, keep)
-        losses.append(_held_out_loss(fitted, evenly))
+        losses = [_held_out_loss(fitted, measured)]
+        fit_kernels(fitted, learnt, chosen_by)
+        losses.append(_held_out_loss(fitted, measured))
         if len(evenly.image):
-            scale, offset = calibrate_annotators(fitted, evenly)
-            _put_back(fitted, bank, keep)
-            scale[:keep], offset[:keep] = 1.0, 0.0
-            losses.append(_held_out_loss(fitted, evenly))
+            scale, offset = calibrate_annotators(fitted, measured)
+            losses.append(_held_out_loss(fitted, measured))
             network.dispute_threshold.fill_(dispute_threshold(fitted, evenly))
         if module.reference == "none":
             trust.scale.zero_()  # nobody is known to be right
         elif not keep:
             trust.fit(trust_cases(held_out if len(held_out.image) else training))
-    for own, new in zip(bank.parameters(), fitted.parameters(), strict=True):
-        own.data.copy_(new.data)
+    bank.load_state_dict(fitted.state_dict())
     if not len(held_out.image):
         return None
     before, after, calibrated = losses
@@ -189,70 +197,71 @@ def finish(
     return Calibration((before, after, calibrated), tuple(scale.tolist()), rows, trust)
 
 
-def _put_back(fitted: KernelBank, bank: KernelBank, keep: int) -> None:
-    """Give the first annotators the kernels that they had."""
-    for new, own in zip(fitted.parameters(), bank.parameters(), strict=True):
-        new.data[:keep] = own.data[:keep].to(new)
-
-
 @torch.no_grad()
 def sample_pixels(
-    module: ExplainingModule, loader: Iterable[Batch], evenly: bool = False
-) -> tuple[PixelSample, ExampleSearch]:
-    """Pixels of the images of all processes, up to half of each image's among the disputed.
+    module: ExplainingModule,
+    loader: Iterable[Batch],
+    draws: Sequence[Draw],
+    examples: ExampleSearch | None = None,
+) -> list[PixelSample]:
+    """Pixels of the images of all processes, in one pass.
 
-    Few pixels are disputed, but it is there that annotators differ: fitted to an even draw, the
-    kernels of all annotators come out too alike. To calibrate takes an even draw. A pixel is
-    disputed because somebody labelled it so: where disputed ones count more, rare labels come out
-    too probable.
-
-    The draw depends on the image alone, not on its batch or process.
+    The draw ``"disputed"`` takes up to half of each image's pixels among the disputed ones. These
+    are few, but it is there that annotators differ: fitted to an even draw, the kernels of all
+    annotators come out too alike. To calibrate takes the draw ``"even"``. A pixel is disputed
+    because somebody labelled it so: where disputed ones count more, rare labels come out too
+    probable. A draw depends on the image alone, not on its batch or process.
 
     Args:
         module: whose features.
         loader: batches of images, not augmented; of this process.
-        evenly: whether every labelled pixel is as likely to be drawn.
+        draws: in which ways.
+        examples: takes up the pixels of every class that the prototypes resemble most.
 
     Returns:
-        The pixels, and those of every class that the prototypes resemble most.
+        The pixels of each draw.
     """
-    network, classes = module.network, len(module.classes)
-    search = ExampleSearch(classes)
+    network = module.network
     size = network.bank.weight.shape[-1]
     values = network.channels * size**2
     count = MOST_VALUES // (values * max(1, number_of_images(module, loader)))
     count = max(LEAST_PER_IMAGE, min(MOST_PER_IMAGE, count))
-    drawn: dict[str, PixelSample] = {}
+    drawn: dict[str, list[PixelSample]] = {}
+    search = ExampleSearch(len(module.classes))
     for batch, images in on_device(module, loader):
         with evaluating(network):
             encoded = network.encode(images)
             weights = network.gate(encoded.embedding)
-        nearest = weights.log_within == weights.log_within.amax(dim=2, keepdim=True)
-        search.update(
-            network.memory.similarity(encoded.embedding), nearest, batch["masks"], batch["id"]
-        )
+        if examples is not None:
+            nearest = weights.log_within == weights.log_within.amax(dim=2, keepdim=True)
+            similarity = network.memory.similarity(encoded.embedding)
+            search.update(similarity, nearest, batch["masks"], batch["id"])
         right = module.right_labels(batch)
         for i, name in enumerate(batch["id"]):
-            masks = batch["masks"][i].flatten(1)
-            places = _drawn(masks, count, name, evenly)
             # What a kernel sees at each place, as a column.
             patches = F.unfold(encoded.features[i : i + 1], size, padding=size // 2)[0]
-            drawn[name] = PixelSample(
-                patches[:, places].T.float().cpu(),
-                weights.log_within[i].flatten(2)[..., places].movedim(2, 0).cpu(),
-                weights.log_who[i].flatten(1)[:, places].T.cpu(),
-                masks[:, places].T.cpu(),
-                right[i].flatten(1)[:, places].T.cpu(),
-                torch.full((len(places),), zlib.crc32(name.encode())),
+            columns = (
+                patches.float(),
+                weights.log_within[i].flatten(2),
+                weights.log_who[i].flatten(1),
+                batch["masks"][i].flatten(1),
+                right[i].flatten(1),
             )
-    everywhere: dict[str, PixelSample] = {}
-    found = ExampleSearch(classes)
+            drawn[name] = []
+            for draw in draws:
+                places = _drawn(columns[3], count, name, draw)
+                taken = [column[..., places].movedim(-1, 0).cpu() for column in columns]
+                taken.append(torch.full((len(places),), zlib.crc32(name.encode())))
+                drawn[name].append(PixelSample(*taken))
+    everywhere: dict[str, list[PixelSample]] = {}
     for part, others in from_all_processes(module, (drawn, search)):
         everywhere |= part
-        found.merge(others)
+        if examples is not None:
+            examples.merge(others)
     if not everywhere:
-        return _no_pixels(network), found
-    return PixelSample.together(everywhere[name] for name in sorted(everywhere)), found
+        return [_no_pixels(network)] * len(draws)
+    by_draw = zip(*(everywhere[name] for name in sorted(everywhere)), strict=True)
+    return [PixelSample.together(parts) for parts in by_draw]
 
 
 def _no_pixels(network: TAXNetwork) -> PixelSample:
@@ -268,12 +277,12 @@ def _no_pixels(network: TAXNetwork) -> PixelSample:
     )
 
 
-def _drawn(masks: Tensor, count: int, name: str, evenly: bool) -> Tensor:
+def _drawn(masks: Tensor, count: int, name: str, draw: Draw) -> Tensor:
     """Places ``[M]`` in an image's masks ``[N, P]``, evenly or half of them where disputed."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     labelled = (masks != IGNORE_INDEX).any(0).cpu()
     disputed = disagreement(masks.T).cpu()
-    kinds = [labelled] if evenly else [disputed, labelled & ~disputed]
+    kinds = [labelled] if draw == "even" else [disputed, labelled & ~disputed]
     taken = []
     for kind in kinds:
         places = kind.nonzero().flatten()
@@ -282,7 +291,7 @@ def _drawn(masks: Tensor, count: int, name: str, evenly: bool) -> Tensor:
     return torch.cat(taken).to(masks.device)
 
 
-def fit_kernels(bank: KernelBank, training: PixelSample, held_out: PixelSample) -> float:
+def fit_kernels(bank: KernelBank, training: PixelSample, held_out: PixelSample) -> None:
     """Fit the kernels to the end, each annotator's own labels being what they are fitted to.
 
     Args:
@@ -290,23 +299,20 @@ def fit_kernels(bank: KernelBank, training: PixelSample, held_out: PixelSample) 
         training: pixels of training images.
         held_out: pixels of other images; the fit that predicts their labels best is kept. With none
             the last.
-
-    Returns:
-        The share of steps after which the kept fit was reached.
     """
     if not len(training.image):  # nobody labelled anything
-        return 0.0
+        return
     learnt = list(bank.parameters())
     optimizer = torch.optim.Adam(learnt, lr=FIT_RATE)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, FIT_STEPS)
     generator = torch.Generator().manual_seed(0)
-    best, kept, reached = float("inf"), [p.detach().clone() for p in learnt], 0
+    best, kept = float("inf"), [p.detach().clone() for p in learnt]
     for step in range(FIT_STEPS + 1):
         if step % FIT_CHECK == 0 and len(held_out.image):
             with torch.no_grad():
                 loss = float(_label_loss(bank, held_out))
             if loss < best:
-                best, kept, reached = loss, [p.detach().clone() for p in learnt], step
+                best, kept = loss, [p.detach().clone() for p in learnt]
         rows = torch.randint(len(training.image), (FIT_PIXELS,), generator=generator)
         optimizer.zero_grad()
         _label_loss(bank, training.at(rows)).backward()
@@ -316,16 +322,17 @@ def fit_kernels(bank: KernelBank, training: PixelSample, held_out: PixelSample) 
         with torch.no_grad():
             for parameter, value in zip(learnt, kept, strict=True):
                 parameter.copy_(value)
-    return reached / FIT_STEPS
 
 
 def _label_loss(bank: KernelBank, pixels: PixelSample, **changed: Tensor) -> Tensor:
-    """Mean over annotators of the mean -log p_n of their labels."""
+    """Mean over annotators who labelled of the mean -log p_n of their labels."""
     log_probs = log_annotator_probs(bank, pixels, **changed)
     labels = pixels.masks.clamp(max=log_probs.shape[2] - 1).long().unsqueeze(2)
     each = -log_probs.gather(2, labels).squeeze(2)
     labelled = pixels.labelled
-    return ((each * labelled).sum(0) / labelled.sum(0).clamp_min(1)).mean()
+    counts = labelled.sum(0)
+    of_each = (each * labelled).sum(0) / counts.clamp_min(1)
+    return of_each.sum() / (counts > 0).sum().clamp_min(1)
 
 
 def calibrate_annotators(bank: KernelBank, pixels: PixelSample) -> tuple[Tensor, Tensor]:

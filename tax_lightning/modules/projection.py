@@ -204,14 +204,5 @@ def validation_loader(trainer: L.Trainer) -> Iterable[Batch]:
         return []
     several = loaders.values() if isinstance(loaders, dict) else loaders
     first = next(iter(several)) if isinstance(loaders, dict | list | tuple) else loaders
-    return FirstBatches(first, trainer.num_val_batches[0])
-
-
-class FirstBatches:
-    """Some of the batches of a loader, as often as they are asked for."""
-
-    def __init__(self, loader: Iterable[Batch], most: float) -> None:
-        self.loader, self.most = loader, None if most == float("inf") else int(most)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return islice(self.loader, self.most)
+    most = trainer.num_val_batches[0]
+    return islice(first, None if most == float("inf") else int(most))
