@@ -55,8 +55,8 @@ def number_of(sample_id: str) -> int:
 def test_the_loss_falls_and_events_come_when_the_schedule_says(trained):
     assert len(trained.losses) == STEPS
     assert trained.losses[-6:].mean() < 0.5 * trained.losses[:3].mean()
-    # After the step that reaches 10 %, 60 %, 70 % and all of 40.
-    assert trained.events == [(4, "start"), (24, "trial"), (28, "trial"), (40, "final")]
+    # Right after the step that reaches 10 %, 60 %, 70 % and all of 40, before it is counted.
+    assert trained.events == [(3, "start"), (23, "trial"), (27, "trial"), (39, "final")]
     assert trained.schedule_done == ["start", "trial 1", "trial 2", "final"]
     assert trained.explained
 
@@ -199,7 +199,7 @@ def test_after_the_final_projection_only_kernels_change(make_optimizer, options)
     module = make_module(optimizer=make_optimizer, schedule=schedule)
     trainer = make_trainer(max_steps=12, max_epochs=-1, **options)
     trainer.fit(module, make_loader(), make_loader())
-    assert module.events[-1] == (6, "final")
+    assert module.events[-1] == (5, "final")
     assert trainer.global_step == 12
     assert module.explained
     after = module.network.state_dict()

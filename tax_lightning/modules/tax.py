@@ -225,15 +225,18 @@ class TAXLightningModule(ExplainingModule):
                 self.network.dispute_threshold.fill_(DISPUTE_THRESHOLD)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Catch up with the schedule: a checkpoint may have been saved before its last event."""
-        self._keep_schedule()
+        """Start, project and freeze the prototypes if that is due before the first step."""
+        self._keep_schedule(self.trainer.global_step / self._total_steps)
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
-        """Start, project and freeze the prototypes when their time has come."""
-        self._keep_schedule()
+    def optimizer_step(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - of Lightning
+        """Start, project and freeze the prototypes when their time has come.
 
-    def _keep_schedule(self) -> None:
-        progress = self.trainer.global_step / self._total_steps
+        Right after the step: a callback may save a checkpoint at the end of the batch.
+        """
+        super().optimizer_step(*args, **options)
+        self._keep_schedule(self._progress)
+
+    def _keep_schedule(self, progress: float) -> None:
         for name, kind in self.schedule.due(progress, self.schedule_done):
             self._carry_out(kind)
             self.schedule_done.append(name)
@@ -354,8 +357,7 @@ class TAXLightningModule(ExplainingModule):
                 are then fitted to the end and calibrated
                 (:func:`tax_lightning.modules.calibration.finish`), and everything but them is
                 frozen.
-            validation: batches of images that were not trained on, iterated twice, for the
-                calibration. Without
+            validation: batches of images that were not trained on, for the calibration. Without
                 any, annotators are not calibrated, and trust is fitted on the training images.
         """
         self.network.memory.project(find_sources(self, loader), final=final, keep=self.kept)
