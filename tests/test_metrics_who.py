@@ -182,10 +182,8 @@ def test_values_lie_in_their_ranges(masks, reference, expert, present, who):
 
 # ---------------------------------------------------------------------- trust
 
-EQUAL = torch.zeros(3)
 
-
-def trust(constant=EQUAL, **batch) -> dict[str, float]:
+def trust(constant: torch.Tensor | None = None, **batch) -> dict[str, float]:
     metric = TrustScore(3)
     metric.constant = constant
     metric.update(**batch)
@@ -211,6 +209,9 @@ def test_trust_by_hand():
     assert found["trust_agreement_constant"] == pytest.approx((0.6 + 0.8) / 2)
     # In the first image each weight is said to be the next one's: .2, .5, .3.
     assert found["trust_agreement_exchanged"] == pytest.approx((0.2 + 0.7) / 2)
+    without = trust(**batch)
+    assert not any("constant" in name for name in without)
+    assert without == {name: found[name] for name in without}
 
 
 def test_a_tie_counts_half_to_each_side_and_the_absent_have_no_weight():

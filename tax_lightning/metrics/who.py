@@ -149,8 +149,9 @@ class TrustScore(PooledMetric):
     -log of the first at each pixel, in nats, 0 is best. Each comes also for weights that are
 
     - ``_uniform``: the same for all;
-    - ``_constant``: one for each annotator, as fitted on validation images;
-    - ``_exchanged``: those of the model, each said to be another annotator's.
+    - ``_exchanged``: those of the model, each said to be another annotator's;
+    - ``_constant``: one for each annotator, as fitted on validation images; of models that have
+      them.
 
     Args:
         annotators: their number N.
@@ -168,13 +169,11 @@ class TrustScore(PooledMetric):
         (tensor(0.8000), tensor(0.2000))
     """
 
-    constant: Tensor
-
     def __init__(self, annotators: int) -> None:
         self.annotators = check_count("annotators", annotators)
         super().__init__(sums_of_cases=torch.zeros(len(_WEIGHTS), 3), number=torch.zeros(()))
-        # Log of the constant weights; set before the test of a model that has some.
-        self.constant = torch.zeros(annotators)
+        # Log of the constant weights ``[N]``; set before the first update.
+        self.constant: Tensor | None = None
 
     def update(self, *, who: Tensor, masks: Tensor, present: Tensor, right: Tensor) -> None:
         """Add one batch; ``right`` are the labels that count as right, bool ``[B, C, H, W]``."""
@@ -190,13 +189,10 @@ class TrustScore(PooledMetric):
             share = 1 / ties[cases]
             there, hit = (x.movedim(1, -1)[cases] for x in (labelled, correct))
             number += share.sum()
-            constant = self.constant.to(who).exp().expand(len(share), -1)
-            kinds = (
-                who.movedim(1, -1)[cases],
-                torch.ones_like(constant),
-                constant,
-                exchanged_who.movedim(1, -1)[cases],
-            )
+            own = who.movedim(1, -1)[cases]
+            kinds = [own, torch.ones_like(own), exchanged_who.movedim(1, -1)[cases]]
+            if self.constant is not None:
+                kinds.append(self.constant.to(own).exp().expand_as(own))
             for i, weights in enumerate(kinds):
                 among = weights.float() * there
                 believed = (among * hit).sum(1) / among.sum(1).clamp_min(1e-12)
@@ -213,11 +209,12 @@ class TrustScore(PooledMetric):
         return {
             f"trust_{measure}{weights}": means[i, j]
             for i, weights in enumerate(_WEIGHTS)
+            if weights != "_constant" or self.constant is not None
             for j, measure in enumerate(("agreement", "leader", "log_score"))
         }
 
 
-_WEIGHTS = ("", "_uniform", "_constant", "_exchanged")
+_WEIGHTS = ("", "_uniform", "_exchanged", "_constant")
 
 
 def exchanged(who: Tensor) -> Tensor:
