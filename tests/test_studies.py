@@ -219,7 +219,7 @@ def test_both_networks_side_by_side(tmp_path, capsys):
     for name, seed, dice, minutes, more in (
         ("tax", 0, 0.9, 4, {"who_accuracy_expert": 0.5, "integrity_min": 1.0}),
         ("plain", 0, 0.8, 2, {}),
-        ("tax", 1, 0.7, 6, {"who_accuracy_expert": 0.7, "who_accuracy_expert_shuffled": 0.25}),
+        ("tax", 1, 0.7, 6, {"who_accuracy_expert": 0.7, "who_accuracy_expert_exchanged": 0.25}),
         ("plain", 1, 0.9, 2, {}),
         ("tax", 2, 0.8, 5, {}),
     ):
@@ -235,7 +235,7 @@ def test_both_networks_side_by_side(tmp_path, capsys):
     assert mean["Difference"] == "-0.050 ± 0.212 (2 of 3)"
     assert mean["Who @expert"] == "0.600 ± 0.141 (2 of 3)"
     assert mean["Fit of TAX, min"] == "5.000 ± 1.000"
-    assert mean["Pruned prototypes"] == "-"
+    assert mean["Who ECE"] == "-"
     _, figure, control = split(controls)[0].values()  # of who accuracy @expert
     assert (figure, control) == ("0.600 ± 0.141 (2 of 3)", "0.250 (1 of 3)")
     assert commit == "Commit c0ffee.\n"

@@ -36,8 +36,6 @@ COLUMNS = {
         "Annotator Dice": "dice/mean",
         "Fused Dice": "fused_dice/mean",
         **who,
-        "Prototype usage": "prototype_usage/mean",
-        "Purity": "purity/class",
     }
     for data, who in WHO.items()
 }

@@ -44,8 +44,6 @@ EXPLANATION = {
     "Who ECE": "who_ece_expert",
     "Agreement lift": "who_agreement_lift",
     "Majority overrules expert": "majority_overrules_expert",
-    "Purity": "purity/class",
-    "AMI": "purity_ami/class",
 }
 FIGURES = {
     "annotator_dice.png": ("dice/mean", "higher is better"),

@@ -29,7 +29,6 @@ OF_TAX = {
     "Chance": "who_chance_expert",
     "Who ECE": "who_ece_expert",
     "Integrity, min": "integrity_min",
-    "Pruned prototypes": "prototype_pruned/mean",
 }
 COLUMNS = {
     "Fused Dice, TAX": "tax",
@@ -41,21 +40,16 @@ COLUMNS = {
 }
 # Title of a row -> the metric, and its control where one makes sense.
 CONTROLLED = {
-    "who accuracy @expert": ("who_accuracy_expert", "who_accuracy_expert_shuffled"),
-    "who accuracy @D1": ("who_accuracy_d1", "who_accuracy_d1_shuffled"),
-    "agreement lift": ("who_agreement_lift", "who_agreement_lift_shuffled"),
-    "who ECE @expert": ("who_ece_expert", "who_ece_expert_shuffled"),
-    "who ECE @D1": ("who_ece_d1", "who_ece_d1_shuffled"),
+    "who accuracy @expert": ("who_accuracy_expert", "who_accuracy_expert_exchanged"),
+    "who accuracy @D1": ("who_accuracy_d1", "who_accuracy_d1_exchanged"),
+    "agreement lift": ("who_agreement_lift", "who_agreement_lift_exchanged"),
+    "who ECE @expert": ("who_ece_expert", "who_ece_expert_exchanged"),
+    "who ECE @D1": ("who_ece_d1", "who_ece_d1_exchanged"),
     "entropy of w, disputed pixels": ("who_entropy_disputed", None),
     "integrity, smallest": ("integrity_min", None),
-    "purity, class": ("purity/class", "purity_shuffled/class"),
-    "AMI, class": ("purity_ami/class", "purity_ami_shuffled/class"),
     "patch insertion, 16 px": ("insertion_16", "insertion_16_random"),
     "patch insertion, 32 px": ("insertion_32", "insertion_32_random"),
     "patch insertion, 64 px": ("insertion_64", "insertion_64_random"),
-    "usage": ("prototype_usage/mean", None),
-    "pruned prototypes": ("prototype_pruned/mean", None),
-    "largest cosine of two prototypes": ("prototype_max_cosine", None),
 }
 
 
