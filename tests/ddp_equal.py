@@ -46,12 +46,12 @@ def run(devices: int, folder: Path, apart: bool = False) -> None:
     module = make_module(
         # Batch norm takes the statistics of each process by design.
         network=make_backbone(norm=False),
-        # Adam would divide gradients that are zero but for rounding by their own size.
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
         explanation_metrics=True,
     )
     trainer = make_trainer(
         devices=devices,
+        precision="64-true",  # so that sums in another order stay far below what is tested
         strategy="ddp" if devices > 1 else "auto",
         max_steps=STEPS,
         use_distributed_sampler=False,  # that of Lightning shuffles

@@ -175,6 +175,18 @@ def test_kernels_that_were_changed_say_what_the_scaled_ones_said():
     assert loss_of(bank, pixels) < loss_of(before, pixels)
 
 
+@pytest.mark.parametrize("size", [1.0, 30.0, 1e4])
+def test_kernels_that_are_sure_and_wrong_stay_finite_and_get_no_worse(size):
+    # The line search of LBFGS tries scales that overflow where they are not bounded.
+    bank = make_bank(kernels=2, classes=3)
+    pixels, before = labelled_by(make_bank(2, 3), 500), copy.deepcopy(bank)
+    pixels = pixels._replace(patches=size * pixels.patches)
+    scale, offset = calibrate_annotators(bank, pixels)
+    assert ((scale >= 0.0999) & (scale <= 10.001)).all()
+    assert offset.isfinite().all()
+    assert loss_of(bank, pixels) <= loss_of(before, pixels)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("annotators", [3, 4])
 def test_the_threshold_hatches_the_stated_share(annotators):

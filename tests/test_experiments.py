@@ -22,11 +22,15 @@ AT_HAND = [path for path in CONFIGS if path.stem not in ON_MADE_UP_FILES]
 REAL_DATA = {
     "bubil": ("root", "BU-BIL/BU-BIL_Dataset1"),
     "bubil_mini": ("root", "bubil_mini"),
+    "bubil_mini_pretrained": ("root", "bubil_mini"),
     "lidc": ("root", "lidc_mini"),
     "simulated": ("data.init_args.root", "bubil_mini"),
 }
 # Options that leave few images for training, each of which prototypes are searched in.
-FEW = dict.fromkeys(("bubil", "bubil_mini"), ("val_fraction", "test_fraction"))
+FEW = dict.fromkeys(
+    ("bubil", "bubil_mini", "bubil_mini_pretrained"), ("val_fraction=0.45", "test_fraction=0.45")
+)
+FEW["quickstart"] = ("train_samples=16", "val_samples=8", "test_samples=8")
 
 
 @pytest.mark.parametrize("config", AT_HAND, ids=lambda path: path.stem)
@@ -36,7 +40,7 @@ def test_fit_test_and_predict(config, request, tmp_path, capsys):
         option, name = REAL_DATA[config.stem]
         root = request.getfixturevalue("data_root") / name
         common += [f"--data.init_args.{option}={root}"]
-        common += [f"--data.init_args.{share}=0.45" for share in FEW.get(config.stem, ())]
+    common += [f"--data.init_args.{option}" for option in FEW.get(config.stem, ())]
     common += [f"--config={REPO / 'tests' / 'quick.yaml'}", "--trainer.logger=false"]
 
     main(["fit", *common])

@@ -13,6 +13,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
+def full_precision(values: Tensor) -> Tensor:
+    """The values in float32 where they are in less, such as bf16; float64 stays."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def mix(log_weights: Tensor, log_probs: Tensor) -> Tensor:
     """Mix M segmentations by weight: p = sum_m weight_m p_m, in logarithms.
 

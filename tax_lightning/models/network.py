@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from tax_lightning.models.backbone import DenseNetwork
 from tax_lightning.models.kernel_bank import KernelBank
-from tax_lightning.models.mixture import logsumexp, mix
+from tax_lightning.models.mixture import full_precision, logsumexp, mix
 from tax_lightning.models.output import TAXOutput, TAXWeights
 from tax_lightning.models.prototypes import PrototypeMemory
 from tax_lightning.models.trust import Trust
@@ -153,7 +153,7 @@ class TAXNetwork(DenseNetwork):
             embedding = embedding + self.at_pixels(coarse, *features.shape[-2:])
         # In float32 also where the convolutions run in bf16.
         with torch.autocast(features.device.type, enabled=False):
-            return F.normalize(embedding.float(), dim=1)
+            return F.normalize(full_precision(embedding), dim=1)
 
     def gate(self, embedding: Tensor) -> TAXWeights:
         """Who and why, of an embedding ``[B, E, H, W]``."""
@@ -170,7 +170,7 @@ class TAXNetwork(DenseNetwork):
         log_who, log_within, embedding = self.gate(encoded.embedding)
         logits = self.bank(encoded.features)
         with torch.autocast(embedding.device.type, enabled=False):
-            log_kernel = logits.float().log_softmax(dim=3)
+            log_kernel = full_precision(logits).log_softmax(dim=3)
             log_annotator = mix(log_within, log_kernel)
             log_probs = mix(log_who, log_annotator)
         return TAXOutput(log_probs, log_annotator, log_who, log_within, log_kernel, embedding)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tax_lightning.explanation import Example, PrototypeSource
+from tax_lightning.models.mixture import full_precision
 
 EXAMPLES = 3  # training pixels of each class that are noted for each prototype
 CANDIDATES = 10  # training pixels that are kept for each prototype while looking for its source
@@ -86,8 +87,8 @@ class PrototypeMemory(nn.Module):
 
     @property
     def unit_vectors(self) -> Tensor:
-        """The prototypes at unit length, float32 ``[N, K, E]``."""
-        return F.normalize(self.vectors.float(), dim=-1)
+        """The prototypes at unit length ``[N, K, E]``."""
+        return F.normalize(full_precision(self.vectors), dim=-1)
 
     @property
     def has_example(self) -> Tensor:
@@ -102,7 +103,7 @@ class PrototypeMemory(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Evidence for every kernel at every pixel ``[B, N, K, H, W]``: cosine / tau + prior."""
-        bias = self.prior.float().unsqueeze(1).expand_as(self.active)
+        bias = full_precision(self.prior).unsqueeze(1).expand_as(self.active)
         evidence = self._respond(embedding, self.unit_vectors / self.temperature, bias)
         # Not as a bias of -inf: some convolutions make NaN of it, such as PyTorch's without oneDNN.
         return evidence.masked_fill(~self.active[:, :, None, None], float("-inf"))
@@ -113,7 +114,7 @@ class PrototypeMemory(nn.Module):
         with torch.autocast(embedding.device.type, enabled=False):
             weight = vectors.flatten(0, 1)[..., None, None]
             bias = None if bias is None else bias.flatten()
-            response: Tensor = F.conv2d(embedding.float(), weight, bias)
+            response: Tensor = F.conv2d(full_precision(embedding), weight, bias)
         by_prototype: Tensor = response.unflatten(1, self.active.shape)
         return by_prototype
 
@@ -320,7 +321,7 @@ class SourceSearch:
                 bool(preferred.expand_as(rank)[b, n, k, y, x]),
             )
             # A copy: a view would keep the whole batch in memory, and send it to other processes.
-            vector = embedding[b, :, y, x].float().cpu().clone()
+            vector = full_precision(embedding[b, :, y, x]).cpu().clone()
             pixel = Pixel(value, ids[b], y, x, label, first, vector)
             self.best[n][k] = _best_pixels([*self.best[n][k], pixel], CANDIDATES)
 

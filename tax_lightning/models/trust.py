@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,21 @@ LEAST_ROWS = 100  # from fewer pixels all that could be fitted would be a guess
 _PENALTY = (
     1e-3  # of the fitted numbers, so that they stay finite where all pixels are named rightly
 )
-_SCALES = (0.1, 10.0)  # smallest and largest scale of the evidence
+_LARGEST_SCALE = 10.0  # and 1 / 10 the smallest
+
+
+def bounded_scale(logarithm: Tensor) -> Tensor:
+    """A scale between 1/10 and 10: any step of an optimizer leaves it finite.
+
+    Args:
+        logarithm: of the scale, which it follows near 0.
+
+    Example:
+        >>> bounded_scale(torch.tensor([-1e9, 0.0, 1e9]))
+        tensor([ 0.1000,  1.0000, 10.0000])
+    """
+    limit = math.log(_LARGEST_SCALE)
+    return (limit * (logarithm / limit).tanh()).exp()
 
 
 class TrustCases(NamedTuple):
@@ -157,10 +172,9 @@ def _minimised(cases: TrustCases, follows_evidence: bool) -> tuple[Tensor, Tenso
     log_scale = torch.zeros(()).double().requires_grad_()
     learnt = [offset, log_scale] if follows_evidence else [offset]
     optimizer = torch.optim.LBFGS(learnt, max_iter=100, line_search_fn="strong_wolfe")
-    low, high = _SCALES
 
     def scale() -> Tensor:
-        return log_scale.exp().clamp(low, high) if follows_evidence else torch.zeros(()).double()
+        return bounded_scale(log_scale) if follows_evidence else torch.zeros(()).double()
 
     def objective() -> Tensor:
         optimizer.zero_grad()

@@ -25,9 +25,10 @@ from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import TRUST_KINDS, expected_disagreement
 from tax_lightning.models.backbone import evaluating
 from tax_lightning.models.kernel_bank import KernelBank
+from tax_lightning.models.mixture import full_precision
 from tax_lightning.models.network import DISPUTE_THRESHOLD, TAXNetwork
 from tax_lightning.models.prototypes import ExampleSearch
-from tax_lightning.models.trust import Trust, TrustCases
+from tax_lightning.models.trust import Trust, TrustCases, bounded_scale
 from tax_lightning.modules.projection import ExplainingModule, number_of_images, on_device
 
 MOST_VALUES = 2**26  # float32 numbers of a sample of pixels, 256 MB
@@ -177,7 +178,8 @@ def finish(
     )
     with torch.inference_mode(False), torch.enable_grad():
         # On copies in the processor's memory, where the pixels are.
-        fitted = copy.deepcopy(bank).float().cpu().requires_grad_()
+        fitted = copy.deepcopy(bank).cpu().requires_grad_()
+        fitted.to(full_precision(fitted.bias).dtype)
         losses = [_held_out_loss(fitted, measured)]
         fit_kernels(fitted, learnt, chosen_by)
         losses.append(_held_out_loss(fitted, measured))
@@ -241,7 +243,7 @@ def sample_pixels(
             # What a kernel sees at each place, as a column.
             patches = F.unfold(encoded.features[i : i + 1], size, padding=size // 2)[0]
             columns = (
-                patches.float(),
+                full_precision(patches),
                 weights.log_within[i].flatten(2),
                 weights.log_who[i].flatten(1),
                 batch["masks"][i].flatten(1),
@@ -350,23 +352,24 @@ def calibrate_annotators(bank: KernelBank, pixels: PixelSample) -> tuple[Tensor,
         Scales ``[N]`` and offsets ``[N, C]``.
     """
     annotators, _, classes = bank.bias.shape
-    log_scale = torch.zeros(annotators, requires_grad=True)
-    offset = torch.zeros(annotators, classes, requires_grad=True)
+    log_scale = torch.zeros(annotators).double().requires_grad_()
+    offset = torch.zeros(annotators, classes).double().requires_grad_()
     optimizer = torch.optim.LBFGS([log_scale, offset], max_iter=60, line_search_fn="strong_wolfe")
 
     def objective() -> Tensor:
         optimizer.zero_grad()
-        scaled = {"scale": log_scale.exp(), "offset": offset}
+        scaled = {"scale": bounded_scale(log_scale), "offset": offset}
         loss = _label_loss(bank, pixels, **scaled)
         loss = loss + PENALTY * (offset.square().mean() + log_scale.square().mean())
         loss.backward()
         return loss
 
     optimizer.step(objective)
-    scale, offset = log_scale.detach().exp(), (offset - offset.mean(1, keepdim=True)).detach()
+    scale = bounded_scale(log_scale).detach().to(bank.bias)
+    offset = (offset - offset.mean(1, keepdim=True)).detach().to(bank.bias)
     with torch.no_grad():
-        bank.weight.mul_(scale.view(-1, 1, 1, 1, 1, 1).to(bank.weight))
-        bank.bias.mul_(scale.view(-1, 1, 1).to(bank.bias)).add_(offset.unsqueeze(1).to(bank.bias))
+        bank.weight.mul_(scale.view(-1, 1, 1, 1, 1, 1))
+        bank.bias.mul_(scale.view(-1, 1, 1)).add_(offset.unsqueeze(1))
     return scale, offset
 
 

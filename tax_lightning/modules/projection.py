@@ -18,6 +18,7 @@ from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.losses import TAXLoss
 from tax_lightning.models.backbone import evaluating
+from tax_lightning.models.mixture import full_precision
 from tax_lightning.models.network import TAXNetwork
 from tax_lightning.models.output import TAXOutput, TAXWeights
 from tax_lightning.models.prototypes import SourceSearch
@@ -130,7 +131,7 @@ def number_of_images(module: ExplainingModule, loader: Iterable[Batch]) -> int:
 def _draw(embedding: Tensor, weight: Tensor, count: int, name: str) -> list[Tensor]:
     """For each annotator ``count`` pixels of one image drawn by weight: N tensors ``[M, D]``."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    pixels = embedding.flatten(1).T.float().cpu()
+    pixels = full_precision(embedding).flatten(1).T.cpu()
     drawn = []
     for weights in weight.flatten(1).float().cpu():
         if weights.sum() > 0:
