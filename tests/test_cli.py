@@ -172,6 +172,7 @@ def test_predict_writes_every_kind_of_output(checkpoint, config, tmp_path):
             *("--config", str(config)),
             *("--ckpt_path", checkpoint),
             f"--predictions.output_dir={output}",
+            "--predictions.samples=2",
         ]
     )
     manifest = json.loads((output / "manifest.json").read_text())
@@ -181,6 +182,8 @@ def test_predict_writes_every_kind_of_output(checkpoint, config, tmp_path):
         fused = np.asarray(Image.open(output / files["fused"]))
         assert fused.shape == (40, 48)
         assert set(files["annotators"]) == {"Ana", "Ben"}
+        samples = [np.asarray(Image.open(output / file)) for file in files["samples"]["Ben"]]
+        assert [sample.shape for sample in samples] == 2 * [fused.shape]
         assert Image.open(output / files.get("who", files.get("votes"))).mode == "P"
         with np.load(output / files["maps"]) as arrays:
             assert np.allclose(arrays["who"].sum(0), 1, atol=1e-2)

@@ -1,6 +1,7 @@
 """Predictions on disk, read back."""
 
 import dataclasses
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from PIL import Image
 from small_runs import ANNOTATORS, SIDE, Images, Model, make_trainer
 from torch.utils.data import DataLoader
 
+from tax_lightning.baselines import MultiHead, ProbabilisticUNet
 from tax_lightning.callbacks import PredictionWriter, prediction_writer
 from tax_lightning.explanation import TrustBasis
 from tax_lightning.visualization import annotator_palette
@@ -30,9 +32,10 @@ class Named(Images):
         return {**super().__getitem__(i), "id": self.names[i]}
 
 
-def predict(folder, ids=("a", "b", "c"), padded=False, explain=None, **options):
-    writer, model = PredictionWriter(str(folder), **options), Model()
-    model.explain = explain or model.explain
+def predict(folder, ids=("a", "b", "c"), padded=False, explain=None, model=None, **options):
+    writer, model = PredictionWriter(str(folder), **options), model or Model()
+    if explain is not None:
+        model.explain = explain
     loader = DataLoader(Named(ids, padded), batch_size=2)
     make_trainer(folder.parent, [writer]).predict(model, loader, return_predictions=False)
     return json.loads(writer.manifest.read_text(encoding="utf-8"))
@@ -107,6 +110,34 @@ def test_votes_are_written_where_who_does_not_follow_the_image(tmp_path):
         "reference": "majority",
         "scores": [None, None, None],
     }
+
+
+@pytest.mark.parametrize("kind", [MultiHead, ProbabilisticUNet])
+def test_samples_are_written_by_annotator_or_of_the_set(kind, tmp_path):
+    """The mean over samples of "is class c" is the probability of c, padding is cut off."""
+    torch.manual_seed(0)
+    options = {"samples": 2} if kind is ProbabilisticUNet else {}
+    options |= {"network": torch.nn.Conv2d(1, 4, 3, padding=1), "in_channels": 1}
+    module = kind(ANNOTATORS, ("background", "cell"), **options)
+    manifest = predict(tmp_path, ["a", "b"], padded=True, model=module, samples=20)
+    image = Named(["a", "b"], padded=True)[1]["image"][None]
+    output = module.eval()(image)
+    expected = output.log_sample_probs.detach().exp()[0, :, 1, : SIDE - 4, : SIDE - 6]
+    files = manifest["images"][1]["files"]["samples"]
+    assert list(files) == (list(ANNOTATORS) if module.named else ["set"])
+    name = next(iter(files))
+    assert files[name][:2] == [f"b/samples/{name}-1.png", f"b/samples/{name}-2.png"]
+    drawn = np.stack([read(tmp_path / file) for file in itertools.chain(*files.values())])
+    assert set(np.unique(drawn)) == {0, 1}
+    shares = drawn.reshape(len(expected), 20, *drawn.shape[1:]).mean(axis=1)
+    np.testing.assert_allclose(shares, expected, atol=0.5 / 20 + 1e-4)
+
+
+def test_samples_that_cannot_be_drawn_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"samples=-1, expected 0 \(none\) or more"):
+        PredictionWriter(samples=-1)
+    with pytest.raises(ValueError, match="samples=2, but Model gives no probabilities to draw"):
+        predict(tmp_path, samples=2)
 
 
 def test_more_annotators_than_a_picture_can_name_are_refused(tmp_path):

@@ -12,6 +12,7 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.callbacks import BasePredictionWriter
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import Explanation, Prediction
@@ -45,7 +46,9 @@ class PredictionWriter(BasePredictionWriter):
 
     Where the weights follow the image there is ``who.png``, the position of the annotator with the
     largest weight, else ``votes.png``, the expected number of annotators who say the result,
-    rounded. Both have 254 where nothing is disputed.
+    rounded. Both have 254 where nothing is disputed. ``samples/<annotator>-<number>.png`` are
+    plausible segmentations, see :func:`tax_lightning.models.samples.coherent_samples`; ``set``
+    stands for the annotator where a model names nobody.
 
     A model without an explanation has the segmentations only. Padding is cut off. Each process
     writes its own images; ``manifest.json`` is written last, and names all files, colours, classes
@@ -55,8 +58,11 @@ class PredictionWriter(BasePredictionWriter):
         output_dir: the folder to write into.
         overwrite: whether to write into a folder that holds the predictions of an earlier run.
             Files of images that are not predicted again stay.
+        samples: how many plausible segmentations to write of each annotator; they take a second
+            pass through the network.
 
     Raises:
+        ValueError: if ``samples`` is negative, or the model gives no probabilities to draw from.
         FileExistsError: at the start of ``predict``, if the folder holds predictions already.
 
     Example:
@@ -64,10 +70,14 @@ class PredictionWriter(BasePredictionWriter):
         'predictions/manifest.json'
     """
 
-    def __init__(self, output_dir: str = "predictions", overwrite: bool = False) -> None:
+    def __init__(
+        self, output_dir: str = "predictions", overwrite: bool = False, samples: int = 0
+    ) -> None:
         super().__init__(write_interval="batch")
+        if samples < 0:
+            raise ValueError(f"PredictionWriter: samples={samples}, expected 0 (none) or more.")
         self.output_dir = Path(output_dir)
-        self.overwrite = overwrite
+        self.overwrite, self.samples = overwrite, samples
         self._images: dict[str, dict[str, Any]] = {}
         self._names: dict[str, Any] = {}
 
@@ -82,6 +92,12 @@ class PredictionWriter(BasePredictionWriter):
         if stage != "predict":
             return
         self._images, self._names = {}, {}
+        if self.samples and not hasattr(pl_module, "predict"):
+            raise ValueError(
+                f"PredictionWriter: samples={self.samples}, but {type(pl_module).__name__} gives "
+                "no probabilities to draw from: it has no predict(images, samples=...). Set "
+                "samples to 0."
+            )
         if self.manifest.exists() and not self.overwrite:
             raise FileExistsError(
                 f"PredictionWriter: output_dir={str(self.output_dir)!r} holds the predictions of "
@@ -109,9 +125,15 @@ class PredictionWriter(BasePredictionWriter):
             )
         prediction = prediction.to("cpu")
         self._names = self._names or _names(prediction)
-        for i, size in enumerate(batch.get("size", [None] * len(prediction))):
-            image = prediction[i]
-            self._write_image(image if size is None else image.crop(*map(int, size)))
+        drawn: Any = [()] * len(prediction)
+        if self.samples:
+            module: Any = pl_module
+            with trainer.precision_plugin.predict_step_context():
+                drawn = module.predict(batch["image"], samples=self.samples).cpu()
+        for i, size in enumerate(batch.get("size", [prediction.probs.shape[-2:]] * len(drawn))):
+            height, width = map(int, size)
+            drawn_here = [sample[:height, :width] for sample in drawn[i]]
+            self._write_image(prediction[i].crop(height, width), drawn_here)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write one manifest of what all processes wrote."""
@@ -128,7 +150,7 @@ class PredictionWriter(BasePredictionWriter):
             unfinished.write_text(json.dumps(plain, ensure_ascii=False, indent=2), "utf-8")
             os.replace(unfinished, self.manifest)
 
-    def _write_image(self, prediction: Prediction) -> None:
+    def _write_image(self, prediction: Prediction, drawn: Sequence[Tensor]) -> None:
         (sample_id,) = prediction.ids
         if sample_id in self._images:
             raise ValueError(
@@ -149,12 +171,22 @@ class PredictionWriter(BasePredictionWriter):
             self._save(files[kind], values, palette)
             maps = self.output_dir / files["maps"]
             np.savez_compressed(maps, allow_pickle=False, **_maps(prediction))
+        names = annotators or ("set",)
+        numbers = range(1, len(drawn) // len(names) + 1)
+        samples = {
+            name: [f"{folder}/samples/{file_name(name)}-{number}.png" for number in numbers]
+            for name in names
+        }
+        if drawn:
+            (self.output_dir / folder / "samples").mkdir(exist_ok=True)
+        for file, sample in zip(itertools.chain(*samples.values()), drawn, strict=True):
+            self._save(file, sample, dict(enumerate(colours)))
         height, width = prediction.probs.shape[-2:]
         self._images[sample_id] = {
             "id": sample_id,
             "height": height,
             "width": width,
-            "files": {**files, "annotators": own},
+            "files": {**files, "annotators": own} | ({"samples": samples} if drawn else {}),
         }
 
     def _save(self, file: str, values: Any, palette: Mapping[int, Colour]) -> None:  # noqa: ANN401
