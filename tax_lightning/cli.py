@@ -1,6 +1,7 @@
 """The command line: fit, validate, test, predict, inspect and explain, by YAML files and flags."""
 
 import argparse
+import json
 import sys
 import tempfile
 import warnings
@@ -175,6 +176,8 @@ def _report(trainer: Any, checkpoint: str) -> None:  # noqa: ANN401 - a Trainer
     for callback in trainer.callbacks:
         if isinstance(callback, ExplanationLogger):
             print(f"pictures    {callback.folder or 'none'}")
+            for finding in callback.findings:
+                print(finding)
     for logger in trainer.loggers:
         # W&B's logger does not tell its run's folder, but the run itself does.
         folder = getattr(logger.experiment, "dir", None) or logger.log_dir or logger.save_dir
@@ -230,8 +233,6 @@ def explain_images(args: Sequence[str]) -> None:
     data = parser.instantiate(config).data
     model = load_model(config.ckpt_path, "--ckpt_path").eval()
     prepared = images_for(model, config.images, data)
-    for note in prepared.notes:
-        print(f"note  {note}", file=sys.stderr)
     page = write_report(
         ExplainedImages(
             model.to(_device(config.device)), prepared.images, prepared.to_picture, _show_progress
@@ -244,6 +245,8 @@ def explain_images(args: Sequence[str]) -> None:
         overwrite=config.overwrite,
         **({} if config.title is None else {"title": config.title}),
     )
+    for note in json.loads(page.with_name("report.json").read_text("utf-8"))["notes"]:
+        print(f"note  {note}", file=sys.stderr)
     print(f"page  {page}")
 
 

@@ -217,6 +217,7 @@ class Explanation(Prediction):
         sources: ``[N][K]``, the training pixel behind each kernel's prototype.
         trust: what ``who`` was taught with, and how good it is.
         dispute_threshold: expected disagreement below which a pixel is undisputed, in ``[0, 1]``.
+        persons: whether an annotator is the same person throughout the training images.
 
     Raises:
         ValueError: if the shape of a tensor does not follow from the names and the other tensors.
@@ -250,6 +251,7 @@ class Explanation(Prediction):
     sources: tuple[tuple[PrototypeSource, ...], ...]
     trust: TrustBasis = TrustBasis()
     dispute_threshold: float = 0.1
+    persons: bool = True
 
     def __post_init__(self) -> None:
         """Check that there is a row of sources for each annotator too."""

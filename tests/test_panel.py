@@ -298,7 +298,7 @@ def test_the_foot_says_what_trust_is_worth():
     [
         ((0.6, 0.6, 0.6), "The model expects the same of all 3 annotators"),
         ((0.9, 0.3, 0.9), "The model expects nearly the same of Ana and Cleo"),
-        ((0.1, 0.3, 0.2), "The result is background everywhere: the model found nothing here."),
+        ((0.1, 0.3, 0.2), "The result is background everywhere. The model found nothing at any"),
     ],
 )
 def test_what_misleads_is_called_by_name(support, said):
@@ -400,9 +400,9 @@ def test_the_real_dispute_stands_beside_the_expected_one():
     explanation = make_explanation(leader, undisputed=undisputed)
     masks = np.zeros((3, 8, 8), dtype=np.int64)
     masks[1, :2] = 1
-    said = texts(dispute_notes(explanation, Summary.of(explanation), masks))
+    said = texts(dispute_notes(explanation, Summary.of(explanation, masks)))
     assert said[2:] == ["disputed, as the model expects: 75% of the pixels", "in the masks: 25%"]
-    assert len(dispute_notes(explanation, Summary.of(explanation), None)) == 3
+    assert len(dispute_notes(explanation, Summary.of(explanation))) == 3
 
 
 def test_a_leader_decides_is_outvoted_or_shares():

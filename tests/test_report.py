@@ -363,7 +363,7 @@ def of_one_look(probability, **options):
     [
         ((0.6, 0.6, 0.6), "The model expects the same of all 3 annotators"),
         ((0.9, 0.3, 0.9), "The model expects nearly the same of Ana and Cleo"),
-        ((0.1, 0.3, 0.2), "The result is background everywhere: the model found nothing here."),
+        ((0.1, 0.3, 0.2), "The result is background everywhere. The model found nothing at any"),
         ((0.9, 0.3, 0.6), None),
     ],
 )

@@ -15,6 +15,7 @@ from tax_lightning.callbacks.samples import (
     undisturbed,
 )
 from tax_lightning.files import file_name
+from tax_lightning.visualization.findings import Finding, findings
 from tax_lightning.visualization.gallery import (
     PrototypeCard,
     read_cards,
@@ -44,6 +45,7 @@ class ExplanationLogger(Callback):
     Attributes:
         folder: the folder of pictures, once there is one.
         report: the files written at the end of training.
+        findings: what misleads in the images of the end.
 
     Raises:
         ValueError: if a number is below 1.
@@ -67,6 +69,7 @@ class ExplanationLogger(Callback):
     def _begin(self) -> None:
         self.folder: Path | None = None
         self.report: list[Path] = []
+        self.findings: list[Finding] = []
         self._finished = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -116,7 +119,10 @@ class ExplanationLogger(Callback):
                 file = f"{stage}-{file_name(name)}.png"
                 panels += to.picture(f"explanations/{name}", panel, file)
             if self._finished and seen:
-                self.report = [*panels, *_show_prototypes(to, seen, cards)]
+                first, *others = (Summary.of(one.explanation, **one.labels) for one in seen)
+                summary = sum(others, start=first)
+                self.findings = findings(seen[0].explanation, summary)
+                self.report = [*panels, *_show_prototypes(to, seen, with_use(cards, summary))]
                 if self.report:
                     to.artifact("explanation", self.report)
 
@@ -125,11 +131,12 @@ def _show_prototypes(
     to: Destinations, seen: Sequence[ExplainedSample], cards: Sequence[PrototypeCard]
 ) -> list[Path]:
     """Hand over the gallery and the page of the end; returns their files."""
-    first, *others = (Summary.of(one.explanation) for one in seen)
-    cards = with_use(cards, sum(others, start=first))
     files = []
     if any(card.source.projected for card in cards):
         files += to.picture("explanations/gallery", render_gallery(cards), "gallery.png")
-    items = [(one.explanation, one.picture, one.labels.get("masks")) for one in seen]
+    items = [
+        (one.explanation, one.picture, one.labels.get("masks"), one.labels.get("reference"))
+        for one in seen
+    ]
     source = "the model at the end of its training"
     return files + to.file("report.html", lambda path: write_page(items, cards, path, source))

@@ -19,6 +19,7 @@ from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 from tax_lightning.data.dataset import Source
 from tax_lightning.data.samples import RawSample, SampleTable
 from tax_lightning.data.splits import SPLITS
+from tax_lightning.visualization.summary import LabelCounts
 
 ABSENT, EMPTY, DRAWN = range(3)
 """What an annotator did with an image: no mask, a mask without foreground, one with."""
@@ -51,6 +52,7 @@ class ImageCounts:
         confusion: ``[M, C, M, C]``: pixels that one plane calls by one class and another plane by
             another, where both are labelled. The planes are the N annotators' masks, and then the
             reference where there is one. Zero for those who are absent.
+        labels: Where the annotators differ, tie, or are wrong alike.
         ignored: Pixels of a mask that bear no label ``[N]``.
         objects: Connected pieces of foreground, those of different classes apart ``[N]``.
         rim: Share of the pixels at the image's border that are foreground, in [0, 1] ``[N]``.
@@ -60,6 +62,7 @@ class ImageCounts:
     size: tuple[int, int]
     digest: bytes
     confusion: Counts
+    labels: LabelCounts
     ignored: Counts
     objects: Counts
     rim: Array
@@ -127,6 +130,7 @@ class Audit:
         inverted_dice: The same with the first annotator's mask inverted ``[N, N]``.
         reference_dice: Mean Dice with the reference ``[N]``.
         outliers: The masks with the lowest mean Dice with all others, at most one an image.
+        labels: Where the annotators differ, tie, or are wrong alike.
     """
 
     annotators: tuple[str, ...]
@@ -146,6 +150,7 @@ class Audit:
     inverted_dice: Array
     reference_dice: Array
     outliers: tuple[Outlier, ...]
+    labels: LabelCounts
 
     @property
     def class_shares(self) -> Array:
@@ -242,6 +247,7 @@ def count_image(sample: RawSample, classes: int, place: Place) -> ImageCounts:
         size=(masks.shape[1], masks.shape[2]),
         digest=_digest(sample.image),
         confusion=pair_confusion(planes, classes),
+        labels=LabelCounts.of(masks, classes, sample.reference),
         ignored=np.where(sample.present, ignored, 0),
         objects=np.array(objects, np.int64),
         rim=np.array(on_rim, np.float64),
@@ -378,6 +384,7 @@ class Tally:
         self._rows: list[ImageRow] = []
         self._outliers: list[tuple[tuple[float, float, int], Outlier]] = []
         self._confusion: Counts | None = None
+        self._labels: LabelCounts | None = None
         self._ignored, self._inside_out, self._pieces, self._drawn = np.zeros((4, people), np.int64)
         self._relative_area, self._dice = _Mean(), _Mean()
         self._foreground, self._inverted = _Mean(), _Mean()
@@ -399,6 +406,7 @@ class Tally:
         if self._confusion is None:
             self._confusion = np.zeros_like(image.confusion)
         self._confusion += image.confusion
+        self._labels = image.labels if self._labels is None else self._labels + image.labels
         self._ignored += image.ignored
         self._pieces += image.objects
         self._drawn += status[:people] == DRAWN
@@ -440,7 +448,9 @@ class Tally:
         Args:
             persons: Whether an annotator is the same person throughout.
         """
-        assert self._confusion is not None  # `audit` refuses data without samples
+        # `audit` refuses data without samples.
+        assert self._confusion is not None
+        assert self._labels is not None
         people = len(self.annotators)
         mutual = (slice(people), slice(people))
         pixels = _class_pixels(self._confusion)[:people]
@@ -465,6 +475,7 @@ class Tally:
                 self._dice.value[:people, people] if has_reference else np.full(people, np.nan)
             ),
             outliers=tuple(found for _, found in sorted(self._outliers, reverse=True)),
+            labels=self._labels,
         )
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from tax_lightning.data.splits import SPLITS
 from tax_lightning.inspection.audit import ABSENT, DRAWN, EMPTY, Audit, ImageRow
+from tax_lightning.visualization.findings import Finding, listed, noise, slots, ties, wrong_alike
 
 NEARLY_ALL = 0.95
 """Share of equal masks from which two annotators count as one."""
@@ -23,26 +22,6 @@ OUTLYING = 0.5
 """Mean Dice with all others below which a mask is pointed out."""
 
 _SEPARATORS = r"[_\-./ ]"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing found.
-
-    Args:
-        kind: What kind of thing, e.g. ``"duplicate"``; also its anchor on the page.
-        severity: ``"warning"``: look at it before training. ``"hint"``: good to know.
-        title: The finding in a few words.
-        text: Its evidence, and what to do about it.
-    """
-
-    kind: str
-    severity: Literal["warning", "hint"]
-    title: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.severity}: {self.title}. {self.text}"
 
 
 def findings(audit: Audit) -> list[Finding]:
@@ -59,7 +38,7 @@ def findings(audit: Audit) -> list[Finding]:
         []
     """
     checks: Sequence[Callable[[Audit], Iterator[Finding]]] = (
-        _slots,
+        _shared,
         _duplicates,
         _reference,
         _polarity,
@@ -75,22 +54,20 @@ def findings(audit: Audit) -> list[Finding]:
     return sorted(found, key=lambda finding: finding.severity != "warning")
 
 
-def _slots(audit: Audit) -> Iterator[Finding]:
+def _shared(audit: Audit) -> Iterator[Finding]:
+    """What is said of a model's images in the same words."""
     if not audit.persons:
-        yield Finding(
-            "slots",
-            "warning",
-            "These annotators are not persons",
-            f"{_listed(audit.annotators)} are the columns of a table, filled by other people from "
-            "image to image. Figures of a single annotator mean nothing here. Trust what treats "
-            "the masks of an image as a set.",
-        )
+        yield slots(audit.annotators)
+    else:
+        yield from noise(audit.annotators, audit.kappa, audit.labels.classes, given=True)
+    yield from wrong_alike(audit.labels) if audit.has_reference else ties(audit.labels)
 
 
 def _duplicates(audit: Audit) -> Iterator[Finding]:
     """One annotator entered twice, everywhere or in part of the data."""
     people = len(audit.annotators)
     pairs = {pair for row in audit.images for pair in row.equal if max(pair) < people}
+    everywhere: list[Finding] = []
     for first, second in sorted(pairs):
         rows = [row for row in audit.images if row.status[first] == row.status[second] == DRAWN]
         equal = [row for row in rows if (first, second) in row.equal]
@@ -98,11 +75,26 @@ def _duplicates(audit: Audit) -> Iterator[Finding]:
         if len(equal) < FEW:
             continue
         if len(equal) >= NEARLY_ALL * len(rows):
-            yield _duplicate_everywhere(names, len(equal), len(rows))
+            everywhere.append(_duplicate_everywhere(names, len(equal), len(rows)))
         elif parts := _equal_parts(equal, rows):
             yield _duplicate_in_part(names, parts, equal, rows)
         elif len(equal) >= SOME * len(rows):
             yield _equal_now_and_then(names, len(equal), len(rows))
+    if len(everywhere) > 1 and len(everywhere) == people * (people - 1) / 2:
+        yield _identical(people)
+    else:
+        yield from everywhere
+
+
+def _identical(people: int) -> Finding:
+    return Finding(
+        "identical",
+        "warning",
+        f"All {people} annotators draw the same",
+        f"Their masks are equal on {NEARLY_ALL:.0%} of the images or more, so that nothing can be "
+        "learnt about any of them: was one mask entered for everybody? Look at the files, or keep "
+        "one annotator with exclude_annotators.",
+    )
 
 
 def _duplicate_everywhere(names: tuple[str, str], equal: int, images: int) -> Finding:
@@ -122,7 +114,7 @@ def _duplicate_in_part(
     equal: Sequence[ImageRow],
     rows: Sequence[ImageRow],
 ) -> Finding:
-    named = _listed([f"{part} ({_count(count, 'image')})" for part, count in sorted(parts.items())])
+    named = listed([f"{part} ({_count(count, 'image')})" for part, count in sorted(parts.items())])
     inside = sum(not _parts(row).isdisjoint(parts) for row in equal)
     outside = sum(_parts(row).isdisjoint(parts) for row in rows)
     return Finding(
@@ -202,7 +194,7 @@ def _polarity(audit: Audit) -> Iterator[Finding]:
         )
     if suspects := [int(i) for i in np.flatnonzero(inside_out & ~swapped)]:
         everybody = len(suspects) == int((drawn > 0).sum())
-        names = "all annotators" if everybody else _listed([audit.annotators[i] for i in suspects])
+        names = "all annotators" if everybody else listed([audit.annotators[i] for i in suspects])
         images, total = int(audit.inside_out[suspects].sum()), int(drawn[suspects].sum())
         yield Finding(
             "polarity",
@@ -242,7 +234,7 @@ def _leaks(audit: Audit) -> Iterator[Finding]:
 
 
 def _example(rows: Sequence[ImageRow]) -> str:
-    return _listed([f"{row.place.id} ({row.place.split})" for row in rows])
+    return listed([f"{row.place.id} ({row.place.split})" for row in rows])
 
 
 def _name_prefixes(audit: Audit) -> Iterator[Finding]:
@@ -259,7 +251,7 @@ def _name_prefixes(audit: Audit) -> Iterator[Finding]:
             "hint",
             "Names that begin alike lie in several splits",
             f"{_count(len(crossing), 'beginning')} of names, e.g. {crossing[0]} "
-            f"({_listed([s for s in SPLITS if s in splits[crossing[0]]])}), and no group is set. "
+            f"({listed([s for s in SPLITS if s in splits[crossing[0]]])}), and no group is set. "
             "If it stands for a patient, slide or scan, its images leak from training into "
             "testing: name the groups, e.g. with group_pattern.",
         )
@@ -275,7 +267,7 @@ def _idle(audit: Audit) -> Iterator[Finding]:
         yield Finding(
             "idle",
             "warning",
-            f"No training image labelled by {_listed(idle)}",
+            f"No training image labelled by {listed(idle)}",
             "Nothing can be learnt about them: leave them out with exclude_annotators, or draw the "
             "splits with another split_seed.",
         )
@@ -288,7 +280,7 @@ def _unused_classes(audit: Audit) -> Iterator[Finding]:
         yield Finding(
             "classes",
             "warning",
-            f"Nobody used the class {_listed(unused)}",
+            f"Nobody used the class {listed(unused)}",
             "No pixel of any mask bears it. Is its value in mask_values right?",
         )
 
@@ -296,9 +288,7 @@ def _unused_classes(audit: Audit) -> Iterator[Finding]:
 def _outliers(audit: Audit) -> Iterator[Finding]:
     far = [outlier for outlier in audit.outliers if outlier.dice < OUTLYING]
     if far:
-        named = _listed(
-            [f"{o.annotator} on {o.place.id} (mean Dice {o.dice:.2f})" for o in far[:3]]
-        )
+        named = listed([f"{o.annotator} on {o.place.id} (mean Dice {o.dice:.2f})" for o in far[:3]])
         yield Finding(
             "outliers",
             "hint",
@@ -339,11 +329,3 @@ def _empty(audit: Audit) -> Iterator[Finding]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _listed(names: Iterable[str], most: int = 8) -> str:
-    """The names as a sentence has them; a long list is cut."""
-    shown = list(names)
-    if len(shown) > most:
-        shown = [*shown[: most - 1], f"{len(shown) - most + 1} more"]
-    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))

@@ -55,6 +55,7 @@ class MultiAnnotatorModule(L.LightningModule):
     preparation: Preparation | None = None  # of its training images, where that is known
     reference_from_output = False  # whether the reference is a result of the network itself
     named = True  # predicts what each annotator would draw
+    persons = True  # whether an annotator is the same person throughout, as the data module says
     loss: SegmentationTerms
 
     def __init__(
@@ -167,6 +168,7 @@ class MultiAnnotatorModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Let the data module estimate the STAPLE labels once, before training."""
         datamodule: Any = getattr(self.trainer, "datamodule", None)
+        self.persons = getattr(datamodule, "persons", self.persons)
         if stage != "predict" and self.reference == "staple" and hasattr(datamodule, "use_staple"):
             datamodule.use_staple()
 
@@ -317,6 +319,7 @@ class MultiAnnotatorModule(L.LightningModule):
         prepared = getattr(getattr(self._trainer, "datamodule", None), "preparation", None)
         if isinstance(prepared, Preparation):
             self.preparation = prepared
+        checkpoint["persons"] = self.persons
         if self.preparation is not None:
             checkpoint["preparation"] = self.preparation.to_primitives()
 
@@ -324,6 +327,7 @@ class MultiAnnotatorModule(L.LightningModule):
         """Refuse a checkpoint of another format or other names; take up how images are prepared."""
         check_format(checkpoint)
         check_same_names(checkpoint, annotators=self.annotators, classes=self.classes)
+        self.persons = checkpoint.get("persons", True)
         if "preparation" in checkpoint:
             self.preparation = Preparation.from_primitives(checkpoint["preparation"])
 

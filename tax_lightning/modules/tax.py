@@ -189,6 +189,7 @@ class TAXLightningModule(ExplainingModule):
             sources=self.network.memory.sources(self.annotators, self.classes),
             trust=self.network.trust.basis(self.reference),
             dispute_threshold=float(self.network.dispute_threshold),
+            persons=self.persons,
         )
 
     @property

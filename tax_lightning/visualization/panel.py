@@ -14,6 +14,7 @@ from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Example, Explanation
 from tax_lightning.visualization import drawing
 from tax_lightning.visualization.annotations import Argument, CallOut, SourcePatch, find_callouts
+from tax_lightning.visualization.findings import findings
 from tax_lightning.visualization.gallery import origin
 from tax_lightning.visualization.palette import (
     Colour,
@@ -29,7 +30,6 @@ from tax_lightning.visualization.summary import (
     SHARED,
     Summary,
     cast_of,
-    real_dispute,
     standing,
     threshold_words,
     trust_words,
@@ -98,7 +98,7 @@ def render_panel(
                 f"{name} has shape {array.shape}, expected {axes}; give it at the explanation's "
                 "size, in that order of axes."
             )
-    summary, callouts = Summary.of(explanation), find_callouts(explanation)
+    summary, callouts = Summary.of(explanation, masks, reference), find_callouts(explanation)
     view = View(explanation, image, masks, reference, summary)
     sheet = Sheet(view.scale)
     drawn, how, may = "Annotators", "as each of them drew", ""
@@ -111,7 +111,7 @@ def render_panel(
             sheet.tile("Result", view.result(), _class_entries(view)),
             _who_tile(sheet, view, explanation, summary),
             sheet.tile("WHY", _with_numbers(view.why(), view, callouts, sheet), _WHY),
-            sheet.tile("DISPUTE", view.dispute_map(), dispute_notes(explanation, summary, masks)),
+            sheet.tile("DISPUTE", view.dispute_map(), dispute_notes(explanation, summary)),
         ],
         _COLUMNS,
     )
@@ -123,10 +123,7 @@ def render_panel(
     return sheet.framed(
         [
             sheet.heading(explanation.ids[0], _TAGLINE, width),
-            *(
-                sheet.text([caveat], width)
-                for caveat in summary.caveats(explanation.annotators, explanation.classes[0])
-            ),
+            *(sheet.text([found.said], width) for found in findings(explanation, summary)),
             tiles,
             sheet.flow([sign], width),
             sheet.flow(annotator_entries(view, explanation.annotators, summary), width),
@@ -308,13 +305,11 @@ def annotator_entries(view: View, annotators: Sequence[str], summary: Summary) -
     return entries
 
 
-def dispute_notes(
-    explanation: Explanation, summary: Summary, masks: NDArray[np.integer] | None
-) -> list[Entry]:
+def dispute_notes(explanation: Explanation, summary: Summary) -> list[Entry]:
     """The scale of the dispute, and the share of the image that is disputed, as given and real."""
     most = f"{1 - 1 / len(explanation.classes):.0%} or more of pairs differ"
     said = f"disputed, as the model expects: {summary.dispute:.0%} of the pixels"
-    real = None if masks is None else real_dispute(masks)
+    real = summary.labels.dispute
     in_masks = [] if real is None else [Entry(f"in the masks: {real:.0%}")]
     return [Entry("0%"), Entry(most, _scale_bar()), Entry(said), *in_masks]
 

@@ -20,6 +20,7 @@ from tax_lightning.files import file_name
 from tax_lightning.visualization import page as base
 from tax_lightning.visualization.annotations import Read, find_callouts
 from tax_lightning.visualization.drawing import data_uri, shrunk
+from tax_lightning.visualization.findings import Finding, findings
 from tax_lightning.visualization.gallery import (
     TAGLINE,
     PrototypeCard,
@@ -40,7 +41,6 @@ from tax_lightning.visualization.sheet import Sheet
 from tax_lightning.visualization.summary import (
     MOST_NAMED,
     Summary,
-    real_dispute,
     threshold_words,
     trust_words,
 )
@@ -50,7 +50,12 @@ _SCRIPTS = ("maps.js", "drawing.js", "spot.js", "page.js")
 _MAX_SIDE, _CROP = 1024, 96  # pixels
 _TRUST_LAYER = '<label><input type="radio" name="layer" value="trust">Whom it follows</label>'
 
-Item = tuple[Explanation, Picture] | tuple[Explanation, Picture, NDArray[np.integer] | None]
+Labels = NDArray[np.integer] | None
+Item = (
+    tuple[Explanation, Picture]
+    | tuple[Explanation, Picture, Labels]
+    | tuple[Explanation, Picture, Labels, Labels]
+)
 
 
 def write_report(
@@ -73,7 +78,8 @@ def write_report(
         explained: explanations of one image each, on the CPU, and the images as pictures
             ``[H, W, 3]`` uint8, of any sizes; such as
             :class:`~tax_lightning.data.images.ExplainedImages`. A third item may hold the masks
-            ``[N, H, W]`` as the annotators drew them, 255 where not labelled.
+            ``[N, H, W]`` as the annotators drew them, a fourth the reference ``[H, W]``, both 255
+            where not labelled.
         output: folder; made where it is missing.
         read: gives the picture of a training image by its id, for the gallery of prototypes; it may
             raise ``LookupError``, ``OSError`` or ``ValueError``.
@@ -107,11 +113,11 @@ def write_report(
     numbers.unlink(missing_ok=True)
     report = _Report(max_side)
     for explanation, picture, *given in explained:
-        masks = given[0] if given else None
         report.cards = report.cards or read_cards(explanation.sources, read)
-        maps = report.add(explanation, picture, masks)
+        masks, reference = (*given, None, None)[:2]
+        maps = report.add(explanation, picture, masks, reference)
         patches = report.cards[0].patches if report.cards else {}
-        panel = render_panel(explanation, picture, masks, patches=patches)
+        panel = render_panel(explanation, picture, masks, reference, patches)
         name = file_name(explanation.ids[0])
         files = {"panel": f"panels/{name}.png", "maps": f"maps/{name}.npz"}
         Image.fromarray(panel).save(folder / files["panel"])
@@ -119,7 +125,7 @@ def write_report(
         report.images[-1]["files"] = files
     if not report.images:
         raise ValueError("there are no images to explain, expected at least one.")
-    notes = [*notes, *report.notes()]
+    notes = [*notes, *(found.said for found in report.findings())]
     page = folder / "index.html"
     page.write_text(report.page(title, source, notes), encoding="utf-8", newline="\n")
     content = {"tax_lightning": __version__, "source": source, "notes": notes, **report.content()}
@@ -146,8 +152,8 @@ def write_page(
     report = _Report(_MAX_SIDE)
     for explanation, picture, *given in explained:
         report.cards = list(cards)
-        report.add(explanation, picture, given[0] if given else None)
-    text = report.page(_TITLE, source, report.notes())
+        report.add(explanation, picture, *given)
+    text = report.page(_TITLE, source, [found.said for found in report.findings()])
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -164,7 +170,11 @@ class _Report:
         self.blocks: list[str] = []
 
     def add(
-        self, explanation: Explanation, picture: Picture, masks: NDArray[np.integer] | None
+        self,
+        explanation: Explanation,
+        picture: Picture,
+        masks: Labels = None,
+        reference: Labels = None,
     ) -> dict[str, NDArray[Any]]:
         """Take up one image, and return the maps of it that the page shows."""
         (name,) = explanation.ids
@@ -173,7 +183,7 @@ class _Report:
                 f"two images have the id {name!r}, by which the report tells them apart. Give "
                 "every image its own id."
             )
-        summary = Summary.of(explanation)
+        summary = Summary.of(explanation, masks, reference)
         if self.images:
             self.summary += summary
         else:
@@ -185,7 +195,6 @@ class _Report:
             _block(f"picture-{number}", data_uri(shown)),
             _block(f"maps-{number}", base.packed(maps)),
         ]
-        real = None if masks is None else real_dispute(masks)
         self.images.append(
             {
                 "id": name,
@@ -193,30 +202,33 @@ class _Report:
                 "shown": list(shown.shape[:2]),
                 "planes": base.planes_of(maps),
                 "disputed": summary.dispute,
-                "disputed_in_masks": real,
+                "disputed_in_masks": summary.labels.dispute,
                 "votes": summary.votes,
                 "spots": [[spot.y, spot.x] for spot in find_callouts(explanation)],
             }
         )
         return maps
 
-    def notes(self) -> list[str]:
+    def findings(self) -> list[Finding]:
         """What must not be overlooked: what misleads, examples that are missing."""
-        notes = self.summary.caveats(self.first.annotators, self.first.classes[0])
+        found = findings(self.first, self.summary)
         taken = [card for card in self.cards if card.source.active and card.source.projected]
         missing = sum(card.source.taken_from not in card.patches for card in taken)
         if not taken:
-            notes.append(
-                "The prototypes of this model are no training pixels yet, so that no example can "
-                "be named. Train to the end, or take the checkpoint that `tax fit` names there."
+            title = "The prototypes of this model are no training pixels yet"
+            cure = (
+                "So no example can be named. Train to the end, or take the checkpoint that "
+                "`tax fit` names there."
             )
+            found.append(Finding("unprojected", "warning", title, cure))
         elif missing:
-            notes.append(
-                f"The training images of {missing} of {len(taken)} prototypes are not at hand: "
-                "these examples are named but not shown. Give the configuration of the training "
+            title = f"The training images of {missing} of {len(taken)} prototypes are not at hand"
+            cure = (
+                "These examples are named but not shown. Give the configuration of the training "
                 "with --config to see them."
             )
-        return notes
+            found.append(Finding("examples", "hint", title, cure))
+        return found
 
     def page(self, title: str, source: str, notes: Sequence[str]) -> str:
         """The page as HTML."""

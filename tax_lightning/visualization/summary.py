@@ -1,9 +1,11 @@
-"""What can be said of some images in words and numbers, what cannot, and who is named in them."""
+"""What can be said of some images in numbers and words, and who is named in them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import reduce
+from operator import add
+from typing import Self
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ SHARED, DECIDES, OUTVOTED = range(3)
 """How the annotator with the largest weight stands to the result; see `standing`."""
 
 _OTHERS: Colour = (150, 150, 150)
-_ALIKE = 0.02  # mean distance of probabilities below which two annotators are not told apart
+_ENTRIES = 2**22  # looked at at a time
 
 Shares = NDArray[np.float64]
 
@@ -38,9 +40,110 @@ def standing(explanation: Explanation) -> NDArray[np.uint8]:
     return stands.astype(np.uint8)
 
 
+class _Counts:
+    """Counts of pixels, which add up over images."""
+
+    def __add__(self, other: Self) -> Self:
+        """The counts of both together."""
+        names = [field.name for field in fields(self)]  # type: ignore[arg-type]
+        return type(self)(*(getattr(self, name) + getattr(other, name) for name in names))
+
+
 @dataclass(frozen=True)
-class Summary:
-    """Counts of pixels, which add up over images.
+class LabelCounts(_Counts):
+    """Counts of what annotators drew, or of what a model expects them to draw.
+
+    Args:
+        given: images of which the masks are given; the others have what is expected.
+        same: ``[N, N]``, pixels to which two annotators give the same label.
+        both: ``[N, N]``, pixels that two annotators label.
+        classes: ``[N, C]``, pixels of each annotator by class.
+        compared: pixels that two or more label.
+        differ: those of them where labels differ.
+        tied: those of them where no class has the most votes.
+        objects: pixels of known reference where it, or an annotator, has no background.
+        wrong_alike: those of them where two or more agree on a label that is not the reference's.
+    """
+
+    given: int
+    same: Shares
+    both: Shares
+    classes: Shares
+    compared: int
+    differ: int
+    tied: int
+    objects: int
+    wrong_alike: int
+
+    @classmethod
+    def of(
+        cls,
+        labels: NDArray[np.integer],
+        classes: int,
+        reference: NDArray[np.integer] | None = None,
+        given: bool = True,
+    ) -> LabelCounts:
+        """The counts of one image; 255 is no label.
+
+        Args:
+            labels: class ids ``[N, H, W]``.
+            classes: number of classes C.
+            reference: class ids ``[H, W]``.
+            given: whether the labels were drawn by the annotators.
+        """
+        flat = labels.reshape(len(labels), -1)
+        truth = np.full_like(flat[0], IGNORE_INDEX) if reference is None else reference.reshape(-1)
+        step = max(1, _ENTRIES // (len(flat) * classes))
+        parts = range(0, max(1, len(truth)), step)
+        counted = (cls._part(flat[:, i : i + step], truth[i : i + step], classes) for i in parts)
+        return reduce(add, counted, cls(int(given), *[0] * 8))  # type: ignore[arg-type]
+
+    @classmethod
+    def _part(
+        cls, labels: NDArray[np.integer], truth: NDArray[np.integer], classes: int
+    ) -> LabelCounts:
+        one_hot = labels[:, None] == np.arange(classes)[:, None]  # [N, C, P]
+        votes = one_hot.sum(axis=0)
+        labelled, most = votes.sum(axis=0), votes.max(axis=0)
+        differ, judged = most < labelled, truth != IGNORE_INDEX
+        wrong = judged & ~differ & (labelled > 1) & (votes.argmax(axis=0) != truth)
+        drawn = one_hot.reshape(len(labels), -1).astype(np.float32)
+        known = (labels != IGNORE_INDEX).astype(np.float32)
+        return cls(
+            given=0,
+            same=(drawn @ drawn.T).astype(np.float64),
+            both=(known @ known.T).astype(np.float64),
+            classes=one_hot.sum(axis=2).astype(np.float64),
+            compared=int((labelled > 1).sum()),
+            differ=int(differ.sum()),
+            tied=int((differ & ((votes == most).sum(axis=0) > 1)).sum()),
+            objects=int((judged & ((truth > 0) | votes[1:].any(axis=0))).sum()),
+            wrong_alike=int(wrong.sum()),
+        )
+
+    @property
+    def how(self) -> str:
+        """Words that tell masks from what is expected of them."""
+        return "" if self.given else ", as the model expects"
+
+    @property
+    def dispute(self) -> float | None:
+        """Share of the pixels at which given masks differ, in ``[0, 1]``."""
+        return self.differ / self.compared if self.given and self.compared else None
+
+    @property
+    def kappa(self) -> Shares:
+        """Cohen's kappa of each two annotators, ``[N, N]``; NaN where there is no case."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            shares = self.classes / self.classes.sum(axis=1, keepdims=True)
+            chance = shares @ shares.T
+            kappa: Shares = (self.same / self.both - chance) / (1 - chance)
+        return kappa
+
+
+@dataclass(frozen=True)
+class Summary(_Counts):
+    """Counts of what a model says of images.
 
     Args:
         pixels: all.
@@ -51,6 +154,7 @@ class Summary:
         decides: ``[N]``, disputed pixels that each decides.
         apart: ``[N, N]``, sum over the disputed pixels of the distance, in ``[0, 1]``, of what the
             model expects of two annotators.
+        labels: counts of the annotators' masks, or of what the model expects each to draw.
     """
 
     pixels: int
@@ -60,14 +164,22 @@ class Summary:
     reasons: NDArray[np.int64]
     decides: NDArray[np.int64]
     apart: Shares
+    labels: LabelCounts
 
     @classmethod
-    def of(cls, explanation: Explanation) -> Summary:
-        """The counts of one explanation, of any number of images."""
+    def of(
+        cls,
+        explanation: Explanation,
+        masks: NDArray[np.integer] | None = None,
+        reference: NDArray[np.integer] | None = None,
+    ) -> Summary:
+        """The counts of one explanation; with masks and reference, of one image."""
         n, k = len(explanation.annotators), explanation.kernels
         disputed = ~explanation.undisputed
         reasons = (explanation.reason * k + explanation.reason_kernel)[disputed]
         leading = explanation.leader[disputed & explanation.decides]
+        expected = as_array(explanation.annotator_decisions.movedim(0, 1))
+        labels = expected if masks is None else masks
         said = explanation.annotator_probs.movedim(1, 0).movedim(2, -1)[:, disputed].double()
         return cls(
             pixels=disputed.numel(),
@@ -77,11 +189,8 @@ class Summary:
             reasons=np.bincount(as_array(reasons), minlength=n * k).reshape(n, k),
             decides=np.bincount(as_array(leading), minlength=n),
             apart=as_array(torch.cdist(said.flatten(1), said.flatten(1), p=1) / 2),
+            labels=LabelCounts.of(labels, len(explanation.classes), reference, masks is not None),
         )
-
-    def __add__(self, other: Summary) -> Summary:
-        """The counts of both together."""
-        return Summary(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def shares(self, counts: NDArray[np.int64] | Shares) -> Shares:
         """Counts of disputed pixels as shares of them; NaN where nothing is disputed."""
@@ -96,46 +205,6 @@ class Summary:
     def votes(self) -> float:
         """Mean number of annotators who say the result at a disputed pixel, in ``[0, N]``."""
         return float(self.shares(self.support).sum())
-
-    def caveats(self, annotators: Sequence[str], background: str) -> list[str]:
-        """What would mislead who overlooks it: nothing found, or annotators not told apart."""
-        found = []
-        if not self.foreground:
-            found.append(
-                f"The result is {background} everywhere: the model found nothing here. If there is "
-                "something to be seen, train longer, or look whether the images are prepared as "
-                "those of the training."
-            )
-        near = self.shares(self.apart) < _ALIKE
-        if len(near) > 1 and near.all():
-            found.append(
-                f"The model expects the same of all {len(near)} annotators: it cannot tell them "
-                "apart, so that names mean nothing here."
-            )
-        elif near[~np.eye(len(near), dtype=bool)].any():
-            pairs = [
-                f"{annotators[n]} and {annotators[m]}" for n, m in np.argwhere(np.triu(near, 1))
-            ]
-            more = f", and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
-            found.append(
-                f"The model expects nearly the same of {', '.join(pairs[:3])}{more}: which of the "
-                "two is named is chance, and together they count twice."
-            )
-        return found
-
-
-def real_dispute(masks: NDArray[np.integer]) -> float | None:
-    """Share of the pixels at which masks ``[N, H, W]`` differ, of those that two or more label.
-
-    Example:
-        >>> real_dispute(np.array([[[0, 1, 255]], [[0, 0, 1]]]))
-        0.5
-    """
-    known = masks != IGNORE_INDEX
-    least = np.where(known, masks, IGNORE_INDEX).min(axis=0)
-    most = np.where(known, masks, -1).max(axis=0)
-    compared = known.sum(axis=0) > 1
-    return float((least < most)[compared].mean()) if compared.any() else None
 
 
 # ------------------------------------------------------------------------------------------ words
@@ -178,8 +247,7 @@ def trust_words(trust: TrustBasis) -> str:
         f"Trust in the annotators was taught with {_TAUGHT.get(trust.reference, trust.reference)}"
     )
     if not trust.measured:
-        form = _FORM[trust.kind]
-        return f"{taught}. {form} It was not measured whether that is right: do not rely on them."
+        return f"{taught}. {_FORM[trust.kind]}"
     scores = "uniform {:.2f}, constant {:.2f}, image {:.2f}".format(*trust.scores)
     kept = f"{_FORM[trust.kind]} {_MEANING[trust.kind]}"
     return f"{taught} (log score, smaller is better: {scores}). {kept}"
