@@ -1,5 +1,7 @@
 """What all models of several annotators share: metrics by name, optimizers, hooks, names."""
 
+from types import SimpleNamespace
+
 import lightning as L
 import pytest
 import torch
@@ -7,7 +9,7 @@ from squares import ANNOTATORS, QUIET, Squares, images, make_loader, make_module
 
 from tax_lightning.models.output import ModelOutput
 from tax_lightning.models.samples import coherent_samples
-from tax_lightning.modules.base import metric_inputs
+from tax_lightning.modules.base import MultiAnnotatorModule, metric_inputs
 from tax_lightning.modules.schedule import Schedule
 
 pytestmark = QUIET
@@ -220,3 +222,15 @@ def test_samples_of_all_of_one_and_of_a_panel():
 def test_without_a_reference_another_metric_selects_the_checkpoint():
     assert make_module().monitor == "val/fused_dice/mean"
     assert make_module(reference="none").monitor == "val/dice/mean"
+
+
+def test_whether_annotators_are_persons_is_taken_from_the_data_and_kept():
+    names = ["Ana", "Ben"], ["background", "cell"]
+    module, again = MultiAnnotatorModule(*names), MultiAnnotatorModule(*names)
+    assert module.persons
+    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(persons=False))
+    module.setup("fit")
+    checkpoint = {}
+    module.on_save_checkpoint(checkpoint)
+    again.on_load_checkpoint(checkpoint)
+    assert not again.persons

@@ -1,5 +1,6 @@
 """When panels, gallery and report are made, of which samples, and what happens where that fails."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from small_runs import Images, LateModel, Model, Stream, fit, loaders, make_trai
 from torch.utils.data import DataLoader
 
 from tax_lightning.callbacks import ExplanationLogger, explanation_logger
+from tax_lightning.cli import _report
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(does not have many workers|log_every_n_steps).*",
@@ -69,6 +71,20 @@ def test_each_panel_is_of_its_own_sample_with_the_masks_and_patches_of_that_run(
     # Image i has the grey value i / 10 of its brightest pixel, and a cell of 8 (i + 1) pixels.
     expected = [(f"val-{i}", round(25.5 * i), 24 * (i + 1), 8 * (i + 1)) for i in (0, 4, 8)]
     assert [(name, *map(int, values)) for name, *values in drawn] == 2 * expected
+
+
+def test_what_misleads_is_said_in_the_terminal_and_on_the_page(tmp_path, capsys):
+    class OfSlots(Model):
+        def explain(self, images, ids):
+            return dataclasses.replace(super().explain(images, ids), persons=False)
+
+    callback = ExplanationLogger(samples=2)
+    trainer = fit(tmp_path, callback, model=OfSlots())
+    assert [found.kind for found in callback.findings] == ["slots"]
+    _report(trainer, "")
+    assert "\nwarning: These annotators are not persons. Ana, Ben" in capsys.readouterr().out
+    page = callback.report[-1].read_text(encoding="utf-8")
+    assert "These annotators are not persons. Ana, Ben" in page
 
 
 def test_before_a_projection_there_is_no_gallery(tmp_path):

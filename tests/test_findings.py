@@ -8,8 +8,9 @@ import torch
 from made_up import TRUSTED, make_explanation
 
 from tax_lightning.explanation import TrustBasis
+from tax_lightning.findings import LabelCounts
 from tax_lightning.visualization.findings import findings
-from tax_lightning.visualization.summary import LabelCounts, Summary
+from tax_lightning.visualization.summary import Summary
 
 NAMES = ("Ana", "Ben", "Cleo", "Dan")
 
@@ -128,7 +129,7 @@ def test_counts_do_not_depend_on_how_much_is_looked_at_at_a_time(monkeypatch):
     rng = np.random.default_rng(1)
     masks, reference = rng.choice([0, 1, 2, 255], (4, 5, 6)), rng.choice([0, 1, 2, 255], (5, 6))
     whole = LabelCounts.of(masks, 3, reference)
-    monkeypatch.setattr("tax_lightning.visualization.summary._ENTRIES", 100)
+    monkeypatch.setattr("tax_lightning.findings._ENTRIES", 100)
     np.testing.assert_equal(
         dataclasses.asdict(LabelCounts.of(masks, 3, reference)), dataclasses.asdict(whole)
     )

@@ -49,6 +49,11 @@ def splits_of(data: FolderDataModule) -> dict[str, str | None]:
 # What is read
 
 
+def test_folders_may_be_of_nobody_in_particular(root):
+    assert load(root).persons
+    assert not load(root, persons=False).persons
+
+
 def test_images_and_masks_are_joined_by_name(root):
     data = load(root)
     assert data.annotators == ("Ann", "Bob")

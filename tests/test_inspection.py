@@ -288,6 +288,34 @@ def test_one_annotator_entered_twice():
     assert only(found, "duplicate").severity == "warning"
 
 
+def test_everybody_draws_the_same():
+    masks = [sample(f"s{i}", [disc(radius=4 + i)] * 3) for i in range(4)]
+    found = findings(audit_of(*masks, annotators=PEOPLE))
+    assert kinds(found) == ["identical"]
+    assert found[0].title == "All 3 annotators draw the same"
+
+
+def test_one_who_draws_noise():
+    rng = np.random.default_rng(0)
+    noisy = [sample(s.id, [*s.masks[:2], rng.integers(0, 2, (32, 32))]) for s in circles()]
+    finding = only(findings(audit_of(*noisy, annotators=PEOPLE)), "noise")
+    assert finding.title == "What Cem draws has nothing to do with what the others draw"
+
+
+def test_an_error_of_all_and_ties():
+    """One object that nobody sees, and pixels on which two of four draw."""
+    small, large = disc(radius=6), disc(radius=8)
+    masks = [small, small, large, large]
+    counted = audit_of(*(sample(f"s{i}", masks) for i in range(2)), annotators=[*PEOPLE, "Dan"])
+    title = "On 100% of the pixels where annotators differ their majority is a tie"
+    assert only(findings(counted), "ties").title == title
+    unseen = large + disc((4, 4), 5.0) * (large == 0)
+    counted = audit_of(sample("s", masks, reference=unseen), annotators=[*PEOPLE, "Dan"])
+    assert "ties" not in kinds(findings(counted))
+    share = (unseen > large).sum() / unseen.sum()
+    assert only(findings(counted), "wrong-alike").title.startswith(f"On {share:.0%} of what is")
+
+
 def test_nearly_all_masks_equal():
     found = findings(audit_of(*circles(40, 39), annotators=PEOPLE))
     assert "on 39 of 40 images" in only(found, "duplicate").text

@@ -375,6 +375,16 @@ def test_what_misleads_is_called_by_name(tmp_path, probability, said):
     assert (said or "Overview") in open_page(tmp_path)
 
 
+def test_an_error_of_all_stands_on_page_and_in_numbers(tmp_path):
+    masks, reference = np.zeros((3, 16, 16), int), np.ones((16, 16), int)
+    items = [(*pair, masks, reference) for pair in explained(
+        MadeUpImages({"a": (16, 16)}), of_one_look((0.9, 0.3, 0.6)))]  # fmt: skip
+    write_report(items, tmp_path)
+    title = "On 100% of what is drawn all annotators are wrong alike."
+    assert title in open_page(tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["notes"][0].startswith(title)
+
+
 @pytest.mark.parametrize("kind", ["uniform", "constant", "image"])
 @pytest.mark.parametrize("measured", [True, False])
 def test_the_page_says_what_trust_is_worth(tmp_path, kind, measured):

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from made_up import make_explanation, quarters
 
 from tax_lightning.explanation import TrustBasis
+from tax_lightning.findings import LabelCounts
 from tax_lightning.visualization.palette import annotator_palette
 from tax_lightning.visualization.summary import (
     DECIDES,
     OUTVOTED,
     SHARED,
-    LabelCounts,
     Summary,
     cast_of,
     standing,

@@ -15,7 +15,8 @@ from tax_lightning.callbacks.samples import (
     undisturbed,
 )
 from tax_lightning.files import file_name
-from tax_lightning.visualization.findings import Finding, findings
+from tax_lightning.findings import Finding
+from tax_lightning.visualization.findings import findings
 from tax_lightning.visualization.gallery import (
     PrototypeCard,
     read_cards,

@@ -169,6 +169,7 @@ class BUBILDataModule(TableDataModule):
         samples = tuple(replace(sample, id=data.ids[sample.id]) for sample in samples)
         table = SampleTable(samples, chosen, CLASSES, MASK_VALUES, BUBILPictures(channels))
         super().__init__(table, **kwargs)
+        self.persons = not crowd
 
 
 class _DataSet(NamedTuple):

@@ -51,6 +51,8 @@ class FolderDataModule(TableDataModule):
         exclude_annotators: Names of annotators to leave out.
         group_pattern: Regular expression with one group, searched in the image names, that yields
             the patient, slide or scan, e.g. ``"(patient[0-9]+)_"``; instead of a column ``group``.
+        persons: Whether the masks of a folder are all by the same person. If not, page and panel
+            say that names mean nothing.
         kwargs: The options of `TableDataModule`, from ``predict_images`` on, and the loading
             options of `MultiAnnotatorDataModule`, from ``batch_size`` on.
 
@@ -86,6 +88,7 @@ class FolderDataModule(TableDataModule):
         annotators: Sequence[str] | None = None,
         exclude_annotators: Sequence[str] = (),
         group_pattern: str | None = None,
+        persons: bool = True,
         **kwargs: Any,  # noqa: ANN401 - the parent classes type them
     ) -> None:
         if isinstance(classes, int):
@@ -99,6 +102,7 @@ class FolderDataModule(TableDataModule):
         decoder = Pictures(channels, max_value, set_pixel)
         table = SampleTable(samples, names, tuple(classes), mask_values, decoder)
         super().__init__(table, **kwargs)
+        self.persons = self.persons and persons  # as a reader of such a folder may say
 
 
 def read_folder(

@@ -19,7 +19,7 @@ from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 from tax_lightning.data.dataset import Source
 from tax_lightning.data.samples import RawSample, SampleTable
 from tax_lightning.data.splits import SPLITS
-from tax_lightning.visualization.summary import LabelCounts
+from tax_lightning.findings import LabelCounts
 
 ABSENT, EMPTY, DRAWN = range(3)
 """What an annotator did with an image: no mask, a mask without foreground, one with."""

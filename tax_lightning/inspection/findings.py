@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from tax_lightning.data.splits import SPLITS
+from tax_lightning.findings import Finding, listed, noise, slots, ties, wrong_alike
 from tax_lightning.inspection.audit import ABSENT, DRAWN, EMPTY, Audit, ImageRow
-from tax_lightning.visualization.findings import Finding, listed, noise, slots, ties, wrong_alike
 
 NEARLY_ALL = 0.95
 """Share of equal masks from which two annotators count as one."""

@@ -17,10 +17,11 @@ from PIL import Image
 from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation
 from tax_lightning.files import file_name
+from tax_lightning.findings import Finding
 from tax_lightning.visualization import page as base
 from tax_lightning.visualization.annotations import Read, find_callouts
 from tax_lightning.visualization.drawing import data_uri, shrunk
-from tax_lightning.visualization.findings import Finding, findings
+from tax_lightning.visualization.findings import findings
 from tax_lightning.visualization.gallery import (
     TAGLINE,
     PrototypeCard,

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from functools import reduce
-from operator import add
-from typing import Self
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Explanation, TrustBasis
+from tax_lightning.findings import Counts, LabelCounts, Shares
 from tax_lightning.visualization.drawing import as_array
 from tax_lightning.visualization.palette import Colour, annotator_palette
 
@@ -23,9 +20,6 @@ SHARED, DECIDES, OUTVOTED = range(3)
 """How the annotator with the largest weight stands to the result; see `standing`."""
 
 _OTHERS: Colour = (150, 150, 150)
-_ENTRIES = 2**22  # looked at at a time
-
-Shares = NDArray[np.float64]
 
 
 def standing(explanation: Explanation) -> NDArray[np.uint8]:
@@ -40,109 +34,8 @@ def standing(explanation: Explanation) -> NDArray[np.uint8]:
     return stands.astype(np.uint8)
 
 
-class _Counts:
-    """Counts of pixels, which add up over images."""
-
-    def __add__(self, other: Self) -> Self:
-        """The counts of both together."""
-        names = [field.name for field in fields(self)]  # type: ignore[arg-type]
-        return type(self)(*(getattr(self, name) + getattr(other, name) for name in names))
-
-
 @dataclass(frozen=True)
-class LabelCounts(_Counts):
-    """Counts of what annotators drew, or of what a model expects them to draw.
-
-    Args:
-        given: images of which the masks are given; the others have what is expected.
-        same: ``[N, N]``, pixels to which two annotators give the same label.
-        both: ``[N, N]``, pixels that two annotators label.
-        classes: ``[N, C]``, pixels of each annotator by class.
-        compared: pixels that two or more label.
-        differ: those of them where labels differ.
-        tied: those of them where no class has the most votes.
-        objects: pixels of known reference where it, or an annotator, has no background.
-        wrong_alike: those of them where two or more agree on a label that is not the reference's.
-    """
-
-    given: int
-    same: Shares
-    both: Shares
-    classes: Shares
-    compared: int
-    differ: int
-    tied: int
-    objects: int
-    wrong_alike: int
-
-    @classmethod
-    def of(
-        cls,
-        labels: NDArray[np.integer],
-        classes: int,
-        reference: NDArray[np.integer] | None = None,
-        given: bool = True,
-    ) -> LabelCounts:
-        """The counts of one image; 255 is no label.
-
-        Args:
-            labels: class ids ``[N, H, W]``.
-            classes: number of classes C.
-            reference: class ids ``[H, W]``.
-            given: whether the labels were drawn by the annotators.
-        """
-        flat = labels.reshape(len(labels), -1)
-        truth = np.full_like(flat[0], IGNORE_INDEX) if reference is None else reference.reshape(-1)
-        step = max(1, _ENTRIES // (len(flat) * classes))
-        parts = range(0, max(1, len(truth)), step)
-        counted = (cls._part(flat[:, i : i + step], truth[i : i + step], classes) for i in parts)
-        return reduce(add, counted, cls(int(given), *[0] * 8))  # type: ignore[arg-type]
-
-    @classmethod
-    def _part(
-        cls, labels: NDArray[np.integer], truth: NDArray[np.integer], classes: int
-    ) -> LabelCounts:
-        one_hot = labels[:, None] == np.arange(classes)[:, None]  # [N, C, P]
-        votes = one_hot.sum(axis=0)
-        labelled, most = votes.sum(axis=0), votes.max(axis=0)
-        differ, judged = most < labelled, truth != IGNORE_INDEX
-        wrong = judged & ~differ & (labelled > 1) & (votes.argmax(axis=0) != truth)
-        drawn = one_hot.reshape(len(labels), -1).astype(np.float32)
-        known = (labels != IGNORE_INDEX).astype(np.float32)
-        return cls(
-            given=0,
-            same=(drawn @ drawn.T).astype(np.float64),
-            both=(known @ known.T).astype(np.float64),
-            classes=one_hot.sum(axis=2).astype(np.float64),
-            compared=int((labelled > 1).sum()),
-            differ=int(differ.sum()),
-            tied=int((differ & ((votes == most).sum(axis=0) > 1)).sum()),
-            objects=int((judged & ((truth > 0) | votes[1:].any(axis=0))).sum()),
-            wrong_alike=int(wrong.sum()),
-        )
-
-    @property
-    def how(self) -> str:
-        """Words that tell masks from what is expected of them."""
-        return "" if self.given else ", as the model expects"
-
-    @property
-    def dispute(self) -> float | None:
-        """Share of the pixels at which given masks differ, in ``[0, 1]``."""
-        return self.differ / self.compared if self.given and self.compared else None
-
-    @property
-    def kappa(self) -> Shares:
-        """Cohen's kappa of each two annotators, ``[N, N]``; NaN where there is no case."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            shares = self.classes / self.classes.sum(axis=1, keepdims=True)
-            chance = shares @ shares.T
-            kappa: Shares = (self.same / self.both - chance) / (1 - chance)
-        return kappa
-
-
-@dataclass(frozen=True)
-class Summary(_Counts):
+class Summary(Counts):
     """Counts of what a model says of images.
 
     Args:
