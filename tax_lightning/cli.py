@@ -235,7 +235,11 @@ def explain_images(args: Sequence[str]) -> None:
     prepared = images_for(model, config.images, data)
     page = write_report(
         ExplainedImages(
-            model.to(_device(config.device)), prepared.images, prepared.to_picture, _show_progress
+            model.to(_device(config.device)),
+            prepared.images,
+            prepared.to_picture,
+            _show_progress,
+            () if data is None else data.annotators,
         ),
         config.output,
         read=prepared.read,

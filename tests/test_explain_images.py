@@ -150,8 +150,14 @@ def test_without_images_those_of_predict_are_explained(trained, tmp_path):
     arguments = ["--config", str(config), "--ckpt_path", str(checkpoint), "--output", str(tmp_path)]
     main(["explain", *arguments, "--data.init_args.test_fraction=0.25"])
     data = FolderDataModule(trained[0], **{**DATA, "test_fraction": 0.25})
-    ids = [image["id"] for image in explained(tmp_path)["images"]]
-    assert ids == list(data.predict_dataloader().dataset.source.ids)
+    images = explained(tmp_path)["images"]
+    samples = data.predict_dataloader().dataset
+    assert [image["id"] for image in images] == list(samples.source.ids)
+    # Their masks are at hand.
+    differ = [
+        (sample["masks"][0] != sample["masks"][1]).double().mean().item() for sample in samples
+    ]
+    assert [image["disputed_in_masks"] for image in images] == pytest.approx(differ)
 
 
 def test_a_checkpoint_that_does_not_say_how_images_were_prepared(

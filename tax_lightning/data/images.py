@@ -21,6 +21,7 @@ from tax_lightning.visualization.palette import Picture
 
 if TYPE_CHECKING:
     from tax_lightning.data.datamodule import MultiAnnotatorDataModule
+    from tax_lightning.visualization.report import Item
 
 
 class ExplainedImages:
@@ -32,6 +33,8 @@ class ExplainedImages:
             the data set of a data module.
         to_picture: from a normalised image ``[ch, H, W]`` to a picture ``[H, W, 3]`` uint8.
         progress: called with the number of images explained, and of all images.
+        drawn_by: names of those who drew the masks of the images, where there are any. If they are
+            the model's annotators, masks and reference are handed on.
     """
 
     def __init__(
@@ -40,22 +43,28 @@ class ExplainedImages:
         images: Any,  # noqa: ANN401 - any data set
         to_picture: Callable[[Tensor], Picture],
         progress: Callable[[int, int], None] = lambda done, total: None,
+        drawn_by: Sequence[str] = (),
     ) -> None:
         self.model, self.images, self.to_picture = model, images, to_picture
-        self.progress = progress
+        self.progress, self.drawn_by = progress, tuple(drawn_by)
 
     def __len__(self) -> int:
         """How many."""
         return len(self.images)
 
-    def __iter__(self) -> Iterator[tuple[Explanation, Picture]]:
-        """The explanation of each image on the CPU, and the image as a picture."""
+    def __iter__(self) -> Iterator[Item]:
+        """The explanation of each image on the CPU, the image as a picture, and its labels."""
         for number in range(len(self)):
             sample = self.images[number]
             pixels = unpacked(dict(sample))["image"]
             images = pixels[None].to(self.model.device)
-            explanation = self.model.explain(images, [str(sample["id"])])
-            yield explanation.to("cpu"), self.to_picture(pixels)
+            explanation: Explanation = self.model.explain(images, [str(sample["id"])]).to("cpu")
+            picture, reference = self.to_picture(pixels), sample.get("reference")
+            if explanation.annotators == self.drawn_by and bool(sample["present"].any()):
+                truth = None if reference is None else reference.numpy()
+                yield explanation, picture, sample["masks"].numpy(), truth
+            else:
+                yield explanation, picture
             self.progress(number + 1, len(self))
 
 
