@@ -15,12 +15,7 @@ from tax_lightning.callbacks.samples import (
     undisturbed,
 )
 from tax_lightning.files import file_name
-from tax_lightning.visualization.gallery import (
-    PrototypeCard,
-    read_cards,
-    render_gallery,
-    with_use,
-)
+from tax_lightning.visualization.gallery import PrototypeCard, read_cards, render_gallery, with_use
 from tax_lightning.visualization.panel import render_panel
 from tax_lightning.visualization.report import write_page
 from tax_lightning.visualization.summary import Summary
@@ -47,10 +42,6 @@ class ExplanationLogger(Callback):
 
     Raises:
         ValueError: if a number is below 1.
-
-    Example:
-        >>> ExplanationLogger(samples=2, every_n_epochs=10).report
-        []
     """
 
     def __init__(self, samples: int = 8, every_n_epochs: int = 5) -> None:

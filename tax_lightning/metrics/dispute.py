@@ -12,10 +12,14 @@ import math
 import torch
 from torch import Tensor
 
-from tax_lightning.consensus import disagreement
-from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import expected_disagreement
-from tax_lightning.metrics.inputs import PooledMetric, check_count, check_inputs, labelled_pixels
+from tax_lightning.metrics.inputs import (
+    PooledMetric,
+    check_count,
+    check_inputs,
+    disputed_pixels,
+    labelled_pixels,
+)
 from tax_lightning.metrics.segmentation import calibration_error, confidence_bins, histogram
 
 _PAIRS = 2**22  # of annotators at pixels, that are compared at once
@@ -66,7 +70,7 @@ class Dispute(PooledMetric):
         maps = ("annotator_probs", annotator_probs, "BNCHW"), ("probs", probs, "BCHW")
         check_inputs(*maps, ("masks", masks, "BNHW"))
         labelled = labelled_pixels(masks, present)
-        differ = disagreement(masks.masked_fill(~labelled, IGNORE_INDEX))
+        differ = disputed_pixels(masks, present)
         votes = class_votes(masks, labelled, probs.shape[1])
         number = labelled.sum(1)
         pairs = number * (number - 1)  # in both orders
@@ -163,7 +167,7 @@ class Votes(PooledMetric):
             C=self.classes,
         )
         labelled = labelled_pixels(masks, present)
-        disputed = disagreement(masks.masked_fill(~labelled, IGNORE_INDEX))
+        disputed = disputed_pixels(masks, present)
         place = prediction[:, None, None].expand(-1, self.annotators, 1, -1, -1)
         says = annotator_probs.gather(2, place).squeeze(2)
         said = masks == prediction.unsqueeze(1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from tax_lightning.consensus import disagreement
 from tax_lightning.constants import IGNORE_INDEX
 
 
@@ -60,6 +61,11 @@ def labelled_pixels(masks: Tensor, present: Tensor) -> Tensor:
     """Where each annotator gave a label, boolean ``[B, N, H, W]``; checks both arguments."""
     check_inputs(("masks", masks, "BNHW"), ("present", present, "BN"))
     return (masks != IGNORE_INDEX) & present[:, :, None, None]
+
+
+def disputed_pixels(masks: Tensor, present: Tensor) -> Tensor:
+    """Where two annotators gave different labels, boolean ``[B, H, W]``; checks both arguments."""
+    return disagreement(masks.masked_fill(~labelled_pixels(masks, present), IGNORE_INDEX))
 
 
 def foreground_masks(labels: Tensor, num_classes: int) -> Tensor:

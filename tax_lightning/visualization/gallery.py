@@ -68,23 +68,14 @@ def shown_examples(source: PrototypeSource) -> tuple[Example, ...]:
 
 
 def origin(example: Example) -> str:
-    """Where a training pixel lies, in words.
-
-    Example:
-        >>> origin(Example("cell", "train-0012", 31, 40, 0.97))
-        'train-0012 at y 31, x 40'
-    """
+    """Where a training pixel lies, in words."""
     return f"{shorten(example.sample_id)} at y {example.y}, x {example.x}"
 
 
 def read_cards(
     sources: Sequence[Sequence[PrototypeSource]], read: Read | None
 ) -> list[PrototypeCard]:
-    """Cards of all prototypes, in the order of annotators and kernels.
-
-    Args:
-        sources: ``[N][K]``.
-        read: reads a training image; None: none is at hand.
+    """Cards of all prototypes ``[N][K]``, in the order of annotators and kernels.
 
     Example:
         >>> cell = Example("cell", "a", 1, 90, 1.0)
@@ -112,13 +103,7 @@ def with_use(cards: Sequence[PrototypeCard], summary: Summary) -> list[Prototype
 
 
 def render_card(card: PrototypeCard) -> Picture:
-    """Draw one prototype as a picture ``[height, width, 3]`` uint8.
-
-    Example:
-        >>> source = PrototypeSource("Ana", 2, True, None, ())
-        >>> render_card(PrototypeCard(source, (0, 114, 178))).shape[2]
-        3
-    """
+    """Draw one prototype as a picture ``[height, width, 3]`` uint8."""
     return np.asarray(_drawn(Sheet(), card))
 
 

@@ -73,12 +73,7 @@ def resource(name: str) -> str:
 
 
 def anchor(name: str) -> str:
-    """The id of a section by its heading.
-
-    Example:
-        >>> anchor("Class shares")
-        'class-shares'
-    """
+    """The id of a section by its heading."""
     return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
 
 
@@ -123,23 +118,12 @@ PLANES = (
 
 
 def compact(
-    explanation: Explanation,
-    most: int,
-    masks: NDArray[np.integer] | None = None,
+    explanation: Explanation, most: int, masks: NDArray[np.integer] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Maps of an explanation, a byte a value; ``docs/explain.md`` says what each array is.
+    """Maps of one image by name, a byte a value; ``docs/explain.md`` says what each array is.
 
-    Args:
-        explanation: the explanation of one image.
-        most: of the longer side, in pixels. Of a larger image, evenly spread rows and columns are
-            kept, so that each value is what the model says of one pixel.
-        masks: ``[N, H, W]`` class ids as the annotators drew them, 255 where not labelled.
-
-    Returns:
-        ``rows`` ``[h]`` and ``columns`` ``[w]``; then the maps by name, see `PLANES`.
-
-    Raises:
-        ValueError: if there are more annotators, classes or kernels than a byte can tell apart.
+    Of an image whose longer side has more pixels than ``most``, evenly spread ``rows`` and
+    ``columns`` are kept, so that each value is what the model says of one pixel.
     """
     check_single(explanation)
     n, c, k = len(explanation.annotators), len(explanation.classes), explanation.kernels

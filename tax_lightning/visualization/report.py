@@ -75,8 +75,7 @@ def write_report(
             :class:`~tax_lightning.data.images.ExplainedImages`. A third item may hold the masks
             ``[N, H, W]`` as the annotators drew them, 255 where not labelled.
         output: folder; made where it is missing.
-        read: gives the picture of a training image by its id, for the gallery of prototypes; it may
-            raise ``LookupError``, ``OSError`` or ``ValueError``.
+        read: gives the picture of a training image by its id, for the gallery of prototypes.
         title: heading of the page.
         source: what the explanations are of, such as the name of a checkpoint.
         notes: warnings for the page.
@@ -131,22 +130,10 @@ def write_report(
 def write_page(
     explained: Iterable[Item], cards: Sequence[PrototypeCard], path: Path, source: str
 ) -> None:
-    """The page of `write_report` alone.
-
-    Args:
-        explained: as in `write_report`; at least one.
-        cards: of all prototypes in the order of annotators and kernels.
-        path: of the page; no other file is written.
-        source: as in `write_report`.
-
-    Raises:
-        ValueError: if two images have the same id, or there are more annotators, classes or kernels
-            than a page tells apart.
-    """
-    report = _Report(_MAX_SIDE)
-    for explanation, picture, *given in explained:
-        report.cards = list(cards)
-        report.add(explanation, picture, given[0] if given else None)
+    """The page of `write_report` alone, of at least one image, with the cards of all prototypes."""
+    report = _Report(_MAX_SIDE, cards)
+    for explanation, picture, *masks in explained:
+        report.add(explanation, picture, *masks)
     text = report.page(_TITLE, source, report.notes())
     path.write_text(text, encoding="utf-8", newline="\n")
 
@@ -157,14 +144,17 @@ class _Report:
     first: Explanation  # for the names, which are those of all
     summary: Summary
 
-    def __init__(self, max_side: int) -> None:
+    def __init__(self, max_side: int, cards: Sequence[PrototypeCard] = ()) -> None:
         self.max_side = max_side
-        self.cards: list[PrototypeCard] = []
+        self.cards = cards  # in the order of annotators and kernels
         self.images: list[dict[str, Any]] = []
         self.blocks: list[str] = []
 
     def add(
-        self, explanation: Explanation, picture: Picture, masks: NDArray[np.integer] | None
+        self,
+        explanation: Explanation,
+        picture: Picture,
+        masks: NDArray[np.integer] | None = None,
     ) -> dict[str, NDArray[Any]]:
         """Take up one image, and return the maps of it that the page shows."""
         (name,) = explanation.ids
@@ -185,7 +175,6 @@ class _Report:
             _block(f"picture-{number}", data_uri(shown)),
             _block(f"maps-{number}", base.packed(maps)),
         ]
-        real = None if masks is None else real_dispute(masks)
         self.images.append(
             {
                 "id": name,
@@ -193,7 +182,7 @@ class _Report:
                 "shown": list(shown.shape[:2]),
                 "planes": base.planes_of(maps),
                 "disputed": summary.dispute,
-                "disputed_in_masks": real,
+                "disputed_in_masks": None if masks is None else real_dispute(masks),
                 "votes": summary.votes,
                 "spots": [[spot.y, spot.x] for spot in find_callouts(explanation)],
             }
@@ -240,10 +229,9 @@ class _Report:
             "Prototypes": self._gallery(),
             "What it means, and what not": base.resource("meaning.html"),
         }
+        known = json.dumps(self.content(), ensure_ascii=False, allow_nan=False)
         # The end of a script's element is found before its text is read.
-        known = json.dumps(self.content(), ensure_ascii=False, allow_nan=False).replace(
-            "<", "\\u003c"
-        )
+        known = known.replace("<", "\\u003c")
         return base.page(
             title,
             summary,
@@ -257,36 +245,32 @@ class _Report:
 
     def content(self) -> dict[str, Any]:
         """The report in numbers, for the page's script."""
-        n, kernels, summary = len(self.first.annotators), self.first.kernels, self.summary
+        names, kernels, summary = self.first.annotators, self.first.kernels, self.summary
+        classes, of_classes = self.first.classes, class_palette(len(self.first.classes))
         support, reasons = summary.shares(summary.support), summary.shares(summary.reasons)
         image = self.first.trust.kind == "image"
-        decides = summary.shares(summary.decides) if image else [None] * n
+        decides = summary.shares(summary.decides) if image else [None] * len(names)
+        cards = with_use(self.cards, summary)
         content = {
             "annotators": [
                 {
                     "name": name,
                     "colour": colour,
-                    "shades": shades,
-                    "support": support[position],
-                    "reason": reasons[position].sum(),
-                    "decides": decides[position],
+                    "shades": [kernel_shade(colour, k, kernels) for k in range(kernels)],
+                    "support": support[n],
+                    "reason": reasons[n].sum(),
+                    "decides": decides[n],
                     "prototypes": [
                         {"use": card.use, **asdict(card.source)}
-                        for card in with_use(self.cards, self.summary)
+                        for card in cards
                         if card.source.annotator == name
                     ],
                 }
-                for position, (name, colour) in enumerate(
-                    zip(self.first.annotators, annotator_palette(n), strict=True)
-                )
-                for shades in [[kernel_shade(colour, k, kernels) for k in range(kernels)]]
-            ],
-            "classes": [
-                {"name": name, "colour": colour}
-                for name, colour in zip(
-                    self.first.classes, class_palette(len(self.first.classes)), strict=True
+                for n, (name, colour) in enumerate(
+                    zip(names, annotator_palette(len(names)), strict=True)
                 )
             ],
+            "classes": [{"name": n, "colour": c} for n, c in zip(classes, of_classes, strict=True)],
             "levels": base.LEVELS,
             "scale": value_colours(np.linspace(0, 1, 256)).tolist(),
             "most_named": MOST_NAMED,

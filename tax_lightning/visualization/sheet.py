@@ -198,12 +198,7 @@ def _joined(blocks: Sequence[Image.Image], gap: int, down: bool) -> Image.Image:
 
 
 def shorten(name: str, limit: int = 24) -> str:
-    """A name of at most so many characters: its middle left out, as names differ at the end.
-
-    Example:
-        >>> shorten("radiologist-07-second-reading", 15)
-        'radiolo…reading'
-    """
+    """A name of at most so many characters: its middle left out, as names differ at the end."""
     if len(name) <= limit:
         return name
     tail = (limit - 1) // 2
