@@ -119,9 +119,14 @@ def majority(masks: Tensor, num_classes: int) -> Tensor:
 
 def most_frequent(masks: Tensor, num_classes: int) -> Tensor:
     """The classes that most annotators gave to a pixel, several at a tie, bool ``[B, C, H, W]``."""
-    votes = torch.stack([(masks == c).sum(1) for c in range(num_classes)], dim=1)
+    votes = class_votes(masks, num_classes)
     best = votes.amax(dim=1, keepdim=True)
     return (votes == best) & (best > 0)
+
+
+def class_votes(masks: Tensor, num_classes: int) -> Tensor:
+    """How many annotators gave each class, the background too, ``[B, C, H, W]``."""
+    return torch.stack([(masks == c).sum(1) for c in range(num_classes)], dim=1)
 
 
 def staple(masks: Tensor, num_classes: int) -> Tensor:
@@ -173,12 +178,7 @@ def _staple(labels: Tensor) -> Tensor:
 
 
 def box_mean(values: Tensor, window: int) -> Tensor:
-    """Mean over the window, of ``[B, N, H, W]`` floats; at the border of what lies inside.
-
-    Example:
-        >>> box_mean(torch.tensor([[[[0.0, 1.0, 1.0]]]]), window=3)
-        tensor([[[[0.5000, 0.6667, 1.0000]]]])
-    """
+    """Mean over the window, of ``[B, N, H, W]`` floats; at the border of what lies inside."""
     sums = _window_sums(_window_sums(values, window, dim=2), window, dim=3)
     ones = values.new_ones(1, 1, *values.shape[2:])
     return sums / _window_sums(_window_sums(ones, window, dim=2), window, dim=3)

@@ -94,7 +94,7 @@ class SegmentationTerms(nn.Module):
 
     @property
     def _total(self) -> Total:
-        """In evaluation processes may have different numbers of batches, so they must not wait."""
+        # In evaluation processes may have different numbers of batches, so they must not wait.
         return self.total if self.training else alone
 
     def segmentation_terms(
@@ -181,22 +181,16 @@ class TAXLoss(SegmentationTerms):
             }
 
     def relevance(self, output: TAXOutput, reference: Tensor | None) -> Tensor:
-        """Weight of each pixel in the terms of who and why, ``[B, H, W]`` in [0, 1].
-
-        High where the network expects that annotators disagree. The labels at hand would not do:
-        they depend on who is present, and would favour annotators who are present where the others
-        deviate.
-        """
+        """Weight of each pixel in who and why: high where the network expects disagreement."""
         if reference is None:
             return torch.ones_like(output.log_probs[:, 0])
+        # The labels at hand would not do: they depend on who is present, and would favour
+        # annotators who are present where the others deviate.
         expected = output.log_annotator_probs.detach().max(dim=2).indices  # argmax is slower
         return relevance(expected, reference, self.window)
 
     def agreement(self, masks: Tensor, reference: Tensor | None) -> Tensor:
-        """e_n: how well annotator n agrees with the reference, ``[B, N, H, W]`` in [0, 1].
-
-        Without a reference 1 wherever annotator n labelled.
-        """
+        """e_n ``[B, N, H, W]`` in [0, 1]; without a reference 1 wherever annotator n labelled."""
         if reference is None:
             return (masks != IGNORE_INDEX).float()
         return agreement(masks, reference, self.window, self.sharpness)

@@ -15,7 +15,12 @@ from tax_lightning.callbacks.samples import (
     undisturbed,
 )
 from tax_lightning.files import file_name
-from tax_lightning.visualization.gallery import PrototypeCard, read_cards, render_gallery, with_use
+from tax_lightning.visualization.gallery import (
+    PrototypeCard,
+    read_cards,
+    render_gallery,
+    with_use,
+)
 from tax_lightning.visualization.panel import render_panel
 from tax_lightning.visualization.report import write_page
 from tax_lightning.visualization.summary import Summary

@@ -16,10 +16,6 @@ def check_inputs(*arguments: tuple[str, Tensor, str], **sizes: int) -> None:
     """Check that tensors fit one another; looks at shapes and types only, never at values.
 
     A layout is a letter a dimension; a letter stands for one size in all layouts.
-
-    Example:
-        >>> masks, present = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, dtype=torch.bool)
-        >>> check_inputs(("masks", masks, "BNHW"), ("present", present, "BN"), N=3)
     """
     for name, tensor, layout in arguments:
         fits = tensor.ndim == len(layout) and all(

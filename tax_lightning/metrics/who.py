@@ -45,18 +45,6 @@ class WhoAccuracy(Averages):
     - ``who_entropy_disputed`` and ``who_entropy_unanimous``, H(w) / log N of all N shares, where
       labels differ, and where at least two were given, all alike: 0 where one annotator has it all,
       1 where all have the same.
-
-    Example:
-        >>> metric = WhoAccuracy()
-        >>> metric.update(
-        ...     who=torch.tensor([0.7, 0.2, 0.1]).view(1, 3, 1, 1),
-        ...     masks=torch.tensor([1, 1, 0]).view(1, 3, 1, 1),
-        ...     present=torch.ones(1, 3, dtype=torch.bool),
-        ...     reference=torch.tensor([[[1]]]),
-        ...     expert=torch.tensor([[[0]]]),
-        ... )
-        >>> metric.compute()["who_accuracy_expert"], metric.compute()["who_ceiling_expert"]
-        (tensor(1.), tensor(0.5000))
     """
 
     def __init__(self) -> None:
@@ -153,18 +141,6 @@ class TrustScore(PooledMetric):
 
     Args:
         annotators: their number N.
-
-    Example:
-        >>> metric = TrustScore(annotators=2)
-        >>> metric.update(
-        ...     who=torch.tensor([0.8, 0.2]).view(1, 2, 1, 1),
-        ...     masks=torch.tensor([1, 0]).view(1, 2, 1, 1),
-        ...     present=torch.ones(1, 2, dtype=torch.bool),
-        ...     right=torch.tensor([False, True]).view(1, 2, 1, 1),
-        ... )
-        >>> values = metric.compute()
-        >>> values["trust_agreement"], values["trust_agreement_exchanged"]
-        (tensor(0.8000), tensor(0.2000))
     """
 
     def __init__(self, annotators: int) -> None:

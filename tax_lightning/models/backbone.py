@@ -45,10 +45,8 @@ class DenseNetwork(nn.Module):
             features of four dimensions.
 
     Example:
-        >>> network = DenseNetwork(
-        ...     encoder="resnet18",
-        ...     backbone_options={"encoder_depth": 3, "decoder_channels": [32, 16, 8]},
-        ... )
+        >>> options = {"encoder_depth": 3, "decoder_channels": [32, 16, 8]}
+        >>> network = DenseNetwork(encoder="resnet18", backbone_options=options)
         >>> network.features(torch.randn(1, 3, 40, 50)).shape
         torch.Size([1, 8, 40, 50])
     """

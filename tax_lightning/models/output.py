@@ -37,13 +37,7 @@ class ModelOutput(NamedTuple):
     def weighing_all_alike(
         cls, log_annotator_probs: Tensor, log_probs: Tensor | None = None
     ) -> ModelOutput:
-        """The output of a model whose annotators weigh the same; by default with their mean.
-
-        Example:
-            >>> own = torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log().view(1, 2, 2, 1, 1)
-            >>> ModelOutput.weighing_all_alike(own).log_probs.exp().flatten()
-            tensor([0.7500, 0.2500])
-        """
+        """The output of a model whose annotators weigh the same; by default with their mean."""
         log_who = torch.zeros_like(log_annotator_probs[:, :, 0]).log_softmax(dim=1)
         result = mix(log_who, log_annotator_probs) if log_probs is None else log_probs
         return cls(result, log_annotator_probs, log_who)

@@ -168,10 +168,7 @@ class PrototypeMemory(nn.Module):
         for n, row in enumerate(self.pixel_ids):
             for k, ids in enumerate(row):
                 if n >= keep and ids:
-                    y, x = self.pixel_place[n, k, 0].tolist()
-                    label, similarity = self.pixel_label[n, k, 0], self.pixel_similarity[n, k, 0]
-                    source = Pixel(float(similarity), ids[0], y, x, int(label))
-                    self._note(n, k, [source, *search.examples(n, k)])
+                    self._note(n, k, search.examples(n, k), first=1)
 
     def forget_sources(self, keep: int = 0) -> None:
         """Forget all pixels but those of the first ``keep`` annotators, and unprune the others."""
@@ -182,15 +179,16 @@ class PrototypeMemory(nn.Module):
         self.pixel_similarity[keep:] = float("nan")
         self.active[keep:] = True
 
-    def _note(self, n: int, k: int, pixels: Sequence[Pixel]) -> None:
-        self.pixel_ids[n][k] = [pixel.sample_id for pixel in pixels]
-        rows = slice(len(pixels))
+    def _note(self, n: int, k: int, pixels: Sequence[Pixel], first: int = 0) -> None:
+        """Note pixels of a prototype after the ``first`` that it has."""
+        self.pixel_ids[n][k] = self.pixel_ids[n][k][:first] + [p.sample_id for p in pixels]
+        rows = slice(first, first + len(pixels))
         for buffer, values in (
             (self.pixel_place, [(pixel.y, pixel.x) for pixel in pixels]),
             (self.pixel_label, [pixel.label for pixel in pixels]),
             (self.pixel_similarity, [pixel.similarity for pixel in pixels]),
         ):
-            buffer[n, k, rows] = torch.tensor(values).to(buffer)
+            buffer[n, k, rows] = torch.tensor(values).to(buffer).view_as(buffer[n, k, rows])
 
     def sources(
         self, annotators: Sequence[str], classes: Sequence[str]

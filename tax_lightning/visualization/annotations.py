@@ -46,23 +46,14 @@ class Argument:
 
 @dataclass(frozen=True)
 class CallOut:
-    """A numbered spot: well inside the largest disputed region that one prototype gives reason for.
+    """A numbered spot, well inside the largest disputed region of one prototype."""
 
-    Args:
-        number: 1 for the prototype that is the reason at most disputed pixels.
-        y: row of the spot.
-        x: column of the spot.
-        share: mean share of the prototype in the decisions of the region.
-        reason: the prototype behind the result.
-        against: the one behind the strongest dissent; None where nobody is expected to dissent.
-    """
-
-    number: int
+    number: int  # 1 for the prototype that is the reason at most disputed pixels
     y: int
     x: int
-    share: float
-    reason: Argument
-    against: Argument | None
+    share: float  # mean share of the prototype in the decisions of the region
+    reason: Argument  # the prototype behind the result
+    against: Argument | None  # that of the strongest dissent, if anybody is expected to dissent
 
 
 def find_callouts(explanation: Explanation, limit: int = MOST_CALLOUTS) -> tuple[CallOut, ...]:

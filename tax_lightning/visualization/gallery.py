@@ -30,8 +30,7 @@ class PrototypeCard:
         source: annotator, kernel, the training pixel, and an example of every class.
         colour: of the prototype's annotator.
         patches: the surroundings of these pixels, of those whose image is at hand.
-        use: share of the disputed pixels of some images where the prototype has the largest share
-            in the decision, in ``[0, 1]``; None where it was not counted.
+        use: share of the disputed pixels of which it is the first reason; None if not counted.
 
     Example:
         >>> cell = Example("cell", "train-0012", 31, 40, 0.97)
@@ -75,15 +74,7 @@ def origin(example: Example) -> str:
 def read_cards(
     sources: Sequence[Sequence[PrototypeSource]], read: Read | None
 ) -> list[PrototypeCard]:
-    """Cards of all prototypes ``[N][K]``, in the order of annotators and kernels.
-
-    Example:
-        >>> cell = Example("cell", "a", 1, 90, 1.0)
-        >>> image = np.zeros((100, 200, 3), dtype=np.uint8)
-        >>> (card,) = read_cards([[PrototypeSource("Ana", 0, True, cell, ())]], lambda id: image)
-        >>> card.patches[cell].image.shape
-        (48, 48, 3)
-    """
+    """Cards of all prototypes ``[N][K]``, in the order of annotators and kernels."""
     everything = [source for row in sources for source in row]
     taken = [source.taken_from for source in everything if source.taken_from]
     examples = [example for source in everything for example in shown_examples(source)]

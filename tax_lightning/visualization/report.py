@@ -131,9 +131,10 @@ def write_page(
     explained: Iterable[Item], cards: Sequence[PrototypeCard], path: Path, source: str
 ) -> None:
     """The page of `write_report` alone, of at least one image, with the cards of all prototypes."""
-    report = _Report(_MAX_SIDE, cards)
-    for explanation, picture, *masks in explained:
-        report.add(explanation, picture, *masks)
+    report = _Report(_MAX_SIDE)
+    for explanation, picture, *given in explained:
+        report.cards = list(cards)
+        report.add(explanation, picture, given[0] if given else None)
     text = report.page(_TITLE, source, report.notes())
     path.write_text(text, encoding="utf-8", newline="\n")
 
@@ -144,17 +145,14 @@ class _Report:
     first: Explanation  # for the names, which are those of all
     summary: Summary
 
-    def __init__(self, max_side: int, cards: Sequence[PrototypeCard] = ()) -> None:
+    def __init__(self, max_side: int) -> None:
         self.max_side = max_side
-        self.cards = cards  # in the order of annotators and kernels
+        self.cards: list[PrototypeCard] = []
         self.images: list[dict[str, Any]] = []
         self.blocks: list[str] = []
 
     def add(
-        self,
-        explanation: Explanation,
-        picture: Picture,
-        masks: NDArray[np.integer] | None = None,
+        self, explanation: Explanation, picture: Picture, masks: NDArray[np.integer] | None
     ) -> dict[str, NDArray[Any]]:
         """Take up one image, and return the maps of it that the page shows."""
         (name,) = explanation.ids
@@ -175,6 +173,7 @@ class _Report:
             _block(f"picture-{number}", data_uri(shown)),
             _block(f"maps-{number}", base.packed(maps)),
         ]
+        real = None if masks is None else real_dispute(masks)
         self.images.append(
             {
                 "id": name,
@@ -182,7 +181,7 @@ class _Report:
                 "shown": list(shown.shape[:2]),
                 "planes": base.planes_of(maps),
                 "disputed": summary.dispute,
-                "disputed_in_masks": None if masks is None else real_dispute(masks),
+                "disputed_in_masks": real,
                 "votes": summary.votes,
                 "spots": [[spot.y, spot.x] for spot in find_callouts(explanation)],
             }
