@@ -1,4 +1,9 @@
-"""Reference labels from several annotators, and who agrees with the reference where."""
+"""Reference labels from several annotators, and who agrees with the reference where.
+
+Arguments mean the same everywhere: ``masks`` are the annotators' class ids ``[B, N, H, W]`` and
+``reference`` those that count as right ``[B, H, W]``, both 255 where there is no label;
+``num_classes`` is C; ``window`` is the side in pixels, odd, of a square around each pixel.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +38,7 @@ def reference_labels(
         reference: where they come from: ``"given"`` with the data, the ``"majority"`` of the
             annotators, ``"staple"`` (estimated once, before training, by our data modules), or
             ``"none"``.
-        batch: with ``"masks"`` ``[B, N, H, W]``, and ``"reference"`` ``[B, H, W]`` where the labels
-            come with the data.
+        batch: with ``"masks"``, and ``"reference"`` where the labels come with the data.
         num_classes: number of classes C.
 
     Returns:
@@ -68,15 +72,9 @@ def reference_labels(
 
 
 def right_labels(reference: Reference, batch: Mapping[str, Any], num_classes: int) -> Tensor:
-    """The labels that count as right; at a tie of the majority several, each in part.
+    """The labels that count as right, bool ``[B, C, H, W]``, arguments as of `reference_labels`.
 
-    Args:
-        reference: as of :func:`reference_labels`.
-        batch: as of :func:`reference_labels`.
-        num_classes: number of classes C.
-
-    Returns:
-        bool ``[B, C, H, W]``; none where the reference is unknown.
+    At a tie of the majority several are right, each in part; none where the reference is unknown.
 
     Example:
         >>> masks = torch.tensor([1, 0]).view(1, 2, 1, 1)
@@ -93,13 +91,7 @@ def right_labels(reference: Reference, batch: Mapping[str, Any], num_classes: in
 
 
 def disagreement(masks: Tensor) -> Tensor:
-    """Where at least two annotators gave different labels.
-
-    Args:
-        masks: class ids ``[B, N, ...]``, 255 where annotator n did not label.
-
-    Returns:
-        bool ``[B, ...]``.
+    """Where at least two annotators gave different labels: of ``[B, N, ...]`` bool ``[B, ...]``.
 
     Example:
         >>> disagreement(torch.tensor([[[[0, 1, 1]], [[0, 0, 255]]]])).tolist()
@@ -110,14 +102,9 @@ def disagreement(masks: Tensor) -> Tensor:
 
 
 def majority(masks: Tensor, num_classes: int) -> Tensor:
-    """Reference label by majority vote over the annotators who labelled a pixel.
+    """Reference labels by majority vote over the annotators who labelled a pixel, ``[B, H, W]``.
 
-    Args:
-        masks: class ids ``[B, N, H, W]``, 255 where annotator n did not label.
-        num_classes: number of classes C.
-
-    Returns:
-        Class ids ``[B, H, W]``; 255 at a tie for the first place and where nobody labelled.
+    255 at a tie for the first place and where nobody labelled.
 
     Example:
         >>> votes = torch.tensor([[0, 1], [1, 1], [1, 0], [255, 255]]).view(1, 4, 1, 2)
@@ -131,39 +118,26 @@ def majority(masks: Tensor, num_classes: int) -> Tensor:
 
 
 def most_frequent(masks: Tensor, num_classes: int) -> Tensor:
-    """The classes that most annotators gave to a pixel, several at a tie.
-
-    Args:
-        masks: class ids ``[B, N, H, W]``, 255 where annotator n did not label.
-        num_classes: number of classes C.
-
-    Returns:
-        bool ``[B, C, H, W]``; none where nobody labelled.
-
-    Example:
-        >>> most_frequent(torch.tensor([0, 1]).view(1, 2, 1, 1), num_classes=3).flatten()
-        tensor([ True,  True, False])
-    """
-    votes = torch.stack([(masks == c).sum(1) for c in range(num_classes)], dim=1)
+    """The classes that most annotators gave to a pixel, several at a tie, bool ``[B, C, H, W]``."""
+    votes = class_votes(masks, num_classes)
     best = votes.amax(dim=1, keepdim=True)
     return (votes == best) & (best > 0)
 
 
+def class_votes(masks: Tensor, num_classes: int) -> Tensor:
+    """How many annotators gave each class, the background too, ``[B, C, H, W]``."""
+    return torch.stack([(masks == c).sum(1) for c in range(num_classes)], dim=1)
+
+
 def staple(masks: Tensor, num_classes: int) -> Tensor:
-    """Reference label by STAPLE, which weighs the annotators by how often they are right.
+    """Reference labels ``[B, H, W]`` by STAPLE: annotators weigh as much as they are right.
 
     Estimates the labels and each annotator's confusion matrix in turns. An annotator who often
     differs from the others counts less (Warfield, Zou, Wells, "Simultaneous truth and performance
     level estimation", IEEE TMI 2004; for several classes Rohlfing, Russakoff, Maurer, IEEE TMI
     2004). Runs on the CPU, image by image, in tens of milliseconds for a few hundred pixels a side.
-
-    Args:
-        masks: class ids ``[B, N, H, W]``, 255 where annotator n did not label.
-        num_classes: number of classes C.
-
-    Returns:
-        Class ids ``[B, H, W]``; 255 where STAPLE has a tie and where nobody labelled. Where an
-        annotator labelled only a part of an image, the majority decides the rest.
+    255 where STAPLE has a tie and where nobody labelled. Where an annotator labelled only a part of
+    an image, the majority decides the rest.
 
     Raises:
         ModuleNotFoundError: if SimpleITK is not installed, which comes with the extra ``staple``.
@@ -204,29 +178,16 @@ def _staple(labels: Tensor) -> Tensor:
 
 
 def box_mean(values: Tensor, window: int) -> Tensor:
-    """Mean over a square window around each pixel, cut off at the border of the image.
-
-    Args:
-        values: ``[B, N, H, W]`` floats; whole numbers, for an exact result.
-        window: side of the square in pixels, odd.
-
-    Returns:
-        ``[B, N, H, W]``; at the border the mean of what lies inside the image.
-
-    Example:
-        >>> box_mean(torch.tensor([[[[0.0, 1.0, 1.0]]]]), window=3)
-        tensor([[[[0.5000, 0.6667, 1.0000]]]])
-    """
+    """Mean over the window, of ``[B, N, H, W]`` floats; at the border of what lies inside."""
     sums = _window_sums(_window_sums(values, window, dim=2), window, dim=3)
     ones = values.new_ones(1, 1, *values.shape[2:])
     return sums / _window_sums(_window_sums(ones, window, dim=2), window, dim=3)
 
 
 def _window_sums(values: Tensor, window: int, dim: int) -> Tensor:
-    """Sums along one dimension, from running sums: a large window costs as little as a small one.
-
-    Those of whole numbers are exact, so that a window of zeros has the sum 0.
-    """
+    """Sums along one dimension."""
+    # From running sums, so that a large window costs as little as a small one. Those of whole
+    # numbers are exact: a window of zeros has the sum 0.
     size, half = values.shape[dim], window // 2
     padding = [0, 0] * (values.ndim - 1 - dim) + [half + 1, half]
     running = F.pad(values, padding).cumsum(dim)
@@ -236,21 +197,13 @@ def _window_sums(values: Tensor, window: int, dim: int) -> Tensor:
 def agreement(
     masks: Tensor, reference: Tensor, window: int = 23, sharpness: float = 60.0
 ) -> Tensor:
-    """How well each annotator agrees with the reference around each pixel.
+    """How well each annotator agrees with the reference around a pixel: ``[B, N, H, W]`` in [0, 1].
 
     ``exp(-sharpness * share of the window where annotator n's label differs)`` is 1 where an
     annotator agrees all around, and near 0 where they deviate on a visible part of the window. A
     single pixel says little, since many annotators agree there by chance. A habit shows in the
-    neighbourhood.
-
-    Args:
-        masks: class ids ``[B, N, H, W]``, 255 where not labelled.
-        reference: class ids ``[B, H, W]``, 255 where unknown.
-        window: side of the window in pixels, odd; 1 compares pixel by pixel.
-        sharpness: b; 60 makes 10 wrong pixels of a 23 x 23 window count as 0.32.
-
-    Returns:
-        ``[B, N, H, W]`` in [0, 1]; 0 where annotator n labelled nothing in the window.
+    neighbourhood. With a sharpness of 60, ten wrong pixels of a 23 x 23 window count as 0.32. It is
+    0 where annotator n labelled nothing in the window.
 
     Example:
         >>> reference = torch.ones(1, 1, 3, dtype=torch.long)
@@ -269,19 +222,11 @@ def agreement(
 def relevance(
     masks: Tensor, reference: Tensor, window: int = 23, elsewhere: float = 0.05
 ) -> Tensor:
-    """Weight of a pixel in the terms of who and why: 1 near a disagreement, else ``elsewhere``.
+    """Weight of a pixel in who and why ``[B, H, W]``: 1 near a disagreement, else ``elsewhere``.
 
     Where no annotator within the window deviates from the reference, all say the same, and who
     decides carries no information. Most pixels are such; at full weight they would hide the others.
-
-    Args:
-        masks: class ids ``[B, N, H, W]``, 255 where not labelled.
-        reference: class ids ``[B, H, W]``, 255 where unknown.
-        window: side of the window in pixels, odd.
-        elsewhere: weight far from any disagreement, in [0, 1].
-
-    Returns:
-        ``[B, H, W]`` in [``elsewhere``, 1]; 0 where the reference is unknown.
+    0 where the reference is unknown.
 
     Example:
         >>> reference = torch.tensor([[[1, 1, 1, 255]]])

@@ -6,8 +6,9 @@
     cluster     (1 - cos(z, assigned P))^2 - 1/2 q log g  each prototype has real pixels of its own
     separation  relu(cos(P, P') - 0.5)^2                 prototypes stay apart
 
-y^n is annotator n's label, y* the reference label, and e_n how well annotator n agrees with the
-reference around a pixel (:func:`tax_lightning.consensus.agreement`); the other symbols are those of
+y^n is annotator n's label in ``masks`` ``[B, N, H, W]``, y* that of the ``reference``
+``[B, H, W]``, both 255 where there is none, and e_n how well annotator n agrees with the reference
+around a pixel (:func:`tax_lightning.consensus.agreement`); the other symbols are those of
 :mod:`tax_lightning.models.network`. ``cluster`` and ``separation`` are the two costs of ProtoPNet
 (arXiv 1806.10574), with a balanced assignment of pixels to prototypes. No term balances w:
 annotators need not decide equally often.
@@ -24,7 +25,7 @@ with the whole batch. Only Dice is computed over the images of each process.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from segmentation_models_pytorch.losses import DiceLoss
@@ -35,23 +36,12 @@ from tax_lightning.consensus import agreement, relevance
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.distributed import Total, alone
 from tax_lightning.models.mixture import mix
-from tax_lightning.models.output import TAXOutput
+from tax_lightning.models.output import ModelOutput, TAXOutput
 from tax_lightning.models.prototypes import PrototypeMemory
 
 SegmentationLoss = Literal["ce", "dice", "ce+dice"]
 SHARPNESS = 60.0  # how quickly disagreement inside the window lowers the agreement
 PROTOTYPE_PIXELS = 1024  # per image, for the cluster term: neighbouring pixels teach the same
-
-
-class WeightedOutput(Protocol):
-    """The output of a model that weights its annotators, as ``TAXOutput`` and ``ModelOutput``."""
-
-    @property
-    def log_probs(self) -> Tensor: ...  # noqa: D102
-    @property
-    def log_annotator_probs(self) -> Tensor: ...  # noqa: D102
-    @property
-    def log_who(self) -> Tensor: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -88,11 +78,7 @@ class LossWeights:
 class SegmentationTerms(nn.Module):
     """The terms of the objective that train segmentations, unweighted.
 
-    Args:
-        segmentation: cross-entropy, Dice or their sum.
-
-    Raises:
-        ValueError: if there is no such loss.
+    Their loss is cross-entropy, Dice or the sum of both.
     """
 
     total: Total
@@ -108,19 +94,15 @@ class SegmentationTerms(nn.Module):
 
     @property
     def _total(self) -> Total:
-        """In evaluation processes may have different numbers of batches, so they must not wait."""
+        # In evaluation processes may have different numbers of batches, so they must not wait.
         return self.total if self.training else alone
 
     def segmentation_terms(
-        self, output: WeightedOutput, masks: Tensor, reference: Tensor | None
+        self, output: ModelOutput | TAXOutput, masks: Tensor, reference: Tensor | None
     ) -> dict[str, Tensor]:
         """The terms ``annotator`` and ``fused``, scalars.
 
-        Args:
-            output: of the network.
-            masks: ``[B, N, H, W]``, 255 where not labelled.
-            reference: ``[B, H, W]``, 255 where unknown; ``None`` trains the result on the labels of
-                all annotators.
+        Without a reference the result is trained on the labels of all annotators.
         """
         own = output.log_annotator_probs
         if reference is None:
@@ -142,15 +124,9 @@ class SegmentationTerms(nn.Module):
 
 
 class TAXLoss(SegmentationTerms):
-    """The terms of the objective, unweighted.
+    """The terms of the objective, unweighted, of N annotators.
 
-    Args:
-        annotators: number of annotators N.
-        segmentation: loss of the two segmentation terms: cross-entropy, Dice or their sum.
-        window: side in pixels, odd, of the window in which agreement with the reference counts.
-
-    Raises:
-        ValueError: if there is no such loss or the window is even.
+    Agreement with the reference counts in a ``window`` of so many pixels a side, odd.
     """
 
     images_seen: Tensor
@@ -191,15 +167,9 @@ class TAXLoss(SegmentationTerms):
         present: Tensor,
         reference: Tensor | None,
     ) -> dict[str, Tensor]:
-        """The terms ``who``, ``cluster`` and ``separation``, scalars.
+        """The terms ``who``, ``cluster`` and ``separation``, scalars; ``present`` is ``[B, N]``.
 
-        Args:
-            output: of the network.
-            memory: the prototypes of that network.
-            masks: ``[B, N, H, W]``, 255 where not labelled.
-            present: ``[B, N]`` bool.
-            reference: ``[B, H, W]``, 255 where unknown; with ``None`` nobody can be said to be
-                right, so ``who`` is left out.
+        Without a reference nobody can be said to be right, so ``who`` is left out.
         """
         with torch.autocast(masks.device.type, enabled=False):
             weight = self.relevance(output, reference)
@@ -211,22 +181,16 @@ class TAXLoss(SegmentationTerms):
             }
 
     def relevance(self, output: TAXOutput, reference: Tensor | None) -> Tensor:
-        """Weight of each pixel in the terms of who and why, ``[B, H, W]`` in [0, 1].
-
-        High where the network expects that annotators disagree. The labels at hand would not do:
-        they depend on who is present, and would favour annotators who are present where the others
-        deviate.
-        """
+        """Weight of each pixel in who and why: high where the network expects disagreement."""
         if reference is None:
             return torch.ones_like(output.log_probs[:, 0])
+        # The labels at hand would not do: they depend on who is present, and would favour
+        # annotators who are present where the others deviate.
         expected = output.log_annotator_probs.detach().max(dim=2).indices  # argmax is slower
         return relevance(expected, reference, self.window)
 
     def agreement(self, masks: Tensor, reference: Tensor | None) -> Tensor:
-        """e_n: how well annotator n agrees with the reference, ``[B, N, H, W]`` in [0, 1].
-
-        Without a reference 1 wherever annotator n labelled.
-        """
+        """e_n ``[B, N, H, W]`` in [0, 1]; without a reference 1 wherever annotator n labelled."""
         if reference is None:
             return (masks != IGNORE_INDEX).float()
         return agreement(masks, reference, self.window, self.sharpness)

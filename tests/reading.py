@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tax_lightning.visualization.palette import INK, PAPER
-from tax_lightning.visualization.sheet import text_width, write
+from tax_lightning.visualization.sheet import font_for
 
 
 def places_of(piece, picture):
@@ -25,8 +25,9 @@ def places_of(piece, picture):
 
 def written(text, size, ink=INK, paper=PAPER):
     """A line of text as it stands in a picture, without the paper around it."""
-    line = Image.new("RGB", (int(text_width(text, size)) + 4, 2 * size), paper)
-    write(ImageDraw.Draw(line), (0, 0), text, size, ink)
+    font = font_for(text, size)
+    line = Image.new("RGB", (int(font.getlength(text)) + 4, 2 * size), paper)
+    ImageDraw.Draw(line).text((0, 0), text, ink, font)
     pixels = np.asarray(line)
     rows, cols = np.nonzero((pixels != paper).any(axis=2))
     return pixels[rows.min() : rows.max() + 1, cols.min() : cols.max() + 1]

@@ -78,10 +78,10 @@ def test_sources_by_hand():
         "id": ["a"],
     }
     search = find_sources(Stub(Network(memory), window=3), [batch])
-    found = [[pixel.place for pixel in pixels] for pixels in search.best[0]]
+    found = [[pixel.place for pixel in pixels] for pixels in (search.best[0, 0], search.best[0, 1])]
     assert found == [[("a", 0, 2)], [("a", 0, 3)]]
-    assert search.best[0][0][0].similarity == pytest.approx(0.96)
-    assert search.best[0][1][0].similarity == pytest.approx(0.6)
+    assert search.best[0, 0][0].similarity == pytest.approx(0.96)
+    assert search.best[0, 1][0].similarity == pytest.approx(0.6)
 
 
 def test_disputed_pixels_off_the_border_are_preferred():
@@ -99,8 +99,8 @@ def test_disputed_pixels_off_the_border_are_preferred():
         masks[0, 1, y, x] = 1 - disputed
     batch = {"image": image[None], "masks": masks, "reference": torch.ones(1, 40, 40).long()}
     search = find_sources(Stub(Network(memory), window=1), [batch | {"id": ["a"]}])
-    assert [p.place for p in search.best[0][0]] == [("a", 20, 20)]
-    assert [p.place for p in search.best[1][0]] == [("a", 20, 5)]  # wrong where it is disputed
+    assert [p.place for p in search.best[0, 0]] == [("a", 20, 20)]
+    assert [p.place for p in search.best[1, 0]] == [("a", 20, 5)]  # wrong where it is disputed
 
 
 # ---------------------------------------------------------------------- loaders

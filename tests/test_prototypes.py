@@ -41,8 +41,8 @@ def pixel(
 
 def search_of(*annotators: list[list[Pixel]]) -> SourceSearch:
     """A search that found these pixels, best first, for each annotator and kernel."""
-    search = SourceSearch(len(annotators), len(annotators[0]))
-    search.best = [list(kernels) for kernels in annotators]
+    search = SourceSearch()
+    search.best = {(n, k): f for n, row in enumerate(annotators) for k, f in enumerate(row)}
     return search
 
 
@@ -153,7 +153,7 @@ def test_search_finds_the_best_eligible_pixel_of_each_image():
     eligible[1, 0, 1] = False
     labels = torch.randint(0, 2, (3, 2, 4, 5))
     embedding = F.normalize(torch.randn(3, 8, 4, 5), dim=1)
-    search = SourceSearch(2, 2)
+    search = SourceSearch()
     nowhere = torch.zeros_like(eligible)
     search.update(similarity, eligible, nowhere, labels, embedding, ["a", "b", "c"])
     for n in range(2):
@@ -167,13 +167,13 @@ def test_search_finds_the_best_eligible_pixel_of_each_image():
                     if eligible[b, n, k, y, x]
                 ]
                 expected += sorted(candidates)[-1:]
-            found = search.best[n][k]
+            found = search.best[n, k]
             assert [(p.similarity, *p.place) for p in found] == sorted(expected, reverse=True)
             for p in found:
                 b = "abc".index(p.sample_id)
                 assert p.label == labels[b, n, p.y, p.x]
                 assert torch.equal(p.embedding, embedding[b, :, p.y, p.x])
-    assert "b" not in [p.sample_id for p in search.best[0][1]]
+    assert "b" not in [p.sample_id for p in search.best[0, 1]]
 
 
 def look_at(search: SourceSearch, images: list[tuple[str, list[list[float]]]]) -> SourceSearch:
@@ -193,7 +193,10 @@ def look_at(search: SourceSearch, images: list[tuple[str, list[list[float]]]]) -
 
 
 def found_by(search: SourceSearch) -> list[list[tuple[float, tuple[str, int, int], int]]]:
-    return [[(p.similarity, p.place, p.label) for p in pixels] for pixels in search.best[0]]
+    return [
+        [(p.similarity, p.place, p.label) for p in pixels]
+        for pixels in (search.best.get((0, k), []) for k in range(2))
+    ]
 
 
 # Few different values, so that ties are common.
@@ -210,10 +213,10 @@ IMAGES = st.lists(LINES, max_size=25).map(
 @given(IMAGES, st.integers(0, 25), st.integers(0, 3))
 def test_merged_parts_equal_the_whole(images, cut, shared):
     # Samplers of several processes show some images twice to make the parts equally long.
-    first = look_at(SourceSearch(1, 2), images[: cut + shared])
-    second = look_at(SourceSearch(1, 2), images[cut:])
-    whole = found_by(look_at(SourceSearch(1, 2), images))
-    forwards, backwards = SourceSearch(1, 2), SourceSearch(1, 2)
+    first = look_at(SourceSearch(), images[: cut + shared])
+    second = look_at(SourceSearch(), images[cut:])
+    whole = found_by(look_at(SourceSearch(), images))
+    forwards, backwards = SourceSearch(), SourceSearch()
     for part in (first, second):
         forwards.merge(part)
     for part in (second, first):
@@ -223,7 +226,7 @@ def test_merged_parts_equal_the_whole(images, cut, shared):
 
 @given(IMAGES)
 def test_search_keeps_ten_images_the_best_first(images):
-    for k, pixels in enumerate(found_by(look_at(SourceSearch(1, 2), images))):
+    for k, pixels in enumerate(found_by(look_at(SourceSearch(), images))):
         best = sorted((-max(line[k]), name) for name, line in images if max(line[k]) >= -1)
         expected = [(-similarity, name) for similarity, name in best][:CANDIDATES]
         assert [(similarity, place[0]) for similarity, place, _ in pixels] == expected
@@ -258,8 +261,8 @@ def test_examples_are_the_best_three_of_each_class_in_whatever_order_they_come(i
 
 def test_ties_are_settled_by_name_then_by_place():
     lines = [[0.5, 0.5, -2.0], [-2.0, 0.5, 0.5]]
-    search = look_at(SourceSearch(1, 2), [("b", lines), ("a", lines)])
-    first, second = search.best[0]
+    search = look_at(SourceSearch(), [("b", lines), ("a", lines)])
+    first, second = search.best[0, 0], search.best[0, 1]
     assert [p.place for p in first] == [("a", 0, 0), ("b", 0, 0)]
     assert [p.place for p in second] == [("a", 0, 1), ("b", 0, 1)]
 
@@ -292,7 +295,7 @@ def test_of_all_pairs_the_most_similar_is_settled_first():
 
 
 def test_no_pixel_is_the_source_of_two_prototypes():
-    search = SourceSearch(3, 4)
+    search = SourceSearch()
     memory = PrototypeMemory(3, 4, 8, 2)
     for i in range(14):
         z = F.normalize(torch.randn(1, 8, 2, 2), dim=1)
@@ -300,8 +303,8 @@ def test_no_pixel_is_the_source_of_two_prototypes():
         labels = torch.zeros(1, 3, 2, 2).long()
         anywhere = torch.ones_like(similarity).bool()
         search.update(similarity, anywhere, ~anywhere, labels, z, [f"{i}"])
-    for row in search.best:
-        row[1] = row[0]  # the best ten of two prototypes are the same
+    for n in range(3):
+        search.best[n, 1] = search.best[n, 0]  # the best ten of two prototypes are the same
     memory.project(search, final=True)
     taken = [place for row in places(memory) for place in row]
     assert None not in taken
@@ -347,11 +350,11 @@ def test_preferred_pixels_come_before_more_similar_ones():
     """Such as disputed ones: within an image, among images, and between prototypes."""
     similarity = torch.tensor([0.9, 0.6]).view(1, 1, 1, 1, 2).repeat(2, 1, 1, 1, 1)
     preferred = torch.tensor([[False, True], [False, False]]).view(2, 1, 1, 1, 2)
-    search = SourceSearch(1, 1)
+    search = SourceSearch()
     anywhere = torch.ones_like(similarity, dtype=torch.bool)
     labels, embedding = torch.zeros(2, 1, 1, 2).long(), torch.ones(2, 2, 1, 2)
     search.update(similarity, anywhere, preferred, labels, embedding, ["disputed", "quiet"])
-    assert [p.place for p in search.best[0][0]] == [("disputed", 0, 1), ("quiet", 0, 0)]
+    assert [p.place for p in search.best[0, 0]] == [("disputed", 0, 1), ("quiet", 0, 0)]
     memory = PrototypeMemory(2, 1, 2, 2)
     quiet, disputed = pixel(0.95, "a"), pixel(0.6, "a", preferred=True)
     memory.project(search_of([[quiet, pixel(0.5, "b")]], [[disputed]]), final=True)
@@ -479,7 +482,7 @@ def test_a_state_dict_does_not_change_with_a_later_projection():
 
 
 def test_what_is_found_does_not_hold_on_to_the_images():
-    search = SourceSearch(1, 1)
+    search = SourceSearch()
     embedding = F.normalize(torch.randn(1, 4, 64, 64), dim=1)
     search.update(
         similarity=embedding[:, None, None, 0],
@@ -489,5 +492,5 @@ def test_what_is_found_does_not_hold_on_to_the_images():
         embedding=embedding,
         ids=["a"],
     )
-    (pixel,) = search.best[0][0]
+    (pixel,) = search.best[0, 0]
     assert pixel.embedding.untyped_storage().nbytes() == 4 * 4

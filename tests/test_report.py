@@ -250,13 +250,6 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
         report(tmp_path / "taken")
 
 
-def test_images_of_one_name_are_refused(tmp_path):
-    images = MadeUpImages({"a": (16, 16)})
-    images.sizes *= 2
-    with pytest.raises(ValueError, match="two images have the id 'a'"):
-        write_report(explained(images), tmp_path)
-
-
 def test_no_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no images to explain"):
         write_report(explained(MadeUpImages({})), tmp_path)

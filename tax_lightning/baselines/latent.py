@@ -203,10 +203,10 @@ class LatentHead(nn.Module):
         self.of_latent = nn.Linear(latent_dim, channels, bias=False)
         hidden, last = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, classes, 1)
         self.rest = nn.Sequential(nn.ReLU(), hidden, nn.ReLU(), last)
-        _he_normal(self.of_features, channels + latent_dim)  # with the next one convolution
-        _he_normal(self.of_latent, channels + latent_dim)
-        _he_normal(hidden, channels)
-        _he_normal(last, channels)
+        _start(self.of_features, hidden, last)
+        # Both together are one convolution, of so many inputs.
+        for layer in (self.of_features, self.of_latent):
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / (channels + latent_dim)))
 
     def forward(self, features: Tensor, latents: Tensor) -> Iterator[Tensor]:
         """Log of probabilities ``[B, M, C, H, W]`` S times, for vectors ``[S, 1 or B, M, L]``.
@@ -229,8 +229,7 @@ class GaussianEncoder(nn.Module):
         for before, width in zip((channels, *WIDTHS), WIDTHS, strict=False):
             convs.append(nn.Conv2d(before, width, 3, stride=2, padding=1))
             convs.append(nn.Conv2d(width, width, 3, padding=1))
-        for conv in convs:
-            _he_normal(conv, inputs=9 * conv.in_channels)
+        _start(*convs)
         self.layers = nn.Sequential(*(layer for conv in convs for layer in (conv, nn.ReLU())))
         self.parameters_of = nn.Linear(WIDTHS[-1], 2 * latent_dim)
 
@@ -249,11 +248,12 @@ def noise(*shape: int, like: Tensor, seed: int | None) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float32).to(like.device)
 
 
-def _he_normal(layer: nn.Conv2d | nn.Linear, inputs: int) -> None:
-    """Draw weights for a layer of so many inputs before a ReLU (He and others, ICCV 2015)."""
-    nn.init.normal_(layer.weight, std=math.sqrt(2 / inputs))
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+def _start(*layers: nn.Conv2d) -> None:
+    """Weights for layers before a ReLU (He and others, ICCV 2015), and no bias."""
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 def _check_positive(counts: Mapping[str, int]) -> None:

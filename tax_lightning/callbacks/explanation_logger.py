@@ -50,10 +50,6 @@ class ExplanationLogger(Callback):
 
     Raises:
         ValueError: if a number is below 1.
-
-    Example:
-        >>> ExplanationLogger(samples=2, every_n_epochs=10).report
-        []
     """
 
     def __init__(self, samples: int = 8, every_n_epochs: int = 5) -> None:

@@ -12,10 +12,16 @@ import math
 import torch
 from torch import Tensor
 
-from tax_lightning.consensus import disagreement
+from tax_lightning.consensus import class_votes
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import expected_disagreement
-from tax_lightning.metrics.inputs import PooledMetric, check_count, check_inputs, labelled_pixels
+from tax_lightning.metrics.inputs import (
+    PooledMetric,
+    check_count,
+    check_inputs,
+    disputed_pixels,
+    labelled_pixels,
+)
 from tax_lightning.metrics.segmentation import calibration_error, confidence_bins, histogram
 
 _PAIRS = 2**22  # of annotators at pixels, that are compared at once
@@ -39,17 +45,6 @@ class Dispute(PooledMetric):
 
     Args:
         threshold: of d, below which pictures are hatched.
-
-    Example:
-        >>> metric = Dispute(threshold=0.1)
-        >>> metric.update(
-        ...     annotator_probs=torch.tensor([[0.5, 0.5], [0.5, 0.5]]).view(1, 2, 2, 1, 1),
-        ...     probs=torch.tensor([0.5, 0.5]).view(1, 2, 1, 1),
-        ...     masks=torch.tensor([1, 0]).view(1, 2, 1, 1),
-        ...     present=torch.ones(1, 2, dtype=torch.bool),
-        ... )
-        >>> metric.compute()["hatched_though_disputed"], metric.compute()["dispute_predicted"]
-        (tensor(0.), tensor(0.5000))
     """
 
     def __init__(self, threshold: float = 0.1) -> None:
@@ -66,8 +61,8 @@ class Dispute(PooledMetric):
         maps = ("annotator_probs", annotator_probs, "BNCHW"), ("probs", probs, "BCHW")
         check_inputs(*maps, ("masks", masks, "BNHW"))
         labelled = labelled_pixels(masks, present)
-        differ = disagreement(masks.masked_fill(~labelled, IGNORE_INDEX))
-        votes = class_votes(masks, labelled, probs.shape[1])
+        differ = disputed_pixels(masks, present)
+        votes = class_votes(masks.masked_fill(~labelled, IGNORE_INDEX), probs.shape[1])
         number = labelled.sum(1)
         pairs = number * (number - 1)  # in both orders
         differing = pairs - (votes * (votes - 1)).sum(1)
@@ -120,18 +115,6 @@ class Votes(PooledMetric):
     Args:
         annotators: their number N.
         classes: their number C.
-
-    Example:
-        >>> metric = Votes(annotators=2, classes=2)
-        >>> metric.update(
-        ...     annotator_probs=torch.tensor([[0.2, 0.8], [0.6, 0.4]]).view(1, 2, 2, 1, 1),
-        ...     prediction=torch.tensor([[[1]]]),
-        ...     masks=torch.tensor([1, 0]).view(1, 2, 1, 1),
-        ...     present=torch.ones(1, 2, dtype=torch.bool),
-        ... )
-        >>> values = metric.compute()
-        >>> values["within_auc"], values["votes_error"], values["dissent_predicted"]
-        (tensor(1.), tensor(0.2000), tensor(0.4000))
     """
 
     def __init__(self, annotators: int, classes: int) -> None:
@@ -163,7 +146,7 @@ class Votes(PooledMetric):
             C=self.classes,
         )
         labelled = labelled_pixels(masks, present)
-        disputed = disagreement(masks.masked_fill(~labelled, IGNORE_INDEX))
+        disputed = disputed_pixels(masks, present)
         place = prediction[:, None, None].expand(-1, self.annotators, 1, -1, -1)
         says = annotator_probs.gather(2, place).squeeze(2)
         said = masks == prediction.unsqueeze(1)
@@ -227,11 +210,6 @@ class Votes(PooledMetric):
             "within_auc_exchanged": exchanged / ranked,
         }
         return {name: value.float() for name, value in values.items()}
-
-
-def class_votes(masks: Tensor, labelled: Tensor, num_classes: int) -> Tensor:
-    """How many annotators gave each class, the background too, ``[B, C, H, W]``."""
-    return torch.stack([(labelled & (masks == c)).sum(1) for c in range(num_classes)], dim=1)
 
 
 def _by_score(score: Tensor, differ: Tensor, cases: Tensor) -> Tensor:

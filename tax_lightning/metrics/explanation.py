@@ -28,9 +28,6 @@ class WhoMetrics(nn.Module):
 
     Each value of :class:`.WhoAccuracy` comes also under a name that ends in ``_exchanged``, for a
     who map in which the annotators of each image are exchanged: what it is without a model.
-
-    Args:
-        annotators: Names, in the order of the N axis.
     """
 
     def __init__(self, annotators: Sequence[str]) -> None:
@@ -65,10 +62,6 @@ class ExplanationMetrics(WhoMetrics):
     - ``why_example_fits``: share of the disputed pixels whose reason has an example of the class
       that is decided, so that the example shown has the label that it explains;
     - the probes, which pass images through the model again.
-
-    Args:
-        network: The network that is measured.
-        annotators: Names, in the order of the N axis.
     """
 
     def __init__(self, network: TAXNetwork, annotators: Sequence[str]) -> None:
@@ -103,8 +96,7 @@ class ExplanationMetrics(WhoMetrics):
     ) -> dict[str, float]:
         """The values that need passes of their own, on the first images that came.
 
-        ``sources`` are those of every prototype ``[N][K]``; ``read`` gives a training image
-        ``[ch, H, W]`` by its id.
+        Arguments are those of :mod:`tax_lightning.metrics.probes`.
         """
         (network,) = self._network
         images = torch.stack(self.probed)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from tax_lightning.consensus import disagreement
 from tax_lightning.constants import IGNORE_INDEX
 
 
@@ -15,10 +16,6 @@ def check_inputs(*arguments: tuple[str, Tensor, str], **sizes: int) -> None:
     """Check that tensors fit one another; looks at shapes and types only, never at values.
 
     A layout is a letter a dimension; a letter stands for one size in all layouts.
-
-    Example:
-        >>> masks, present = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, dtype=torch.bool)
-        >>> check_inputs(("masks", masks, "BNHW"), ("present", present, "BN"), N=3)
     """
     for name, tensor, layout in arguments:
         fits = tensor.ndim == len(layout) and all(
@@ -60,6 +57,11 @@ def labelled_pixels(masks: Tensor, present: Tensor) -> Tensor:
     """Where each annotator gave a label, boolean ``[B, N, H, W]``; checks both arguments."""
     check_inputs(("masks", masks, "BNHW"), ("present", present, "BN"))
     return (masks != IGNORE_INDEX) & present[:, :, None, None]
+
+
+def disputed_pixels(masks: Tensor, present: Tensor) -> Tensor:
+    """Where two annotators gave different labels, boolean ``[B, H, W]``; checks both arguments."""
+    return disagreement(masks.masked_fill(~labelled_pixels(masks, present), IGNORE_INDEX))
 
 
 def foreground_masks(labels: Tensor, num_classes: int) -> Tensor:

@@ -37,14 +37,6 @@ def prototype_integrity(
 
     Returns ``integrity_min`` and ``integrity_mean`` in [-1, 1]; 1 where the pictures shown as
     reasons are what the model compares with.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> source = PrototypeSource("Ana", 0, True, Example("cell", "a", 0, 1, 1.0), ())
-        >>> model = lambda images: SimpleNamespace(embedding=images)  # an image is its embedding
-        >>> image = torch.tensor([[[1.0, 0.6]], [[0.0, 0.8]]])  # D = 2, one row of 2 pixels
-        >>> prototype_integrity(model, [[source]], torch.tensor([[[0.6, 0.8]]]), lambda id: image)
-        {'integrity_min': 1.0, 'integrity_mean': 1.0}
     """
     lengths = [len(row) for row in sources]
     if lengths != [unit_vectors.shape[1]] * len(unit_vectors):
@@ -82,19 +74,6 @@ def patch_insertion(
     Returns for each size in pixels ``insertion_<size>`` and its control ``insertion_<size>_random``
     in [0, 1]; NaN where no patch of that size fits both a source image and ``images``. It takes
     ``2 * len(sizes)`` passes of ``images`` a prototype.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> def model(images):  # kernel 0 for dark pixels, kernel 1 for bright ones
-        ...     within = torch.cat([1 - images, images], dim=1).unsqueeze(1)
-        ...     return SimpleNamespace(log_who=torch.zeros_like(images), log_within=within.log())
-        >>> dark = PrototypeSource("Ana", 0, False, None, ())  # pruned
-        >>> bright = PrototypeSource("Ana", 1, True, Example("cell", "a", 2, 2, 1.0), ())
-        >>> image = torch.zeros(1, 8, 8)
-        >>> image[:, 1:4, 1:4] = 1
-        >>> others = torch.zeros(3, 1, 8, 8)
-        >>> patch_insertion(model, [[dark, bright]], lambda id: image, others, sizes=(2,))
-        {'insertion_2': 1.0, 'insertion_2_random': 0.0}
     """
     check_inputs(("images", images, "BDHW"))
     check_count("sizes", min(sizes))
@@ -117,15 +96,11 @@ def patch_insertion(
                 for kind, (row, column) in {"": (top, left), "_random": random}.items():
                     patch = image[:, row : row + size, column : column + size]
                     weights = weights_of(_pasted(images, targets, patch))
-                    top_kernel = _assignment(weights)[torch.arange(len(y)), :, y, x].argmax(1)
+                    log_a = (weights.log_who.unsqueeze(2) + weights.log_within).flatten(1, 2)
+                    top_kernel = log_a[torch.arange(len(y)), :, y, x].argmax(1)
                     won = top_kernel == n * weights.log_within.shape[2] + k
                     wins[f"insertion_{size}{kind}"].append(won.float())
     return {key: float(torch.cat(won).mean()) if won else math.nan for key, won in wins.items()}
-
-
-def _assignment(weights: TAXWeights) -> Tensor:
-    """Logarithm of the weight of each kernel, log a_nk ``[B, N * K, H, W]``."""
-    return (weights.log_who.unsqueeze(2) + weights.log_within).flatten(1, 2)
 
 
 def _source_images(

@@ -225,12 +225,10 @@ def confidence_bins() -> Tensor:
 
 
 def histogram(confidence: Tensor, hits: Tensor, cases: Tensor) -> Tensor:
-    """Count cases by their confidence, in whole numbers that add up exactly.
+    """Number of cases by confidence, and sum of (hit - confidence) in 2^-24, ``[2, 1000]``.
 
     ``hits`` says how many of the ``cases`` with a confidence in [0, 1] are right, boolean or
-    integer; where there is no case, the rest is not read. Returns for each of 1000 bins of
-    confidence the number of cases, and the sum of (hit - confidence) in units of 2^-24
-    ``[2, 1000]``.
+    integer; where there is no case, the rest is not read. Whole numbers add up exactly.
     """
     cases = cases.flatten().long()
     confidence = torch.where(cases > 0, confidence.float().flatten(), 0)

@@ -198,19 +198,6 @@ class SetDice(Averages):
       largest Dice with a prediction, low where somebody is not covered; ``dice_max/mean`` of both;
     - ``dice_match``: :func:`matched_dice`.
 
-    Example:
-        >>> metric = SetDice(["background", "cup"])
-        >>> masks = torch.tensor([[[[1, 1, 0]], [[0, 1, 0]]]])
-        >>> cup = torch.tensor([[[[0.6, 1.0, 0.0]]]])
-        >>> metric.update(
-        ...     annotator_prediction=masks[:, :1],
-        ...     annotator_probs=torch.stack([1 - cup, cup], 2),
-        ...     masks=masks,
-        ...     present=torch.tensor([[True, True]]),
-        ... )
-        >>> metric.compute()["dice_soft/cup"], metric.compute()["dice_max/annotators"]
-        (tensor(0.9333), tensor(0.8333))
-
     Source:
         Soft: W. Ji et al., "Learning Calibrated Medical Image Segmentation via Multi-rater
         Agreement Modeling", 2021; maximal: Y. Wu et al., "Diversified and Personalized Multi-rater

@@ -11,13 +11,13 @@ import math
 import torch
 from torch import Tensor
 
-from tax_lightning.consensus import disagreement
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.metrics.inputs import (
     Averages,
     PooledMetric,
     check_count,
     check_inputs,
+    disputed_pixels,
     labelled_pixels,
 )
 from tax_lightning.metrics.segmentation import calibration_error, confidence_bins, histogram
@@ -45,18 +45,6 @@ class WhoAccuracy(Averages):
     - ``who_entropy_disputed`` and ``who_entropy_unanimous``, H(w) / log N of all N shares, where
       labels differ, and where at least two were given, all alike: 0 where one annotator has it all,
       1 where all have the same.
-
-    Example:
-        >>> metric = WhoAccuracy()
-        >>> metric.update(
-        ...     who=torch.tensor([0.7, 0.2, 0.1]).view(1, 3, 1, 1),
-        ...     masks=torch.tensor([1, 1, 0]).view(1, 3, 1, 1),
-        ...     present=torch.ones(1, 3, dtype=torch.bool),
-        ...     reference=torch.tensor([[[1]]]),
-        ...     expert=torch.tensor([[[0]]]),
-        ... )
-        >>> metric.compute()["who_accuracy_expert"], metric.compute()["who_ceiling_expert"]
-        (tensor(1.), tensor(0.5000))
     """
 
     def __init__(self) -> None:
@@ -77,12 +65,11 @@ class WhoAccuracy(Averages):
     ) -> None:
         """Add one batch."""
         unknown = torch.full_like(masks[:, 0], IGNORE_INDEX)
-        reference = unknown if reference is None else reference
-        expert = unknown if expert is None else expert
+        reference, expert = (unknown if x is None else x for x in (reference, expert))
         maps = ("masks", masks, "BNHW"), ("reference", reference, "BHW"), ("expert", expert, "BHW")
         check_inputs(("who", who, "BNHW"), *maps)
         labelled = labelled_pixels(masks, present)
-        disputed = disagreement(masks.masked_fill(~labelled, IGNORE_INDEX))
+        disputed = disputed_pixels(masks, present)
         right, labels = labelled & (masks == reference.unsqueeze(1)), labelled.sum(1)
         named = who.masked_fill(~labelled, -torch.inf).argmax(1, keepdim=True)
         index = expert.masked_fill(expert == IGNORE_INDEX, 0).unsqueeze(1)
@@ -119,9 +106,8 @@ class WhoAccuracy(Averages):
         values = super().compute()
         # Of those who disagree one at least is wrong, so there is no 0 / 0.
         named, average = values.pop("named"), values.pop("average")
-        errors = {
-            key: calibration_error(self.sums[key]) for key in ("who_ece_d1", "who_ece_expert")
-        }
+        bins = "who_ece_d1", "who_ece_expert"
+        errors = {key: calibration_error(self.sums[key]) for key in bins}
         return values | errors | {"who_agreement_lift": (named - average) / (1 - average)}
 
 
@@ -155,18 +141,6 @@ class TrustScore(PooledMetric):
 
     Args:
         annotators: their number N.
-
-    Example:
-        >>> metric = TrustScore(annotators=2)
-        >>> metric.update(
-        ...     who=torch.tensor([0.8, 0.2]).view(1, 2, 1, 1),
-        ...     masks=torch.tensor([1, 0]).view(1, 2, 1, 1),
-        ...     present=torch.ones(1, 2, dtype=torch.bool),
-        ...     right=torch.tensor([False, True]).view(1, 2, 1, 1),
-        ... )
-        >>> values = metric.compute()
-        >>> values["trust_agreement"], values["trust_agreement_exchanged"]
-        (tensor(0.8000), tensor(0.2000))
     """
 
     def __init__(self, annotators: int) -> None:
@@ -180,8 +154,7 @@ class TrustScore(PooledMetric):
         maps = ("who", who, "BNHW"), ("masks", masks, "BNHW"), ("right", right, "BCHW")
         check_inputs(*maps, N=self.annotators)
         labelled = labelled_pixels(masks, present)
-        exchanged_who = exchanged(who)
-        ties = right.sum(1)
+        exchanged_who, ties = exchanged(who), right.sum(1)
         sums, number = (torch.zeros_like(x) for x in self.sums.values())
         for label in range(right.shape[1]):
             correct = labelled & (masks == label)
@@ -218,13 +191,7 @@ _WEIGHTS = ("", "_uniform", "_exchanged", "_constant")
 
 
 def exchanged(who: Tensor) -> Tensor:
-    """A who map ``[B, N, H, W]`` in which each annotator's weight is said to be another's.
-
-    Annotators are exchanged in a circle, a step further in every image.
-
-    Example:
-        >>> exchanged(torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1)).flatten()
-        tensor([0.2000, 0.5000, 0.3000])
-    """
+    """A who map ``[B, N, H, W]`` in which each annotator's weight is said to be another's."""
+    # In a circle, a step further in every image.
     others = max(1, who.shape[1] - 1)
     return torch.stack([image.roll(1 + i % others, dims=0) for i, image in enumerate(who)])

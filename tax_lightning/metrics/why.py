@@ -10,9 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tax_lightning.consensus import disagreement
-from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.metrics.inputs import PooledMetric, check_count, check_inputs, labelled_pixels
+from tax_lightning.metrics.inputs import PooledMetric, check_count, check_inputs, disputed_pixels
 
 _IDLE = 0.005  # of the disputed pixels
 
@@ -47,8 +45,7 @@ class PrototypesInUse(PooledMetric):
     def update(self, *, reason: Tensor, masks: Tensor, present: Tensor) -> None:
         """Add one batch."""
         check_inputs(("reason", reason, "BHW"), ("masks", masks, "BNHW"))
-        labelled = labelled_pixels(masks, present)
-        disputed = disagreement(masks.masked_fill(~labelled, IGNORE_INDEX))
+        disputed = disputed_pixels(masks, present)
         self.add(counts=reason[disputed].bincount(minlength=len(self.sums["counts"])))
 
     def compute(self) -> dict[str, Tensor]:

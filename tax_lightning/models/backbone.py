@@ -45,10 +45,8 @@ class DenseNetwork(nn.Module):
             features of four dimensions.
 
     Example:
-        >>> network = DenseNetwork(
-        ...     encoder="resnet18",
-        ...     backbone_options={"encoder_depth": 3, "decoder_channels": [32, 16, 8]},
-        ... )
+        >>> options = {"encoder_depth": 3, "decoder_channels": [32, 16, 8]}
+        >>> network = DenseNetwork(encoder="resnet18", backbone_options=options)
         >>> network.features(torch.randn(1, 3, 40, 50)).shape
         torch.Size([1, 8, 40, 50])
     """
@@ -70,7 +68,9 @@ class DenseNetwork(nn.Module):
             backbone = _build_backbone(
                 architecture, encoder, encoder_weights, in_channels, backbone_options or {}
             )
-        self.size_multiple = _size_multiple(backbone)
+        # Height and width must be multiples of it; 1 for a module we know nothing of.
+        encoder_of: Any = getattr(backbone, "encoder", None)
+        self.size_multiple = int(getattr(encoder_of, "output_stride", 1))
         if isinstance(backbone, smp.base.SegmentationModel):
             backbone.segmentation_head = nn.Identity()
         self.backbone = backbone
@@ -78,23 +78,14 @@ class DenseNetwork(nn.Module):
         self.channels, self.context_channels = self._dry_run(in_channels, ours=ours)
 
     def features(self, images: Tensor) -> Tensor:
-        """Dense features ``[B, D, H, W]`` at the resolution of the images ``[B, ch, H, W]``.
-
-        Images whose sides are no multiple of the encoder's stride are padded and the features cut.
-
-        Raises:
-            ValueError: if the images are not floats.
-        """
-        features, _ = self.features_and_context(images)
-        return features
+        """Dense features ``[B, D, H, W]`` at the resolution of the images ``[B, ch, H, W]``."""
+        return self.features_and_context(images)[0]
 
     def features_and_context(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Dense features, as :meth:`features`, and the context.
+        """Dense features, and the context ``[B, context_channels, h, w]`` if there is one.
 
+        Images whose sides are no multiple of the encoder's stride are padded and the features cut.
         :meth:`at_pixels` brings the context, or what is made of it, to the images' pixels.
-
-        Returns:
-            ``[B, D, H, W]`` and ``[B, context_channels, h, w]``, ``None`` where there is none.
 
         Raises:
             ValueError: if the images are not floats.
@@ -106,30 +97,19 @@ class DenseNetwork(nn.Module):
             )
         height, width = images.shape[-2:]
         bottom, right = (-side % self.size_multiple for side in (height, width))
-        padded = (
-            F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
-        )
-        features, context = self._run_backbone(padded)
+        if bottom or right:
+            images = F.pad(images, (0, right, 0, bottom), mode="replicate")
+        features, context = self._run_backbone(images)
         return self.at_pixels(features, height, width), context
 
     def at_pixels(self, coarse: Tensor, height: int, width: int) -> Tensor:
-        """Maps ``[B, D, h, w]`` of padded images, brought to the pixels ``[B, D, H, W]`` of these.
-
-        Args:
-            coarse: of any resolution.
-            height: of the images, before they were padded.
-            width: the same.
-        """
-        tall, wide = self._padded(height, width)
+        """Maps ``[B, D, h, w]`` of padded images, brought to ``[B, D, H, W]`` of the images."""
+        tall, wide = (side + -side % self.size_multiple for side in (height, width))
         # One side after the other gives the same; on a CPU its gradient takes a third of the time.
         for size in ((coarse.shape[-2], wide), (tall, wide)):
             if coarse.shape[-2:] != size:
                 coarse = F.interpolate(coarse, size, mode="bilinear")
         return coarse[..., :height, :width]
-
-    def _padded(self, height: int, width: int) -> tuple[int, int]:
-        """The size that images are padded to."""
-        return height + -height % self.size_multiple, width + -width % self.size_multiple
 
     def _run_backbone(self, images: Tensor) -> tuple[Any, Any]:
         """What the backbone gives for padded images: features, and context or ``None``."""
@@ -226,12 +206,9 @@ def _build_backbone(
     if encoder.split(".")[0] not in known:  # timm's names may end with the weights' tag
         raise _unknown("encoder", encoder, known, "; encoders of timm start with 'tu-'")
     packaged = packaged_weights(encoder) if encoder_weights == "imagenet" else None
-    fetched = {
-        None,
-        "imagenet",
-        *smp.encoders.encoders.get(encoder, {}).get("pretrained_settings", ()),
-    }
-    file = packaged or (None if encoder_weights in fetched else encoder_weights)
+    of_smp = smp.encoders.encoders.get(encoder, {}).get("pretrained_settings", ())
+    fetched = encoder_weights in (None, "imagenet", *of_smp)
+    file = packaged or (None if fetched else encoder_weights)
     model: Any = smp.create_model(
         architecture,
         encoder_name=encoder,
@@ -252,9 +229,3 @@ def _unknown(argument: str, value: str, known: list[str], hint: str = "") -> Val
         f"{argument}={value!r} is not known to segmentation_models_pytorch; "
         f"did you mean {', '.join(near)}?{hint}"
     )
-
-
-def _size_multiple(backbone: nn.Module) -> int:
-    """The number that height and width must be multiples of; 1 for a module we know nothing of."""
-    encoder = getattr(backbone, "encoder", None)
-    return int(getattr(encoder, "output_stride", 1))

@@ -30,10 +30,6 @@ class KernelBank(nn.Module):
     Raises:
         ValueError: if a number is out of its range or ``kernel_size`` is even.
 
-    Shape:
-        - features: ``[B, D, H, W]``
-        - logits: ``[B, N, K, C, H, W]``
-
     Example:
         >>> bank = KernelBank(3, kernels=2, classes=4, channels=8)
         >>> bank(torch.randn(1, 8, 16, 16)).shape
@@ -60,7 +56,7 @@ class KernelBank(nn.Module):
         self.bias = nn.Parameter(torch.zeros(shape[:3]))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Class logits of every kernel at every pixel."""
+        """Class logits of every kernel ``[B, N, K, C, H, W]``, of features ``[B, D, H, W]``."""
         weight, bias = self.weight.flatten(0, 2), self.bias.flatten()
         logits: Tensor = F.conv2d(features, weight, bias, padding="same")
         by_kernel: Tensor = logits.unflatten(1, self.weight.shape[:3])

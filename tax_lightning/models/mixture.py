@@ -24,13 +24,8 @@ def mix(log_weights: Tensor, log_probs: Tensor) -> Tensor:
     In logarithms a pixel that is certainly wrong still has a gradient, and float32 is exact enough
     where the convolutions ran in bf16.
 
-    Args:
-        log_weights: ``[..., M, H, W]``, logarithms of weights that sum to 1 over M; -inf leaves
-            a segmentation out.
-        log_probs: ``[..., M, C, H, W]``, logarithms of probabilities over C.
-
-    Returns:
-        ``[..., C, H, W]``, logarithms of probabilities that sum to 1 over C.
+    Weights are ``[..., M, H, W]`` and sum to 1 over M, -inf leaves a segmentation out;
+    probabilities are ``[..., M, C, H, W]``, and the result ``[..., C, H, W]``.
 
     Example:
         >>> weights = torch.tensor([0.75, 0.25]).view(2, 1, 1)
@@ -42,14 +37,9 @@ def mix(log_weights: Tensor, log_probs: Tensor) -> Tensor:
 
 
 def among(log_weights: Tensor, chosen: Tensor) -> Tensor:
-    """The weights if only some of the M parts took part; these sum to 1 again.
+    """The weights ``[..., M, H, W]`` if only some parts took part; these sum to 1 again.
 
-    Args:
-        log_weights: ``[..., M, H, W]``.
-        chosen: bool, broadcastable to that shape; at least one of M at every pixel.
-
-    Returns:
-        ``[..., M, H, W]``; -inf for those left out.
+    ``chosen`` is bool, broadcastable to that shape, at least one of M at every pixel.
 
     Example:
         >>> log_weights = torch.tensor([0.5, 0.3, 0.2]).log().view(3, 1, 1)
@@ -63,14 +53,7 @@ def among(log_weights: Tensor, chosen: Tensor) -> Tensor:
 def logsumexp(values: Tensor, dim: int, added: Tensor | None = None) -> Tensor:
     """``torch.logsumexp`` with a cheaper backward pass, since there are N K C values a pixel.
 
-    Args:
-        values: any shape; along ``dim`` at least one is greater than -inf.
-        dim: the dimension to sum over; the result does not have it.
-        added: is added to the values first; broadcast.
-
-    Example:
-        >>> logsumexp(torch.tensor([[0.25, 0.75], [0.5, 0.0]]).log(), dim=1).exp()
-        tensor([1.0000, 0.5000])
+    ``added`` is added to the values first, broadcast. At least one value is greater than -inf.
     """
     summed: Tensor = _LogSumExp.apply(values, added, dim)
     return summed

@@ -44,15 +44,10 @@ BAND_VALUES = 2**24  # float32 numbers in a band at inference, 64 MB
 
 
 class Encoded(NamedTuple):
-    """What the network sees in a batch of images.
+    """What the network sees in a batch of images."""
 
-    Attributes:
-        features: f, which the kernels are applied to, ``[B, D, H, W]``.
-        embedding: z, which prototypes are compared with, of unit length, ``[B, E, H, W]``.
-    """
-
-    features: Tensor
-    embedding: Tensor
+    features: Tensor  # f, which the kernels are applied to, ``[B, D, H, W]``
+    embedding: Tensor  # z, which prototypes are compared with, of unit length, ``[B, E, H, W]``
 
 
 class TAXNetwork(DenseNetwork):
@@ -72,20 +67,11 @@ class TAXNetwork(DenseNetwork):
         ValueError: if the architecture or encoder is unknown, a number is out of its range, or the
             backbone does not give features of four dimensions.
 
-    Shape:
-        - images: ``[B, ch, H, W]``, any height and width
-        - output: see :class:`~tax_lightning.models.output.TAXOutput`
-
     Example:
-        >>> network = TAXNetwork(
-        ...     annotators=3, classes=2, encoder="resnet18",
-        ...     backbone_options={"encoder_depth": 3, "decoder_channels": [32, 16, 8]},
-        ... )
+        >>> network = TAXNetwork(annotators=3, classes=2, encoder="resnet18")
         >>> output = network(torch.randn(1, 3, 40, 50))
         >>> output.probs.shape, output.who.shape
         (torch.Size([1, 2, 40, 50]), torch.Size([1, 3, 40, 50]))
-        >>> torch.allclose(output.who.sum(1), torch.ones(1, 40, 50))
-        True
     """
 
     dispute_threshold: Tensor
@@ -130,7 +116,7 @@ class TAXNetwork(DenseNetwork):
             )
 
     def forward(self, images: Tensor) -> TAXOutput:
-        """Segment a batch of images and say who and why."""
+        """Segment images ``[B, ch, H, W]``, of any height and width, and say who and why."""
         return self.decode(self.encode(images))
 
     def features_and_context(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -179,14 +165,8 @@ class TAXNetwork(DenseNetwork):
         """:meth:`decode` by horizontal bands, so that memory does not grow with N, K and C.
 
         A decoded pixel holds N * K * C values, of which a user keeps a few. Kernels see beyond the
-        edge of a band: the features of bands overlap, and each output is cut.
-
-        Args:
-            encoded: whole images.
-            most_values: of ``log_kernel_probs`` in one band; a band has at least one row.
-
-        Yields:
-            :class:`TAXOutput` of the bands from top to bottom; their heights add up to H.
+        edge of a band: the features of bands overlap, and each output is cut. Bands come from top
+        to bottom, and have at least one row.
         """
         batch, _, height, width = encoded.features.shape
         rows = max(1, most_values // (self.bank.bias.numel() * batch * width))
@@ -201,11 +181,8 @@ class TAXNetwork(DenseNetwork):
         """Hold everything but the kernels fixed: features, batch-norm statistics, prototypes.
 
         After the prototypes were moved onto training pixels, the kernels are fitted to them. If the
-        features moved on, those pixels would no longer lie where the prototypes are.
-
-        Args:
-            frozen: ``False`` lets everything be trained again.
-            prototypes: ``False`` lets the prototypes be trained all the same.
+        features moved on, those pixels would no longer lie where the prototypes are. With
+        ``prototypes=False`` the prototypes are trained all the same.
         """
         self.frozen = frozen
         self.frozen_prototypes = frozen and prototypes

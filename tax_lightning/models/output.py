@@ -37,30 +37,14 @@ class ModelOutput(NamedTuple):
     def weighing_all_alike(
         cls, log_annotator_probs: Tensor, log_probs: Tensor | None = None
     ) -> ModelOutput:
-        """The output of a model whose annotators all have the same weight.
-
-        Args:
-            log_annotator_probs: ``[B, N, C, H, W]``.
-            log_probs: the result, ``[B, C, H, W]``; by default the mean over annotators.
-
-        Example:
-            >>> own = torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log().view(1, 2, 2, 1, 1)
-            >>> ModelOutput.weighing_all_alike(own).log_probs.exp().flatten()
-            tensor([0.7500, 0.2500])
-        """
+        """The output of a model whose annotators weigh the same; by default with their mean."""
         log_who = torch.zeros_like(log_annotator_probs[:, :, 0]).log_softmax(dim=1)
         result = mix(log_who, log_annotator_probs) if log_probs is None else log_probs
         return cls(result, log_annotator_probs, log_who)
 
 
 class TAXWeights(NamedTuple):
-    """Who and why, before anything is segmented.
-
-    Attributes:
-        log_who: log w_n, ``[B, N, H, W]``.
-        log_within: log g_nk, ``[B, N, K, H, W]``; -inf for pruned prototypes.
-        embedding: z at unit length, ``[B, E, H, W]``.
-    """
+    """Who and why, before anything is segmented; as of :class:`TAXOutput`."""
 
     log_who: Tensor
     log_within: Tensor
@@ -106,24 +90,10 @@ class TAXOutput(NamedTuple):
         """w_n in [0, 1], ``[B, N, H, W]``; sums to 1 over annotators."""
         return self.log_who.exp()
 
-    @property
-    def within(self) -> Tensor:
-        """g_nk in [0, 1], ``[B, N, K, H, W]``; sums to 1 over the kernels of an annotator."""
-        return self.log_within.exp()
-
-    @property
-    def kernel_probs(self) -> Tensor:
-        """p_nk in [0, 1], ``[B, N, K, C, H, W]``; sums to 1 over classes."""
-        return self.log_kernel_probs.exp()
-
     def shares(self, decision: Tensor) -> Tensor:
-        """s_nk: share of every kernel in the decision at each pixel.
+        """s_nk: share of every kernel in the decision, class ids ``[B, H, W]``.
 
-        Args:
-            decision: class ids c ``[B, H, W]``.
-
-        Returns:
-            ``[B, N, K, H, W]`` in [0, 1]; sums to 1 over N and K.
+        ``[B, N, K, H, W]`` in [0, 1]; sums to 1 over N and K.
         """
         assignment = self.log_who.unsqueeze(2) + self.log_within
         chosen = decision[:, None, None, None].expand(*assignment.shape[:3], 1, -1, -1)

@@ -39,15 +39,6 @@ def load_encoder(encoder: nn.Module, path: str | Path, in_order: bool = False) -
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no state dict, or lacks a tensor of the encoder.
-
-    Example:
-        >>> import tempfile
-        >>> layer, other = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
-        >>> with tempfile.NamedTemporaryFile(suffix=".pth") as file:
-        ...     torch.save(layer.state_dict(), file.name)
-        ...     load_encoder(other, file.name)
-        >>> torch.equal(layer.weight, other.weight)
-        True
     """
     given = _read(Path(path))
     own = encoder.state_dict()
@@ -72,13 +63,12 @@ def load_encoder(encoder: nn.Module, path: str | Path, in_order: bool = False) -
 
 def _by_name(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file under the encoder's names, which may differ by a prefix."""
-    found: dict[str, Tensor] = {}
+    found = {}
     for name in own:
-        bare = name.removeprefix("model.")
-        for prefix in _PREFIXES:
-            if prefix + bare in given:
-                found[name] = given[prefix + bare]
-                break
+        places = (prefix + name.removeprefix("model.") for prefix in _PREFIXES)
+        place = next((place for place in places if place in given), None)
+        if place is not None:
+            found[name] = given[place]
     return found
 
 

@@ -43,10 +43,6 @@ class PrototypeMemory(nn.Module):
     Raises:
         ValueError: if ``temperature`` is not positive.
 
-    Shape:
-        - embedding: ``[B, E, H, W]``, unit length over E
-        - evidence: ``[B, N, K, H, W]``; -inf for a pruned prototype
-
     Example:
         >>> memory = PrototypeMemory(2, kernels=3, channels=8, classes=2)
         >>> z = F.normalize(torch.randn(1, 8, 4, 4), dim=1)
@@ -102,7 +98,10 @@ class PrototypeMemory(nn.Module):
         return self._respond(embedding, self.unit_vectors)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """Evidence for every kernel at every pixel ``[B, N, K, H, W]``: cosine / tau + prior."""
+        """Evidence for every kernel at every pixel: cosine / tau + prior, -inf if pruned.
+
+        Of embeddings ``[B, E, H, W]`` of unit length, ``[B, N, K, H, W]``.
+        """
         bias = full_precision(self.prior).unsqueeze(1).expand_as(self.active)
         evidence = self._respond(embedding, self.unit_vectors / self.temperature, bias)
         # Not as a bias of -inf: some convolutions make NaN of it, such as PyTorch's without oneDNN.
@@ -122,11 +121,8 @@ class PrototypeMemory(nn.Module):
     def start(self, pixels: Sequence[Tensor], seed: int = 0, keep: int = 0) -> None:
         """Start the prototypes at the centres of K clusters of each annotator's pixels.
 
-        Args:
-            pixels: for each annotator embeddings ``[M_n, E]`` of unit length; an annotator with
-                fewer than K pixels keeps the present prototypes.
-            seed: makes the clustering reproducible.
-            keep: the first so many annotators keep their prototypes.
+        Those are embeddings ``[M_n, E]`` of unit length. The first ``keep`` annotators, and those
+        with fewer than K pixels, keep the present prototypes.
         """
         kernels = self.active.shape[1]
         for n, sample in enumerate(pixels):
@@ -142,13 +138,8 @@ class PrototypeMemory(nn.Module):
 
         No pixel is used twice: the best pair of prototype and pixel is settled first. After the
         final projection a prototype without a pixel of cosine 0.5 or more is pruned, that is never
-        assigned again, unless it is the best that its annotator has.
-
-        Args:
-            search: the most similar training pixels of every prototype.
-            final: ``True`` for the projection that the explanation rests on. Trial projections
-                during training prune nothing.
-            keep: the first so many annotators keep their prototypes and pixels.
+        assigned again, unless it is the best that its annotator has; trial projections prune
+        nothing. The first ``keep`` annotators keep their prototypes and pixels.
         """
         self.forget_sources(keep)
         taken = {
@@ -170,19 +161,14 @@ class PrototypeMemory(nn.Module):
 
     @torch.no_grad()
     def note_examples(self, search: ExampleSearch, keep: int = 0) -> None:
-        """Note the training pixels of every class that each projected prototype resembles most.
+        """Note the pixels of every class that a search with projected prototypes found.
 
-        Args:
-            search: these pixels, found with the projected prototypes.
-            keep: the first so many annotators keep their examples.
+        The first ``keep`` annotators keep their examples.
         """
         for n, row in enumerate(self.pixel_ids):
             for k, ids in enumerate(row):
                 if n >= keep and ids:
-                    y, x = self.pixel_place[n, k, 0].tolist()
-                    label, similarity = self.pixel_label[n, k, 0], self.pixel_similarity[n, k, 0]
-                    source = Pixel(float(similarity), ids[0], y, x, int(label))
-                    self._note(n, k, [source, *search.examples(n, k)])
+                    self._note(n, k, search.examples(n, k), first=1)
 
     def forget_sources(self, keep: int = 0) -> None:
         """Forget all pixels but those of the first ``keep`` annotators, and unprune the others."""
@@ -193,15 +179,16 @@ class PrototypeMemory(nn.Module):
         self.pixel_similarity[keep:] = float("nan")
         self.active[keep:] = True
 
-    def _note(self, n: int, k: int, pixels: Sequence[Pixel]) -> None:
-        self.pixel_ids[n][k] = [pixel.sample_id for pixel in pixels]
-        rows = slice(len(pixels))
+    def _note(self, n: int, k: int, pixels: Sequence[Pixel], first: int = 0) -> None:
+        """Note pixels of a prototype after the ``first`` that it has."""
+        self.pixel_ids[n][k] = self.pixel_ids[n][k][:first] + [p.sample_id for p in pixels]
+        rows = slice(first, first + len(pixels))
         for buffer, values in (
             (self.pixel_place, [(pixel.y, pixel.x) for pixel in pixels]),
             (self.pixel_label, [pixel.label for pixel in pixels]),
             (self.pixel_similarity, [pixel.similarity for pixel in pixels]),
         ):
-            buffer[n, k, rows] = torch.tensor(values).to(buffer)
+            buffer[n, k, rows] = torch.tensor(values).to(buffer).view_as(buffer[n, k, rows])
 
     def sources(
         self, annotators: Sequence[str], classes: Sequence[str]
@@ -237,25 +224,15 @@ class PrototypeMemory(nn.Module):
 
 
 class Pixel(NamedTuple):
-    """A training pixel that a prototype resembles.
+    """A training pixel that a prototype resembles."""
 
-    Attributes:
-        similarity: cosine with the prototype.
-        sample_id: the image.
-        y: row in the evaluation-transformed image.
-        x: column in the evaluation-transformed image.
-        label: class id that the prototype's annotator gave there.
-        preferred: whether it comes before pixels of a larger cosine.
-        embedding: the pixel's embedding ``[E]``, unit length, where it is needed.
-    """
-
-    similarity: float
+    similarity: float  # cosine with the prototype
     sample_id: str
-    y: int
-    x: int
-    label: int
-    preferred: bool = False
-    embedding: Tensor = torch.zeros(0)
+    y: int  # row in the evaluation-transformed image
+    x: int  # column
+    label: int  # class id that the prototype's annotator gave there
+    preferred: bool = False  # whether it comes before pixels of a larger cosine
+    embedding: Tensor = torch.zeros(0)  # ``[E]``, unit length, where it is needed
 
     @property
     def place(self) -> tuple[str, int, int]:
@@ -263,37 +240,37 @@ class Pixel(NamedTuple):
         return self.sample_id, self.y, self.x
 
 
-class SourceSearch:
-    """Looks through training images for the pixels that prototypes may be moved onto.
+class PixelSearch:
+    """Looks through training images for the pixels that prototypes resemble most.
 
-    Holds the ten best of each prototype, each from another image, so its memory does not grow with
-    the number of images. Searches over parts of the data, such as one in each process, add up with
+    Holds the few best of each kind, each from another image, so its memory does not grow with the
+    number of images. Searches over parts of the data, such as one in each process, add up with
     :meth:`merge`; the order of images and of parts does not matter.
-
-    Args:
-        annotators: number of annotators N.
-        kernels: prototypes per annotator K.
-
-    Example:
-        >>> search = SourceSearch(annotators=1, kernels=1)
-        >>> z = torch.tensor([[0.6, 1.0], [0.8, 0.0]]).view(1, 2, 1, 2)  # two pixels, E = 2
-        >>> anywhere = torch.ones(1, 1, 1, 1, 2, dtype=torch.bool)
-        >>> search.update(
-        ...     similarity=z[:, None, :1],  # the prototype is (1, 0)
-        ...     eligible=anywhere,
-        ...     preferred=~anywhere,
-        ...     labels=torch.tensor([0, 1]).view(1, 1, 1, 2),
-        ...     embedding=z,
-        ...     ids=["a"],
-        ... )
-        >>> search.best[0][0][0].place
-        ('a', 0, 1)
     """
 
-    def __init__(self, annotators: int, kernels: int) -> None:
-        self.best: list[list[list[Pixel]]] = [
-            [[] for _ in range(kernels)] for _ in range(annotators)
-        ]
+    count: int  # of pixels that are kept
+
+    def __init__(self) -> None:
+        self.best: dict[tuple[int, ...], list[Pixel]] = {}
+
+    def merge(self, other: PixelSearch) -> None:
+        """Take over what a search over other images found."""
+        for kind, pixels in other.best.items():
+            self._add(kind, pixels)
+
+    def _add(self, kind: tuple[int, ...], pixels: Sequence[Pixel]) -> None:
+        """Keep the best pixel of each image, of the best images; ties break by name."""
+        first: dict[str, Pixel] = {}
+        known = [*self.best.get(kind, []), *pixels]
+        for pixel in sorted(known, key=lambda p: (not p.preferred, -p.similarity, p.place)):
+            first.setdefault(pixel.sample_id, pixel)
+        self.best[kind] = list(first.values())[: self.count]
+
+
+class SourceSearch(PixelSearch):
+    """Looks for the pixels that each prototype (n, k) may be moved onto."""
+
+    count = CANDIDATES
 
     def update(
         self,
@@ -316,47 +293,26 @@ class SourceSearch:
         """
         rank = similarity + 4.0 * preferred  # cosines differ by 2 at most
         for b, n, k, _, y, x, label in _largest(rank, eligible, labels):
-            value, first = (
-                float(similarity[b, n, k, y, x]),
-                bool(preferred.expand_as(rank)[b, n, k, y, x]),
-            )
+            value = float(similarity[b, n, k, y, x])
+            first = bool(preferred.expand_as(rank)[b, n, k, y, x])
             # A copy: a view would keep the whole batch in memory, and send it to other processes.
             vector = full_precision(embedding[b, :, y, x]).cpu().clone()
-            pixel = Pixel(value, ids[b], y, x, label, first, vector)
-            self.best[n][k] = _best_pixels([*self.best[n][k], pixel], CANDIDATES)
-
-    def merge(self, other: SourceSearch) -> None:
-        """Take over what a search over other images found."""
-        self.best = [
-            [_best_pixels(mine + theirs, CANDIDATES) for mine, theirs in zip(*rows, strict=True)]
-            for rows in zip(self.best, other.best, strict=True)
-        ]
+            self._add((n, k), [Pixel(value, ids[b], y, x, label, first, vector)])
 
     def pairs(self) -> list[tuple[int, int, Pixel]]:
         """Annotator, kernel and a pixel found for it: all of them, the best pair first."""
-        found = [
-            (n, k, pixel)
-            for n, row in enumerate(self.best)
-            for k, pixels in enumerate(row)
-            for pixel in pixels
-        ]
-        return sorted(
-            found, key=lambda pair: (not pair[2].preferred, -pair[2].similarity, pair[0], pair[1])
-        )
+        found = [(n, k, pixel) for (n, k), pixels in self.best.items() for pixel in pixels]
+        return sorted(found, key=lambda p: (not p[2].preferred, -p[2].similarity, p[0], p[1]))
 
 
-class ExampleSearch:
-    """Looks through training images for the pixels of every class that prototypes resemble most.
+class ExampleSearch(PixelSearch):
+    """Looks for the pixels of every class c that each prototype (n, k) resembles most."""
 
-    Adds up as :class:`SourceSearch` does.
-
-    Args:
-        classes: number of classes C.
-    """
+    count = EXAMPLES
 
     def __init__(self, classes: int) -> None:
+        super().__init__()
         self.classes = classes
-        self.best: dict[tuple[int, int, int], list[Pixel]] = {}
 
     def update(
         self, similarity: Tensor, eligible: Tensor, labels: Tensor, ids: Sequence[str]
@@ -365,15 +321,7 @@ class ExampleSearch:
         for c in range(self.classes):
             of_class = eligible & (labels == c).unsqueeze(2)
             for b, n, k, value, y, x, _ in _largest(similarity, of_class, labels):
-                known = self.best.get((n, k, c), [])
-                if len(known) < EXAMPLES or value >= known[-1].similarity:
-                    pixel = Pixel(value, ids[b], y, x, c)
-                    self.best[n, k, c] = _best_pixels([*known, pixel], EXAMPLES)
-
-    def merge(self, other: ExampleSearch) -> None:
-        """Take over what a search over other images found."""
-        for key, pixels in other.best.items():
-            self.best[key] = _best_pixels([*self.best.get(key, []), *pixels], EXAMPLES)
+                self._add((n, k, c), [Pixel(value, ids[b], y, x, c)])
 
     def examples(self, n: int, k: int) -> list[Pixel]:
         """The pixels that prototype (n, k) resembles most, class by class."""
@@ -383,11 +331,7 @@ class ExampleSearch:
 def _largest(
     values: Tensor, eligible: Tensor, labels: Tensor
 ) -> Iterator[tuple[int, int, int, float, int, int, int]]:
-    """The eligible pixel of the largest value of each image and prototype.
-
-    Yields:
-        Image, annotator, kernel, value, row, column, label.
-    """
+    """Of each image, annotator and kernel the largest eligible value, its row, column and label."""
     width = values.shape[-1]
     highest, index = values.masked_fill(~eligible, -torch.inf).flatten(3).max(dim=3)
     label = labels.flatten(2).gather(2, index)
@@ -395,14 +339,6 @@ def _largest(
     for b, n, k in highest.isfinite().nonzero().tolist():
         y, x = divmod(int(index[b, n, k]), width)
         yield b, n, k, float(highest[b, n, k]), y, x, int(label[b, n, k])
-
-
-def _best_pixels(pixels: Sequence[Pixel], count: int) -> list[Pixel]:
-    """The best pixel of each image, the best images first; ties break by name, not by order."""
-    first: dict[str, Pixel] = {}
-    for pixel in sorted(pixels, key=lambda p: (not p.preferred, -p.similarity, p.place)):
-        first.setdefault(pixel.sample_id, pixel)
-    return list(first.values())[:count]
 
 
 def _no_ids(annotators: int, kernels: int) -> list[list[list[str]]]:

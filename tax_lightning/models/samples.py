@@ -24,17 +24,11 @@ def coherent_samples(log_probs: Tensor, samples: int) -> Tensor:
         Class ids ``[..., S, H, W]``. With one sample and two classes that of the largest
         probability.
 
-    Raises:
-        ValueError: if ``samples`` is below 1.
-
     Example:
         >>> probs = torch.tensor([[0.8, 0.4], [0.2, 0.6]]).view(2, 1, 2)  # C = 2, two pixels
-        >>> coherent_samples(probs.log(), samples=5)[:, 0]
-        tensor([[1, 1],
-                [0, 1],
-                [0, 1],
-                [0, 0],
-                [0, 0]])
+        >>> coherent_samples(probs.log(), samples=5)[:, 0].T
+        tensor([[1, 0, 0, 0, 0],
+                [1, 1, 1, 0, 0]])
 
     Source:
         The Gumbel-max trick: E. J. Gumbel, "Statistical theory of extreme values and some practical

@@ -11,17 +11,13 @@ from torch import Tensor, nn
 from tax_lightning.explanation import TRUST_KINDS, TrustBasis, TrustKind
 
 LEAST_ROWS = 100  # from fewer pixels all that could be fitted would be a guess
-_PENALTY = (
-    1e-3  # of the fitted numbers, so that they stay finite where all pixels are named rightly
-)
+# Of the fitted numbers, so that they stay finite where all pixels are named rightly.
+_PENALTY = 1e-3
 _LARGEST_SCALE = 10.0  # and 1 / 10 the smallest
 
 
 def bounded_scale(logarithm: Tensor) -> Tensor:
-    """A scale between 1/10 and 10: any step of an optimizer leaves it finite.
-
-    Args:
-        logarithm: of the scale, which it follows near 0.
+    """A scale between 1/10 and 10, by its logarithm: no step of an optimizer makes it infinite.
 
     Example:
         >>> bounded_scale(torch.tensor([-1e9, 0.0, 1e9]))
@@ -32,20 +28,12 @@ def bounded_scale(logarithm: Tensor) -> Tensor:
 
 
 class TrustCases(NamedTuple):
-    """Pixels at which annotators disagree and the reference says who of them is right.
+    """Pixels at which annotators disagree and the reference says who of them is right."""
 
-    Attributes:
-        evidence: for each annotator, -inf for those who did not label the pixel, ``[M, N]``.
-        right: whether the annotator gave the label that is right, bool ``[M, N]``; at least one did
-            and at least one did not.
-        weight: of the case, ``[M]``; a tie of T labels is T cases with the weight 1 / T.
-        image: index of the image, ``[M]``.
-    """
-
-    evidence: Tensor
-    right: Tensor
-    weight: Tensor
-    image: Tensor
+    evidence: Tensor  # ``[M, N]``, -inf for those who did not label the pixel
+    right: Tensor  # whose label is right, bool ``[M, N]``; at least one is and one is not
+    weight: Tensor  # of the case, ``[M]``; a tie of T labels is T cases with the weight 1 / T
+    image: Tensor  # its index, ``[M]``
 
 
 class Trust(nn.Module):
@@ -70,10 +58,6 @@ class Trust(nn.Module):
         scores: log scores of the three forms in the order of ``TRUST_KINDS``, ``[3]`` in nats,
             smaller is better; NaN while nothing was fitted.
 
-    Shape:
-        - evidence: ``[B, N, H, W]``
-        - log w: ``[B, N, H, W]``
-
     Example:
         >>> trust = Trust(annotators=2)
         >>> trust(torch.tensor([0.0, 0.0]).view(1, 2, 1, 1)).exp().flatten()
@@ -95,7 +79,7 @@ class Trust(nn.Module):
         self.register_buffer("scores", torch.full((len(TRUST_KINDS),), torch.nan))
 
     def forward(self, evidence: Tensor) -> Tensor:
-        """Log of the annotators' weights."""
+        """Log of the annotators' weights, of their evidence, both ``[B, N, H, W]``."""
         return (evidence * self.scale + self.offset[:, None, None]).log_softmax(dim=1)
 
     @property
@@ -124,33 +108,27 @@ class Trust(nn.Module):
         that a form with more numbers has no advantage. A form is kept against a simpler one if it
         is better by more than the standard error of the difference over images.
         """
+        cases = TrustCases(*(part.detach().cpu().double() for part in cases))
         images = cases.image.unique()
         if len(cases.image) < LEAST_ROWS or len(images) < 2:
             return
-        cases = TrustCases(*(part.detach().cpu().double() for part in cases))
-        half = (
-            cases.image % 2 == 0
-            if (cases.image % 2).unique().numel() == 2
-            else (cases.image <= cases.image.median())
-        )
+        half = cases.image % 2 == 0
+        if half.all() or not half.any():
+            half = cases.image <= cases.image.median()
         scored = torch.zeros(len(TRUST_KINDS), len(cases.image), dtype=torch.float64)
         for part in (half, ~half):
             fitted = _fitted(TrustCases(*(values[part] for values in cases)))
             for kind, (scale, offset) in enumerate(fitted):
                 scored[kind, ~part] = _score(cases, scale, offset)[~part]
         fitted = _fitted(cases)
-        by_image = torch.stack(
-            [
-                torch.stack([_mean(row[at], cases.weight[at]) for row in scored])
-                for at in (cases.image == image for image in cases.image.unique())
-            ]
-        )
+        of_images = [cases.image == image for image in images]
+        by_image = torch.stack([_mean(scored[:, at], cases.weight[at]) for at in of_images])
         chosen = 0
         for kind in (1, 2):
             gain = by_image[:, chosen] - by_image[:, kind]
             if gain.mean() > gain.std() / len(gain) ** 0.5:
                 chosen = kind
-        self.scores.copy_(torch.stack([_mean(row, cases.weight) for row in scored]))
+        self.scores.copy_(_mean(scored, cases.weight))
         self.constant.copy_(fitted[1][1].log_softmax(0))
         scale, offset = fitted[chosen]
         self.scale.copy_(scale)
@@ -159,12 +137,8 @@ class Trust(nn.Module):
 
 def _fitted(cases: TrustCases) -> list[tuple[Tensor, Tensor]]:
     """Scale and offset of the three forms with the best log score on these cases."""
-    zero, none = torch.zeros(()).double(), torch.zeros(cases.evidence.shape[1]).double()
-    return [
-        (zero, none),
-        _minimised(cases, follows_evidence=False),
-        _minimised(cases, follows_evidence=True),
-    ]
+    uniform = torch.zeros(()).double(), torch.zeros(cases.evidence.shape[1]).double()
+    return [uniform, *(_minimised(cases, follows_evidence=image) for image in (False, True))]
 
 
 def _minimised(cases: TrustCases, follows_evidence: bool) -> tuple[Tensor, Tensor]:
@@ -196,4 +170,5 @@ def _score(cases: TrustCases, scale: Tensor, offset: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    return (values * weight).sum() / weight.sum()
+    """Of ``[..., M]`` over M."""
+    return (values * weight).sum(-1) / weight.sum()

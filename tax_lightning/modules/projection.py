@@ -52,7 +52,7 @@ def find_sources(module: ExplainingModule, loader: Iterable[Batch]) -> SourceSea
         loader: batches of training images, not augmented; of this process.
     """
     memory = module.network.memory
-    search = SourceSearch(*memory.active.shape)
+    search = SourceSearch()
     for batch, weights, reference in visit(module, loader):
         agree = module.loss.agreement(batch["masks"], reference)
         qualified = (agree >= LEAST_AGREEMENT) & (batch["masks"] != IGNORE_INDEX)

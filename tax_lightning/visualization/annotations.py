@@ -46,42 +46,25 @@ class Argument:
 
 @dataclass(frozen=True)
 class CallOut:
-    """A numbered spot: well inside the largest disputed region that one prototype gives reason for.
+    """A numbered spot, well inside the largest disputed region of one prototype."""
 
-    Args:
-        number: 1 for the prototype that is the reason at most disputed pixels.
-        y: row of the spot.
-        x: column of the spot.
-        share: mean share of the prototype in the decisions of the region.
-        reason: the prototype behind the result.
-        against: the one behind the strongest dissent; None where nobody is expected to dissent.
-    """
-
-    number: int
+    number: int  # 1 for the prototype that is the reason at most disputed pixels
     y: int
     x: int
-    share: float
-    reason: Argument
-    against: Argument | None
+    share: float  # mean share of the prototype in the decisions of the region
+    reason: Argument  # the prototype behind the result
+    against: Argument | None  # that of the strongest dissent, if anybody is expected to dissent
 
 
 def find_callouts(explanation: Explanation, limit: int = MOST_CALLOUTS) -> tuple[CallOut, ...]:
-    """The spots of an image to look at, those of the most frequent reasons first.
+    """The spots of one image to look at, those of the most frequent reasons first.
 
-    Args:
-        explanation: the explanation of one image.
-        limit: the most call-outs to return.
-
-    Returns:
-        At most ``limit`` call-outs, each of another prototype; none if nothing is disputed.
+    Each is of another prototype; none if nothing is disputed.
     """
     check_single(explanation)
-    names = ("reason", "reason_kernel", "reason_share", "undisputed")
-    annotator, kernel, share, undisputed = (
-        as_array(getattr(explanation, name)[0]) for name in names
-    )
-    kernels = explanation.kernels
-    prototype = np.where(undisputed, -1, annotator * kernels + kernel)
+    kernels, share = explanation.kernels, as_array(explanation.reason_share[0])
+    index = explanation.reason * kernels + explanation.reason_kernel
+    prototype = as_array(index.masked_fill(explanation.undisputed, -1)[0])
     pixels = np.bincount(prototype[prototype >= 0])
     most = np.argsort(-pixels, kind="stable")[:limit]
 
@@ -94,13 +77,8 @@ def find_callouts(explanation: Explanation, limit: int = MOST_CALLOUTS) -> tuple
         parts, _ = ndimage.label(prototype == index)
         region = parts == np.bincount(parts.ravel())[1:].argmax() + 1
         y, x = _innermost(region)
-        label, other, dissenter, own = (
-            int(values[0, y, x])
-            for values in (
-                *(explanation.decision, explanation.dissent),
-                *(explanation.dissenter, explanation.dissent_kernel),
-            )
-        )
+        names = ("decision", "dissent", "dissenter", "dissent_kernel")
+        label, other, dissenter, own = (int(getattr(explanation, n)[0, y, x]) for n in names)
         reason = argument(index // kernels, index % kernels, label)
         against = None if other == label else argument(dissenter, own, other)
         callouts.append(CallOut(number, y, x, float(share[region].mean()), reason, against))
@@ -119,14 +97,8 @@ def read_patches(examples: Iterable[Example], read: Read | None) -> dict[Example
     """Cut the surroundings of training pixels from their images, each of which is read once.
 
     A patch has 48 pixels a side, or a quarter of the image's short side if that is more. At the
-    border it is moved inside the image.
-
-    Args:
-        examples: the training pixels.
-        read: reads a training image; None: none is at hand.
-
-    Returns:
-        A patch for each pixel whose image can be read.
+    border it is moved inside the image. Pixels whose image cannot be read have none; ``read`` is
+    None where no image is at hand.
 
     Example:
         >>> example = Example("cell", "a", 1, 90, 0.9)

@@ -88,12 +88,7 @@ def shrunk(picture: Picture, size: tuple[int, int]) -> Picture:
 
 
 def data_uri(picture: Picture) -> str:
-    """A picture as the address of itself: PNG or JPEG, whichever is smaller.
-
-    Example:
-        >>> data_uri(np.zeros((2, 2, 3), np.uint8))[:22]
-        'data:image/png;base64,'
-    """
+    """A picture as the address of itself: PNG or JPEG, whichever is smaller."""
     image = Image.fromarray(picture)
     png, jpeg = io.BytesIO(), io.BytesIO()
     image.save(png, "png", optimize=True)
@@ -111,10 +106,7 @@ def blend(
 
 
 def contours(labels: NDArray[Any], width: int) -> NDArray[np.bool_]:
-    """The inner edges of the regions in maps of class ids ``[..., H, W]``, so many pixels wide.
-
-    Not labelled, 255, counts as background. All maps are done at once.
-    """
+    """The inner edges of regions of class ids ``[..., H, W]``; 255 counts as background."""
     known = np.where(labels == IGNORE_INDEX, 0, labels).astype(np.uint8)
     planes = np.moveaxis(known.reshape(-1, *known.shape[-2:]), 0, -1)  # as channels for OpenCV
     planes = np.ascontiguousarray(planes)
@@ -139,11 +131,7 @@ def hatching(height: int, width: int, period: int, share: float = 1 / 6) -> NDAr
 
 
 def taking_turns(lines: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-    """Of lines ``[M, H, W]`` that coincide, each is shown for a few pixels, then the next.
-
-    Returns:
-        Where there is a line, and which of the M is shown there, both ``[H, W]``.
-    """
+    """Where there are lines ``[M, H, W]``, and whose is shown; those that coincide take turns."""
     rank = lines.cumsum(axis=0, dtype=np.int16)
     together = rank[-1]
     turn = _diagonal(together.shape) // 6 % np.maximum(together, 1) + 1

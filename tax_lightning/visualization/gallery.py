@@ -30,8 +30,7 @@ class PrototypeCard:
         source: annotator, kernel, the training pixel, and an example of every class.
         colour: of the prototype's annotator.
         patches: the surroundings of these pixels, of those whose image is at hand.
-        use: share of the disputed pixels of some images where the prototype has the largest share
-            in the decision, in ``[0, 1]``; None where it was not counted.
+        use: share of the disputed pixels of which it is the first reason; None if not counted.
 
     Example:
         >>> cell = Example("cell", "train-0012", 31, 40, 0.97)
@@ -68,31 +67,14 @@ def shown_examples(source: PrototypeSource) -> tuple[Example, ...]:
 
 
 def origin(example: Example) -> str:
-    """Where a training pixel lies, in words.
-
-    Example:
-        >>> origin(Example("cell", "train-0012", 31, 40, 0.97))
-        'train-0012 at y 31, x 40'
-    """
+    """Where a training pixel lies, in words."""
     return f"{shorten(example.sample_id)} at y {example.y}, x {example.x}"
 
 
 def read_cards(
     sources: Sequence[Sequence[PrototypeSource]], read: Read | None
 ) -> list[PrototypeCard]:
-    """Cards of all prototypes, in the order of annotators and kernels.
-
-    Args:
-        sources: ``[N][K]``.
-        read: reads a training image; None: none is at hand.
-
-    Example:
-        >>> cell = Example("cell", "a", 1, 90, 1.0)
-        >>> image = np.zeros((100, 200, 3), dtype=np.uint8)
-        >>> (card,) = read_cards([[PrototypeSource("Ana", 0, True, cell, ())]], lambda id: image)
-        >>> card.patches[cell].image.shape
-        (48, 48, 3)
-    """
+    """Cards of all prototypes ``[N][K]``, in the order of annotators and kernels."""
     everything = [source for row in sources for source in row]
     taken = [source.taken_from for source in everything if source.taken_from]
     examples = [example for source in everything for example in shown_examples(source)]
@@ -112,13 +94,7 @@ def with_use(cards: Sequence[PrototypeCard], summary: Summary) -> list[Prototype
 
 
 def render_card(card: PrototypeCard) -> Picture:
-    """Draw one prototype as a picture ``[height, width, 3]`` uint8.
-
-    Example:
-        >>> source = PrototypeSource("Ana", 2, True, None, ())
-        >>> render_card(PrototypeCard(source, (0, 114, 178))).shape[2]
-        3
-    """
+    """Draw one prototype as a picture ``[height, width, 3]`` uint8."""
     return np.asarray(_drawn(Sheet(), card))
 
 

@@ -36,28 +36,18 @@ def page(
 ) -> str:
     """A page as HTML that refers to nothing outside of itself.
 
-    Args:
-        title: heading, as text.
-        summary: one sentence below it, as text.
-        sections: HTML by heading, in their order; ids are those of :func:`anchor`.
-        style: style sheet, after that of all pages.
-        script: the only script that will run.
-        data: HTML before the script, which reads it.
-        notes: warnings at the top, as text.
-
-    Example:
-        >>> page("cells & fibres", "Two images.", {}, "")[:15]
-        '<!doctype html>'
+    Title, summary and notes are text; sections are HTML by heading; ``style`` comes after that of
+    all pages. The ``script`` is the only one that will run, and reads the HTML ``data``.
     """
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return Template(resource("page.html")).substitute(
         title=escape(title),
         summary=escape(summary),
         style=resource("page.css") + style,
-        contents="".join(f'<li><a href="#{anchor(n)}">{escape(n)}</a></li>' for n in sections),
+        contents="".join(f'<li><a href="#{_anchor(n)}">{escape(n)}</a></li>' for n in sections),
         notes="".join(f'<p class="warning" role="note">{escape(note)}</p>' for note in notes),
         sections="\n".join(
-            f'<section id="{anchor(name)}" aria-label="{escape(name)}"><h2>{escape(name)}</h2>\n'
+            f'<section id="{_anchor(name)}" aria-label="{escape(name)}"><h2>{escape(name)}</h2>\n'
             f"{content}</section>"
             for name, content in sections.items()
         ),
@@ -72,13 +62,8 @@ def resource(name: str) -> str:
     return files("tax_lightning.visualization").joinpath("web", name).read_text(encoding="utf-8")
 
 
-def anchor(name: str) -> str:
-    """The id of a section by its heading.
-
-    Example:
-        >>> anchor("Class shares")
-        'class-shares'
-    """
+def _anchor(name: str) -> str:
+    """The id of a section by its heading."""
     return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
 
 
@@ -113,33 +98,14 @@ LEVELS = 100
 
 _LARGEST_BYTE = 254  # that stands for something; 255 is "not labelled"
 
-PLANES = (
-    *("result", "undisputed", "votes", "dispute", "uncertainty", "annotator_foreground"),
-    *("reason", "reason_kernel", "reason_share", "dissenter", "dissent_kernel"),
-    *("leader", "standing", "who"),  # where the weights follow the image
-    "masks",  # where they were given
-)
-"""Maps in the order of a page."""
-
 
 def compact(
-    explanation: Explanation,
-    most: int,
-    masks: NDArray[np.integer] | None = None,
+    explanation: Explanation, most: int, masks: NDArray[np.integer] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Maps of an explanation, a byte a value; ``docs/explain.md`` says what each array is.
+    """Maps of one image by name, a byte a value; ``docs/explain.md`` says what each array is.
 
-    Args:
-        explanation: the explanation of one image.
-        most: of the longer side, in pixels. Of a larger image, evenly spread rows and columns are
-            kept, so that each value is what the model says of one pixel.
-        masks: ``[N, H, W]`` class ids as the annotators drew them, 255 where not labelled.
-
-    Returns:
-        ``rows`` ``[h]`` and ``columns`` ``[w]``; then the maps by name, see `PLANES`.
-
-    Raises:
-        ValueError: if there are more annotators, classes or kernels than a byte can tell apart.
+    Of an image whose longer side has more pixels than ``most``, evenly spread ``rows`` and
+    ``columns`` are kept, so that each value is what the model says of one pixel.
     """
     check_single(explanation)
     n, c, k = len(explanation.annotators), len(explanation.classes), explanation.kernels
@@ -170,20 +136,16 @@ def compact(
         values["standing"] = torch.from_numpy(standing(explanation))
     if masks is not None:
         values["masks"] = torch.from_numpy(np.asarray(masks, dtype=np.uint8))[None]
-    maps = {
-        name: as_array(values[name][0])[..., rows[:, None], columns]
-        for name in PLANES
-        if name in values
-    }
-    whole = {name: np.rint(array).clip(0, 255).astype(np.uint8) for name, array in maps.items()}
+    place = (..., rows[:, None], columns)
+    maps = {name: np.rint(as_array(value[0])[place]) for name, value in values.items()}
+    whole = {name: array.clip(0, 255).astype(np.uint8) for name, array in maps.items()}
     return {"rows": rows, "columns": columns, **whole}
 
 
 def planes_of(maps: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
     """What `packed` holds of these maps, in order."""
-    return [
-        {"name": name, "count": math.prod(maps[name].shape[:-2])} for name in PLANES if name in maps
-    ]
+    planes = {name: array for name, array in maps.items() if name not in ("rows", "columns")}
+    return [{"name": n, "count": math.prod(array.shape[:-2])} for n, array in planes.items()]
 
 
 def packed(maps: Mapping[str, NDArray[Any]]) -> str:

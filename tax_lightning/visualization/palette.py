@@ -66,12 +66,7 @@ def annotator_palette(n: int) -> tuple[Colour, ...]:
 
 
 def class_palette(n: int) -> tuple[Colour, ...]:
-    """The colours of ``n`` classes, by class id; the background is grey.
-
-    Example:
-        >>> class_palette(2)
-        ((128, 128, 128), (220, 20, 90))
-    """
+    """The colours of ``n`` classes, by class id; the background is grey."""
     return _listed_or_spread(_CLASS_COLOURS, n)
 
 
@@ -104,21 +99,12 @@ def value_colours(values: NDArray[np.floating]) -> Picture:
 
 
 def css(colour: Colour) -> str:
-    """A colour as style sheets write it.
-
-    Example:
-        >>> css((0, 114, 178))
-        '#0072b2'
-    """
+    """A colour as style sheets write it, such as ``#0072b2``."""
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def indexed_png(array: NDArray[np.uint8], palette: Mapping[int, Colour]) -> Image.Image:
-    """Numbers ``[H, W]`` as a picture that saves as PNG and reads back as the same numbers.
-
-    Args:
-        array: the numbers.
-        palette: the colour in which each number is shown; black for those that it leaves out.
+    """Numbers ``[H, W]``, shown in colours, as a picture that reads back as the same numbers.
 
     Example:
         >>> picture = indexed_png(np.array([[0, 254]], dtype=np.uint8), {254: (200, 200, 200)})

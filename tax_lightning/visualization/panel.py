@@ -71,9 +71,6 @@ def render_panel(
         reference: ``[H, W]`` class ids of the reference, 255 where unknown.
         patches: the surroundings of training pixels; those that are missing are named only.
 
-    Returns:
-        ``[height, width, 3]`` uint8.
-
     Raises:
         ValueError: if there are several images, or the size of an array is not the explanation's.
 
@@ -227,10 +224,7 @@ class View:
         return value_colours(self.dispute / (1 - 1 / len(self.classes)))
 
     def own(self, annotator: int) -> tuple[Picture, float, float]:
-        """What an annotator would add to the result, solid, and what leave out, striped.
-
-        The areas of both are given as shares of the result's.
-        """
+        """What an annotator would add, solid, and leave out, striped; and both areas as shares."""
         drawn, picture = self.masks[annotator], drawing.grey_rgb(0.5 * self.grey + 100)
         differs = (drawn != self.decision) & (drawn != IGNORE_INDEX)
         more, less = differs & (drawn > 0), differs & (drawn == 0)

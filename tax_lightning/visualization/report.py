@@ -82,8 +82,7 @@ def write_report(
             ``[N, H, W]`` as the annotators drew them, a fourth the reference ``[H, W]``, both 255
             where not labelled.
         output: folder; made where it is missing.
-        read: gives the picture of a training image by its id, for the gallery of prototypes; it may
-            raise ``LookupError``, ``OSError`` or ``ValueError``.
+        read: gives the picture of a training image by its id, for the gallery of prototypes.
         title: heading of the page.
         source: what the explanations are of, such as the name of a checkpoint.
         notes: warnings for the page.
@@ -138,18 +137,7 @@ def write_report(
 def write_page(
     explained: Iterable[Item], cards: Sequence[PrototypeCard], path: Path, source: str
 ) -> None:
-    """The page of `write_report` alone.
-
-    Args:
-        explained: as in `write_report`; at least one.
-        cards: of all prototypes in the order of annotators and kernels.
-        path: of the page; no other file is written.
-        source: as in `write_report`.
-
-    Raises:
-        ValueError: if two images have the same id, or there are more annotators, classes or kernels
-            than a page tells apart.
-    """
+    """The page of `write_report` alone, of at least one image, with the cards of all prototypes."""
     report = _Report(_MAX_SIDE)
     for explanation, picture, *given in explained:
         report.cards = list(cards)
@@ -253,10 +241,9 @@ class _Report:
             "Prototypes": self._gallery(),
             "What it means, and what not": base.resource("meaning.html"),
         }
+        known = json.dumps(self.content(), ensure_ascii=False, allow_nan=False)
         # The end of a script's element is found before its text is read.
-        known = json.dumps(self.content(), ensure_ascii=False, allow_nan=False).replace(
-            "<", "\\u003c"
-        )
+        known = known.replace("<", "\\u003c")
         return base.page(
             title,
             summary,
@@ -270,36 +257,32 @@ class _Report:
 
     def content(self) -> dict[str, Any]:
         """The report in numbers, for the page's script."""
-        n, kernels, summary = len(self.first.annotators), self.first.kernels, self.summary
+        names, kernels, summary = self.first.annotators, self.first.kernels, self.summary
+        classes, of_classes = self.first.classes, class_palette(len(self.first.classes))
         support, reasons = summary.shares(summary.support), summary.shares(summary.reasons)
         image = self.first.trust.kind == "image"
-        decides = summary.shares(summary.decides) if image else [None] * n
+        decides = summary.shares(summary.decides) if image else [None] * len(names)
+        cards = with_use(self.cards, summary)
         content = {
             "annotators": [
                 {
                     "name": name,
                     "colour": colour,
-                    "shades": shades,
-                    "support": support[position],
-                    "reason": reasons[position].sum(),
-                    "decides": decides[position],
+                    "shades": [kernel_shade(colour, k, kernels) for k in range(kernels)],
+                    "support": support[n],
+                    "reason": reasons[n].sum(),
+                    "decides": decides[n],
                     "prototypes": [
                         {"use": card.use, **asdict(card.source)}
-                        for card in with_use(self.cards, self.summary)
+                        for card in cards
                         if card.source.annotator == name
                     ],
                 }
-                for position, (name, colour) in enumerate(
-                    zip(self.first.annotators, annotator_palette(n), strict=True)
-                )
-                for shades in [[kernel_shade(colour, k, kernels) for k in range(kernels)]]
-            ],
-            "classes": [
-                {"name": name, "colour": colour}
-                for name, colour in zip(
-                    self.first.classes, class_palette(len(self.first.classes)), strict=True
+                for n, (name, colour) in enumerate(
+                    zip(names, annotator_palette(len(names)), strict=True)
                 )
             ],
+            "classes": [{"name": n, "colour": c} for n, c in zip(classes, of_classes, strict=True)],
             "levels": base.LEVELS,
             "scale": value_colours(np.linspace(0, 1, 256)).tolist(),
             "most_named": MOST_NAMED,

@@ -72,7 +72,7 @@ class Sheet:
     def line(self, text: str, size: int, width: int) -> Image.Image:
         """One line of text, in letters of this size."""
         block = Image.new("RGB", (width, round(1.4 * size)), PAPER)
-        write(ImageDraw.Draw(block), (0, 2), text, size, INK)
+        ImageDraw.Draw(block).text((0, 2), text, INK, font_for(text, size))
         return block
 
     def text(
@@ -85,7 +85,7 @@ class Sheet:
         block = Image.new("RGB", (width, max(1, len(lines)) * self.step), PAPER)
         for row, line in enumerate(lines):
             place = (0 if row else indent, 1 + row * self.step)
-            write(ImageDraw.Draw(block), place, line, self.body, fill)
+            ImageDraw.Draw(block).text(place, line, fill, font_for(line, self.body))
         return block
 
     def _wrapped(self, text: str, width: int) -> list[str]:
@@ -93,7 +93,7 @@ class Sheet:
         lines = [""]
         for word in text.split(" "):
             longer = f"{lines[-1]} {word}".strip()
-            if lines[-1] and text_width(longer, self.body) > width:
+            if lines[-1] and self._width(longer) > width:
                 lines.append(word)
             else:
                 lines[-1] = longer
@@ -102,9 +102,12 @@ class Sheet:
     def _cut(self, line: str, width: int) -> str:
         """The line itself, or its middle left out so that it fits the width."""
         limit = len(line)
-        while limit > 3 and text_width(shorten(line, limit), self.body) > width:
+        while limit > 3 and self._width(shorten(line, limit)) > width:
             limit -= 1
         return shorten(line, limit)
+
+    def _width(self, line: str) -> float:
+        return font_for(line, self.body).getlength(line)
 
     def tile(self, title: str, picture: Picture, notes: Sequence[Entry]) -> Image.Image:
         """A titled picture with its notes below, centred in a cell that can hold the text."""
@@ -139,7 +142,7 @@ class Sheet:
             chip = chip.resize(size, Image.Resampling.NEAREST)  # its colours stay what they are
         indent = chip.width + self.nearby - self.frame if chip.width else 0
         lines = self._wrapped(entry.text, width - indent)
-        length = 1 + max(math.ceil(text_width(line, self.body)) for line in lines)
+        length = 1 + max(math.ceil(self._width(line)) for line in lines)
         item = Image.new("RGB", (indent + length, len(lines) * self.step), PAPER)
         item.paste(self.text(lines, length), (indent, 0))
         item.paste(chip, (0, 2))
@@ -198,31 +201,14 @@ def _joined(blocks: Sequence[Image.Image], gap: int, down: bool) -> Image.Image:
 
 
 def shorten(name: str, limit: int = 24) -> str:
-    """A name of at most so many characters: its middle left out, as names differ at the end.
-
-    Example:
-        >>> shorten("radiologist-07-second-reading", 15)
-        'radiolo…reading'
-    """
+    """A name of at most so many characters: its middle left out, as names differ at the end."""
     if len(name) <= limit:
         return name
     tail = (limit - 1) // 2
     return f"{name[: limit - 1 - tail]}…{name[-tail:]}"
 
 
-def text_width(text: str, size: int) -> float:
-    """The width in pixels that ``write`` gives to the text."""
-    return _font_for(text, size).getlength(text)
-
-
-def write(
-    draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, fill: Colour
-) -> None:
-    """Draw a line of text with its top left corner at ``place`` (x, y), letters ``size`` high."""
-    draw.text(place, text, font=_font_for(text, size), fill=fill)
-
-
-def _font_for(text: str, size: int) -> _AnyFont:
+def font_for(text: str, size: int) -> _AnyFont:
     """The built-in font, which has little but ASCII, or one of the system's."""
     return _font(text.translate({ord(sign): None for sign in "…·"}).isascii(), size)
 
