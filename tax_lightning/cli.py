@@ -242,6 +242,7 @@ def explain_images(args: Sequence[str]) -> None:
         notes=prepared.notes,
         max_side=config.max_side,
         overwrite=config.overwrite,
+        groups=data.groups if data is not None else None,
         **({} if config.title is None else {"title": config.title}),
     )
     print(f"page  {page}")

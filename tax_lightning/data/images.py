@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tax_lightning.batch import unpacked
@@ -48,14 +50,16 @@ class ExplainedImages:
         """How many."""
         return len(self.images)
 
-    def __iter__(self) -> Iterator[tuple[Explanation, Picture]]:
-        """The explanation of each image on the CPU, and the image as a picture."""
+    def __iter__(self) -> Iterator[tuple[Explanation, Picture, NDArray[np.integer] | None]]:
+        """The explanation of each image on the CPU, the image as a picture, its masks if any."""
         for number in range(len(self)):
             sample = self.images[number]
             pixels = unpacked(dict(sample))["image"]
             images = pixels[None].to(self.model.device)
             explanation = self.model.explain(images, [str(sample["id"])])
-            yield explanation.to("cpu"), self.to_picture(pixels)
+            given = "masks" in sample and bool(sample["present"].any())
+            masks = np.asarray(sample["masks"]) if given else None
+            yield explanation.to("cpu"), self.to_picture(pixels), masks
             self.progress(number + 1, len(self))
 
 

@@ -41,6 +41,7 @@ from tax_lightning.metrics.sets import (
     generalized_energy_distance,
     matched_dice,
 )
+from tax_lightning.metrics.tendencies import Tendencies
 from tax_lightning.metrics.who import TrustScore, WhoAccuracy
 from tax_lightning.metrics.why import PrototypesInUse
 
@@ -55,6 +56,7 @@ __all__ = [
     "RelativeArea",
     "SegmentationCalibration",
     "SetDice",
+    "Tendencies",
     "TrustScore",
     "Votes",
     "WhoAccuracy",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Explanation, TrustBasis
+from tax_lightning.tendencies import tendency_sums
 from tax_lightning.visualization.drawing import as_array
 from tax_lightning.visualization.palette import Colour, annotator_palette
 
@@ -136,6 +137,17 @@ def real_dispute(masks: NDArray[np.integer]) -> float | None:
     most = np.where(known, masks, -1).max(axis=0)
     compared = known.sum(axis=0) > 1
     return float((least < most)[compared].mean()) if compared.any() else None
+
+
+def tendencies(
+    explanation: Explanation, masks: NDArray[np.integer] | None
+) -> dict[str, NDArray[np.float64]]:
+    """Sums of `tendency_sums` of one image: of the masks ``[N, H, W]``, if any, and the model."""
+    classes, model = len(explanation.classes), as_array(explanation.annotator_decisions[0])
+    if masks is None:
+        return {"model": tendency_sums(model, classes)}
+    model = np.where(masks == IGNORE_INDEX, IGNORE_INDEX, model)
+    return {"masks": tendency_sums(masks, classes), "model": tendency_sums(model, classes)}
 
 
 # ------------------------------------------------------------------------------------------ words
