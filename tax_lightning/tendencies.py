@@ -117,12 +117,13 @@ def _class_sums(drawn: Mask, labelled: Mask, half: Array) -> Array:
         sums["area"] = _count(people, n, size[nearest[y, x]])
         n, y, x = (labelled & hit[:, nearest] & likely).nonzero()
         sums["consensus"] = _count(people, n, size[nearest[y, x]], area[y, x])
-        distance = (_signed_distance(sure) + _signed_distance(likely)) / 2
+        distance = (_signed_distance(sure, half > 0) + _signed_distance(likely, half > 0)) / 2
         for axis in (1, 2):
             ends = [np.arange(drawn.shape[axis] - 1) + step for step in (0, 1)]
             inside, known = ([plane.take(end, axis) for end in ends] for plane in (body, labelled))
             between = np.mean([distance.take(end, axis - 1) for end in ends], 0)
-            n, y, x = ((inside[0] != inside[1]) & known[0] & known[1]).nonzero()
+            edge = (inside[0] != inside[1]) & known[0] & known[1] & ~np.isnan(between)
+            n, y, x = edge.nonzero()
             for power, name in enumerate(("edges", "distance", "squared")):
                 sums[name] += _count(people, n, size[nearest[y, x]], between[y, x] ** power)
     return np.stack(list(sums.values()), -1)
@@ -152,11 +153,12 @@ def _count(
     return counts.reshape(shape).astype(np.float64)
 
 
-def _signed_distance(inside: Mask) -> Array:
-    """Distance of pixels from the outline, below 0 inside; 0 throughout where there is none."""
-    if inside.all():
-        return np.zeros(inside.shape)
-    outer, inner = (np.asarray(ndimage.distance_transform_edt(p)) for p in (~inside, inside))
+def _signed_distance(inside: Mask, known: Mask) -> Array:
+    """Distance of pixels from the outline, below 0 inside; NaN where there is none."""
+    within = inside | ~known
+    if within.all():
+        return np.full(inside.shape, np.nan)
+    outer, inner = (np.asarray(ndimage.distance_transform_edt(p)) for p in (~inside, within))
     return np.where(inside, 0.5 - inner, outer - 0.5)
 
 

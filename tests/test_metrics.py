@@ -35,6 +35,7 @@ KEYS = {
     *("dispute_real", "hatched_though_disputed", "open_though_unanimous"),
     *("votes_error", "votes_error_constant", "dissent_predicted", "dissent_real"),
     *("dissent_ece", "dissent_brier", "dissent_brier_constant", "dissent_brier_table"),
+    *(f"{kind}/{name}" for kind in ("votes", "weight") for name in ANNOTATORS),
     *("within_auc", "within_auc_constant", "within_auc_table", "within_auc_exchanged"),
 }
 

@@ -42,11 +42,12 @@ from tax_lightning.metrics.sets import (
     matched_dice,
 )
 from tax_lightning.metrics.tendencies import Tendencies
-from tax_lightning.metrics.who import TrustScore, WhoAccuracy
+from tax_lightning.metrics.who import AnnotatorShares, TrustScore, WhoAccuracy
 from tax_lightning.metrics.why import PrototypesInUse
 
 __all__ = [
     "AnnotatorDice",
+    "AnnotatorShares",
     "Dispute",
     "ExplanationMetrics",
     "FusedOverlap",
@@ -118,6 +119,8 @@ def segmentation_metrics(
         if named:
             metrics["dispute"] = Dispute()
             metrics["votes"] = Votes(len(annotators), len(classes))
+        if named and who:
+            metrics["shares"] = AnnotatorShares(annotators)
     # Compute groups are off: the collection would find them by comparing states after the first
     # batch, and metrics that have seen no case yet are alike without measuring the same.
     return MetricCollection(metrics, compute_groups=False)

@@ -392,20 +392,23 @@ def sampled(output: TAXOutput | ModelOutput, samples: int, chosen: list[int] | N
 def by_group(
     values: Mapping[str, Tensor], groups: Mapping[str, Sequence[str]]
 ) -> dict[str, Tensor]:
-    """The mean over the annotators of a group of each value that annotators have.
+    """What annotators have by name, for groups of them: votes and weights summed, else the mean.
 
     Example:
         >>> dice = {"dice/Ana": torch.tensor(0.5), "dice/Ben": torch.tensor(0.75)}
         >>> by_group(dice, {"tool pen": ["Ana", "Ben"]})
         {'dice/tool pen': tensor(0.6250)}
     """
-    means = {}
+    found = {}
     for kind in dict.fromkeys(name.rpartition("/")[0] for name in values):
         for group, names in groups.items():
             own = [values[f"{kind}/{name}"] for name in names if f"{kind}/{name}" in values]
             if own:
-                means[f"{kind}/{group}"] = torch.stack(own).nanmean()
-    return means
+                total = kind in ("votes", "weight")
+                found[f"{kind}/{group}"] = (
+                    torch.stack(own).sum() if total else torch.stack(own).nanmean()
+                )
+    return found
 
 
 def with_a_case(values: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

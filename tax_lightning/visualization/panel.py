@@ -47,6 +47,7 @@ _WHY = (
     Entry("colour: the annotator whose prototype is the first reason"),
     Entry("shade: which of their prototypes"),
 )
+_OUTLINE = "outline: its mean distance from that of the majority, + outside and - inside"
 _NOBODY = "Nothing is disputed: the model expects all annotators to say the same everywhere."
 
 
@@ -136,6 +137,7 @@ def render_panel(
             sheet.flow(annotator_entries(view, explanation.annotators, summary, groups), width),
             sheet.line(own, sheet.title, width),
             _own_maps(sheet, view, explanation.annotators, tendencies(explanation, masks), width),
+            sheet.text([_OUTLINE], width),
             sheet.line(_CARDS_TITLE if cards else _NOBODY, sheet.title, width),
             *([sheet.grid(cards, _COLUMNS)] if cards else []),
             sheet.text([trust_words(explanation.trust)], width),
@@ -285,7 +287,7 @@ def _own_maps(
     width: int,
 ) -> Image.Image:
     """A small map for each annotator who is named, and where their outlines lie."""
-    outlines = {side: figures(one.sum((1, 2)))["outline"] for side, one in sums.items()}
+    outlines = [figures(one.sum((1, 2)))["outline"] for one in sums.values()]
     columns = min(6, max(4, len(view.named)))
     side = (width - (columns - 1) * sheet.gap) // columns
     tiles = []
@@ -297,8 +299,8 @@ def _own_maps(
         if (view.masks[n] == IGNORE_INDEX).all():
             words = ["did not label"]
         words += [
-            f"outline {outline[n]:+z.1f} px ({side})"
-            for side, outline in outlines.items()
+            f"{said} {outline[n]:+z.1f} px"
+            for said, outline in zip(("outline", "expected"), outlines, strict=False)
             if not np.isnan(outline[n])
         ]
         name = sheet.text([shorten(annotators[n])], side)
