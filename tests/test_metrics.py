@@ -40,7 +40,7 @@ KEYS = {
 }
 
 
-DISPUTE = ("dispute_", "hatched_", "open_", "votes_", "dissent_", "within_")
+DISPUTE = ("dispute_", "hatched_", "open_", "votes", "dissent_", "within_")
 
 
 def make_metrics(**options) -> MetricCollection:
@@ -169,7 +169,7 @@ def test_samples_are_paired_with_nobody():
     batch["annotator_prediction"] = torch.randint(3, (4, 16, 6, 6))
     batch["annotator_probs"] = torch.randn(4, 16, 3, 6, 6).softmax(2)
     found = results(batch, kernels=None, who=False, named=False)
-    of_others = ("dice/", "relative_area", "who_", "prototypes_", "majority_", *DISPUTE)
+    of_others = ("dice/", "relative_area", "weight/", "who_", "prototypes_", "majority_", *DISPUTE)
     assert set(found) == {name for name in KEYS if not name.startswith(of_others)}
     assert all(value.isfinite() for value in found.values())
 

@@ -61,7 +61,7 @@ class Tendencies(PooledMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """Distances of outlines by annotator, and how well the two sides agree."""
-        self.sides = {name: sums.cpu().numpy() for name, sums in self.sums.items()}
+        self.sides = {name: sums.double().cpu().numpy() for name, sums in self.sums.items()}
         values = agreement(self.sides["masks"], self.sides["model"])
         for side, sums in (("true", "masks"), ("predicted", "model")):
             outline = figures(self.sides[sums].sum((1, 2)))["outline"]
