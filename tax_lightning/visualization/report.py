@@ -357,12 +357,12 @@ class _Report:
         compared = [sums for sums in self.tendencies if "masks" in sums] or self.tendencies
         sums = {side: np.sum([one[side] for one in compared], axis=0) for side in compared[0]}
         table = tendency_table(sums, self.first.annotators, self.first.classes, self.groups)
-        said = f"What the model expects, over {len(compared)} pictures."
+        said = f"What the model expects of them, over all pictures ({len(compared)})."
         if "masks" in sums:
-            said = f"Masks, and behind the stroke the model, over the {len(compared)} pictures "
             agree = agreement(**sums)
-            said += (
-                "that have masks. Outlines of the two differ by "
+            said = (
+                f"Each cell: masks / model, over the pictures that have masks ({len(compared)}). "
+                "Outlines of the two differ by "
                 f"{agree['outline_error']:.1f} px in the mean over annotators; "
                 f"{agree['outline_error_alike']:.1f} px if the model let all draw alike. "
                 f"Rank correlation over annotators: {agree['outline_spearman']:.2f}."
