@@ -247,6 +247,7 @@ def explain_images(args: Sequence[str]) -> None:
         notes=prepared.notes,
         max_side=config.max_side,
         overwrite=config.overwrite,
+        groups=data.groups if data is not None else None,
         **({} if config.title is None else {"title": config.title}),
     )
     for note in json.loads(page.with_name("report.json").read_text("utf-8"))["notes"]:

@@ -61,9 +61,9 @@ def test_each_panel_is_of_its_own_sample_with_the_masks_and_patches_of_that_run(
 ):
     drawn = []
 
-    def render(explanation, picture, masks, reference, patches):
+    def render(explanation, picture, masks, reference, patches, groups):
         drawn.append((explanation.ids[0], picture[1, 1, 0], masks.sum(), reference.sum()))
-        assert patches == {}  # there is no data module to read training images
+        assert (patches, groups) == ({}, None)  # there is no data module to read training images
         return np.zeros((4, 4, 3), dtype=np.uint8)
 
     monkeypatch.setattr(explanation_logger, "render_panel", render)

@@ -13,7 +13,7 @@ import pytest
 from tax_lightning.data import MultiAnnotatorDataModule, RawSample, SyntheticDataModule
 from tax_lightning.inspection import inspect
 from tax_lightning.inspection.charts import SIDE, area_strips, outlined
-from tax_lightning.inspection.tables import Table
+from tax_lightning.tables import Table
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -92,7 +92,7 @@ def test_the_page_stands_alone(synthetic):
 def test_the_page_says_what_is_on_it(synthetic):
     page = Outline(synthetic[0].read_text(encoding="utf-8"))
     assert "cells &amp; &lt;fibres&gt;" in synthetic[0].read_text(encoding="utf-8")
-    assert len(page.of("caption")) == len(page.of("table")) == 6
+    assert len(page.of("caption")) == len(page.of("table")) == 7
     assert all(image["alt"] for image in page.of("img"))
     assert {cell["scope"] for cell in page.of("th")} == {"row", "col"}
     ids = {attrs["id"] for _, attrs in page.elements if "id" in attrs}
@@ -222,7 +222,7 @@ def test_the_page_fits_a_phone_and_a_desk(browser, request, tmp_path, which, wid
     assert measured["outside"] == 0
     assert measured["broken"] == 0
     assert measured["images"] > 0
-    assert measured["sections"] == 8
+    assert measured["sections"] == 9
     assert measured["fetched"] == []
     assert "CONSOLE" not in said
 

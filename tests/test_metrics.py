@@ -35,11 +35,12 @@ KEYS = {
     *("dispute_real", "hatched_though_disputed", "open_though_unanimous"),
     *("votes_error", "votes_error_constant", "dissent_predicted", "dissent_real"),
     *("dissent_ece", "dissent_brier", "dissent_brier_constant", "dissent_brier_table"),
+    *(f"{kind}/{name}" for kind in ("votes", "weight") for name in ANNOTATORS),
     *("within_auc", "within_auc_constant", "within_auc_table", "within_auc_exchanged"),
 }
 
 
-DISPUTE = ("dispute_", "hatched_", "open_", "votes_", "dissent_", "within_")
+DISPUTE = ("dispute_", "hatched_", "open_", "votes", "dissent_", "within_")
 
 
 def make_metrics(**options) -> MetricCollection:
@@ -168,7 +169,7 @@ def test_samples_are_paired_with_nobody():
     batch["annotator_prediction"] = torch.randint(3, (4, 16, 6, 6))
     batch["annotator_probs"] = torch.randn(4, 16, 3, 6, 6).softmax(2)
     found = results(batch, kernels=None, who=False, named=False)
-    of_others = ("dice/", "relative_area", "who_", "prototypes_", "majority_", *DISPUTE)
+    of_others = ("dice/", "relative_area", "weight/", "who_", "prototypes_", "majority_", *DISPUTE)
     assert set(found) == {name for name in KEYS if not name.startswith(of_others)}
     assert all(value.isfinite() for value in found.values())
 

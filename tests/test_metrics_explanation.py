@@ -265,7 +265,7 @@ def test_one_switch_measures_who_and_why_and_changes_nothing_else(data):
     assert all(value == value for value in whole.values())
     plain = measured(projected_module(data, explanation_metrics=False), data)
     added = {re.split("[/_]", name)[1] for name in whole.keys() - plain.keys()}
-    kinds = {"insertion", "integrity", "trust", "who", "why"}
+    kinds = {"insertion", "integrity", "outline", "trust", "who", "why"}
     assert added == kinds
     assert plain == pytest.approx({name: whole[name] for name in plain}, rel=1e-5)
 
@@ -285,6 +285,8 @@ def test_the_documentation_names_every_value_and_no_other(data):
     absent = {"who_accuracy_d1", "who_chance_d1", "who_ece_d1"}  # the data have no such pixel
     # An untrained network draws nothing.
     absent |= {f"relative_area_{kind}" for kind in ("predicted", "error", "spearman")}
+    absent |= {f"outline_{kind}" for kind in ("predicted", "error", "spearman")}
+    absent |= {f"{figure}_error" for figure in ("spread", "area", "missed", "added")}
     assert listed - printed - absent == {"_exchanged", "_uniform", "_constant", "/mean"}
 
 

@@ -220,8 +220,12 @@ def test_the_numbers_add_up(tmp_path):
 def test_masks_are_used_where_they_are_given(tmp_path):
     masks = np.zeros((4, 16, 16), dtype=np.int64)
     masks[1, :4] = 1
-    items = [(*pair, masks) for pair in explained(MadeUpImages({"a": (16, 16)}))]
-    write_report(items, tmp_path)
+    items = [(*item[:2], masks) for item in explained(MadeUpImages({"a": (16, 16)}))]
+    names = items[0][0].annotators
+    groups = {"tool pen": names[:2], "tool mouse": names[2:]}
+    page = write_report(items, tmp_path, groups=groups).read_text(encoding="utf-8")
+    assert "masks / model, over the pictures that have masks (1)" in page
+    assert page.count('<th scope="row">tool pen</th>') == 2
     (image,) = json.loads((tmp_path / "report.json").read_text())["images"]
     assert image["disputed_in_masks"] == 0.25
     with np.load(tmp_path / image["files"]["maps"]) as arrays:

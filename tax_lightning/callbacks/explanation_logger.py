@@ -16,6 +16,7 @@ from tax_lightning.callbacks.samples import (
 )
 from tax_lightning.files import file_name
 from tax_lightning.findings import Finding
+from tax_lightning.tendencies import Groups
 from tax_lightning.visualization.findings import findings
 from tax_lightning.visualization.gallery import (
     PrototypeCard,
@@ -110,22 +111,29 @@ class ExplanationLogger(Callback):
             sources = seen[0].explanation.sources if seen else ()
             cards, panels = read_cards(sources, training_reader(trainer)), []
             patches = cards[0].patches if cards else {}
+            groups = getattr(getattr(trainer, "datamodule", None), "groups", None)
             for one in seen:
                 name = one.explanation.ids[0]
-                panel = render_panel(one.explanation, one.picture, patches=patches, **one.labels)
+                panel = render_panel(
+                    one.explanation, one.picture, patches=patches, groups=groups, **one.labels
+                )
                 file = f"{stage}-{file_name(name)}.png"
                 panels += to.picture(f"explanations/{name}", panel, file)
             if self._finished and seen:
                 first, *others = (Summary.of(one.explanation, **one.labels) for one in seen)
                 summary = sum(others, start=first)
                 self.findings = findings(seen[0].explanation, summary)
-                self.report = [*panels, *_show_prototypes(to, seen, with_use(cards, summary))]
+                cards = with_use(cards, summary)
+                self.report = [*panels, *_show_prototypes(to, seen, cards, groups)]
                 if self.report:
                     to.artifact("explanation", self.report)
 
 
 def _show_prototypes(
-    to: Destinations, seen: Sequence[ExplainedSample], cards: Sequence[PrototypeCard]
+    to: Destinations,
+    seen: Sequence[ExplainedSample],
+    cards: Sequence[PrototypeCard],
+    groups: Groups | None,
 ) -> list[Path]:
     """Hand over the gallery and the page of the end; returns their files."""
     files = []
@@ -136,4 +144,6 @@ def _show_prototypes(
         for one in seen
     ]
     source = "the model at the end of its training"
-    return files + to.file("report.html", lambda path: write_page(items, cards, path, source))
+    return files + to.file(
+        "report.html", lambda path: write_page(items, cards, path, source, groups)
+    )

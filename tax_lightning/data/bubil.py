@@ -115,10 +115,11 @@ class BUBILDataModule(TableDataModule):
         BU-BIL_DatasetN/CrowdsourcedAnnotations/mturk_annotationN-k/seg_NAME.png
         BU-BIL_DatasetN/GoldStandard/seg_NAME.png
 
-    An annotator is a person with a tool, such as ``Person1_Amira``. Of dataset 2, part 2A is by the
-    five persons of datasets 1 and 3, and part 2B by three others, here ``2B Person1_Amira``. In
-    datasets 4 to 6 the images are cut out around the cell and the experts' masks are not; where
-    they were cut is not published, so that only the crowd's masks can be used with them.
+    An annotator is a person with a tool, such as ``Person1_Amira``; ``group_by`` takes ``person``
+    and ``tool``. Of dataset 2, part 2A is by the five persons of datasets 1 and 3, and part 2B by
+    three others, here ``2B Person1_Amira``. In datasets 4 to 6 the images are cut out around the
+    cell and the experts' masks are not; where they were cut is not published, so that only the
+    crowd's masks can be used with them.
 
     No picture says which others show the same dish: pictures with neighbouring numbers are alike
     in places, and may lie in different splits.
@@ -168,8 +169,15 @@ class BUBILDataModule(TableDataModule):
             )
         samples = tuple(replace(sample, id=data.ids[sample.id]) for sample in samples)
         table = SampleTable(samples, chosen, CLASSES, MASK_VALUES, BUBILPictures(channels))
-        super().__init__(table, **kwargs)
+        metadata = {name: _person_and_tool(name) for name in chosen}
+        super().__init__(table, metadata=metadata, **kwargs)
         self.persons = not crowd
+
+
+def _person_and_tool(annotator: str) -> dict[str, str]:
+    """What the name of an annotator says; of the crowd it is not known who drew what."""
+    person, _, tool = annotator.partition("_")
+    return {"person": person, "tool": tool or "crowd"}
 
 
 class _DataSet(NamedTuple):

@@ -41,6 +41,7 @@ from tax_lightning.data.dataset import (
     to_picture,
 )
 from tax_lightning.data.files import Decoder
+from tax_lightning.data.metadata import groups_by
 from tax_lightning.data.preparation import Preparation, plain_decoder, usual_normalisation
 from tax_lightning.data.samples import check_names
 from tax_lightning.data.splits import SPLITS
@@ -77,12 +78,17 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
             ``"light"``.
         eval_transforms: Albumentations transforms for everything else, e.g. to resize. None: none.
         predict_split: The split that ``predict`` runs on.
+        metadata: What is known of annotators: name -> column, such as ``tool`` -> value. Readers
+            of files give it themselves where the data say it.
+        group_by: Column of the metadata by which tables, metrics and pages also tell of groups of
+            annotators. None: of single annotators only.
         labels_per_image: Train with the labels of at most this many annotators an image, drawn by
             the image's name, to learn what few labels cost. None: with all.
 
     Raises:
         ValueError: If names are missing or double, a transform is unknown or not allowed, ``mean``
-            and ``std`` do not fit the channels, or ``labels_per_image`` is below 1.
+            and ``std`` do not fit the channels, ``labels_per_image`` is below 1, or ``group_by``
+            names no column that is known of every annotator.
 
     Example:
         >>> from tax_lightning.data.samples import RawSample
@@ -119,6 +125,8 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         eval_transforms: list[Transform] | None = None,
         predict_split: Literal["train", "val", "test"] = "test",
         labels_per_image: int | None = None,
+        metadata: Mapping[str, Mapping[str, str]] | None = None,
+        group_by: str | None = None,
     ) -> None:
         super().__init__()
         check_names(annotators, classes)
@@ -128,6 +136,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
             )
         self.labels_per_image = labels_per_image
         self.annotators = tuple(annotators)
+        self.groups = groups_by(group_by, annotators, metadata or {})
         self.classes = tuple(classes)
         self.channels = channels
         self.batch_size = batch_size

@@ -1,9 +1,7 @@
 """The plain layout: a folder of images, and a folder of masks for every annotator."""
 
-import csv
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any, NamedTuple
 from lightning.pytorch.utilities import rank_zero_warn
 
 from tax_lightning.data.files import IMAGE_SUFFIXES, Pictures, find_images
+from tax_lightning.data.metadata import Metadata, composed, read_csv, read_metadata
 from tax_lightning.data.samples import Sample, SampleTable
 from tax_lightning.data.splits import SPLITS
 from tax_lightning.data.table import TableDataModule
@@ -20,7 +19,8 @@ _LAYOUT = """Expected this layout:
     images/NAME.png
     masks/ANNOTATOR/NAME.png   (a missing file: this annotator did not label that image)
     reference/NAME.png         (optional)
-    splits.csv                 (optional; columns name, split, group)"""
+    splits.csv                 (optional; columns name, split, group)
+    annotators.csv             (optional; columns annotator, person, tool, ...)"""
 
 
 class FolderDataModule(TableDataModule):
@@ -32,12 +32,15 @@ class FolderDataModule(TableDataModule):
         masks/ANNOTATOR/NAME.png
         reference/NAME.png
         splits.csv
+        annotators.csv
 
     The annotators are the sub-folders of ``masks``. A missing mask means that the annotator did not
     label that image; an empty mask means that there is nothing to see in it. ``reference`` and
     ``splits.csv`` are optional. The latter has the columns ``name``, ``split`` (train, val or test)
     and ``group`` (patient, slide or scan); the last two are optional, and without ``split`` the
     splits are drawn by seed with every group kept whole. Extensions need not agree.
+    ``annotators.csv``, also optional, has the column ``annotator`` and any others, such as
+    ``person``, ``tool`` or ``skill``, by which tables can be read (``group_by``).
 
     Args:
         root: The folder described above.
@@ -101,7 +104,7 @@ class FolderDataModule(TableDataModule):
         set_pixel = 1 if mask_values is None or 255 not in mask_values else 255
         decoder = Pictures(channels, max_value, set_pixel)
         table = SampleTable(samples, names, tuple(classes), mask_values, decoder)
-        super().__init__(table, **kwargs)
+        super().__init__(table, metadata=_metadata(root), **kwargs)
         self.persons = self.persons and persons  # as a reader of such a folder may say
 
 
@@ -165,7 +168,7 @@ def _annotator_folders(
     parent = root / "masks"
     folders: dict[str, Path] = {}
     for path in sorted(parent.iterdir()) if parent.is_dir() else ():
-        name = _composed(path.name)
+        name = composed(path.name)
         if path.name.startswith(".") or path.is_file() or not _is_there(path, Path.is_dir):
             continue
         if name in folders:
@@ -177,13 +180,13 @@ def _annotator_folders(
     if not folders:
         raise FileNotFoundError(f"{parent} holds no annotators' folders. {_LAYOUT}")
     for argument, names in (("annotators", wanted or ()), ("exclude_annotators", excluded)):
-        if unknown := [name for name in names if _composed(name) not in folders]:
+        if unknown := [name for name in names if composed(name) not in folders]:
             raise ValueError(
                 f"{argument}: {unknown[0]!r} is no folder of {parent}, expected one of "
                 f"{', '.join(folders)}."
             )
-    order = list(folders) if wanted is None else [_composed(name) for name in wanted]
-    left_out = {_composed(name) for name in excluded}
+    order = list(folders) if wanted is None else [composed(name) for name in wanted]
+    left_out = {composed(name) for name in excluded}
     chosen = {name: folders[name] for name in order if name not in left_out}
     if not chosen:
         raise ValueError(
@@ -208,7 +211,7 @@ def _find_matching(folder: Path, images: Mapping[str, Path]) -> dict[str, Path]:
                 "Expected the name of an image; rename the file or remove it."
             )
     for path in sorted(folder.iterdir()):
-        if not path.name.startswith(".") and _composed(path.stem) in images.keys() - files.keys():
+        if not path.name.startswith(".") and composed(path.stem) in images.keys() - files.keys():
             raise ValueError(
                 f"{path} has the name of an image, but is no image file itself: the mask would "
                 f"count as missing. Expected one of {', '.join(sorted(IMAGE_SUFFIXES))}: convert "
@@ -228,6 +231,14 @@ def _is_there(path: Path, is_kind: Callable[[Path], bool]) -> bool:
     return there
 
 
+def _metadata(root: Path) -> Metadata:
+    """What the folder says about its annotators, also about those who are left out."""
+    path = root / "annotators.csv"
+    if not _is_there(path, Path.is_file):
+        return {}
+    return read_metadata(path, list(_annotator_folders(root, None, ())))
+
+
 class _Row(NamedTuple):
     """What ``splits.csv`` says about an image."""
 
@@ -239,10 +250,12 @@ def _read_splits(path: Path, images: Mapping[str, Path]) -> dict[str, _Row]:
     """One row an image; where there is no such file, rows that say nothing."""
     if not _is_there(path, Path.is_file):
         return dict.fromkeys(images, _Row())
-    names_of_files = {_composed(file.name): name for name, file in images.items()}
+    names_of_files = {composed(file.name): name for name, file in images.items()}
     rows: dict[str, _Row] = {}
-    for line, cells in enumerate(_csv_rows(path), start=2):
-        given = _composed(cells["name"])
+    columns, lines = read_csv(path)
+    _check_columns(path, columns)
+    for line, cells in lines:
+        given = composed(cells["name"])
         name = given if given in images else names_of_files.get(given)
         if name is None:
             raise ValueError(
@@ -261,29 +274,12 @@ def _read_splits(path: Path, images: Mapping[str, Path]) -> dict[str, _Row]:
     return rows
 
 
-def _csv_rows(path: Path) -> list[dict[str, str]]:
-    """The table's lines as column -> text without blanks around."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not encoded as expected ({error}). Save it as CSV in UTF-8."
-        ) from error
-    reader = csv.DictReader(lines, skipinitialspace=True)
-    try:
-        columns = [column.strip().lower() for column in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        rows = list(reader)
-    except csv.Error as error:
-        raise ValueError(
-            f"{path} cannot be read as a table ({error}). Save it as CSV in UTF-8."
-        ) from error
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
     if "name" not in columns or not {"split", "group"} & set(columns):
         raise ValueError(
             f"{path} has the column(s) {', '.join(columns)}; expected name, and split or group or "
             "both, separated by commas in the first line."
         )
-    return [{key: (row[key] or "").strip() for key in columns} for row in rows]
 
 
 def _check_complete(path: Path, rows: Mapping[str, _Row], images: Iterable[str]) -> None:
@@ -354,8 +350,3 @@ def _hint(name: str, images: Iterable[str]) -> str:
     originals = {image.lower(): image for image in images}
     close = get_close_matches(name.lower(), list(originals), n=1)
     return f" The nearest name is {originals[close[0]]!r}." if close else ""
-
-
-def _composed(text: str) -> str:
-    """Text in Unicode's composed form; some file systems store accents decomposed."""
-    return unicodedata.normalize("NFC", text)

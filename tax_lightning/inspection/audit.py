@@ -20,6 +20,7 @@ from tax_lightning.data.dataset import Source
 from tax_lightning.data.samples import RawSample, SampleTable
 from tax_lightning.data.splits import SPLITS
 from tax_lightning.findings import LabelCounts
+from tax_lightning.tendencies import Groups, tendency_sums
 
 ABSENT, EMPTY, DRAWN = range(3)
 """What an annotator did with an image: no mask, a mask without foreground, one with."""
@@ -56,6 +57,7 @@ class ImageCounts:
         ignored: Pixels of a mask that bear no label ``[N]``.
         objects: Connected pieces of foreground, those of different classes apart ``[N]``.
         rim: Share of the pixels at the image's border that are foreground, in [0, 1] ``[N]``.
+        tendencies: Sums of `tendency_sums` over the annotators' masks.
     """
 
     place: Place
@@ -66,6 +68,7 @@ class ImageCounts:
     ignored: Counts
     objects: Counts
     rim: Array
+    tendencies: Array
 
     @property
     def class_pixels(self) -> Counts:
@@ -129,8 +132,10 @@ class Audit:
             neither mask is empty ``[N, N]``.
         inverted_dice: The same with the first annotator's mask inverted ``[N, N]``.
         reference_dice: Mean Dice with the reference ``[N]``.
+        tendencies: Sums of `tendency_sums` over all images.
         outliers: The masks with the lowest mean Dice with all others, at most one an image.
         labels: Where the annotators differ, tie, or are wrong alike.
+        groups: Groups of annotators, by which tables are read too.
     """
 
     annotators: tuple[str, ...]
@@ -149,8 +154,10 @@ class Audit:
     foreground_dice: Array
     inverted_dice: Array
     reference_dice: Array
+    tendencies: Array
     outliers: tuple[Outlier, ...]
     labels: LabelCounts
+    groups: Groups
 
     @property
     def class_shares(self) -> Array:
@@ -215,7 +222,7 @@ def audit(
         for done, counts in enumerate(pool.map(look, places), start=1):
             tally.add(counts)
             progress(done, len(places))
-    return tally.result(persons=data.persons)
+    return tally.result(persons=data.persons, groups=data.groups)
 
 
 def _places(data: MultiAnnotatorDataModule, sources: dict[str, Source]) -> Iterator[Place]:
@@ -251,6 +258,7 @@ def count_image(sample: RawSample, classes: int, place: Place) -> ImageCounts:
         ignored=np.where(sample.present, ignored, 0),
         objects=np.array(objects, np.int64),
         rim=np.array(on_rim, np.float64),
+        tendencies=tendency_sums(masks, classes),
     )
 
 
@@ -388,6 +396,7 @@ class Tally:
         self._ignored, self._inside_out, self._pieces, self._drawn = np.zeros((4, people), np.int64)
         self._relative_area, self._dice = _Mean(), _Mean()
         self._foreground, self._inverted = _Mean(), _Mean()
+        self._tendencies: Array | float = 0.0
 
     def add(self, image: ImageCounts) -> None:
         """Take one image into account."""
@@ -410,6 +419,7 @@ class Tally:
         self._ignored += image.ignored
         self._pieces += image.objects
         self._drawn += status[:people] == DRAWN
+        self._tendencies = self._tendencies + image.tendencies
         self._dice.add(dice)
         self._add_areas(pixels[:people], status[:people], image.rim)
         plain, inverted = _foreground_dice(image.confusion, status)
@@ -442,11 +452,12 @@ class Tally:
         if len(self._outliers) > OUTLIERS:
             heapq.heappop(self._outliers)
 
-    def result(self, persons: bool = True) -> Audit:
+    def result(self, persons: bool = True, groups: Groups | None = None) -> Audit:
         """Everything that was counted.
 
         Args:
             persons: Whether an annotator is the same person throughout.
+            groups: Groups of annotators.
         """
         # `audit` refuses data without samples.
         assert self._confusion is not None
@@ -474,6 +485,8 @@ class Tally:
             reference_dice=(
                 self._dice.value[:people, people] if has_reference else np.full(people, np.nan)
             ),
+            tendencies=np.asarray(self._tendencies),
+            groups=groups or {},
             outliers=tuple(found for _, found in sorted(self._outliers, reverse=True)),
             labels=self._labels,
         )

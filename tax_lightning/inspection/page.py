@@ -12,7 +12,7 @@ from tax_lightning.data.samples import RawSample
 from tax_lightning.findings import Finding
 from tax_lightning.inspection.audit import Audit, Outlier
 from tax_lightning.inspection.charts import area_strips, legend, outlined, share_bars
-from tax_lightning.inspection.tables import Table
+from tax_lightning.tables import Table
 from tax_lightning.visualization import page as base
 from tax_lightning.visualization.drawing import data_uri
 from tax_lightning.visualization.palette import annotator_palette

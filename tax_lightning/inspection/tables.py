@@ -1,10 +1,10 @@
-"""The counts as tables of text, the same for the terminal and the page."""
+"""The counts as tables, by annotator and by group of annotators."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,43 +12,8 @@ import numpy.typing as npt
 from tax_lightning.data.files import size_text
 from tax_lightning.data.splits import SPLITS
 from tax_lightning.inspection.audit import ABSENT, DRAWN, EMPTY, Array, Audit
-
-_GAP = "  "
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """A table of text.
-
-    Args:
-        name: What it is about, in a few words; unique in a report.
-        caption: How to read it.
-        corner: What the rows are.
-        columns: Head of each column.
-        rows: Name of each row -> its cells.
-        shades: Of a heat map, for each cell 0 (lowest) to 1 (highest), NaN for none
-            ``[rows, columns]``.
-    """
-
-    name: str
-    caption: str
-    corner: str
-    columns: tuple[str, ...]
-    rows: Mapping[str, Sequence[str]]
-    shades: Array | None = None
-
-    def __str__(self) -> str:
-        """Columns of text, those after the first set flush right."""
-        lines = [(self.corner, *self.columns), *((name, *row) for name, row in self.rows.items())]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = [
-            _GAP.join(
-                [line[0].ljust(widths[0])]
-                + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-            )
-            for line in lines
-        ]
-        return "\n".join([self.name, *(f"  {line}".rstrip() for line in text)])
+from tax_lightning.tables import Table
+from tax_lightning.tendencies import tendency_table
 
 
 def tables(audit: Audit) -> list[Table]:
@@ -77,19 +42,25 @@ def _all_tables(audit: Audit) -> Iterator[Table]:
     yield _drawing(audit)
     yield _shares(audit)
     if len(audit.annotators) > 1:
-        yield _matrix(
-            audit,
-            audit.dice,
-            "Dice of each two annotators",
-            "Dice averaged over the foreground classes present in either mask, then over images. "
-            "Images that both left empty do not count.",
+        yield tendency_table(
+            {"masks": audit.tendencies}, audit.annotators, audit.classes, audit.groups
         )
-        yield _matrix(
-            audit,
-            audit.kappa,
-            "Cohen's kappa of each two annotators",
-            "Agreement beyond chance over all classes and all pixels that both labelled.",
-        )
+    for of in (audit.annotators, audit.groups) if audit.groups else (audit.annotators,):
+        who = "annotators" if of is audit.annotators else "groups of annotators"
+        if len(of) > 1:
+            yield _matrix(
+                _of_pairs(audit, audit.dice, of),
+                of,
+                f"Dice of each two {who}",
+                "Dice averaged over the foreground classes present in either mask, then over "
+                "images. Images that both left empty do not count.",
+            )
+            yield _matrix(
+                _of_pairs(audit, audit.kappa, of),
+                of,
+                f"Cohen's kappa of each two {who}",
+                "Agreement beyond chance over all classes and all pixels that both labelled.",
+            )
 
 
 def _splits(audit: Audit) -> Table:
@@ -123,20 +94,20 @@ def _coverage(audit: Audit) -> Table:
         "foreground, with an empty mask, and without a mask.",
         "annotator",
         (*shown, "with foreground", "empty", "missing"),
-        _by_annotator(audit, [[f"{value}" for value in column] for column in columns]),
+        _rows(audit, [[f"{value}" for value in _and_sums(audit, c)] for c in columns]),
     )
 
 
 def _drawing(audit: Audit) -> Table:
     columns = {
-        "relative area": _numbers(audit.relative_area),
-        "objects": _numbers(audit.objects, 1),
-        "object size": _numbers(audit.object_size, 0),
-        "Dice with others": _numbers(audit.mean_with_others(audit.dice)),
-        "kappa with others": _numbers(audit.mean_with_others(audit.kappa)),
+        "relative area": _numbers(_and_means(audit, audit.relative_area)),
+        "objects": _numbers(_and_means(audit, audit.objects), 1),
+        "object size": _numbers(_and_means(audit, audit.object_size), 0),
+        "Dice with others": _numbers(_and_means(audit, audit.mean_with_others(audit.dice))),
+        "kappa with others": _numbers(_and_means(audit, audit.mean_with_others(audit.kappa))),
     }
     if audit.has_reference:
-        columns["Dice with reference"] = _numbers(audit.reference_dice)
+        columns["Dice with reference"] = _numbers(_and_means(audit, audit.reference_dice))
     return Table(
         "How annotators draw",
         "Relative area: foreground over the mean of the image's annotators, mean over images with "
@@ -144,33 +115,48 @@ def _drawing(audit: Audit) -> Table:
         "their mean area in pixels. Dice and kappa: mean over the other annotators.",
         "annotator",
         tuple(columns),
-        _by_annotator(audit, list(columns.values())),
+        _rows(audit, list(columns.values())),
     )
 
 
 def _shares(audit: Audit) -> Table:
     shares = audit.class_shares
     columns = {
-        name: [_percent(value) for value in shares[:, index]]
+        name: [_percent(value) for value in _and_means(audit, shares[:, index])]
         for index, name in enumerate(audit.classes)
     }
     if audit.ignored.any():
         total = audit.ignored + audit.class_pixels.sum(1)
-        columns["not labelled"] = [_percent(v) for v in audit.ignored / np.maximum(total, 1)]
+        ignored = audit.ignored / np.maximum(total, 1)
+        columns["not labelled"] = [_percent(value) for value in _and_means(audit, ignored)]
     return Table(
         "Class shares",
         "Share of each class in the pixels that an annotator labelled.",
         "annotator",
         tuple(columns),
-        _by_annotator(audit, list(columns.values())),
+        _rows(audit, list(columns.values())),
     )
 
 
-def _matrix(audit: Audit, values: Array, name: str, caption: str) -> Table:
+def _of_pairs(audit: Audit, values: Array, of: Collection[str]) -> Array:
+    """Values of pairs of different annotators, or their means over pairs of groups."""
     others = np.where(np.eye(len(values), dtype=np.bool_), np.nan, values)
+    if of is audit.annotators:
+        return others
+    member = np.array([[a in group for a in audit.annotators] for group in audit.groups.values()])
+    sums, counts = (
+        member @ pairs @ member.T for pairs in (np.nan_to_num(others), 1.0 * ~np.isnan(others))
+    )
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _matrix(others: Array, names: Collection[str], name: str, caption: str) -> Table:
     cells = [
-        ["·" if row == column else _number(value) for column, value in enumerate(line)]
-        for row, line in enumerate(values)
+        [
+            "·" if row == column and np.isnan(value) else _number(value)
+            for column, value in enumerate(line)
+        ]
+        for row, line in enumerate(others)
     ]
     defined = others[~np.isnan(others)]
     shades = None
@@ -182,14 +168,30 @@ def _matrix(audit: Audit, values: Array, name: str, caption: str) -> Table:
         name,
         caption,
         "annotator",
-        audit.annotators,
-        dict(zip(audit.annotators, cells, strict=True)),
+        tuple(names),
+        dict(zip(names, cells, strict=True)),
         shades,
     )
 
 
-def _by_annotator(audit: Audit, columns: Sequence[Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    return dict(zip(audit.annotators, zip(*columns, strict=True), strict=True))
+def _rows(audit: Audit, columns: Sequence[Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Cells by annotator, and then by group."""
+    return dict(zip([*audit.annotators, *audit.groups], zip(*columns, strict=True), strict=True))
+
+
+def _and_sums(audit: Audit, values: npt.NDArray[Any]) -> list[Any]:
+    """Values of annotators ``[N]``, and their sums over groups."""
+    return [*values, *(values[members].sum() for members in _members(audit))]
+
+
+def _and_means(audit: Audit, values: Array) -> list[float]:
+    """Values of annotators ``[N]``, and their means over groups, without what is not known."""
+    known = [values[members][~np.isnan(values[members])] for members in _members(audit)]
+    return [*values, *(float(one.mean()) if one.size else np.nan for one in known)]
+
+
+def _members(audit: Audit) -> list[list[int]]:
+    return [[audit.annotators.index(name) for name in names] for names in audit.groups.values()]
 
 
 def _numbers(values: npt.ArrayLike, digits: int = 2) -> list[str]:

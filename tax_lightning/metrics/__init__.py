@@ -41,11 +41,13 @@ from tax_lightning.metrics.sets import (
     generalized_energy_distance,
     matched_dice,
 )
-from tax_lightning.metrics.who import TrustScore, WhoAccuracy
+from tax_lightning.metrics.tendencies import Tendencies
+from tax_lightning.metrics.who import AnnotatorShares, TrustScore, WhoAccuracy
 from tax_lightning.metrics.why import PrototypesInUse
 
 __all__ = [
     "AnnotatorDice",
+    "AnnotatorShares",
     "Dispute",
     "ExplanationMetrics",
     "FusedOverlap",
@@ -55,6 +57,7 @@ __all__ = [
     "RelativeArea",
     "SegmentationCalibration",
     "SetDice",
+    "Tendencies",
     "TrustScore",
     "Votes",
     "WhoAccuracy",
@@ -116,6 +119,8 @@ def segmentation_metrics(
         if named:
             metrics["dispute"] = Dispute()
             metrics["votes"] = Votes(len(annotators), len(classes))
+        if named and who:
+            metrics["shares"] = AnnotatorShares(annotators)
     # Compute groups are off: the collection would find them by comparing states after the first
     # batch, and metrics that have seen no case yet are alike without measuring the same.
     return MetricCollection(metrics, compute_groups=False)

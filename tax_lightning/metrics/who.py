@@ -7,6 +7,7 @@ pixels of all images are pooled. Arguments are explained in :mod:`tax_lightning.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from tax_lightning.metrics.inputs import (
     PooledMetric,
     check_count,
     check_inputs,
+    check_names,
     disputed_pixels,
     labelled_pixels,
 )
@@ -123,6 +125,45 @@ def _outvoted(masks: Tensor, labelled: Tensor, index: Tensor) -> Tensor:
         rival = torch.where(voted & (theirs != own.squeeze(1)), rival.maximum(votes), rival)
     outvoted: Tensor = (rival > support) + (rival == support) / 2
     return outvoted
+
+
+class AnnotatorShares(Averages):
+    """What each annotator has in the result, averaged over the disputed pixels.
+
+    ``compute`` returns ``"votes/<annotator>"``, how probably the annotator says what is decided,
+    and ``"weight/<annotator>"``, the weight. Summed over annotators, the first is the expected
+    number of votes, and the second the trust in them.
+
+    Args:
+        annotators: names, in the order of the N axis.
+    """
+
+    def __init__(self, annotators: Sequence[str]) -> None:
+        self.annotators = check_names("annotators", annotators, least=1)
+        super().__init__(*(f"{kind}/{name}" for kind in ("votes", "weight") for name in annotators))
+
+    def update(
+        self,
+        *,
+        who: Tensor,
+        annotator_probs: Tensor,
+        prediction: Tensor,
+        masks: Tensor,
+        present: Tensor,
+    ) -> None:
+        """Add one batch."""
+        check_inputs(
+            ("who", who, "BNHW"),
+            ("annotator_probs", annotator_probs, "BNCHW"),
+            ("prediction", prediction, "BHW"),
+            ("masks", masks, "BNHW"),
+            N=len(self.annotators),
+        )
+        disputed = disputed_pixels(masks, present)
+        decided = prediction[:, None, None].expand_as(annotator_probs[:, :, :1])
+        says = annotator_probs.gather(2, decided).squeeze(2)
+        shares = torch.cat([says, who], dim=1).float()
+        self.add_pixels(*((share, disputed) for share in shares.unbind(1)))
 
 
 class TrustScore(PooledMetric):

@@ -6,9 +6,10 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from tax_lightning.batch import Batch, complete_batch, unpacked
 from tax_lightning.consensus import Reference, check_reference, reference_labels, right_labels
@@ -16,7 +17,7 @@ from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.preparation import Preparation
 from tax_lightning.distributed import across_processes, alone
 from tax_lightning.losses import SegmentationTerms
-from tax_lightning.metrics import WhoMetrics, sample_metrics, segmentation_metrics
+from tax_lightning.metrics import Tendencies, WhoMetrics, sample_metrics, segmentation_metrics
 from tax_lightning.metrics.inputs import check_names
 from tax_lightning.models.backbone import evaluating
 from tax_lightning.models.mixture import mix
@@ -90,6 +91,7 @@ class MultiAnnotatorModule(L.LightningModule):
         self.val_metrics = segmentation_metrics(*names, kernels, who=who, named=named)
         self.test_metrics = segmentation_metrics(*names, kernels, who=who, named=named, sets=True)
         self.sample_metrics = sample_metrics(self.classes)
+        self.tendencies = Tendencies(*names)
 
     # ------------------------------------------------------------------ use
 
@@ -258,6 +260,16 @@ class MultiAnnotatorModule(L.LightningModule):
         if self.explanation_metrics is not None:
             self.log_dict(with_a_case(self._explanation_values(self.explanation_metrics), "test/"))
             self.explanation_metrics.reset()
+            self._log_metrics(self.tendencies, "test/")
+            rank_zero_info(f"\n{self.tendencies.table(self._groups)}")
+
+    @property
+    def _groups(self) -> Mapping[str, Sequence[str]]:
+        """Groups of annotators by which the data module wants to see values, if any."""
+        groups: Mapping[str, Sequence[str]] = getattr(
+            getattr(self.trainer, "datamodule", None), "groups", {}
+        )
+        return groups
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Tensor:
         """Update the metrics; returns the loss of the segmentations."""
@@ -270,6 +282,8 @@ class MultiAnnotatorModule(L.LightningModule):
             labels = {"masks": batch["masks"], "present": batch["present"]}
             self.sample_metrics.update(annotator_prediction=drawn, **labels)
             if self.explanation_metrics is not None:
+                own = output.log_sample_probs.argmax(dim=2)
+                self.tendencies.update(annotator_prediction=own, **labels)
                 known = known_labels(batch, reference) | {"right": self.right_labels(batch)}
                 self._measure_explanation(batch, output, known)
         return self._segmentation_loss(batch, output, reference)
@@ -297,8 +311,9 @@ class MultiAnnotatorModule(L.LightningModule):
         values: dict[str, Tensor] = metrics.compute()
         return values
 
-    def _log_metrics(self, metrics: MetricCollection, prefix: str) -> None:
-        known = with_a_case(metrics.compute(), prefix)
+    def _log_metrics(self, metrics: Metric | MetricCollection, prefix: str) -> None:
+        values = metrics.compute()
+        known = with_a_case(values | by_group(values, self._groups), prefix)
         # Tensors made in inference mode could not be updated in a later run with gradients.
         with torch.inference_mode(False):
             metrics.reset()
@@ -376,6 +391,28 @@ def sampled(output: TAXOutput | ModelOutput, samples: int, chosen: list[int] | N
     """Plausible segmentations ``[B, M samples, H, W]`` of the chosen annotators, or of all."""
     own = output.log_sample_probs if chosen is None else output.log_annotator_probs[:, chosen]
     return coherent_samples(own, samples).flatten(1, 2)
+
+
+def by_group(
+    values: Mapping[str, Tensor], groups: Mapping[str, Sequence[str]]
+) -> dict[str, Tensor]:
+    """What annotators have by name, for groups of them: votes and weights summed, else the mean.
+
+    Example:
+        >>> dice = {"dice/Ana": torch.tensor(0.5), "dice/Ben": torch.tensor(0.75)}
+        >>> by_group(dice, {"tool pen": ["Ana", "Ben"]})
+        {'dice/tool pen': tensor(0.6250)}
+    """
+    found = {}
+    for kind in dict.fromkeys(name.rpartition("/")[0] for name in values):
+        for group, names in groups.items():
+            own = [values[f"{kind}/{name}"] for name in names if f"{kind}/{name}" in values]
+            if own:
+                total = kind in ("votes", "weight")
+                found[f"{kind}/{group}"] = (
+                    torch.stack(own).sum() if total else torch.stack(own).nanmean()
+                )
+    return found
 
 
 def with_a_case(values: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

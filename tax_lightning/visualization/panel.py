@@ -12,6 +12,7 @@ from PIL import Image
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Example, Explanation
+from tax_lightning.tendencies import Groups, figures
 from tax_lightning.visualization import drawing
 from tax_lightning.visualization.annotations import Argument, CallOut, SourcePatch, find_callouts
 from tax_lightning.visualization.findings import findings
@@ -31,6 +32,7 @@ from tax_lightning.visualization.summary import (
     Summary,
     cast_of,
     standing,
+    tendencies,
     threshold_words,
     trust_words,
 )
@@ -45,6 +47,7 @@ _WHY = (
     Entry("colour: the annotator whose prototype is the first reason"),
     Entry("shade: which of their prototypes"),
 )
+_OUTLINE = "outline: its mean distance from that of the majority, + outside and - inside"
 _NOBODY = "Nothing is disputed: the model expects all annotators to say the same everywhere."
 
 
@@ -54,6 +57,7 @@ def render_panel(
     masks: NDArray[np.integer] | None = None,
     reference: NDArray[np.integer] | None = None,
     patches: Mapping[Example, SourcePatch] | None = None,
+    groups: Groups | None = None,
 ) -> Picture:
     """Draw the explanation of one image.
 
@@ -70,6 +74,7 @@ def render_panel(
             them the contours and maps are those that the model expects of each annotator.
         reference: ``[H, W]`` class ids of the reference, 255 where unknown.
         patches: the surroundings of training pixels; those that are missing are named only.
+        groups: groups of annotators, whose mean support is named too.
 
     Raises:
         ValueError: if there are several images, or the size of an array is not the explanation's.
@@ -123,9 +128,10 @@ def render_panel(
             *(sheet.text([found.said], width) for found in findings(explanation, summary)),
             tiles,
             sheet.flow([sign], width),
-            sheet.flow(annotator_entries(view, explanation.annotators, summary), width),
+            sheet.flow(annotator_entries(view, explanation.annotators, summary, groups), width),
             sheet.line(own, sheet.title, width),
-            _own_maps(sheet, view, explanation.annotators, width),
+            _own_maps(sheet, view, explanation.annotators, tendencies(explanation, masks), width),
+            sheet.text([_OUTLINE], width),
             sheet.line(_CARDS_TITLE if cards else _NOBODY, sheet.title, width),
             *([sheet.grid(cards, _COLUMNS)] if cards else []),
             sheet.text([trust_words(explanation.trust)], width),
@@ -264,8 +270,15 @@ def _who_tile(sheet: Sheet, view: View, explanation: Explanation, summary: Summa
     return sheet.tile("VOTES", view.votes_map(), notes)
 
 
-def _own_maps(sheet: Sheet, view: View, annotators: Sequence[str], width: int) -> Image.Image:
-    """A small map for each annotator who is named."""
+def _own_maps(
+    sheet: Sheet,
+    view: View,
+    annotators: Sequence[str],
+    sums: Mapping[str, NDArray[np.float64]],
+    width: int,
+) -> Image.Image:
+    """A small map for each annotator who is named, and where their outlines lie."""
+    outlines = [figures(one.sum((1, 2)))["outline"] for one in sums.values()]
     columns = min(6, max(4, len(view.named)))
     side = (width - (columns - 1) * sheet.gap) // columns
     tiles = []
@@ -276,6 +289,11 @@ def _own_maps(sheet: Sheet, view: View, annotators: Sequence[str], width: int) -
         words = [f"adds {more:.0%} of its area", f"leaves out {less:.0%}"]
         if (view.masks[n] == IGNORE_INDEX).all():
             words = ["did not label"]
+        words += [
+            f"{said} {outline[n]:+z.1f} px"
+            for said, outline in zip(("outline", "expected"), outlines, strict=False)
+            if not np.isnan(outline[n])
+        ]
         name = sheet.text([shorten(annotators[n])], side)
         tiles.append(sheet.stacked([name, small, sheet.text(words, side)], gap=2))
     return sheet.grid(tiles, columns)
@@ -284,8 +302,10 @@ def _own_maps(sheet: Sheet, view: View, annotators: Sequence[str], width: int) -
 # ---------------------------------------------------------------------------------------- legends
 
 
-def annotator_entries(view: View, annotators: Sequence[str], summary: Summary) -> list[Entry]:
-    """A title, then every annotator who is named, with colour and support of the result."""
+def annotator_entries(
+    view: View, annotators: Sequence[str], summary: Summary, groups: Groups | None = None
+) -> list[Entry]:
+    """A title, then every annotator who is named, with colour and support, and every group."""
     title = "Annotators:"
     if summary.disputed:
         title = "Annotators, and how probably each would say the result where it is disputed:"
@@ -296,6 +316,9 @@ def annotator_entries(view: View, annotators: Sequence[str], summary: Summary) -
     others = [n for n in range(len(annotators)) if n not in view.named]
     if others:
         entries.append(Entry(f"{len(others)} others", _solid_chip(view.colours[others[0]])))
+    for group, names in (groups or {}).items() if summary.disputed else ():
+        mean = np.mean([support[annotators.index(name)] for name in names])
+        entries.append(Entry(f"{group}: {mean:.0%}"))
     return entries
 
 

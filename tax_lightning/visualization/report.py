@@ -18,6 +18,7 @@ from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation
 from tax_lightning.files import file_name
 from tax_lightning.findings import Finding
+from tax_lightning.tendencies import Groups, agreement, tendency_table
 from tax_lightning.visualization import page as base
 from tax_lightning.visualization.annotations import Read, find_callouts
 from tax_lightning.visualization.drawing import data_uri, shrunk
@@ -42,6 +43,7 @@ from tax_lightning.visualization.sheet import Sheet
 from tax_lightning.visualization.summary import (
     MOST_NAMED,
     Summary,
+    tendencies,
     threshold_words,
     trust_words,
 )
@@ -68,6 +70,7 @@ def write_report(
     notes: Sequence[str] = (),
     max_side: int = _MAX_SIDE,
     overwrite: bool = False,
+    groups: Groups | None = None,
 ) -> Path:
     """Write the report on images that are explained one after the other.
 
@@ -90,6 +93,7 @@ def write_report(
             rows and columns are kept.
         overwrite: whether to write into a folder that holds a report. Files of images that are not
             explained again stay.
+        groups: groups of annotators, by which the tables are read too.
 
     Returns:
         The page.
@@ -111,13 +115,13 @@ def write_report(
     for name in ("panels", "maps"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     numbers.unlink(missing_ok=True)
-    report = _Report(max_side)
+    report = _Report(max_side, groups)
     for explanation, picture, *given in explained:
         report.cards = report.cards or read_cards(explanation.sources, read)
         masks, reference = (*given, None, None)[:2]
         maps = report.add(explanation, picture, masks, reference)
         patches = report.cards[0].patches if report.cards else {}
-        panel = render_panel(explanation, picture, masks, reference, patches)
+        panel = render_panel(explanation, picture, masks, reference, patches, groups)
         name = file_name(explanation.ids[0])
         files = {"panel": f"panels/{name}.png", "maps": f"maps/{name}.npz"}
         Image.fromarray(panel).save(folder / files["panel"])
@@ -135,10 +139,14 @@ def write_report(
 
 
 def write_page(
-    explained: Iterable[Item], cards: Sequence[PrototypeCard], path: Path, source: str
+    explained: Iterable[Item],
+    cards: Sequence[PrototypeCard],
+    path: Path,
+    source: str,
+    groups: Groups | None = None,
 ) -> None:
     """The page of `write_report` alone, of at least one image, with the cards of all prototypes."""
-    report = _Report(_MAX_SIDE)
+    report = _Report(_MAX_SIDE, groups)
     for explanation, picture, *given in explained:
         report.cards = list(cards)
         report.add(explanation, picture, *given)
@@ -152,8 +160,9 @@ class _Report:
     first: Explanation  # for the names, which are those of all
     summary: Summary
 
-    def __init__(self, max_side: int) -> None:
-        self.max_side = max_side
+    def __init__(self, max_side: int, groups: Groups | None) -> None:
+        self.max_side, self.groups = max_side, groups or {}
+        self.tendencies: list[dict[str, NDArray[np.float64]]] = []
         self.cards: list[PrototypeCard] = []
         self.images: list[dict[str, Any]] = []
         self.blocks: list[str] = []
@@ -184,6 +193,7 @@ class _Report:
             _block(f"picture-{number}", data_uri(shown)),
             _block(f"maps-{number}", base.packed(maps)),
         ]
+        self.tendencies.append(tendencies(explanation, masks))
         self.images.append(
             {
                 "id": name,
@@ -235,6 +245,7 @@ class _Report:
         )
         sections = {
             "Overview": self._annotators_table(),
+            "Tendencies": self._tendencies_table(),
             "Pictures": Template(base.resource("pictures.html")).substitute(
                 options=options, trust=_TRUST_LAYER if self.first.trust.kind == "image" else ""
             ),
@@ -323,11 +334,40 @@ class _Report:
             )
             for row in range(n)
         }
+        for group, names in self.groups.items():
+            members = [self.first.annotators.index(name) for name in names]
+            votes, *others = (share[members].sum() for share in columns.values())
+            cells = [f"{votes / len(names):.0%} ({votes:.1f} of {len(names)} votes)"]
+            rows[escape(group)] = "".join(
+                f"<td>{cell}</td>" for cell in [*cells, *(f"{share:.0%}" for share in others)]
+            )
         return (
             f"<h3>The annotators, over all pictures</h3><p>{said} The table is of these pixels.</p>"
             f"{base.table('Annotators', ('Annotator', *columns), rows)}"
             f'<p class="note">{escape(trust_words(self.first.trust))}</p>'
         )
+
+    def _tendencies_table(self) -> str:
+        """How the annotators draw, by the model and by the masks of the same images."""
+        compared = [sums for sums in self.tendencies if "masks" in sums] or self.tendencies
+        sums = {side: np.sum([one[side] for one in compared], axis=0) for side in compared[0]}
+        table = tendency_table(sums, self.first.annotators, self.first.classes, self.groups)
+        said = f"What the model expects of them, over all pictures ({len(compared)})."
+        if "masks" in sums:
+            agree = agreement(**sums)
+            said = (
+                f"Each cell: masks / model, over the pictures that have masks ({len(compared)}). "
+                "Outlines of the two differ by "
+                f"{agree['outline_error']:.1f} px in the mean over annotators; "
+                f"{agree['outline_error_alike']:.1f} px if the model let all draw alike. "
+                f"Rank correlation over annotators: {agree['outline_spearman']:.2f}."
+            )
+        rows = {
+            escape(name): "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+            for name, cells in table.rows.items()
+        }
+        head = (table.corner.capitalize(), *table.columns)
+        return f"<p>{said}</p>{base.table(table.name, head, rows, table.caption)}"
 
     def _gallery(self) -> str:
         """A card for each active prototype, those used most first."""

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Explanation, TrustBasis
 from tax_lightning.findings import Counts, LabelCounts, Shares
+from tax_lightning.tendencies import tendency_sums
 from tax_lightning.visualization.drawing import as_array
 from tax_lightning.visualization.palette import Colour, annotator_palette
 
@@ -98,6 +100,17 @@ class Summary(Counts):
     def votes(self) -> float:
         """Mean number of annotators who say the result at a disputed pixel, in ``[0, N]``."""
         return float(self.shares(self.support).sum())
+
+
+def tendencies(
+    explanation: Explanation, masks: NDArray[np.integer] | None
+) -> dict[str, NDArray[np.float64]]:
+    """Sums of `tendency_sums` of one image: of the masks ``[N, H, W]``, if any, and the model."""
+    classes, model = len(explanation.classes), as_array(explanation.annotator_decisions[0])
+    if masks is None:
+        return {"model": tendency_sums(model, classes)}
+    model = np.where(masks == IGNORE_INDEX, IGNORE_INDEX, model)
+    return {"masks": tendency_sums(masks, classes), "model": tendency_sums(model, classes)}
 
 
 # ------------------------------------------------------------------------------------------ words
