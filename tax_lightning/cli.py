@@ -165,6 +165,14 @@ class TAXCLI(LightningCLI):
                 self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False
             )
         _report(self.trainer, checkpoint)
+        self._say_types()
+
+    def _say_types(self) -> None:
+        note = getattr(self.model, "type_note", "")
+        if note and self.trainer.is_global_zero:
+            print(f"\n{note}")
+
+    after_validate = after_test = _say_types
 
 
 @rank_zero_only
@@ -230,7 +238,8 @@ def explain_images(args: Sequence[str]) -> None:
     data = parser.instantiate(config).data
     model = load_model(config.ckpt_path, "--ckpt_path").eval()
     prepared = images_for(model, config.images, data)
-    for note in prepared.notes:
+    notes = [*prepared.notes, *filter(None, [getattr(model, "type_note", "")])]
+    for note in notes:
         print(f"note  {note}", file=sys.stderr)
     page = write_report(
         ExplainedImages(
@@ -239,7 +248,7 @@ def explain_images(args: Sequence[str]) -> None:
         config.output,
         read=prepared.read,
         source=Path(config.ckpt_path).name,
-        notes=prepared.notes,
+        notes=notes,
         max_side=config.max_side,
         overwrite=config.overwrite,
         **({} if config.title is None else {"title": config.title}),

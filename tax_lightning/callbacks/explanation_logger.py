@@ -116,13 +116,16 @@ class ExplanationLogger(Callback):
                 file = f"{stage}-{file_name(name)}.png"
                 panels += to.picture(f"explanations/{name}", panel, file)
             if self._finished and seen:
-                self.report = [*panels, *_show_prototypes(to, seen, cards)]
+                source = "the model at the end of its training"
+                if getattr(pl_module, "types", False):
+                    source += ", whose annotators are types of annotation, not persons"
+                self.report = [*panels, *_show_prototypes(to, seen, cards, source)]
                 if self.report:
                     to.artifact("explanation", self.report)
 
 
 def _show_prototypes(
-    to: Destinations, seen: Sequence[ExplainedSample], cards: Sequence[PrototypeCard]
+    to: Destinations, seen: Sequence[ExplainedSample], cards: Sequence[PrototypeCard], source: str
 ) -> list[Path]:
     """Hand over the gallery and the page of the end; returns their files."""
     first, *others = (Summary.of(one.explanation) for one in seen)
@@ -131,5 +134,4 @@ def _show_prototypes(
     if any(card.source.projected for card in cards):
         files += to.picture("explanations/gallery", render_gallery(cards), "gallery.png")
     items = [(one.explanation, one.picture, one.labels.get("masks")) for one in seen]
-    source = "the model at the end of its training"
     return files + to.file("report.html", lambda path: write_page(items, cards, path, source))
