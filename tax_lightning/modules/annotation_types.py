@@ -24,7 +24,7 @@ from tax_lightning.batch import Batch
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.metrics.inputs import Averages, labelled_pixels
 
-LEAST_LOG_PROB = -1e4  # in place of -inf, which times 0 would be no number
+LEAST_LOG_PROB = -1e4  # in place of -inf, which times 0 is no number, and of what is none
 MOSTLY = 0.5  # share of empty masks from which a type is called "nothing"
 CLEARLY = 0.1  # of an area, from which a type is called larger or smaller than the consensus
 
@@ -50,7 +50,7 @@ def best_order(masks: Tensor, log_probs: Tensor) -> Tensor:
     known = masks != IGNORE_INDEX
     said = F.one_hot(masks.where(known, 0), classes).movedim(-1, 2) * known.unsqueeze(2)
     with torch.autocast(masks.device.type, enabled=False):
-        log_probs = log_probs.float().clamp_min(LEAST_LOG_PROB)
+        log_probs = log_probs.float().nan_to_num(LEAST_LOG_PROB).clamp_min(LEAST_LOG_PROB)
         likely = log_probs.flatten(2) @ said.float().flatten(2).mT  # [B, types, masks]
     pairs = [linear_sum_assignment(one, maximize=True)[1] for one in likely.cpu().numpy()]
     return torch.from_numpy(np.stack(pairs)).to(masks.device)

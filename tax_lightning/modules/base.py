@@ -107,7 +107,8 @@ class MultiAnnotatorModule(L.LightningModule):
         self.test_metrics = segmentation_metrics(*names, kernels, who=who, named=named, sets=True)
         self.sample_metrics = sample_metrics(self.classes)
         if self.types:
-            self.val_metrics.add_metrics({"types": TypeNumbers(self.annotators)})
+            for metrics in (self.val_metrics, self.test_metrics):
+                metrics.add_metrics({"types": TypeNumbers(self.annotators)})
 
     # ------------------------------------------------------------------ use
 
