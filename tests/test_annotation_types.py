@@ -7,9 +7,10 @@ import torch
 from baseline_scenes import ALL, make, stacked
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from squares import ANNOTATORS, QUIET, Squares, make_loader, make_module, make_trainer
+from squares import ANNOTATORS, QUIET, Squares, fast, make_loader, make_module, make_trainer
 
 from tax_lightning import TAXLightningModule
+from tax_lightning.callbacks.samples import explained_samples
 from tax_lightning.modules.add_annotators import AddedAnnotators
 from tax_lightning.modules.annotation_types import TypeNumbers, best_order, in_order, type_words
 from tax_lightning.modules.projection import on_device
@@ -85,7 +86,8 @@ def test_numbers_of_types_by_hand():
 
 def test_the_kinds_of_drawing_are_recovered_from_shuffled_masks(tmp_path):
     torch.manual_seed(0)
-    module = make_module(TAXLightningModule, types=True, schedule=Schedule(enabled=False))
+    quick = {"optimizer": fast, "schedule": Schedule(enabled=False)}
+    module = make_module(TAXLightningModule, types=True, **quick)
     trainer = make_trainer()
     trainer.fit(module, make_loader(Shuffled()))
     trainer.validate(module, make_loader(Shuffled(1)), verbose=False)
@@ -99,12 +101,14 @@ def test_the_kinds_of_drawing_are_recovered_from_shuffled_masks(tmp_path):
     assert explanation.sources[0][0].annotator == names[0]
     large, middle, tight = explanation.annotator_decisions.sum((0, 2, 3)) / 12
     assert large > 150 > 120 > middle > 80 > 60 > tight  # drawn were 256, 100 and 36 pixels
-    # The passes after training see every image's masks in the order of the types.
+    # Pictures, and the passes over images after training, see every image's masks in the order of the types.
     (first, *_), (second, *_) = (
         list(on_device(loaded, make_loader(dataset))) for dataset in (Shuffled(), Shuffled(2))
     )
     assert torch.equal(first[0]["masks"], second[0]["masks"])
     assert not torch.equal(Shuffled().masks[0], Shuffled(2).masks[0])
+    (shown,) = explained_samples(trainer, 1)
+    assert shown.labels["masks"].sum((1, 2)).tolist() == [256, 100, 36]
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)

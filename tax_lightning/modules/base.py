@@ -32,7 +32,7 @@ from tax_lightning.modules.annotation_types import (
 from tax_lightning.modules.checkpoints import FORMAT_VERSION, check_format, check_same_names
 
 HELD_STILL = 0.1  # share of the run before which a slow encoder does not move
-BY_AREA = 0.1  # share of the run at whose start types are the ranks of the areas in an image
+BY_AREA = 0.3  # share of the run at whose start types are the ranks of the areas in an image
 TEST_SAMPLES = 9  # of each annotator, of which a test measures the sets
 
 
@@ -165,7 +165,7 @@ class MultiAnnotatorModule(L.LightningModule):
         """The batch with the masks of each image in the order of the types, if there are types.
 
         At the start of a run the types are the ranks of the areas in an image, as heads that know
-        nothing yet would match by chance.
+        little yet would match by chance.
 
         Args:
             batch: complete.
