@@ -101,7 +101,7 @@ def test_the_kinds_of_drawing_are_recovered_from_shuffled_masks(tmp_path):
     assert explanation.sources[0][0].annotator == names[0]
     large, middle, tight = explanation.annotator_decisions.sum((0, 2, 3)) / 12
     assert large > 150 > 120 > middle > 80 > 60 > tight  # drawn were 256, 100 and 36 pixels
-    # Pictures, and the passes over images after training, see every image's masks in the order of the types.
+    # Pictures, and the passes over images after training, see the masks in the order of types.
     (first, *_), (second, *_) = (
         list(on_device(loaded, make_loader(dataset))) for dataset in (Shuffled(), Shuffled(2))
     )
