@@ -368,7 +368,8 @@ class MultiAnnotatorModule(L.LightningModule):
         checkpoint["format_version"] = FORMAT_VERSION
         checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["names"] = {"annotators": self.annotators, "classes": self.classes}
-        checkpoint["type_words"] = self.type_words
+        if self.types:
+            checkpoint["type_words"] = self.type_words
         if "encoder_weights" in checkpoint.get("hyper_parameters", {}):
             # The weights are in the checkpoint: to load it must neither fetch nor need a file.
             checkpoint["hyper_parameters"]["encoder_weights"] = None
