@@ -166,6 +166,14 @@ class TAXCLI(LightningCLI):
                 self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False
             )
         _report(self.trainer, checkpoint)
+        self._say_types()
+
+    def _say_types(self) -> None:
+        note = getattr(self.model, "type_note", "")
+        if note and self.trainer.is_global_zero:
+            print(f"\n{note}")
+
+    after_validate = after_test = _say_types
 
 
 @rank_zero_only

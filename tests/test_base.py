@@ -53,6 +53,7 @@ def test_metrics_are_logged_by_name():
         *("dissent_predicted", "dissent_real", "dissent_ece"),
         *("dissent_brier", "dissent_brier_constant", "dissent_brier_table"),
         *("within_auc", "within_auc_constant", "within_auc_table", "within_auc_exchanged"),
+        *(f"{kind}/{name}" for kind in ("votes", "weight") for name in ANNOTATORS),
     }
     assert set(tested) == {f"test/{key}" for key in expected | of_sets}
     assert module.monitor in validated

@@ -44,6 +44,7 @@ class Baseline(MultiAnnotatorModule):
         optimizer: from parameters to an optimizer; the default is AdamW with a rate of 1e-3.
         lr_scheduler: from an optimizer to a scheduler, stepped every epoch.
         encoder_rate: share of the learning rate for the encoder, as in the base class.
+        types: learn types of annotation in place of annotators, as in the base class.
 
     Raises:
         ValueError: if names are missing or repeated, an option is unknown or out of its range, the
@@ -68,8 +69,10 @@ class Baseline(MultiAnnotatorModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         encoder_rate: float = 1.0,
+        types: bool = False,
     ) -> None:
-        super().__init__(annotators, classes, reference, optimizer, lr_scheduler, encoder_rate)
+        given_names = annotators, classes
+        super().__init__(*given_names, reference, optimizer, lr_scheduler, encoder_rate, types)
         if reference == "none" and self.needs_reference:
             raise ValueError(
                 f"reference='none': {type(self).__name__} {self.needs_reference}. Set "
@@ -88,6 +91,7 @@ class Baseline(MultiAnnotatorModule):
             "reference": reference,
             "segmentation_loss": segmentation_loss,
             "encoder_rate": encoder_rate,
+            "types": types,
         }
         # Primitives only, so that a checkpoint loads with weights_only=True. Subclasses add theirs.
         self.save_hyperparameters(names | given | built_of | rest)
@@ -103,6 +107,7 @@ class Baseline(MultiAnnotatorModule):
     def terms(self, batch: Batch) -> Terms:
         """The terms of the loss in training."""
         output = self(batch["image"])
+        batch = self.matched(batch, output.log_annotator_probs)
         return self.common_terms(batch, output, self.reference_labels(batch, output))
 
     def common_terms(self, batch: Batch, output: ModelOutput, reference: Tensor | None) -> Terms:
@@ -122,7 +127,7 @@ class Baseline(MultiAnnotatorModule):
         output = self(batch["image"])
         return Prediction(
             ids=tuple(batch["id"]),
-            annotators=self.annotators if self.named else (),
+            annotators=self.shown_names if self.named else (),
             classes=self.classes,
             probs=output.log_probs.exp(),
             annotator_probs=output.log_annotator_probs.exp(),

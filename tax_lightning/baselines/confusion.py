@@ -73,6 +73,7 @@ class Confusion(Baseline):
     def terms(self, batch: Batch) -> Terms:
         """``annotator``, and after the warm-up the mean ``trace``."""
         output, log_confusion = self._with_confusion(batch["image"])
+        batch = self.matched(batch, output.log_annotator_probs)
         terms = self.common_terms(batch, output, None)
         if self._progress > self.warm_up:
             terms["trace"] = log_confusion.diagonal(dim1=2, dim2=3).exp().sum(dim=-1).mean()

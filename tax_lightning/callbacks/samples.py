@@ -35,14 +35,18 @@ def explained_samples(trainer: L.Trainer, count: int) -> Iterator[ExplainedSampl
     They are explained with their padding, so that the model sees what it sees in validation.
     """
     nested = trainer.val_dataloaders  # one, any nesting of them, or none
+    module: Any = trainer.lightning_module
     loaders = CombinedLoader([] if nested is None else nested).flattened
     for loader in [one for one in loaders if isinstance(one, DataLoader)][:1]:
         for sample in _single_samples(trainer, loader, count):
             image = sample["image"][0]
             height, width = sample["size"][0].tolist() if "size" in sample else image.shape[-2:]
+            explanation = explained(trainer, image, sample["id"][0])
+            if getattr(module, "types", False):
+                sample = module.matched(sample, explanation.annotator_probs.log())
             labels = {key: sample[key][0] for key in ("masks", "reference") if key in sample}
             yield ExplainedSample(
-                explained(trainer, image, sample["id"][0]).crop(height, width),
+                explanation.crop(height, width),
                 picture_of(trainer, image)[:height, :width],
                 {key: np.asarray(label)[..., :height, :width] for key, label in labels.items()},
             )

@@ -85,7 +85,8 @@ class LIDCDataModule(TableDataModule):
         rank_zero_warn(
             "LIDC-IDRI: slots 0 to 3 are not persons, since the order of the readers differs from "
             "scan to scan. Figures of single annotators say nothing about people; read those of "
-            "the set (GED^2, set Dice)."
+            "the set (GED^2, set Dice). With model.init_args.types=true, types of annotation are "
+            "learnt in place of slots."
         )
         super().__init__(SampleTable(samples, SLOTS, CLASSES, MASK_VALUES, decoder), **kwargs)
 

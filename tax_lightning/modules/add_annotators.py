@@ -201,6 +201,11 @@ def _check(
             f"base={base}: it knows all of {list(annotators)} already. Name at least one new "
             "annotator in the data."
         )
+    if settings.get("types"):
+        raise ValueError(
+            f"base={base}: its annotators are types of annotation, to which no person can be "
+            "added. Train the base without types."
+        )
     if list(names["classes"]) != list(classes):
         raise ValueError(
             f"base={base}: its classes are {list(names['classes'])}, but the data have "

@@ -23,9 +23,17 @@ from tax_lightning.models.backbone import evaluating
 from tax_lightning.models.mixture import mix
 from tax_lightning.models.output import ModelOutput, TAXOutput
 from tax_lightning.models.samples import coherent_samples
+from tax_lightning.modules.annotation_types import (
+    TypeNumbers,
+    best_order,
+    in_order,
+    order_of_areas,
+    type_words,
+)
 from tax_lightning.modules.checkpoints import FORMAT_VERSION, check_format, check_same_names
 
 HELD_STILL = 0.1  # share of the run before which a slow encoder does not move
+BY_AREA = 0.3  # share of the run at whose start types are the ranks of the areas in an image
 TEST_SAMPLES = 9  # of each annotator, of which a test measures the sets
 
 
@@ -46,6 +54,9 @@ class MultiAnnotatorModule(L.LightningModule):
         encoder_rate: share of the learning rate at which the encoder of an smp model is trained, in
             (0, 1]. Below 1 it is also held still for the first tenth of the run. Pretrained weights
             need this: at the full rate, gradients of a head that knows nothing yet destroy them.
+        types: for masks that are nobody's: learn as many types of annotation as there are masks an
+            image, in place of annotators, see :mod:`tax_lightning.modules.annotation_types`. It
+            changes nothing for a model that names no annotators.
 
     Raises:
         ValueError: if names are missing or doubled, or there is no such reference or rate.
@@ -67,9 +78,15 @@ class MultiAnnotatorModule(L.LightningModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         encoder_rate: float = 1.0,
+        types: bool = False,
     ) -> None:
         super().__init__()
-        self.annotators = check_names("annotators", annotators, least=1)
+        self.labelled_by = check_names("annotators", annotators, least=1)
+        self.types = types and self.named
+        self.annotators = self.labelled_by
+        if self.types:
+            self.annotators = tuple(f"type {i}" for i in range(1, 1 + len(self.labelled_by)))
+        self.type_words: list[str] = []  # of each type one, after a validation
         self.classes = check_names("classes", classes, least=2)
         check_reference(reference)
         self.reference: Reference = reference
@@ -92,6 +109,9 @@ class MultiAnnotatorModule(L.LightningModule):
         self.test_metrics = segmentation_metrics(*names, kernels, who=who, named=named, sets=True)
         self.sample_metrics = sample_metrics(self.classes)
         self.tendencies = Tendencies(*names)
+        if self.types:
+            for metrics in (self.val_metrics, self.test_metrics):
+                metrics.add_metrics({"types": TypeNumbers(self.annotators)})
 
     # ------------------------------------------------------------------ use
 
@@ -140,7 +160,39 @@ class MultiAnnotatorModule(L.LightningModule):
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Check a batch while it is in the CPU's memory, and fill in the optional keys."""
-        return complete_batch(batch, self.annotators, self.classes, needs_labels=self._needs_labels)
+        names = self.labelled_by
+        return complete_batch(batch, names, self.classes, needs_labels=self._needs_labels)
+
+    @torch.no_grad()
+    def matched(self, batch: Batch, log_probs: Tensor) -> Batch:
+        """The batch with the masks of each image in the order of the types, if there are types.
+
+        At the start of a run the types are the ranks of the areas in an image, as heads that know
+        little yet would match by chance.
+
+        Args:
+            batch: complete.
+            log_probs: log of what the model expects of each type, ``[B, N, C, H, W]``.
+        """
+        if not self.types:
+            return batch
+        fitting = self._trainer is not None and self.trainer.training
+        by_area = fitting and self._progress < BY_AREA
+        masks = batch["masks"]
+        return in_order(batch, order_of_areas(masks) if by_area else best_order(masks, log_probs))
+
+    @property
+    def shown_names(self) -> tuple[str, ...]:
+        """The annotators as pictures name them: types with what is known of them."""
+        words = self.type_words or [""] * len(self.annotators)
+        pairs = zip(self.annotators, words, strict=True)
+        return tuple(f"{name}: {word}" if word else name for name, word in pairs)
+
+    @property
+    def type_note(self) -> str:
+        """What a reader of names and figures must know; "" where annotators are persons."""
+        shown = ", ".join(self.shown_names)
+        return f"These are types of annotation, not persons: {shown}." if self.types else ""
 
     def _completed(self, batch: Batch) -> Batch:
         """The batch, checked also where a data module's own hooks replaced ours."""
@@ -251,7 +303,9 @@ class MultiAnnotatorModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the whole validation split by name."""
-        self._log_metrics(self.val_metrics, "val/")
+        values = self._log_metrics(self.val_metrics, "val/")
+        if self.types:
+            self.type_words = type_words(values, self.annotators)
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the whole test split by name."""
@@ -275,6 +329,7 @@ class MultiAnnotatorModule(L.LightningModule):
         """Update the metrics; returns the loss of the segmentations."""
         batch = self._completed(batch)
         output = self(batch["image"])
+        batch = self.matched(batch, output.log_annotator_probs)
         reference = self.reference_labels(batch, output)
         metrics.update(**metric_inputs(batch, output, reference))
         if metrics is self.test_metrics:
@@ -311,8 +366,8 @@ class MultiAnnotatorModule(L.LightningModule):
         values: dict[str, Tensor] = metrics.compute()
         return values
 
-    def _log_metrics(self, metrics: Metric | MetricCollection, prefix: str) -> None:
-        values = metrics.compute()
+    def _log_metrics(self, metrics: Metric | MetricCollection, prefix: str) -> dict[str, Tensor]:
+        values: dict[str, Tensor] = metrics.compute()
         known = with_a_case(values | by_group(values, self._groups), prefix)
         # Tensors made in inference mode could not be updated in a later run with gradients.
         with torch.inference_mode(False):
@@ -320,6 +375,7 @@ class MultiAnnotatorModule(L.LightningModule):
         self.log_dict(known)
         if self.monitor in known:
             self.log("dice", known[self.monitor], prog_bar=True, logger=False)
+        return values
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -328,6 +384,8 @@ class MultiAnnotatorModule(L.LightningModule):
         checkpoint["format_version"] = FORMAT_VERSION
         checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["names"] = {"annotators": self.annotators, "classes": self.classes}
+        if self.types:
+            checkpoint["type_words"] = self.type_words
         if "encoder_weights" in checkpoint.get("hyper_parameters", {}):
             # The weights are in the checkpoint: to load it must neither fetch nor need a file.
             checkpoint["hyper_parameters"]["encoder_weights"] = None
@@ -343,6 +401,7 @@ class MultiAnnotatorModule(L.LightningModule):
         check_format(checkpoint)
         check_same_names(checkpoint, annotators=self.annotators, classes=self.classes)
         self.persons = checkpoint.get("persons", True)
+        self.type_words = checkpoint.get("type_words", [])
         if "preparation" in checkpoint:
             self.preparation = Preparation.from_primitives(checkpoint["preparation"])
 

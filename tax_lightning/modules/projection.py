@@ -167,7 +167,11 @@ def on_device(module: ExplainingModule, loader: Iterable[Batch]) -> Iterator[tup
     for batch in loader:
         checked = module.on_before_batch_transfer(batch, 0)
         ready = unpacked(module.transfer_batch_to_device(checked, module.device, 0))
-        yield ready, ready["image"].to(next(module.network.parameters()).dtype)
+        images = ready["image"].to(next(module.network.parameters()).dtype)
+        if module.types:
+            with evaluating(module.network):
+                ready = module.matched(ready, module(images).log_annotator_probs)
+        yield ready, images
 
 
 def projection_loader(trainer: L.Trainer) -> Iterable[Batch]:

@@ -75,6 +75,8 @@ class TAXLightningModule(ExplainingModule):
         lr_scheduler: from an optimizer to a scheduler, stepped every epoch.
         encoder_rate: share of the learning rate at which the encoder is trained. Below 1, as
             pretrained weights need it, it is also held still for the first tenth of the run.
+        types: learn types of annotation in place of annotators, for masks that are nobody's, see
+            :mod:`tax_lightning.modules.annotation_types`.
 
     Raises:
         ValueError: if names are missing or doubled, an option is unknown, or a checkpoint of the
@@ -115,8 +117,10 @@ class TAXLightningModule(ExplainingModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         encoder_rate: float = 1.0,
+        types: bool = False,
     ) -> None:
-        super().__init__(annotators, classes, reference, optimizer, lr_scheduler, encoder_rate)
+        names = annotators, classes
+        super().__init__(*names, reference, optimizer, lr_scheduler, encoder_rate, types)
         weights = settings_from(LossWeights, loss_weights)
         self.schedule = settings_from(Schedule, schedule)
         self.save_hyperparameters(ignore=["network", "optimizer", "lr_scheduler"])
@@ -183,13 +187,13 @@ class TAXLightningModule(ExplainingModule):
             parts = [_explanation_maps(band) for band in bands]
         return Explanation(
             ids=tuple(f"image {i}" for i in range(len(images))) if ids is None else tuple(ids),
-            annotators=self.annotators,
+            annotators=self.shown_names,
             classes=self.classes,
             **{name: torch.cat([part[name] for part in parts], dim=-2) for name in parts[0]},
-            sources=self.network.memory.sources(self.annotators, self.classes),
+            sources=self.network.memory.sources(self.shown_names, self.classes),
             trust=self.network.trust.basis(self.reference),
             dispute_threshold=float(self.network.dispute_threshold),
-            persons=self.persons,
+            persons=self.persons or self.types,  # a type too is the same throughout
         )
 
     @property
@@ -246,6 +250,7 @@ class TAXLightningModule(ExplainingModule):
         """Weighted sum of all terms; each term is logged."""
         batch = self._completed(batch)
         output = self(batch["image"])
+        batch = self.matched(batch, output.log_annotator_probs)
         masks, present, reference = self._targets(batch, output)
         self._observe(present)
         terms = self.loss.segmentation_terms(output, batch["masks"], reference)
