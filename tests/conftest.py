@@ -44,6 +44,16 @@ def _isolated_wandb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _short_last_fit() -> Iterator[None]:
+    """The kernels' last fit takes a fifth of its steps, since many tests train a tiny network."""
+    from tax_lightning.modules import calibration
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "FIT_STEPS", 60)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Each test starts from the same random state, whichever ran before it."""

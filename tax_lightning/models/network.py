@@ -81,7 +81,7 @@ class TAXNetwork(DenseNetwork):
         annotators: int,
         classes: int,
         *,
-        kernels: int = 4,
+        kernels: int = 2,
         kernel_size: int = 3,
         **backbone: Any,  # noqa: ANN401 - of DenseNetwork
     ) -> None:

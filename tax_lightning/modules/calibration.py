@@ -32,7 +32,8 @@ from tax_lightning.models.trust import Trust, TrustCases, bounded_scale
 from tax_lightning.modules.projection import ExplainingModule, number_of_images, on_device
 
 MOST_VALUES = 2**26  # float32 numbers of a sample of pixels, 256 MB
-LEAST_PER_IMAGE, MOST_PER_IMAGE = 64, 4096  # pixels
+MOST_PIXELS = 2**17  # of all images: more teach a linear fit nothing, and take their time
+LEAST_PER_IMAGE = 64  # pixels
 FIT_STEPS = 300
 FIT_CHECK = 20  # steps between two looks at the held-out images
 FIT_PIXELS = 4096  # of a step
@@ -90,18 +91,15 @@ class PixelSample(NamedTuple):
         return disagreement(self.masks)
 
 
-def log_annotator_probs(bank: KernelBank, pixels: PixelSample, **changed: Tensor) -> Tensor:
-    """Log of each annotator's own segmentation ``[M, N, C]``.
+def kernel_logits(bank: KernelBank, pixels: PixelSample) -> Tensor:
+    """What the kernels say of M pixels, ``[M, N, K, C]``."""
+    flat = F.linear(pixels.patches, bank.weight.flatten(3).flatten(0, 2), bank.bias.flatten())
+    logits: Tensor = flat.unflatten(1, bank.bias.shape)
+    return logits
 
-    Args:
-        bank: the kernels.
-        pixels: M of them.
-        **changed: ``scale`` ``[N]`` and ``offset`` ``[N, C]`` of the kernels' logits.
-    """
-    logits = F.linear(pixels.patches, bank.weight.flatten(3).flatten(0, 2), bank.bias.flatten())
-    logits = logits.unflatten(1, bank.bias.shape)
-    if changed:
-        logits = logits * changed["scale"].view(-1, 1, 1) + changed["offset"].unsqueeze(1)
+
+def log_annotator_probs(logits: Tensor, pixels: PixelSample) -> Tensor:
+    """Log of each annotator's own segmentation ``[M, N, C]``, of logits ``[M, N, K, C]``."""
     joint = logits.log_softmax(dim=3) + pixels.log_within.unsqueeze(3)
     log_probs: Tensor = joint.logsumexp(dim=2)
     return log_probs
@@ -226,8 +224,8 @@ def sample_pixels(
     network = module.network
     size = network.bank.weight.shape[-1]
     values = network.channels * size**2
-    count = MOST_VALUES // (values * max(1, number_of_images(module, loader)))
-    count = max(LEAST_PER_IMAGE, min(MOST_PER_IMAGE, count))
+    most = min(MOST_PIXELS, MOST_VALUES // values)
+    count = max(LEAST_PER_IMAGE, most // max(1, number_of_images(module, loader)))
     drawn: dict[str, list[PixelSample]] = {}
     search = ExampleSearch(len(module.classes))
     for batch, images in on_device(module, loader):
@@ -308,16 +306,18 @@ def fit_kernels(bank: KernelBank, training: PixelSample, held_out: PixelSample) 
     optimizer = torch.optim.Adam(learnt, lr=FIT_RATE)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, FIT_STEPS)
     generator = torch.Generator().manual_seed(0)
+    pixels = min(FIT_PIXELS, len(training.image))
     best, kept = float("inf"), [p.detach().clone() for p in learnt]
     for step in range(FIT_STEPS + 1):
         if step % FIT_CHECK == 0 and len(held_out.image):
             with torch.no_grad():
-                loss = float(_label_loss(bank, held_out))
+                loss = _held_out_loss(bank, held_out)
             if loss < best:
                 best, kept = loss, [p.detach().clone() for p in learnt]
-        rows = torch.randint(len(training.image), (FIT_PIXELS,), generator=generator)
+        rows = torch.randint(len(training.image), (pixels,), generator=generator)
         optimizer.zero_grad()
-        _label_loss(bank, training.at(rows)).backward()
+        drawn = training.at(rows)
+        _label_loss(kernel_logits(bank, drawn), drawn).backward()
         optimizer.step()
         scheduler.step()
     if len(held_out.image):
@@ -326,9 +326,9 @@ def fit_kernels(bank: KernelBank, training: PixelSample, held_out: PixelSample) 
                 parameter.copy_(value)
 
 
-def _label_loss(bank: KernelBank, pixels: PixelSample, **changed: Tensor) -> Tensor:
+def _label_loss(logits: Tensor, pixels: PixelSample) -> Tensor:
     """Mean over annotators who labelled of the mean -log p_n of their labels."""
-    log_probs = log_annotator_probs(bank, pixels, **changed)
+    log_probs = log_annotator_probs(logits, pixels)
     labels = pixels.masks.clamp(max=log_probs.shape[2] - 1).long().unsqueeze(2)
     each = -log_probs.gather(2, labels).squeeze(2)
     labelled = pixels.labelled
@@ -352,14 +352,15 @@ def calibrate_annotators(bank: KernelBank, pixels: PixelSample) -> tuple[Tensor,
         Scales ``[N]`` and offsets ``[N, C]``.
     """
     annotators, _, classes = bank.bias.shape
+    logits = kernel_logits(bank, pixels).detach()  # once: they are only scaled and shifted
     log_scale = torch.zeros(annotators).double().requires_grad_()
     offset = torch.zeros(annotators, classes).double().requires_grad_()
     optimizer = torch.optim.LBFGS([log_scale, offset], max_iter=60, line_search_fn="strong_wolfe")
 
     def objective() -> Tensor:
         optimizer.zero_grad()
-        scaled = {"scale": bounded_scale(log_scale), "offset": offset}
-        loss = _label_loss(bank, pixels, **scaled)
+        scale = bounded_scale(log_scale).view(-1, 1, 1)
+        loss = _label_loss(scale * logits + offset.unsqueeze(1), pixels)
         loss = loss + PENALTY * (offset.square().mean() + log_scale.square().mean())
         loss.backward()
         return loss
@@ -387,7 +388,7 @@ def dispute_threshold(bank: KernelBank, pixels: PixelSample) -> float:
     Returns:
         The threshold in [0, 1]; that of ``DISPUTE_THRESHOLD`` without a disputed pixel.
     """
-    probs = log_annotator_probs(bank, pixels).exp()
+    probs = log_annotator_probs(kernel_logits(bank, pixels), pixels).exp()
     d = expected_disagreement(probs[..., None, None])[:, 0, 0]
     said = pixels.masks.unsqueeze(2) == torch.arange(probs.shape[2])
     against = pixels.labelled.sum(1) - said.sum(1).amax(1)
@@ -399,7 +400,9 @@ def dispute_threshold(bank: KernelBank, pixels: PixelSample) -> float:
 
 @torch.no_grad()
 def _held_out_loss(bank: KernelBank, pixels: PixelSample) -> float:
-    return float(_label_loss(bank, pixels)) if len(pixels.image) else math.nan
+    if not len(pixels.image):
+        return math.nan
+    return float(_label_loss(kernel_logits(bank, pixels), pixels))
 
 
 def trust_cases(pixels: PixelSample) -> TrustCases:

@@ -106,7 +106,7 @@ class TAXLightningModule(ExplainingModule):
         encoder_weights: str | None = None,
         in_channels: int = 3,
         backbone_options: dict[str, Any] | None = None,
-        kernels: int = 4,
+        kernels: int = 2,
         kernel_size: int = 3,
         reference: Reference = "majority",
         who_window: int = 23,
