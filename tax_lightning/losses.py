@@ -174,11 +174,9 @@ class TAXLoss(SegmentationTerms):
         with torch.autocast(masks.device.type, enabled=False):
             weight = self.relevance(output, reference)
             agree = self.agreement(masks, reference)
-            # A prototype is the reason of a decision only where its annotator has weight.
-            decided = agree * weight.unsqueeze(1) * output.log_who.detach().exp()
             return {
                 **({} if reference is None else {"who": self._who(output, agree, weight, present)}),
-                "cluster": self._cluster(output, memory, decided),
+                "cluster": self._cluster(output, memory, agree * weight.unsqueeze(1)),
                 "separation": _separation(memory.unit_vectors),
             }
 

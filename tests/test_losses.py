@@ -300,17 +300,6 @@ def test_prototypes_learn_only_where_their_annotator_is_right():
     assert memory.vectors.grad[1:].abs().max() > 1e-4
 
 
-def test_prototypes_learn_only_where_their_annotator_has_weight():
-    _, output, memory, masks, _ = random_case(classes=2)
-    masks[:], present = 1, torch.ones(2, 3, dtype=torch.bool)
-    log_who = torch.tensor([1e-9, 0.5, 0.5]).log().view(1, 3, 1, 1).expand_as(output.log_who)
-    output = output._replace(log_who=log_who)
-    terms = TAXLoss(3, window=3).explanation_terms(output, memory, masks, present, masks[:, 0])
-    terms["cluster"].backward()
-    assert memory.vectors.grad[0].abs().max() < 1e-8
-    assert memory.vectors.grad[1:].abs().max() > 1e-4
-
-
 @pytest.mark.parametrize(
     ("directions", "expected"),
     [
