@@ -183,7 +183,6 @@ class AddedAnnotators(TAXLightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save a plain module that knows all the annotators."""
         super().on_save_checkpoint(checkpoint)
-        del checkpoint["hyper_parameters"]["base"]
         plain = TAXLightningModule
         checkpoint["class_path"] = f"{plain.__module__}.{plain.__qualname__}"
 

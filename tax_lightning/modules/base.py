@@ -16,7 +16,7 @@ from tax_lightning.consensus import Reference, check_reference, reference_labels
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.preparation import Preparation
 from tax_lightning.distributed import across_processes, alone
-from tax_lightning.losses import SegmentationTerms
+from tax_lightning.losses import SegmentationLoss, SegmentationTerms
 from tax_lightning.metrics import Tendencies, WhoMetrics, sample_metrics, segmentation_metrics
 from tax_lightning.metrics.inputs import check_names
 from tax_lightning.models.backbone import evaluating
@@ -30,7 +30,12 @@ from tax_lightning.modules.annotation_types import (
     order_of_areas,
     type_words,
 )
-from tax_lightning.modules.checkpoints import FORMAT_VERSION, check_format, check_same_names
+from tax_lightning.modules.checkpoints import (
+    FORMAT_VERSION,
+    check_format,
+    check_same_names,
+    given_network,
+)
 
 HELD_STILL = 0.1  # share of the run before which a slow encoder does not move
 BY_AREA = 0.3  # share of the run at whose start types are the ranks of the areas in an image
@@ -40,15 +45,27 @@ TEST_SAMPLES = 9  # of each annotator, of which a test measures the sets
 class MultiAnnotatorModule(L.LightningModule):
     """Base of the Lightning modules for several annotators; works with any ``Trainer``.
 
-    A subclass builds its network, sets ``loss``, and implements ``forward``, ``training_step`` and
-    ``_segmentation_loss``. The batches are those of
-    :class:`~tax_lightning.modules.tax.TAXLightningModule`.
+    A subclass builds its network with the arguments ``self.backbone``, sets ``loss``, and
+    implements ``forward``, ``training_step`` and ``_segmentation_loss``. The batches are those of
+    :class:`~tax_lightning.modules.tax.TAXLightningModule`. All subclasses take these arguments:
 
     Args:
         annotators: names, in the order of the N axis of ``"masks"``.
         classes: names, in the order of class ids; the first is the background.
-        reference: the labels that the result is measured against (and trained for, if the model
-            does so), see :func:`tax_lightning.consensus.reference_labels`.
+        network: a module that gives dense features ``[B, D, h, w]``, or a pair of these and of a
+            context, in place of the five arguments below. A checkpoint does not hold it: give it
+            again to load one.
+        architecture: of segmentation_models_pytorch, such as ``"unet"``.
+        encoder: of segmentation_models_pytorch.
+        encoder_weights: ``"imagenet"``, the path of a file, or ``None`` for random weights, see
+            :class:`~tax_lightning.models.backbone.DenseNetwork`.
+        in_channels: channels of an image.
+        backbone_options: further arguments of the smp architecture.
+        reference: the labels that the result is measured against, and trained for where the method
+            does so: ``"given"`` with the data, the ``"majority"`` of the annotators, ties ignored,
+            ``"staple"``, which weights them (:func:`tax_lightning.consensus.staple`), or
+            ``"none"``.
+        segmentation_loss: cross-entropy, Dice or their sum.
         optimizer: from parameters to an optimizer; the default is AdamW with a rate of 1e-3.
         lr_scheduler: from an optimizer to a scheduler, stepped every epoch.
         encoder_rate: share of the learning rate at which the encoder of an smp model is trained, in
@@ -59,7 +76,8 @@ class MultiAnnotatorModule(L.LightningModule):
             changes nothing for a model that names no annotators.
 
     Raises:
-        ValueError: if names are missing or doubled, or there is no such reference or rate.
+        ValueError: if names are missing or doubled, an option is unknown or out of its range, or a
+            checkpoint of the user's own network is loaded without that network.
     """
 
     monitor = "val/fused_dice/mean"
@@ -74,7 +92,14 @@ class MultiAnnotatorModule(L.LightningModule):
         self,
         annotators: Sequence[str],
         classes: Sequence[str],
+        network: nn.Module | None = None,
+        architecture: str = "unet",
+        encoder: str = "resnet34",
+        encoder_weights: str | None = None,
+        in_channels: int = 3,
+        backbone_options: dict[str, Any] | None = None,
         reference: Reference = "majority",
+        segmentation_loss: SegmentationLoss = "ce",
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         encoder_rate: float = 1.0,
@@ -99,6 +124,27 @@ class MultiAnnotatorModule(L.LightningModule):
                 f"encoder_rate={encoder_rate}: expected a share of the learning rate in (0, 1]."
             )
         self.encoder_rate = encoder_rate
+        built_of: dict[str, Any] = {
+            "architecture": architecture,
+            "encoder": encoder,
+            "encoder_weights": encoder_weights,
+            "in_channels": in_channels,
+            "backbone_options": backbone_options,
+        }
+        # Primitives only, so that a checkpoint loads with weights_only=True. Subclasses add theirs.
+        self.save_hyperparameters(
+            {
+                "annotators": list(annotators),
+                "classes": list(classes),
+                "network": None if network is None else "given",
+                **built_of,
+                "reference": reference,
+                "segmentation_loss": segmentation_loss,
+                "encoder_rate": encoder_rate,
+                "types": types,
+            }
+        )
+        self.backbone = {**built_of, "backbone": given_network(network)}
         # Of a subclass whose test can measure who and why too.
         self.explanation_metrics: WhoMetrics | None = None
 
