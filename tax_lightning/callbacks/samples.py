@@ -26,7 +26,8 @@ class ExplainedSample(NamedTuple):
 
     explanation: Explanation
     picture: Picture
-    labels: dict[str, NDArray[Any]]  # "masks" [N, H, W] and "reference" [H, W], where there are any
+    masks: NDArray[Any] | None  # [N, H, W]
+    reference: NDArray[Any] | None  # [H, W]
 
 
 def explained_samples(trainer: L.Trainer, count: int) -> Iterator[ExplainedSample]:
@@ -44,12 +45,12 @@ def explained_samples(trainer: L.Trainer, count: int) -> Iterator[ExplainedSampl
             explanation = explained(trainer, image, sample["id"][0])
             if getattr(module, "types", False):
                 sample = module.matched(sample, explanation.annotator_probs.log())
-            labels = {key: sample[key][0] for key in ("masks", "reference") if key in sample}
-            yield ExplainedSample(
-                explanation.crop(height, width),
-                picture_of(trainer, image)[:height, :width],
-                {key: np.asarray(label)[..., :height, :width] for key, label in labels.items()},
+            masks, reference = (
+                np.asarray(sample[key][0])[..., :height, :width] if key in sample else None
+                for key in ("masks", "reference")
             )
+            picture = picture_of(trainer, image)[:height, :width]
+            yield ExplainedSample(explanation.crop(height, width), picture, masks, reference)
 
 
 def explained(trainer: L.Trainer, image: Tensor, sample_id: str) -> Explanation:

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from tax_lightning.batch import Batch, complete_batch, unpacked
-from tax_lightning.consensus import Reference, check_reference, reference_labels, right_labels
+from tax_lightning.consensus import (
+    Reference,
+    check_reference,
+    disagreement,
+    reference_labels,
+    right_labels,
+)
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.preparation import Preparation
 from tax_lightning.distributed import across_processes, alone
@@ -32,6 +38,7 @@ from tax_lightning.modules.annotation_types import (
 )
 from tax_lightning.modules.checkpoints import (
     FORMAT_VERSION,
+    TRAIN_AGAIN,
     check_format,
     check_same_names,
     given_network,
@@ -104,8 +111,14 @@ class MultiAnnotatorModule(L.LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         encoder_rate: float = 1.0,
         types: bool = False,
+        **unknown: Any,  # noqa: ANN401 - refused
     ) -> None:
         super().__init__()
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__}: {', '.join(unknown)}: unknown, expected arguments of the "
+                f"model. If this comes from a checkpoint: {TRAIN_AGAIN}"
+            )
         self.labelled_by = check_names("annotators", annotators, least=1)
         self.types = types and self.named
         self.annotators = self.labelled_by
@@ -145,7 +158,7 @@ class MultiAnnotatorModule(L.LightningModule):
             }
         )
         self.backbone = {**built_of, "backbone": given_network(network)}
-        # Of a subclass whose test can measure who and why too.
+        # Of a subclass whose test can measure who and why too, which takes long.
         self.explanation_metrics: WhoMetrics | None = None
 
     def _measure_by(self, kernels: int | None = None, who: bool = True, named: bool = True) -> None:
@@ -386,7 +399,8 @@ class MultiAnnotatorModule(L.LightningModule):
                 own = output.log_sample_probs.argmax(dim=2)
                 self.tendencies.update(annotator_prediction=own, **labels)
                 known = known_labels(batch, reference) | {"right": self.right_labels(batch)}
-                self._measure_explanation(batch, output, known)
+                disputed = disagreement(batch["masks"])
+                self.explanation_metrics.update(batch["image"], output, disputed, **known)
         return self._segmentation_loss(batch, output, reference)
 
     def _segmentation_loss(
@@ -396,15 +410,6 @@ class MultiAnnotatorModule(L.LightningModule):
         reference: Tensor | None,
     ) -> Tensor:
         """The part of the objective that a validation or test has."""
-        raise NotImplementedError
-
-    def _measure_explanation(
-        self,
-        batch: Batch,
-        output: Any,  # noqa: ANN401 - of the subclass's `forward`
-        labels: dict[str, Tensor],
-    ) -> None:
-        """Update :attr:`explanation_metrics`, which a test alone has, because it takes long."""
         raise NotImplementedError
 
     def _explanation_values(self, metrics: Any) -> dict[str, Tensor]:  # noqa: ANN401

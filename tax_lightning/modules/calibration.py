@@ -26,7 +26,7 @@ from tax_lightning.explanation import TRUST_KINDS, expected_disagreement
 from tax_lightning.models.backbone import evaluating
 from tax_lightning.models.kernel_bank import KernelBank
 from tax_lightning.models.mixture import full_precision
-from tax_lightning.models.network import DISPUTE_THRESHOLD, TAXNetwork
+from tax_lightning.models.network import DISPUTE_THRESHOLD
 from tax_lightning.models.prototypes import ExampleSearch
 from tax_lightning.models.trust import Trust, TrustCases, bounded_scale
 from tax_lightning.modules.projection import ExplainingModule, number_of_images, on_device
@@ -45,31 +45,21 @@ Draw = Literal["disputed", "even"]
 
 
 class PixelSample(NamedTuple):
-    """Pixels of many images, with what the kernels need of each.
+    """Pixels of many images, with what the kernels need of each."""
 
-    Attributes:
-        patches: the features that a kernel sees, ``[M, D s s]``.
-        log_within: log g_nk, ``[M, N, K]``.
-        log_who: log w_n, ``[M, N]``.
-        masks: the annotators' labels, ``[M, N]``, 255 where not labelled.
-        right: the label that is right, as one bool a class ``[M, C]``: more than one at a tie,
-            none where it is unknown.
-        image: a number for each image, ``[M]``.
-    """
-
-    patches: Tensor
-    log_within: Tensor
-    log_who: Tensor
-    masks: Tensor
-    right: Tensor
-    image: Tensor
+    patches: Tensor  # the features that a kernel sees, ``[M, D s s]``
+    log_within: Tensor  # log g_nk, ``[M, N, K]``
+    log_who: Tensor  # log w_n, ``[M, N]``
+    masks: Tensor  # the annotators' labels, ``[M, N]``, 255 where not labelled
+    right: Tensor  # labels that are right, bool ``[M, C]``: several at a tie, none where unknown
+    image: Tensor  # a number for each image, ``[M]``
 
     @classmethod
     def together(cls, parts: Iterable[Self]) -> Self:
         """The pixels of several samples."""
         return cls(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
-    def at(self, chosen: Tensor) -> Self:
+    def at(self, chosen: Tensor | slice) -> Self:
         """Some of the pixels, by a mask or by their places."""
         return type(self)(*(column[chosen] for column in self))
 
@@ -91,12 +81,9 @@ class PixelSample(NamedTuple):
 
 
 def log_annotator_probs(bank: KernelBank, pixels: PixelSample, **changed: Tensor) -> Tensor:
-    """Log of each annotator's own segmentation ``[M, N, C]``.
+    """Log of each annotator's own segmentation ``[M, N, C]``, of M pixels.
 
-    Args:
-        bank: the kernels.
-        pixels: M of them.
-        **changed: ``scale`` ``[N]`` and ``offset`` ``[N, C]`` of the kernels' logits.
+    With ``scale`` ``[N]`` and ``offset`` ``[N, C]`` of the kernels' logits.
     """
     logits = F.linear(pixels.patches, bank.weight.flatten(3).flatten(0, 2), bank.bias.flatten())
     logits = logits.unflatten(1, bank.bias.shape)
@@ -109,20 +96,14 @@ def log_annotator_probs(bank: KernelBank, pixels: PixelSample, **changed: Tensor
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the end of the training changed, measured on images that were not trained on.
+    """What the end of the training changed, measured on images that were not trained on."""
 
-    Args:
-        loss: mean -log p_n of the annotators' labels, in nats, before the fit of the kernels, after
-            it, and after the calibration.
-        scale: of each annotator's kernels, ``[N]``.
-        offset: of each class of each annotator, ``[N][C]``.
-        trust: as it was fitted.
-    """
-
+    # Mean -log p_n of the annotators' labels, in nats, before the fit of the kernels, after it, and
+    # after the calibration.
     loss: tuple[float, float, float]
-    scale: tuple[float, ...]
-    offset: tuple[tuple[float, ...], ...]
-    trust: Trust
+    scale: tuple[float, ...]  # of each annotator's kernels, ``[N]``
+    offset: tuple[tuple[float, ...], ...]  # of each class of each annotator, ``[N][C]``
+    trust: Trust  # as it was fitted
 
     def words(self, annotators: Sequence[str], classes: Sequence[str]) -> str:
         """The same for a person to read."""
@@ -156,14 +137,9 @@ def finish(
 ) -> Calibration | None:
     """Fit the kernels to the end; calibrate annotators, dispute and trust.
 
-    Args:
-        module: whose prototypes are final.
-        loader: batches of training images, not augmented; of this process.
-        validation: batches of images that were not trained on; of this process.
-        keep: the first so many annotators stay as they are, and so does trust.
-
-    Returns:
-        What was changed; ``None`` without validation images.
+    Arguments are those of :meth:`tax_lightning.modules.tax.TAXLightningModule.project`. The first
+    ``keep`` annotators stay as they are, and so does trust. Returns what was changed; ``None``
+    without validation images.
     """
     network = module.network
     bank, trust = network.bank, network.trust
@@ -172,7 +148,8 @@ def finish(
     examples = ExampleSearch(len(module.classes))
     (training,) = sample_pixels(module, loader, ["disputed"], examples)
     network.memory.note_examples(examples, keep)
-    held_out, evenly = sample_pixels(module, validation, ["disputed", "even"])
+    none = training.at(slice(0))
+    held_out, evenly = sample_pixels(module, validation, ["disputed", "even"]) or (none, none)
     learnt, chosen_by, measured = (
         pixels.without_labels_of(keep) for pixels in (training, held_out, evenly)
     )
@@ -214,14 +191,8 @@ def sample_pixels(
     because somebody labelled it so: where disputed ones count more, rare labels come out too
     probable. A draw depends on the image alone, not on its batch or process.
 
-    Args:
-        module: whose features.
-        loader: batches of images, not augmented; of this process.
-        draws: in which ways.
-        examples: takes up the pixels of every class that the prototypes resemble most.
-
-    Returns:
-        The pixels of each draw.
+    ``examples`` takes up the pixels of every class that the prototypes resemble most. Returns the
+    pixels of each draw; nothing without images.
     """
     network = module.network
     size = network.bank.weight.shape[-1]
@@ -260,23 +231,8 @@ def sample_pixels(
         everywhere |= part
         if examples is not None:
             examples.merge(others)
-    if not everywhere:
-        return [_no_pixels(network)] * len(draws)
     by_draw = zip(*(everywhere[name] for name in sorted(everywhere)), strict=True)
     return [PixelSample.together(parts) for parts in by_draw]
-
-
-def _no_pixels(network: TAXNetwork) -> PixelSample:
-    annotators, kernels, classes = network.bank.bias.shape
-    values = network.channels * network.bank.weight.shape[-1] ** 2
-    return PixelSample(
-        torch.zeros(0, values),
-        torch.zeros(0, annotators, kernels),
-        torch.zeros(0, annotators),
-        torch.zeros(0, annotators, dtype=torch.long),
-        torch.zeros(0, classes, dtype=torch.bool),
-        torch.zeros(0, dtype=torch.long),
-    )
 
 
 def _drawn(masks: Tensor, count: int, name: str, draw: Draw) -> Tensor:
@@ -296,11 +252,7 @@ def _drawn(masks: Tensor, count: int, name: str, draw: Draw) -> Tensor:
 def fit_kernels(bank: KernelBank, training: PixelSample, held_out: PixelSample) -> None:
     """Fit the kernels to the end, each annotator's own labels being what they are fitted to.
 
-    Args:
-        bank: the kernels, which are changed.
-        training: pixels of training images.
-        held_out: pixels of other images; the fit that predicts their labels best is kept. With none
-            the last.
+    The fit that predicts the labels of the held-out pixels best is kept; with none the last.
     """
     if not len(training.image):  # nobody labelled anything
         return
@@ -342,14 +294,8 @@ def calibrate_annotators(bank: KernelBank, pixels: PixelSample) -> tuple[Tensor,
 
     One scale and one offset a class for each annotator, of the logits of all their kernels, with
     the smallest -log p_n of the labels (Platt scaling; for networks Guo, Pleiss, Sun, Weinberger,
-    "On calibration of modern neural networks", 2017).
-
-    Args:
-        bank: the kernels, which are changed.
-        pixels: of images that were not trained on.
-
-    Returns:
-        Scales ``[N]`` and offsets ``[N, C]``.
+    "On calibration of modern neural networks", 2017). The pixels are of images that were not
+    trained on. Returns scales ``[N]`` and offsets ``[N, C]``.
     """
     annotators, _, classes = bank.bias.shape
     log_scale = torch.zeros(annotators).double().requires_grad_()
@@ -378,14 +324,8 @@ def dispute_threshold(bank: KernelBank, pixels: PixelSample) -> float:
     """The expected disagreement below which pictures are hatched as undisputed.
 
     So that of the pixels that two annotators or more dispute only a share of ``HATCHED`` is
-    hatched. With three annotators or fewer one is enough.
-
-    Args:
-        bank: the kernels, calibrated.
-        pixels: of images that were not trained on.
-
-    Returns:
-        The threshold in [0, 1]; that of ``DISPUTE_THRESHOLD`` without a disputed pixel.
+    hatched. With three annotators or fewer one is enough. ``DISPUTE_THRESHOLD`` without such a
+    pixel.
     """
     probs = log_annotator_probs(bank, pixels).exp()
     d = expected_disagreement(probs[..., None, None])[:, 0, 0]

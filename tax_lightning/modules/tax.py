@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from tax_lightning.batch import Batch
-from tax_lightning.consensus import disagreement
 from tax_lightning.explanation import Explanation
 from tax_lightning.losses import LossWeights, TAXLoss
 from tax_lightning.metrics import ExplanationMetrics
@@ -270,13 +269,6 @@ class TAXLightningModule(ExplainingModule):
         self, batch: Batch, output: TAXOutput, reference: Tensor | None
     ) -> Tensor:
         return self._weighted(self.loss.segmentation_terms(output, batch["masks"], reference))
-
-    def _measure_explanation(
-        self, batch: Batch, output: TAXOutput, labels: dict[str, Tensor]
-    ) -> None:
-        assert isinstance(self.explanation_metrics, ExplanationMetrics)  # made when built
-        disputed = disagreement(batch["masks"])
-        self.explanation_metrics.update(batch["image"], output, disputed, **labels)
 
     def on_test_start(self) -> None:
         """Measure the threshold of the pictures."""
