@@ -281,15 +281,10 @@ class SourceSearch(PixelSearch):
         embedding: Tensor,
         ids: Sequence[str],
     ) -> None:
-        """Consider the images of one batch.
+        """Consider the images of one batch, with cosines ``[B, N, K, H, W]``.
 
-        Args:
-            similarity: ``[B, N, K, H, W]`` cosines.
-            eligible: ``[B, N, K, H, W]`` bool, pixels that may become the source of (n, k).
-            preferred: bool, broadcastable to the same; pixels that come before any other.
-            labels: class ids ``[B, N, H, W]``.
-            embedding: ``[B, E, H, W]``.
-            ids: the B sample ids.
+        ``eligible``, of the same shape, are the pixels that may become the source of (n, k), and
+        ``preferred``, broadcastable to it, those that come before any other.
         """
         rank = similarity + 4.0 * preferred  # cosines differ by 2 at most
         for b, n, k, _, y, x, label in _largest(rank, eligible, labels):

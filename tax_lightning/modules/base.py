@@ -227,11 +227,7 @@ class MultiAnnotatorModule(L.LightningModule):
         """The batch with the masks of each image in the order of the types, if there are types.
 
         At the start of a run the types are the ranks of the areas in an image, as heads that know
-        little yet would match by chance.
-
-        Args:
-            batch: complete.
-            log_probs: log of what the model expects of each type, ``[B, N, C, H, W]``.
+        little yet would match by chance. ``log_probs`` are as of :func:`best_order`.
         """
         if not self.types:
             return batch
@@ -263,14 +259,9 @@ class MultiAnnotatorModule(L.LightningModule):
         return not (self._trainer is not None and self.trainer.predicting)
 
     def reference_labels(self, batch: Batch, output: Any) -> Tensor | None:  # noqa: ANN401
-        """The labels that the result is trained for, ``[B, H, W]``; 255 where unknown.
+        """As of :func:`tax_lightning.consensus.reference_labels`, ``[B, H, W]`` or ``None``.
 
-        Args:
-            batch: as it came.
-            output: of the network; only needed where :attr:`reference_from_output` is true.
-
-        Returns:
-            Class ids, or ``None`` for ``reference="none"``.
+        The network's output is only needed where :attr:`reference_from_output` is true.
         """
         return reference_labels(self.reference, batch, len(self.classes))
 
@@ -458,12 +449,7 @@ class MultiAnnotatorModule(L.LightningModule):
 
 
 def known_labels(batch: Batch, reference: Tensor | None) -> dict[str, Tensor]:
-    """The labels that metrics compare with, by keyword; 255 where one is unknown.
-
-    Args:
-        batch: with ``"masks"``, ``"present"`` and, for synthetic data, ``"expert"``.
-        reference: ``[B, H, W]``; ``None`` where there is none at all.
-    """
+    """The labels that metrics compare with, by keyword; 255 where one is unknown."""
     unknown = torch.full_like(batch["masks"][:, 0], IGNORE_INDEX)
     return {
         "masks": batch["masks"],
@@ -518,10 +504,9 @@ def by_group(
         for group, names in groups.items():
             own = [values[f"{kind}/{name}"] for name in names if f"{kind}/{name}" in values]
             if own:
+                values_of = torch.stack(own)
                 total = kind in ("votes", "weight")
-                found[f"{kind}/{group}"] = (
-                    torch.stack(own).sum() if total else torch.stack(own).nanmean()
-                )
+                found[f"{kind}/{group}"] = values_of.sum() if total else values_of.nanmean()
     return found
 
 
@@ -540,15 +525,7 @@ def with_a_case(values: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def chosen_annotators(
     annotators: Sequence[str], annotator: str | None, panel: Sequence[str] | None
 ) -> list[int] | None:
-    """Places of the annotators that count, each once; ``None`` for all.
-
-    Args:
-        annotators: names in the order of the N axis.
-        annotator: name of the only one.
-        panel: names of some.
-
-    Raises:
-        ValueError: if a name is unknown, the panel is empty, or both arguments are given.
+    """Places of the annotators that count, each once; ``None`` for all. See `predict`.
 
     Example:
         >>> chosen_annotators(["Ana", "Ben"], None, ["Ben", "Ana", "Ben"])

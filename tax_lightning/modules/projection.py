@@ -45,11 +45,7 @@ def find_sources(module: ExplainingModule, loader: Iterable[Batch]) -> SourceSea
     Pixels qualify where the annotator labelled, agrees with the reference around, and the prototype
     is the nearest of the annotator's own. Those that annotators dispute are preferred, so that the
     prototype decides something, and those that are not at the border of the image, where the
-    network sees less than a person.
-
-    Args:
-        module: whose prototypes.
-        loader: batches of training images, not augmented; of this process.
+    network sees less than a person. The loader has those of this process.
     """
     memory = module.network.memory
     search = SourceSearch()
