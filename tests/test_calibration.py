@@ -2,10 +2,11 @@
 
 import copy
 import math
+import re
 
 import pytest
 import torch
-from squares import ANNOTATORS, CLASSES, QUIET, Squares, images, make_loader, make_module
+from squares import QUIET, Squares, images, make_loader, make_module
 from torch import Tensor
 
 from tax_lightning.metrics import Dispute
@@ -232,18 +233,16 @@ def _short(monkeypatch):
 @pytest.mark.usefixtures("_short")
 def test_everything_is_fitted_and_told():
     module = module_of_squares()
-    found = finish(module, make_loader(), make_loader())
-    before, fitted, calibrated = found.loss
+    words = finish(module, make_loader(), make_loader())
+    kinds = ("as trained", "with the kernels", "calibrated")
+    before, fitted, calibrated = (float(re.search(rf"([\d.]+) {kind}", words)[1]) for kind in kinds)
     assert calibrated < fitted < before
     (pixels,) = sample_pixels(module, make_loader(), ["even"])
     own = log_annotator_probs(module.network.bank, pixels)
     labels = pixels.masks.unsqueeze(2)
-    assert -own.gather(2, labels).mean().item() == pytest.approx(calibrated, abs=1e-4)
+    assert -own.gather(2, labels).mean().item() == pytest.approx(calibrated, abs=1e-3)
     assert module.network.dispute_threshold != DISPUTE_THRESHOLD
     assert module.network.trust.scores.isfinite().all()
-    words = found.words(ANNOTATORS, CLASSES)
-    assert f"{before:.3f} as trained, {fitted:.3f} with" in words
-    assert f"  Dr. C: scale {found.scale[2]:.2f}, offset background " in words
     assert f"Kept: {module.network.trust.kind}." in words
 
 
@@ -253,10 +252,7 @@ def test_those_to_keep_and_trust_stay_bit_for_bit():
     network = module.network
     network.trust.scale.fill_(1.7)
     before = copy.deepcopy(network.state_dict())
-    found = finish(module, make_loader(), make_loader(), keep=2)
-    assert found.scale[:2] == (1, 1)
-    assert set(found.offset[:2]) == {(0, 0)}
-    assert found.scale[2] != 1
+    finish(module, make_loader(), make_loader(), keep=2)
     # What pictures hatch is measured with the kernels as they are in the end.
     (pixels,) = sample_pixels(module, make_loader(), ["even"])
     assert network.dispute_threshold == pytest.approx(dispute_threshold(network.bank, pixels))

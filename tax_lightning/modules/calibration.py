@@ -7,10 +7,8 @@ kernels is frozen by then.
 from __future__ import annotations
 
 import copy
-import math
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
@@ -28,7 +26,7 @@ from tax_lightning.models.kernel_bank import KernelBank
 from tax_lightning.models.mixture import full_precision
 from tax_lightning.models.network import DISPUTE_THRESHOLD
 from tax_lightning.models.prototypes import ExampleSearch
-from tax_lightning.models.trust import Trust, TrustCases, bounded_scale
+from tax_lightning.models.trust import TrustCases, bounded_scale
 from tax_lightning.modules.projection import ExplainingModule, number_of_images, on_device
 
 MOST_VALUES = 2**26  # float32 numbers of a sample of pixels, 256 MB
@@ -94,52 +92,17 @@ def log_annotator_probs(bank: KernelBank, pixels: PixelSample, **changed: Tensor
     return log_probs
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What the end of the training changed, measured on images that were not trained on."""
-
-    # Mean -log p_n of the annotators' labels, in nats, before the fit of the kernels, after it, and
-    # after the calibration.
-    loss: tuple[float, float, float]
-    scale: tuple[float, ...]  # of each annotator's kernels, ``[N]``
-    offset: tuple[tuple[float, ...], ...]  # of each class of each annotator, ``[N][C]``
-    trust: Trust  # as it was fitted
-
-    def words(self, annotators: Sequence[str], classes: Sequence[str]) -> str:
-        """The same for a person to read."""
-        before, fitted, calibrated = self.loss
-        rows = [
-            f"  {name}: scale {scale:.2f}, offset "
-            + ", ".join(f"{c} {value:+.2f}" for c, value in zip(classes, offset, strict=True))
-            for name, scale, offset in zip(annotators, self.scale, self.offset, strict=True)
-        ]
-        scores = zip(TRUST_KINDS, self.trust.scores.tolist(), strict=True)
-        told = "not measured"
-        if not self.trust.scores.isnan().any():
-            told = ", ".join(f"{kind} {score:.3f}" for kind, score in scores)
-        return "\n".join(
-            [
-                "Annotators' own segmentations on validation images, mean -log p of their labels: "
-                f"{before:.3f} as trained, {fitted:.3f} with the kernels fitted to the end, "
-                f"{calibrated:.3f} calibrated by",
-                *rows,
-                f"Whom to trust, log score on validation images (smaller is better): {told}. "
-                f"Kept: {self.trust.kind}.",
-            ]
-        )
-
-
 def finish(
     module: ExplainingModule,
     loader: Iterable[Batch],
     validation: Iterable[Batch],
     keep: int = 0,
-) -> Calibration | None:
+) -> str | None:
     """Fit the kernels to the end; calibrate annotators, dispute and trust.
 
     Arguments are those of :meth:`tax_lightning.modules.tax.TAXLightningModule.project`. The first
-    ``keep`` annotators stay as they are, and so does trust. Returns what was changed; ``None``
-    without validation images.
+    ``keep`` annotators stay as they are, and so does trust. Returns what a person should know of
+    the result; ``None`` without validation images.
     """
     network = module.network
     bank, trust = network.bank, network.trust
@@ -157,12 +120,12 @@ def finish(
         # On copies in the processor's memory, where the pixels are.
         fitted = copy.deepcopy(bank).cpu().requires_grad_()
         fitted.to(full_precision(fitted.bias).dtype)
-        losses = [_held_out_loss(fitted, measured)]
+        losses = [float(_label_loss(fitted, measured))]
         fit_kernels(fitted, learnt, chosen_by)
-        losses.append(_held_out_loss(fitted, measured))
+        losses.append(float(_label_loss(fitted, measured)))
         if len(evenly.image):
-            scale, offset = calibrate_annotators(fitted, measured)
-            losses.append(_held_out_loss(fitted, measured))
+            calibrate_annotators(fitted, measured)
+            losses.append(float(_label_loss(fitted, measured)))
             network.dispute_threshold.fill_(dispute_threshold(fitted, evenly))
         if module.reference == "none":
             trust.scale.zero_()  # nobody is known to be right
@@ -172,8 +135,17 @@ def finish(
     if not len(held_out.image):
         return None
     before, after, calibrated = losses
-    rows = tuple(tuple(row) for row in offset.tolist())
-    return Calibration((before, after, calibrated), tuple(scale.tolist()), rows, trust)
+    told = "not measured"
+    if not trust.scores.isnan().any():
+        pairs = zip(TRUST_KINDS, trust.scores.tolist(), strict=True)
+        told = ", ".join(f"{kind} {score:.3f}" for kind, score in pairs)
+    return (
+        "Annotators' own segmentations on validation images, mean -log p of their labels: "
+        f"{before:.3f} as trained, {after:.3f} with the kernels fitted to the end, "
+        f"{calibrated:.3f} calibrated.\n"
+        f"Whom to trust, log score on validation images (smaller is better): {told}. "
+        f"Kept: {trust.kind}."
+    )
 
 
 @torch.no_grad()
@@ -335,11 +307,6 @@ def dispute_threshold(bank: KernelBank, pixels: PixelSample) -> float:
     if not clear.any():
         return DISPUTE_THRESHOLD
     return float(np.quantile(d[clear].numpy(), HATCHED))  # torch's has a limit of values
-
-
-@torch.no_grad()
-def _held_out_loss(bank: KernelBank, pixels: PixelSample) -> float:
-    return float(_label_loss(bank, pixels)) if len(pixels.image) else math.nan
 
 
 def trust_cases(pixels: PixelSample) -> TrustCases:

@@ -319,9 +319,9 @@ class TAXLightningModule(ExplainingModule):
         """
         self.network.memory.project(find_sources(self, loader), final=final, keep=self.kept)
         if final:
-            calibration = finish(self, loader, validation, keep=self.kept)
-            if calibration is not None:
-                L.pytorch.utilities.rank_zero_info(calibration.words(self.annotators, self.classes))
+            told = finish(self, loader, validation, keep=self.kept)
+            if told is not None:
+                L.pytorch.utilities.rank_zero_info(told)
             self.network.freeze()
             warn_of_pruned_prototypes(self.annotators, self.network.memory.active)
 
