@@ -9,6 +9,7 @@ import torch
 from squares import QUIET, Squares, images, make_loader, make_module
 from torch import Tensor
 
+from tax_lightning.consensus import disagreement
 from tax_lightning.metrics import Dispute
 from tax_lightning.models.kernel_bank import KernelBank
 from tax_lightning.models.network import DISPUTE_THRESHOLD
@@ -51,7 +52,9 @@ def test_half_of_the_pixels_are_disputed_and_the_draw_depends_on_the_image_alone
     for name, mine, other in zip(PixelSample._fields, first, second, strict=True):
         torch.testing.assert_close(mine, other, msg=name)
     for image in first.image.unique():
-        assert first.at(first.image == image).disputed.tolist() == [True] * 4 + [False] * 4
+        assert (
+            disagreement(first.at(first.image == image).masks).tolist() == [True] * 4 + [False] * 4
+        )
 
 
 @pytest.mark.usefixtures("_eight_of_each_image")
@@ -61,8 +64,8 @@ def test_an_even_draw_has_as_many_disputed_pixels_as_the_images(monkeypatch):
     disputed, even = sample_pixels(module_of_squares(), make_loader(), ["disputed", "even"])
     masks = torch.stack(Squares().masks)
     share = (masks.amax(1) > masks.amin(1)).float().mean().item()
-    assert even.disputed.float().mean().item() == pytest.approx(share, abs=0.03)
-    assert disputed.disputed.float().mean() > share + 0.1
+    assert disagreement(even.masks).float().mean().item() == pytest.approx(share, abs=0.03)
+    assert disagreement(disputed.masks).float().mean() > share + 0.1
 
 
 @pytest.mark.usefixtures("_eight_of_each_image")

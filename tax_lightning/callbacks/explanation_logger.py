@@ -32,11 +32,6 @@ class ExplanationLogger(Callback):
         samples: how many validation images to show, spread evenly over the set.
         every_n_epochs: epochs between two pictures of the same image.
 
-    Attributes:
-        folder: the folder of pictures, once there is one.
-        report: the files written at the end of training.
-        findings: what misleads in the images of the end.
-
     Raises:
         ValueError: if a number is below 1.
     """
@@ -53,9 +48,9 @@ class ExplanationLogger(Callback):
         self._begin()
 
     def _begin(self) -> None:
-        self.folder: Path | None = None
-        self.report: list[Path] = []
-        self.findings: list[Finding] = []
+        self.folder: Path | None = None  # of pictures, once there is one
+        self.report: list[Path] = []  # the files written at the end of training
+        self.findings: list[Finding] = []  # what misleads in the images of the end
         self._finished = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

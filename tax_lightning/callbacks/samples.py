@@ -42,7 +42,10 @@ def explained_samples(trainer: L.Trainer, count: int) -> Iterator[ExplainedSampl
         for sample in _single_samples(trainer, loader, count):
             image = sample["image"][0]
             height, width = sample["size"][0].tolist() if "size" in sample else image.shape[-2:]
-            explanation = explained(trainer, image, sample["id"][0])
+            precision = trainer.precision_plugin  # that of the run
+            with precision.forward_context():
+                images = precision.convert_input(image.unsqueeze(0).to(module.device))
+                explanation = module.explain(images, sample["id"]).to("cpu")
             if getattr(module, "types", False):
                 sample = module.matched(sample, explanation.annotator_probs.log())
             masks, reference = (
@@ -51,16 +54,6 @@ def explained_samples(trainer: L.Trainer, count: int) -> Iterator[ExplainedSampl
             )
             picture = picture_of(trainer, image)[:height, :width]
             yield ExplainedSample(explanation.crop(height, width), picture, masks, reference)
-
-
-def explained(trainer: L.Trainer, image: Tensor, sample_id: str) -> Explanation:
-    """The explanation of one image ``[ch, H, W]`` on the CPU, in the precision of the run."""
-    module: Any = trainer.lightning_module
-    precision = trainer.precision_plugin
-    with precision.forward_context():
-        images = precision.convert_input(image.unsqueeze(0).to(module.device))
-        explanation: Explanation = module.explain(images, [sample_id])
-    return explanation.to("cpu")
 
 
 def picture_of(trainer: L.Trainer, image: Tensor) -> Picture:

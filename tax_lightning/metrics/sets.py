@@ -190,6 +190,14 @@ class SetDice(Averages):
       largest Dice with a prediction, low where somebody is not covered; ``dice_max/mean`` of both;
     - ``dice_match``: :func:`matched_dice`.
 
+    Example:
+        >>> metric, masks = SetDice(["background", "cell"]), torch.tensor([[[[1, 0]], [[1, 1]]]])
+        >>> said = torch.nn.functional.one_hot(masks[:, :1], 2).movedim(-1, 2).float()
+        >>> predicted = dict(annotator_prediction=masks[:, :1], annotator_probs=said)
+        >>> metric.update(**predicted, masks=masks, present=torch.ones(1, 2) > 0)
+        >>> metric.compute()["dice_max/predictions"], metric.compute()["dice_max/annotators"]
+        (tensor(1.), tensor(0.8333))
+
     Source:
         Soft: W. Ji et al., "Learning Calibrated Medical Image Segmentation via Multi-rater
         Agreement Modeling", 2021; maximal: Y. Wu et al., "Diversified and Personalized Multi-rater

@@ -33,15 +33,9 @@ class PrototypeMemory(nn.Module):
     The pixels (sample id, place, label, similarity) are part of the ``state_dict`` as plain tensors
     and strings, without any image data.
 
-    Args:
-        annotators: number of annotators N.
-        kernels: kernels, and so prototypes, per annotator K.
-        channels: length E of an embedding.
-        classes: number of classes C.
-        temperature: tau, by which a cosine is divided before the softmax; greater than 0.
-
-    Raises:
-        ValueError: if ``temperature`` is not positive.
+    Built of the number of annotators N, of kernels and so prototypes of each K, the length E of an
+    embedding, the number of classes C, and the temperature tau, by which a cosine is divided before
+    the softmax; a ValueError if it is not greater than 0.
 
     Example:
         >>> memory = PrototypeMemory(2, kernels=3, channels=8, classes=2)

@@ -362,7 +362,8 @@ class MultiAnnotatorModule(L.LightningModule):
         self._log_metrics(self.test_metrics, "test/")
         self._log_metrics(self.sample_metrics, "test/")
         if self.explanation_metrics is not None:
-            self.log_dict(with_a_case(self._explanation_values(self.explanation_metrics), "test/"))
+            values = self.explanation_metrics.compute() | self._probed()
+            self.log_dict(with_a_case(values, "test/"))
             self.explanation_metrics.reset()
             self._log_metrics(self.tendencies, "test/")
             rank_zero_info(f"\n{self.tendencies.table(self._groups)}")
@@ -403,10 +404,9 @@ class MultiAnnotatorModule(L.LightningModule):
         """The part of the objective that a validation or test has."""
         raise NotImplementedError
 
-    def _explanation_values(self, metrics: Any) -> dict[str, Tensor]:  # noqa: ANN401
-        """The values of :attr:`explanation_metrics` after all batches."""
-        values: dict[str, Tensor] = metrics.compute()
-        return values
+    def _probed(self) -> dict[str, Tensor]:
+        """Further values of a test, which need passes of their own."""
+        return {}
 
     def _log_metrics(self, metrics: Metric | MetricCollection, prefix: str) -> dict[str, Tensor]:
         values: dict[str, Tensor] = metrics.compute()

@@ -72,11 +72,6 @@ class PixelSample(NamedTuple):
         """Who labelled each pixel, bool ``[M, N]``."""
         return self.masks != IGNORE_INDEX
 
-    @property
-    def disputed(self) -> Tensor:
-        """Where two labels differ, bool ``[M]``."""
-        return disagreement(self.masks)
-
 
 def log_annotator_probs(bank: KernelBank, pixels: PixelSample, **changed: Tensor) -> Tensor:
     """Log of each annotator's own segmentation ``[M, N, C]``, of M pixels.
@@ -311,7 +306,7 @@ def dispute_threshold(bank: KernelBank, pixels: PixelSample) -> float:
 
 def trust_cases(pixels: PixelSample) -> TrustCases:
     """The disputed pixels at which the reference says who is right; a case for each tied label."""
-    rows = pixels.at(pixels.disputed)
+    rows = pixels.at(disagreement(pixels.masks))
     said = rows.masks.unsqueeze(2) == torch.arange(rows.right.shape[1])  # [M, N, C]
     case, label = rows.right.nonzero(as_tuple=True)
     right = said[case, :, label]

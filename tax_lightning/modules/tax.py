@@ -136,9 +136,7 @@ class TAXLightningModule(ExplainingModule):
     def explain(self, images: Tensor, ids: Sequence[str] | None = None) -> Explanation:
         """Segment images and say who decided each pixel and which prototypes are the reason.
 
-        Args:
-            images: ``[B, ch, H, W]``.
-            ids: names of the images.
+        Images are ``[B, ch, H, W]``, ``ids`` their names.
         """
         with evaluating(self.network):
             bands = self.network.bands(self.network.encode(images))
@@ -275,17 +273,17 @@ class TAXLightningModule(ExplainingModule):
         dispute: Any = self.test_metrics["dispute"]
         dispute.threshold = float(self.network.dispute_threshold)
 
-    def _explanation_values(self, metrics: ExplanationMetrics) -> dict[str, Tensor]:
-        values = super()._explanation_values(metrics)
-        read = getattr(getattr(self.trainer, "datamodule", None), "read", None)
-        if read is None:
-            return values
+    def _probed(self) -> dict[str, Tensor]:
         # The data module gives training images by their ids.
+        read = getattr(getattr(self.trainer, "datamodule", None), "read", None)
+        metrics: Any = self.explanation_metrics
+        if read is None:
+            return {}
         sources = self.network.memory.sources(self.annotators, self.classes)
         # The probes are those of the first process.
         probed = metrics.probe(sources, lambda id: read(id)["image"])
         probed = self.trainer.strategy.broadcast(probed)
-        return values | {name: torch.tensor(value) for name, value in probed.items()}
+        return {name: torch.tensor(value) for name, value in probed.items()}
 
     # ------------------------------------------------------------------ prototypes
 

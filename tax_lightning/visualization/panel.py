@@ -161,10 +161,7 @@ class View:
         self.zoom = np.divide(self.size, source_size)
         self.scale = max(1.0, width / SMALLEST_TILE)  # of text and lines
         self.line = round(2 * self.scale)
-        rows, columns = (
-            ((np.arange(shown) + 0.5) * size // shown).astype(int)
-            for shown, size in zip(self.size, source_size, strict=True)
-        )
+        rows, columns = map(drawing.spread, source_size, self.size)
         place = (..., rows[:, None], columns)
         picture = Image.fromarray(drawing.as_picture(image))
         self.image = np.asarray(picture.resize((width, height), Image.Resampling.BOX))
