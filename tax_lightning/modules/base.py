@@ -121,9 +121,8 @@ class MultiAnnotatorModule(L.LightningModule):
             )
         self.labelled_by = check_names("annotators", annotators, least=1)
         self.types = types and self.named
-        self.annotators = self.labelled_by
-        if self.types:
-            self.annotators = tuple(f"type {i}" for i in range(1, 1 + len(self.labelled_by)))
+        numbers = range(1, 1 + len(self.labelled_by))
+        self.annotators = tuple(f"type {i}" for i in numbers) if self.types else self.labelled_by
         self.type_words: list[str] = []  # of each type one, after a validation
         self.classes = check_names("classes", classes, least=2)
         check_reference(reference)
@@ -369,12 +368,9 @@ class MultiAnnotatorModule(L.LightningModule):
             rank_zero_info(f"\n{self.tendencies.table(self._groups)}")
 
     @property
-    def _groups(self) -> Mapping[str, Sequence[str]]:
+    def _groups(self) -> Any:  # noqa: ANN401 - of the user's data module
         """Groups of annotators by which the data module wants to see values, if any."""
-        groups: Mapping[str, Sequence[str]] = getattr(
-            getattr(self.trainer, "datamodule", None), "groups", {}
-        )
-        return groups
+        return getattr(getattr(self.trainer, "datamodule", None), "groups", {})
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Tensor:
         """Update the metrics; returns the loss of the segmentations."""
@@ -395,12 +391,7 @@ class MultiAnnotatorModule(L.LightningModule):
                 self.explanation_metrics.update(batch["image"], output, disputed, **known)
         return self._segmentation_loss(batch, output, reference)
 
-    def _segmentation_loss(
-        self,
-        batch: Batch,
-        output: Any,  # noqa: ANN401 - of the subclass's `forward`
-        reference: Tensor | None,
-    ) -> Tensor:
+    def _segmentation_loss(self, batch: Batch, output: Any, reference: Tensor | None) -> Tensor:  # noqa: ANN401
         """The part of the objective that a validation or test has."""
         raise NotImplementedError
 

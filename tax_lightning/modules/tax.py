@@ -306,12 +306,9 @@ class TAXLightningModule(ExplainingModule):
         ``schedule.enabled=false`` call it yourself after training.
 
         Args:
-            loader: batches of training images, not augmented. Under several processes each gives
-                its own part of the images.
+            loader: batches of training images, not augmented; of this process.
             final: see :meth:`tax_lightning.models.prototypes.PrototypeMemory.project`. The kernels
-                are then fitted to the end and calibrated
-                (:func:`tax_lightning.modules.calibration.finish`), and everything but them is
-                frozen.
+                are then fitted to the end and calibrated, and everything but them is frozen.
             validation: batches of images that were not trained on, for the calibration. Without
                 any, annotators are not calibrated, and trust is fitted on the training images.
         """

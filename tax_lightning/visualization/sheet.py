@@ -152,7 +152,8 @@ class Sheet:
         """Draw a white number on a dark disc."""
         draw, radius = ImageDraw.Draw(picture), self.disc / 2
         font = ImageFont.load_default(size=0.68 * self.disc)
-        draw.circle((x, y), radius, fill=INK, outline=PAPER, width=self.frame // 2)
+        box = (x - radius, y - radius, x + radius, y + radius)
+        draw.ellipse(box, fill=INK, outline=PAPER, width=self.frame // 2)
         draw.text((x, y), str(number), font=font, fill=PAPER, anchor="mm")
 
     def source(self, patch: SourcePatch | None, edge: Colour, side: int) -> Image.Image:
@@ -165,9 +166,11 @@ class Sheet:
             inside = ImageOps.pad(Image.fromarray(patch.image), inside.size, method, NO_PICTURE)
             x = side / 2 + (patch.x + 0.5 - width / 2) * zoom
             y = side / 2 + (patch.y + 0.5 - height / 2) * zoom
+            ring, draw = 0.4 * self.disc, ImageDraw.Draw(inside)
             # Light on dark, so that it shows on any image.
             for ink, thickness in ((INK, self.frame), (PAPER, self.frame // 2)):
-                ImageDraw.Draw(inside).circle((x, y), 0.4 * self.disc, None, ink, thickness)
+                box = (x - ring, y - ring, x + ring, y + ring)
+                draw.ellipse(box, outline=ink, width=thickness)
         return ImageOps.expand(inside, self.frame, edge)
 
 

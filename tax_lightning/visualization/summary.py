@@ -138,9 +138,8 @@ _MEANING = {
 
 def trust_words(trust: TrustBasis) -> str:
     """What the weights of the annotators were taught with, which form was kept, what it means."""
-    taught = (
-        f"Trust in the annotators was taught with {_TAUGHT.get(trust.reference, trust.reference)}"
-    )
+    by = _TAUGHT.get(trust.reference, trust.reference)
+    taught = f"Trust in the annotators was taught with {by}"
     if not trust.measured:
         return f"{taught}. {_FORM[trust.kind]}"
     scores = "uniform {:.2f}, constant {:.2f}, image {:.2f}".format(*trust.scores)
