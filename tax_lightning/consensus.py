@@ -34,15 +34,9 @@ def reference_labels(
 ) -> Tensor | None:
     """The labels that the result is trained for and measured against.
 
-    Args:
-        reference: where they come from: ``"given"`` with the data, the ``"majority"`` of the
-            annotators, ``"staple"`` (estimated once, before training, by our data modules), or
-            ``"none"``.
-        batch: with ``"masks"``, and ``"reference"`` where the labels come with the data.
-        num_classes: number of classes C.
-
-    Returns:
-        Class ids ``[B, H, W]``, 255 where unknown; ``None`` for ``"none"``.
+    Class ids ``[B, H, W]``, 255 where unknown; ``None`` for ``"none"``. The ``"majority"`` is taken
+    of the batch's ``"masks"``; labels ``"given"`` with the data, and those of ``"staple"``, which
+    our data modules estimate once before training, are its ``"reference"``.
 
     Raises:
         ValueError: if they should come with the data and do not.

@@ -232,17 +232,10 @@ def balanced_assignment(
     """Assign pixels to the prototypes of each annotator so that all prototypes get equal weight.
 
     Without the balance most pixels would go to one or two prototypes, and the others would explain
-    nothing. Sinkhorn-Knopp iterations as in SwAV (arXiv 2006.09882), with weighted pixels.
-
-    Args:
-        cosine: of pixels and prototypes, ``[B, N, K, M]``.
-        weight: of the pixels, ``[B, N, M]``, 0 or more.
-        temperature: lower is closer to a hard assignment.
-        iterations: of normalising over prototypes and over pixels.
-        total: sum over all processes, each of which has some of the pixels.
-
-    Returns:
-        ``[B, N, K, M]``, sums to 1 over K.
+    nothing. Sinkhorn-Knopp iterations as in SwAV (arXiv 2006.09882), with weighted pixels. From
+    cosines ``[B, N, K, M]`` and weights of the pixels ``[B, N, M]`` to shares ``[B, N, K, M]``,
+    which sum to 1 over K; a lower temperature is closer to a hard assignment. ``total`` sums over
+    all processes, each of which has some of the pixels.
 
     Example:
         >>> cosine = torch.tensor([[0.9, 0.8], [0.1, 0.3]]).view(1, 1, 2, 2)  # K = 2, M = 2

@@ -108,7 +108,7 @@ def test_the_kinds_of_drawing_are_recovered_from_shuffled_masks(tmp_path):
     assert torch.equal(first[0]["masks"], second[0]["masks"])
     assert not torch.equal(Shuffled().masks[0], Shuffled(2).masks[0])
     (shown,) = explained_samples(trainer, 1)
-    assert shown.labels["masks"].sum((1, 2)).tolist() == [256, 100, 36]
+    assert shown.masks.sum((1, 2)).tolist() == [256, 100, 36]
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)

@@ -203,11 +203,12 @@ def test_large_images_are_shown_smaller_with_every_map_from_the_same_pixels(size
     leader = torch.randint(3, (1, size, size), generator=generator)
     masks = leader.numpy().repeat(3, 0)
     view = view_of(make_explanation(leader, kernel=leader), masks, leader[0].numpy())
-    assert view.leader.shape == (512, 512)
+    shown = view.map("leader")
+    assert shown.shape == (512, 512)
     assert view.line == 4
-    for other in (view.reason, view.kernel, view.masks[1], view.reference):
-        np.testing.assert_array_equal(other, view.leader)
-    assert view.leader[0, 0] == leader[0, 0 if size == 513 else 1, 0 if size == 513 else 1]
+    for other in (view.map("reason"), view.map("reason_kernel"), view.masks[1], view.reference):
+        np.testing.assert_array_equal(other, shown)
+    assert shown[0, 0] == leader[0, 0 if size == 513 else 1, 0 if size == 513 else 1]
 
 
 # ------------------------------------------------------------------------------------------ panel

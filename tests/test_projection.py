@@ -44,7 +44,7 @@ class Stub:
     """Stands in for a module with such a network."""
 
     device = torch.device("cpu")
-    reference_from_output = False
+    reference_from_output = types = False
     _trainer = None
 
     def __init__(self, network: Network, window: int) -> None:

@@ -155,9 +155,3 @@ class GatedMultiHead(MultiHead):
     def common_terms(self, batch: Batch, output: ModelOutput, reference: Tensor | None) -> Terms:
         """``annotator`` and ``fused``, as in TAXLightningModule."""
         return self.loss.segmentation_terms(output, batch["masks"], reference)
-
-    def _measure_explanation(
-        self, batch: Batch, output: ModelOutput, labels: dict[str, Tensor]
-    ) -> None:
-        assert self.explanation_metrics is not None  # asked for
-        self.explanation_metrics.update_who(output.log_who.exp(), **labels)

@@ -1,7 +1,5 @@
 """Checkpoints of models that can name the training pixels behind their decisions."""
 
-from typing import Any
-
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -42,27 +40,15 @@ class ExplainedCheckpoint(ModelCheckpoint):
             self.monitor = getattr(pl_module, "monitor", usual)
         super().setup(trainer, pl_module, stage)
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,  # noqa: ANN401 - as the parent
-        batch: Any,  # noqa: ANN401 - as the parent
-        batch_idx: int,
-    ) -> None:
-        """Save by steps or time, once the model is explained."""
-        if is_explained(pl_module):
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save by epochs after validation, once the model is explained."""
-        if is_explained(pl_module):
-            super().on_validation_end(trainer, pl_module)
+    def _should_skip_saving_checkpoint(self, trainer: L.Trainer) -> bool:
+        """Save nothing by steps, time or epochs before the model is explained."""
+        early = not is_explained(trainer.lightning_module)
+        return early or super()._should_skip_saving_checkpoint(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save by epochs, once the model is explained; before that, for resuming only."""
+        """Before the model is explained, save for resuming only."""
+        super().on_train_epoch_end(trainer, pl_module)
         if is_explained(pl_module):
-            super().on_train_epoch_end(trainer, pl_module)
             return
         self._held_back = True
         if self.save_last and not is_dry_run(trainer):

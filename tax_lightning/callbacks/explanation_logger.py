@@ -1,6 +1,5 @@
 """Explanations while a model is trained, as pictures and a page, for loggers and as files."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -8,22 +7,11 @@ from lightning.pytorch.callbacks import Callback
 
 from tax_lightning.callbacks.checkpoint import is_dry_run, is_explained
 from tax_lightning.callbacks.loggers import Destinations
-from tax_lightning.callbacks.samples import (
-    ExplainedSample,
-    explained_samples,
-    training_reader,
-    undisturbed,
-)
+from tax_lightning.callbacks.samples import explained_samples, training_reader, undisturbed
 from tax_lightning.files import file_name
 from tax_lightning.findings import Finding
-from tax_lightning.tendencies import Groups
 from tax_lightning.visualization.findings import findings
-from tax_lightning.visualization.gallery import (
-    PrototypeCard,
-    read_cards,
-    render_gallery,
-    with_use,
-)
+from tax_lightning.visualization.gallery import read_cards, render_gallery, with_use
 from tax_lightning.visualization.panel import render_panel
 from tax_lightning.visualization.report import write_page
 from tax_lightning.visualization.summary import Summary
@@ -44,11 +32,6 @@ class ExplanationLogger(Callback):
         samples: how many validation images to show, spread evenly over the set.
         every_n_epochs: epochs between two pictures of the same image.
 
-    Attributes:
-        folder: the folder of pictures, once there is one.
-        report: the files written at the end of training.
-        findings: what misleads in the images of the end.
-
     Raises:
         ValueError: if a number is below 1.
     """
@@ -65,9 +48,9 @@ class ExplanationLogger(Callback):
         self._begin()
 
     def _begin(self) -> None:
-        self.folder: Path | None = None
-        self.report: list[Path] = []
-        self.findings: list[Finding] = []
+        self.folder: Path | None = None  # of pictures, once there is one
+        self.report: list[Path] = []  # the files written at the end of training
+        self.findings: list[Finding] = []  # what misleads in the images of the end
         self._finished = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -114,36 +97,21 @@ class ExplanationLogger(Callback):
             groups = getattr(getattr(trainer, "datamodule", None), "groups", None)
             for one in seen:
                 name = one.explanation.ids[0]
-                panel = render_panel(
-                    one.explanation, one.picture, patches=patches, groups=groups, **one.labels
-                )
+                panel = render_panel(*one, patches, groups)
                 file = f"{stage}-{file_name(name)}.png"
                 panels += to.picture(f"explanations/{name}", panel, file)
             if self._finished and seen:
-                first, *others = (Summary.of(one.explanation, **one.labels) for one in seen)
+                first, *others = (Summary.of(one.explanation, *one[2:]) for one in seen)
                 summary = sum(others, start=first)
                 self.findings = findings(seen[0].explanation, summary)
                 cards = with_use(cards, summary)
-                self.report = [*panels, *_show_prototypes(to, seen, cards, groups)]
+                if any(card.source.projected for card in cards):
+                    gallery = render_gallery(cards)
+                    panels += to.picture("explanations/gallery", gallery, "gallery.png")
+                source = "the model at the end of its training"
+                page = to.file(
+                    "report.html", lambda path: write_page(seen, cards, path, source, groups)
+                )
+                self.report = panels + page
                 if self.report:
                     to.artifact("explanation", self.report)
-
-
-def _show_prototypes(
-    to: Destinations,
-    seen: Sequence[ExplainedSample],
-    cards: Sequence[PrototypeCard],
-    groups: Groups | None,
-) -> list[Path]:
-    """Hand over the gallery and the page of the end; returns their files."""
-    files = []
-    if any(card.source.projected for card in cards):
-        files += to.picture("explanations/gallery", render_gallery(cards), "gallery.png")
-    items = [
-        (one.explanation, one.picture, one.labels.get("masks"), one.labels.get("reference"))
-        for one in seen
-    ]
-    source = "the model at the end of its training"
-    return files + to.file(
-        "report.html", lambda path: write_page(items, cards, path, source, groups)
-    )

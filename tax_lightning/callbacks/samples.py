@@ -26,7 +26,8 @@ class ExplainedSample(NamedTuple):
 
     explanation: Explanation
     picture: Picture
-    labels: dict[str, NDArray[Any]]  # "masks" [N, H, W] and "reference" [H, W], where there are any
+    masks: NDArray[Any] | None  # [N, H, W]
+    reference: NDArray[Any] | None  # [H, W]
 
 
 def explained_samples(trainer: L.Trainer, count: int) -> Iterator[ExplainedSample]:
@@ -41,25 +42,18 @@ def explained_samples(trainer: L.Trainer, count: int) -> Iterator[ExplainedSampl
         for sample in _single_samples(trainer, loader, count):
             image = sample["image"][0]
             height, width = sample["size"][0].tolist() if "size" in sample else image.shape[-2:]
-            explanation = explained(trainer, image, sample["id"][0])
+            precision = trainer.precision_plugin  # that of the run
+            with precision.forward_context():
+                images = precision.convert_input(image.unsqueeze(0).to(module.device))
+                explanation = module.explain(images, sample["id"]).to("cpu")
             if getattr(module, "types", False):
                 sample = module.matched(sample, explanation.annotator_probs.log())
-            labels = {key: sample[key][0] for key in ("masks", "reference") if key in sample}
-            yield ExplainedSample(
-                explanation.crop(height, width),
-                picture_of(trainer, image)[:height, :width],
-                {key: np.asarray(label)[..., :height, :width] for key, label in labels.items()},
+            masks, reference = (
+                np.asarray(sample[key][0])[..., :height, :width] if key in sample else None
+                for key in ("masks", "reference")
             )
-
-
-def explained(trainer: L.Trainer, image: Tensor, sample_id: str) -> Explanation:
-    """The explanation of one image ``[ch, H, W]`` on the CPU, in the precision of the run."""
-    module: Any = trainer.lightning_module
-    precision = trainer.precision_plugin
-    with precision.forward_context():
-        images = precision.convert_input(image.unsqueeze(0).to(module.device))
-        explanation: Explanation = module.explain(images, [sample_id])
-    return explanation.to("cpu")
+            picture = picture_of(trainer, image)[:height, :width]
+            yield ExplainedSample(explanation.crop(height, width), picture, masks, reference)
 
 
 def picture_of(trainer: L.Trainer, image: Tensor) -> Picture:

@@ -82,7 +82,8 @@ def segmentation_metrics(
 ) -> MetricCollection:
     """All metrics of a multi-annotator segmentation, as one collection.
 
-    Update it with one call of all keywords; each metric takes those it knows.
+    Update it with one call of all keywords; each metric takes those it knows. Its
+    ``clone(prefix="val/")`` puts a prefix before every key.
 
     Args:
         annotators: Names.
@@ -93,9 +94,6 @@ def segmentation_metrics(
             a probabilistic model, ``annotator_prediction`` are any number of samples.
         sets: Whether to add those of a test, which take longer: Dice of sets, calibration, dispute
             and votes.
-
-    Returns:
-        The collection; ``clone(prefix="val/")`` puts a prefix before every key.
 
     Example:
         >>> metrics = segmentation_metrics(["Ada", "Ben"], ["background", "cup"], kernels=4)

@@ -45,6 +45,14 @@ class Dispute(PooledMetric):
 
     Args:
         threshold: of d, below which pictures are hatched.
+
+    Example:
+        >>> metric, masks = Dispute(), torch.tensor([[[[1]], [[0]]]])
+        >>> p = torch.tensor([0.5, 0.5]).view(1, 2, 1, 1)
+        >>> labels = dict(masks=masks, present=torch.ones(1, 2) > 0)
+        >>> metric.update(probs=p, annotator_probs=p.expand(1, 2, 2, 1, 1), **labels)
+        >>> metric.compute()["dispute_predicted"], metric.compute()["dispute_real"]
+        (tensor(0.5000), tensor(1.))
     """
 
     def __init__(self, threshold: float = 0.1) -> None:
@@ -112,9 +120,13 @@ class Votes(PooledMetric):
       ``within_auc_constant``, ``within_auc_table``: the same of the best constants as above;
       ``within_auc_exchanged``: of the model with its annotators exchanged.
 
-    Args:
-        annotators: their number N.
-        classes: their number C.
+    Example:
+        >>> metric, masks = Votes(annotators=2, classes=2), torch.tensor([[[[1]], [[0]]]])
+        >>> p = torch.tensor([[0.25, 0.75], [0.5, 0.5]]).view(1, 2, 2, 1, 1)
+        >>> labels = dict(prediction=masks[:, 0], masks=masks, present=torch.ones(1, 2) > 0)
+        >>> metric.update(annotator_probs=p, **labels)
+        >>> metric.compute()["dissent_predicted"], metric.compute()["dissent_real"]
+        (tensor(0.3750), tensor(0.5000))
     """
 
     def __init__(self, annotators: int, classes: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -35,8 +36,16 @@ class WhoMetrics(nn.Module):
         self.who, self.exchanged_who = WhoAccuracy(), WhoAccuracy()
         self.trust = TrustScore(len(annotators))
 
-    def update_who(self, who: Tensor, right: Tensor, **labels: Tensor) -> None:
-        """Add one batch."""
+    def update(
+        self,
+        images: Tensor,
+        output: Any,  # noqa: ANN401 - of any model
+        disputed: Tensor,
+        right: Tensor,
+        **labels: Tensor,
+    ) -> None:
+        """Add one batch: images ``[B, ch, H, W]``, and the network's output in evaluation mode."""
+        who = output.log_who.exp()
         self.who.update(who=who, **labels)
         self.exchanged_who.update(who=exchanged(who), **labels)
         drawn = {name: labels[name] for name in ("masks", "present")}
@@ -74,10 +83,10 @@ class ExplanationMetrics(WhoMetrics):
     def update(
         self, images: Tensor, output: TAXOutput, disputed: Tensor, right: Tensor, **labels: Tensor
     ) -> None:
-        """Add one batch: images ``[B, ch, H, W]``, and the network's output in evaluation mode."""
+        """Add one batch, as in the base class."""
         (network,) = self._network
         self.trust.constant = network.trust.constant
-        self.update_who(output.who, right, **labels)
+        super().update(images, output, disputed, right, **labels)
         decision = output.probs.argmax(dim=1)
         fits = network.memory.has_example.flatten(0, 1)[output.reason(decision), decision]
         self.examples.update(fits[disputed].float())

@@ -156,30 +156,22 @@ class GeneralizedEnergyDistance(Averages):
     """Averages :func:`generalized_energy_distance` over images: ``{"ged2"}``, 0 is best."""
 
     higher_is_better = False
+    key, score = "ged2", staticmethod(generalized_energy_distance)
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = check_names("classes", classes, least=2)
-        super().__init__("ged2")
+        super().__init__(self.key)
 
     def update(self, *, annotator_prediction: Tensor, masks: Tensor, present: Tensor) -> None:
         """Add one batch."""
-        inputs = annotator_prediction, masks, present, len(self.classes)
-        self.add_images(generalized_energy_distance(*inputs))
+        self.add_images(self.score(annotator_prediction, masks, present, len(self.classes)))
 
 
-class MatchedDice(Averages):
+class MatchedDice(GeneralizedEnergyDistance):
     """Averages :func:`matched_dice` over images: ``{"dice_match"}``, 1 is best."""
 
     higher_is_better = True
-
-    def __init__(self, classes: Sequence[str]) -> None:
-        self.classes = check_names("classes", classes, least=2)
-        super().__init__("dice_match")
-
-    def update(self, *, annotator_prediction: Tensor, masks: Tensor, present: Tensor) -> None:
-        """Add one batch."""
-        inputs = annotator_prediction, masks, present, len(self.classes)
-        self.add_images(matched_dice(*inputs))
+    key, score = "dice_match", staticmethod(matched_dice)
 
 
 class SetDice(Averages):
@@ -197,6 +189,14 @@ class SetDice(Averages):
       where predictions resemble nobody; ``dice_max/annotators``: mean over annotators of the
       largest Dice with a prediction, low where somebody is not covered; ``dice_max/mean`` of both;
     - ``dice_match``: :func:`matched_dice`.
+
+    Example:
+        >>> metric, masks = SetDice(["background", "cell"]), torch.tensor([[[[1, 0]], [[1, 1]]]])
+        >>> said = torch.nn.functional.one_hot(masks[:, :1], 2).movedim(-1, 2).float()
+        >>> predicted = dict(annotator_prediction=masks[:, :1], annotator_probs=said)
+        >>> metric.update(**predicted, masks=masks, present=torch.ones(1, 2) > 0)
+        >>> metric.compute()["dice_max/predictions"], metric.compute()["dice_max/annotators"]
+        (tensor(1.), tensor(0.8333))
 
     Source:
         Soft: W. Ji et al., "Learning Calibrated Medical Image Segmentation via Multi-rater

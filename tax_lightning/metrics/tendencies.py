@@ -70,9 +70,5 @@ class Tendencies(PooledMetric):
         return {name: torch.tensor(value) for name, value in values.items()}
 
     def table(self, groups: Groups | None = None) -> Table:
-        """All figures by name, masks beside model, as they were when last computed.
-
-        Args:
-            groups: Groups of annotators, which follow the annotators.
-        """
+        """All figures by name, masks beside model, as last computed; groups follow annotators."""
         return tendency_table(self.sides, self.annotators, self.classes, groups)

@@ -47,6 +47,13 @@ class WhoAccuracy(Averages):
     - ``who_entropy_disputed`` and ``who_entropy_unanimous``, H(w) / log N of all N shares, where
       labels differ, and where at least two were given, all alike: 0 where one annotator has it all,
       1 where all have the same.
+
+    Example:
+        >>> metric, who = WhoAccuracy(), torch.tensor([0.75, 0.25]).view(1, 2, 1, 1)
+        >>> masks, present = torch.tensor([[[[1]], [[0]]]]), torch.tensor([[True, True]])
+        >>> metric.update(who=who, masks=masks, present=present, reference=masks[:, 0])
+        >>> metric.compute()["who_accuracy_d1"], metric.compute()["who_chance_d1"]
+        (tensor(1.), tensor(0.5000))
     """
 
     def __init__(self) -> None:
@@ -133,9 +140,6 @@ class AnnotatorShares(Averages):
     ``compute`` returns ``"votes/<annotator>"``, how probably the annotator says what is decided,
     and ``"weight/<annotator>"``, the weight. Summed over annotators, the first is the expected
     number of votes, and the second the trust in them.
-
-    Args:
-        annotators: names, in the order of the N axis.
     """
 
     def __init__(self, annotators: Sequence[str]) -> None:
@@ -180,8 +184,13 @@ class TrustScore(PooledMetric):
     - ``_constant``: one for each annotator, as fitted on validation images; of models that have
       them.
 
-    Args:
-        annotators: their number N.
+    Example:
+        >>> metric, who = TrustScore(annotators=2), torch.tensor([0.75, 0.25]).view(1, 2, 1, 1)
+        >>> masks, present = torch.tensor([[[[1]], [[0]]]]), torch.tensor([[True, True]])
+        >>> right = torch.tensor([False, True]).view(1, 2, 1, 1)  # of two classes the second
+        >>> metric.update(who=who, masks=masks, present=present, right=right)
+        >>> metric.compute()["trust_agreement"], metric.compute()["trust_agreement_uniform"]
+        (tensor(0.7500), tensor(0.5000))
     """
 
     def __init__(self, annotators: int) -> None:

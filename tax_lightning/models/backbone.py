@@ -36,9 +36,7 @@ class DenseNetwork(nn.Module):
             of an smp model are the encoder's deepest; its encoder and decoder are then called one
             after the other in place of the model. A backbone of another kind gives a pair.
 
-    Attributes:
-        channels: number of features D.
-        context_channels: number of features of the context; 0 without one.
+    ``channels`` is the number of features D, ``context_channels`` that of the context, or 0.
 
     Raises:
         ValueError: if the architecture or encoder is unknown, or the backbone does not give
@@ -86,9 +84,6 @@ class DenseNetwork(nn.Module):
 
         Images whose sides are no multiple of the encoder's stride are padded and the features cut.
         :meth:`at_pixels` brings the context, or what is made of it, to the images' pixels.
-
-        Raises:
-            ValueError: if the images are not floats.
         """
         if not images.is_floating_point():
             raise ValueError(

@@ -27,9 +27,6 @@ class KernelBank(nn.Module):
         kernel_size: side s of a kernel in pixels, odd. 3 sees the neighbourhood that a habit such
             as "outlines generously" depends on; 1 sees one feature vector.
 
-    Raises:
-        ValueError: if a number is out of its range or ``kernel_size`` is even.
-
     Example:
         >>> bank = KernelBank(3, kernels=2, classes=4, channels=8)
         >>> bank(torch.randn(1, 8, 16, 16)).shape

@@ -64,8 +64,7 @@ class TAXNetwork(DenseNetwork):
         **backbone: arguments of :class:`~tax_lightning.models.backbone.DenseNetwork`.
 
     Raises:
-        ValueError: if the architecture or encoder is unknown, a number is out of its range, or the
-            backbone does not give features of four dimensions.
+        ValueError: as in the base class, or if a number is out of its range.
 
     Example:
         >>> network = TAXNetwork(annotators=3, classes=2, encoder="resnet18")

@@ -13,20 +13,13 @@ from tax_lightning.models.mixture import mix
 class ModelOutput(NamedTuple):
     """What a model without prototypes says about a batch.
 
-    Attributes:
-        log_probs: log of the resulting segmentation, ``[B, C, H, W]``.
-        log_annotator_probs: log of each annotator's own segmentation, ``[B, N, C, H, W]``; N is 0
-            for a model that does not name annotators.
-        log_who: log of the weight of each annotator, ``[B, N, H, W]``; equal weights where the
-            model does not learn them.
-        log_samples: log of segmentations sampled from the model, ``[B, S, C, H, W]``; ``None``
-            where the annotators are named.
+    A model that names no annotators, N = 0, gives segmentations sampled from it instead.
     """
 
-    log_probs: Tensor
-    log_annotator_probs: Tensor
-    log_who: Tensor
-    log_samples: Tensor | None = None
+    log_probs: Tensor  # of the resulting segmentation, ``[B, C, H, W]``
+    log_annotator_probs: Tensor  # of each annotator's own segmentation, ``[B, N, C, H, W]``
+    log_who: Tensor  # weights ``[B, N, H, W]``; equal where the model does not learn them
+    log_samples: Tensor | None = None  # ``[B, S, C, H, W]``
 
     @property
     def log_sample_probs(self) -> Tensor:
@@ -52,23 +45,14 @@ class TAXWeights(NamedTuple):
 
 
 class TAXOutput(NamedTuple):
-    """What a :class:`~tax_lightning.models.network.TAXNetwork` says about a batch.
+    """What a :class:`~tax_lightning.models.network.TAXNetwork` says about a batch."""
 
-    Attributes:
-        log_probs: log of the resulting segmentation p, ``[B, C, H, W]``.
-        log_annotator_probs: log of each annotator's own segmentation p_n, ``[B, N, C, H, W]``.
-        log_who: log w_n, ``[B, N, H, W]``.
-        log_within: log g_nk, ``[B, N, K, H, W]``; -inf for pruned prototypes.
-        log_kernel_probs: log p_nk, ``[B, N, K, C, H, W]``.
-        embedding: z at unit length, ``[B, E, H, W]``.
-    """
-
-    log_probs: Tensor
-    log_annotator_probs: Tensor
-    log_who: Tensor
-    log_within: Tensor
-    log_kernel_probs: Tensor
-    embedding: Tensor
+    log_probs: Tensor  # log of the resulting segmentation p, ``[B, C, H, W]``
+    log_annotator_probs: Tensor  # log of each annotator's own segmentation p_n, ``[B, N, C, H, W]``
+    log_who: Tensor  # log w_n, ``[B, N, H, W]``
+    log_within: Tensor  # log g_nk, ``[B, N, K, H, W]``; -inf for pruned prototypes
+    log_kernel_probs: Tensor  # log p_nk, ``[B, N, K, C, H, W]``
+    embedding: Tensor  # z at unit length, ``[B, E, H, W]``
 
     @property
     def log_sample_probs(self) -> Tensor:

@@ -26,19 +26,12 @@ def packaged_weights(encoder: str) -> Path | None:
 
 
 def load_encoder(encoder: nn.Module, path: str | Path, in_order: bool = False) -> None:
-    """Put the weights of a file into an encoder.
+    """Put the weights of a file into an encoder of segmentation_models_pytorch.
 
-    Args:
-        encoder: of segmentation_models_pytorch. For images of other than three channels the first
-            layer's weights are summed or repeated, as timm does.
-        path: a state dict, as ``torch.save(model.state_dict(), path)`` writes it; of the encoder,
-            or of the whole classifier that it is a part of. Tensors that the encoder does not have,
-            such as those of the classifier's head, are left out.
-        in_order: whether the tensors are taken by their order instead of by their names.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no state dict, or lacks a tensor of the encoder.
+    The file holds the state dict of the encoder or of the whole classifier that it is a part of;
+    what the encoder does not have is left out. For images of other than three channels the first
+    layer's weights are summed or repeated, as timm does. ``in_order`` takes the tensors by their
+    order instead of by their names.
     """
     given = _read(Path(path))
     own = encoder.state_dict()

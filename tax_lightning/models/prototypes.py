@@ -33,15 +33,9 @@ class PrototypeMemory(nn.Module):
     The pixels (sample id, place, label, similarity) are part of the ``state_dict`` as plain tensors
     and strings, without any image data.
 
-    Args:
-        annotators: number of annotators N.
-        kernels: kernels, and so prototypes, per annotator K.
-        channels: length E of an embedding.
-        classes: number of classes C.
-        temperature: tau, by which a cosine is divided before the softmax; greater than 0.
-
-    Raises:
-        ValueError: if ``temperature`` is not positive.
+    Built of the number of annotators N, of kernels and so prototypes of each K, the length E of an
+    embedding, the number of classes C, and the temperature tau, by which a cosine is divided before
+    the softmax; a ValueError if it is not greater than 0.
 
     Example:
         >>> memory = PrototypeMemory(2, kernels=3, channels=8, classes=2)
@@ -281,15 +275,10 @@ class SourceSearch(PixelSearch):
         embedding: Tensor,
         ids: Sequence[str],
     ) -> None:
-        """Consider the images of one batch.
+        """Consider the images of one batch, with cosines ``[B, N, K, H, W]``.
 
-        Args:
-            similarity: ``[B, N, K, H, W]`` cosines.
-            eligible: ``[B, N, K, H, W]`` bool, pixels that may become the source of (n, k).
-            preferred: bool, broadcastable to the same; pixels that come before any other.
-            labels: class ids ``[B, N, H, W]``.
-            embedding: ``[B, E, H, W]``.
-            ids: the B sample ids.
+        ``eligible``, of the same shape, are the pixels that may become the source of (n, k), and
+        ``preferred``, broadcastable to it, those that come before any other.
         """
         rank = similarity + 4.0 * preferred  # cosines differ by 2 at most
         for b, n, k, _, y, x, label in _largest(rank, eligible, labels):

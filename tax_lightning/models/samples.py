@@ -16,13 +16,8 @@ def coherent_samples(log_probs: Tensor, samples: int) -> Tensor:
     is spread evenly and does not change from call to call: two classes are cut at the thresholds
     (s + 1/2) / S, and more classes take the points of a Sobol sequence.
 
-    Args:
-        log_probs: log of class probabilities, ``[..., C, H, W]``.
-        samples: number S of samples, at least 1.
-
-    Returns:
-        Class ids ``[..., S, H, W]``. With one sample and two classes that of the largest
-        probability.
+    From the log of class probabilities ``[..., C, H, W]`` to class ids ``[..., S, H, W]``, of at
+    least one sample. With one sample and two classes it has the largest probability.
 
     Example:
         >>> probs = torch.tensor([[0.8, 0.4], [0.2, 0.6]]).view(2, 1, 2)  # C = 2, two pixels

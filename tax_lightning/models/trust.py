@@ -47,17 +47,6 @@ class Trust(nn.Module):
     The score is the log score -log sum_{n right} w_n at pixels where annotators disagree. It is
     proper: in the mean it is smallest for weights that are right as often as they say.
 
-    Args:
-        annotators: number of annotators N.
-
-    Attributes:
-        scale: of the evidence, ``[]``; 0 unless the weights follow the image.
-        offset: of each annotator, ``[N]``.
-        constant: log of the weights of the form ``"constant"``, ``[N]``: what a model of the images
-            has to be better than.
-        scores: log scores of the three forms in the order of ``TRUST_KINDS``, ``[3]`` in nats,
-            smaller is better; NaN while nothing was fitted.
-
     Example:
         >>> trust = Trust(annotators=2)
         >>> trust(torch.tensor([0.0, 0.0]).view(1, 2, 1, 1)).exp().flatten()
@@ -66,10 +55,10 @@ class Trust(nn.Module):
         'image'
     """
 
-    scale: Tensor
-    offset: Tensor
-    constant: Tensor
-    scores: Tensor
+    scale: Tensor  # of the evidence, ``[]``; 0 unless the weights follow the image
+    offset: Tensor  # of each annotator, ``[N]``
+    constant: Tensor  # log of the weights of that form, which a model of the images has to beat
+    scores: Tensor  # of the three forms in the order of `TRUST_KINDS`, in nats; NaN until fitted
 
     def __init__(self, annotators: int) -> None:
         super().__init__()

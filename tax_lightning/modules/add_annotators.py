@@ -53,9 +53,7 @@ class AddedAnnotators(TAXLightningModule):
         lr_scheduler: as in the base class.
 
     Raises:
-        FileNotFoundError: if there is no file ``base``.
-        ValueError: if the base is no checkpoint of this library, or knows all the annotators
-            already, or its classes or channels differ.
+        ValueError: if the base is no checkpoint of this library, or does not fit the data.
 
     Example:
         Trained with ``tax fit --config experiments/add_annotator.yaml``; in one's own script
@@ -183,7 +181,6 @@ class AddedAnnotators(TAXLightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save a plain module that knows all the annotators."""
         super().on_save_checkpoint(checkpoint)
-        del checkpoint["hyper_parameters"]["base"]
         plain = TAXLightningModule
         checkpoint["class_path"] = f"{plain.__module__}.{plain.__qualname__}"
 

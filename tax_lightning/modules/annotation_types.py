@@ -32,12 +32,8 @@ CLEARLY = 0.1  # of an area, from which a type is called larger or smaller than 
 def best_order(masks: Tensor, log_probs: Tensor) -> Tensor:
     """For each type the mask of the image that is its own, so that the labels are most probable.
 
-    Args:
-        masks: ``[B, N, H, W]`` class ids, 255 where not labelled.
-        log_probs: log of what the model expects of each type, ``[B, N, C, H, W]``.
-
-    Returns:
-        Places ``[B, N]`` among the masks, each once.
+    Places ``[B, N]`` among the masks ``[B, N, H, W]``, each once, by the log of what the model
+    expects of each type, ``[B, N, C, H, W]``.
 
     Example:
         >>> large, tight = torch.tensor([[0.9, 0.9], [0.9, 0.1]])

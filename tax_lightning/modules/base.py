@@ -12,11 +12,17 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from tax_lightning.batch import Batch, complete_batch, unpacked
-from tax_lightning.consensus import Reference, check_reference, reference_labels, right_labels
+from tax_lightning.consensus import (
+    Reference,
+    check_reference,
+    disagreement,
+    reference_labels,
+    right_labels,
+)
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.preparation import Preparation
 from tax_lightning.distributed import across_processes, alone
-from tax_lightning.losses import SegmentationTerms
+from tax_lightning.losses import SegmentationLoss, SegmentationTerms
 from tax_lightning.metrics import Tendencies, WhoMetrics, sample_metrics, segmentation_metrics
 from tax_lightning.metrics.inputs import check_names
 from tax_lightning.models.backbone import evaluating
@@ -30,7 +36,13 @@ from tax_lightning.modules.annotation_types import (
     order_of_areas,
     type_words,
 )
-from tax_lightning.modules.checkpoints import FORMAT_VERSION, check_format, check_same_names
+from tax_lightning.modules.checkpoints import (
+    FORMAT_VERSION,
+    TRAIN_AGAIN,
+    check_format,
+    check_same_names,
+    given_network,
+)
 
 HELD_STILL = 0.1  # share of the run before which a slow encoder does not move
 BY_AREA = 0.3  # share of the run at whose start types are the ranks of the areas in an image
@@ -40,15 +52,27 @@ TEST_SAMPLES = 9  # of each annotator, of which a test measures the sets
 class MultiAnnotatorModule(L.LightningModule):
     """Base of the Lightning modules for several annotators; works with any ``Trainer``.
 
-    A subclass builds its network, sets ``loss``, and implements ``forward``, ``training_step`` and
-    ``_segmentation_loss``. The batches are those of
-    :class:`~tax_lightning.modules.tax.TAXLightningModule`.
+    A subclass builds its network with the arguments ``self.backbone``, sets ``loss``, and
+    implements ``forward``, ``training_step`` and ``_segmentation_loss``. The batches are those of
+    :class:`~tax_lightning.modules.tax.TAXLightningModule`. All subclasses take these arguments:
 
     Args:
         annotators: names, in the order of the N axis of ``"masks"``.
         classes: names, in the order of class ids; the first is the background.
-        reference: the labels that the result is measured against (and trained for, if the model
-            does so), see :func:`tax_lightning.consensus.reference_labels`.
+        network: a module that gives dense features ``[B, D, h, w]``, or a pair of these and of a
+            context, in place of the five arguments below. A checkpoint does not hold it: give it
+            again to load one.
+        architecture: of segmentation_models_pytorch, such as ``"unet"``.
+        encoder: of segmentation_models_pytorch.
+        encoder_weights: ``"imagenet"``, the path of a file, or ``None`` for random weights, see
+            :class:`~tax_lightning.models.backbone.DenseNetwork`.
+        in_channels: channels of an image.
+        backbone_options: further arguments of the smp architecture.
+        reference: the labels that the result is measured against, and trained for where the method
+            does so: ``"given"`` with the data, the ``"majority"`` of the annotators, ties ignored,
+            ``"staple"``, which weights them (:func:`tax_lightning.consensus.staple`), or
+            ``"none"``.
+        segmentation_loss: cross-entropy, Dice or their sum.
         optimizer: from parameters to an optimizer; the default is AdamW with a rate of 1e-3.
         lr_scheduler: from an optimizer to a scheduler, stepped every epoch.
         encoder_rate: share of the learning rate at which the encoder of an smp model is trained, in
@@ -59,7 +83,8 @@ class MultiAnnotatorModule(L.LightningModule):
             changes nothing for a model that names no annotators.
 
     Raises:
-        ValueError: if names are missing or doubled, or there is no such reference or rate.
+        ValueError: if names are missing or doubled, an option is unknown or out of its range, or a
+            checkpoint of the user's own network is loaded without that network.
     """
 
     monitor = "val/fused_dice/mean"
@@ -74,18 +99,30 @@ class MultiAnnotatorModule(L.LightningModule):
         self,
         annotators: Sequence[str],
         classes: Sequence[str],
+        network: nn.Module | None = None,
+        architecture: str = "unet",
+        encoder: str = "resnet34",
+        encoder_weights: str | None = None,
+        in_channels: int = 3,
+        backbone_options: dict[str, Any] | None = None,
         reference: Reference = "majority",
+        segmentation_loss: SegmentationLoss = "ce",
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         encoder_rate: float = 1.0,
         types: bool = False,
+        **unknown: Any,  # noqa: ANN401 - refused
     ) -> None:
         super().__init__()
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__}: {', '.join(unknown)}: unknown, expected arguments of the "
+                f"model. If this comes from a checkpoint: {TRAIN_AGAIN}"
+            )
         self.labelled_by = check_names("annotators", annotators, least=1)
         self.types = types and self.named
-        self.annotators = self.labelled_by
-        if self.types:
-            self.annotators = tuple(f"type {i}" for i in range(1, 1 + len(self.labelled_by)))
+        numbers = range(1, 1 + len(self.labelled_by))
+        self.annotators = tuple(f"type {i}" for i in numbers) if self.types else self.labelled_by
         self.type_words: list[str] = []  # of each type one, after a validation
         self.classes = check_names("classes", classes, least=2)
         check_reference(reference)
@@ -99,7 +136,28 @@ class MultiAnnotatorModule(L.LightningModule):
                 f"encoder_rate={encoder_rate}: expected a share of the learning rate in (0, 1]."
             )
         self.encoder_rate = encoder_rate
-        # Of a subclass whose test can measure who and why too.
+        built_of: dict[str, Any] = {
+            "architecture": architecture,
+            "encoder": encoder,
+            "encoder_weights": encoder_weights,
+            "in_channels": in_channels,
+            "backbone_options": backbone_options,
+        }
+        # Primitives only, so that a checkpoint loads with weights_only=True. Subclasses add theirs.
+        self.save_hyperparameters(
+            {
+                "annotators": list(annotators),
+                "classes": list(classes),
+                "network": None if network is None else "given",
+                **built_of,
+                "reference": reference,
+                "segmentation_loss": segmentation_loss,
+                "encoder_rate": encoder_rate,
+                "types": types,
+            }
+        )
+        self.backbone = {**built_of, "backbone": given_network(network)}
+        # Of a subclass whose test can measure who and why too, which takes long.
         self.explanation_metrics: WhoMetrics | None = None
 
     def _measure_by(self, kernels: int | None = None, who: bool = True, named: bool = True) -> None:
@@ -168,11 +226,7 @@ class MultiAnnotatorModule(L.LightningModule):
         """The batch with the masks of each image in the order of the types, if there are types.
 
         At the start of a run the types are the ranks of the areas in an image, as heads that know
-        little yet would match by chance.
-
-        Args:
-            batch: complete.
-            log_probs: log of what the model expects of each type, ``[B, N, C, H, W]``.
+        little yet would match by chance. ``log_probs`` are as of :func:`best_order`.
         """
         if not self.types:
             return batch
@@ -204,14 +258,9 @@ class MultiAnnotatorModule(L.LightningModule):
         return not (self._trainer is not None and self.trainer.predicting)
 
     def reference_labels(self, batch: Batch, output: Any) -> Tensor | None:  # noqa: ANN401
-        """The labels that the result is trained for, ``[B, H, W]``; 255 where unknown.
+        """As of :func:`tax_lightning.consensus.reference_labels`, ``[B, H, W]`` or ``None``.
 
-        Args:
-            batch: as it came.
-            output: of the network; only needed where :attr:`reference_from_output` is true.
-
-        Returns:
-            Class ids, or ``None`` for ``reference="none"``.
+        The network's output is only needed where :attr:`reference_from_output` is true.
         """
         return reference_labels(self.reference, batch, len(self.classes))
 
@@ -312,18 +361,16 @@ class MultiAnnotatorModule(L.LightningModule):
         self._log_metrics(self.test_metrics, "test/")
         self._log_metrics(self.sample_metrics, "test/")
         if self.explanation_metrics is not None:
-            self.log_dict(with_a_case(self._explanation_values(self.explanation_metrics), "test/"))
+            values = self.explanation_metrics.compute() | self._probed()
+            self.log_dict(with_a_case(values, "test/"))
             self.explanation_metrics.reset()
             self._log_metrics(self.tendencies, "test/")
             rank_zero_info(f"\n{self.tendencies.table(self._groups)}")
 
     @property
-    def _groups(self) -> Mapping[str, Sequence[str]]:
+    def _groups(self) -> Any:  # noqa: ANN401 - of the user's data module
         """Groups of annotators by which the data module wants to see values, if any."""
-        groups: Mapping[str, Sequence[str]] = getattr(
-            getattr(self.trainer, "datamodule", None), "groups", {}
-        )
-        return groups
+        return getattr(getattr(self.trainer, "datamodule", None), "groups", {})
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Tensor:
         """Update the metrics; returns the loss of the segmentations."""
@@ -340,31 +387,17 @@ class MultiAnnotatorModule(L.LightningModule):
                 own = output.log_sample_probs.argmax(dim=2)
                 self.tendencies.update(annotator_prediction=own, **labels)
                 known = known_labels(batch, reference) | {"right": self.right_labels(batch)}
-                self._measure_explanation(batch, output, known)
+                disputed = disagreement(batch["masks"])
+                self.explanation_metrics.update(batch["image"], output, disputed, **known)
         return self._segmentation_loss(batch, output, reference)
 
-    def _segmentation_loss(
-        self,
-        batch: Batch,
-        output: Any,  # noqa: ANN401 - of the subclass's `forward`
-        reference: Tensor | None,
-    ) -> Tensor:
+    def _segmentation_loss(self, batch: Batch, output: Any, reference: Tensor | None) -> Tensor:  # noqa: ANN401
         """The part of the objective that a validation or test has."""
         raise NotImplementedError
 
-    def _measure_explanation(
-        self,
-        batch: Batch,
-        output: Any,  # noqa: ANN401 - of the subclass's `forward`
-        labels: dict[str, Tensor],
-    ) -> None:
-        """Update :attr:`explanation_metrics`, which a test alone has, because it takes long."""
-        raise NotImplementedError
-
-    def _explanation_values(self, metrics: Any) -> dict[str, Tensor]:  # noqa: ANN401
-        """The values of :attr:`explanation_metrics` after all batches."""
-        values: dict[str, Tensor] = metrics.compute()
-        return values
+    def _probed(self) -> dict[str, Tensor]:
+        """Further values of a test, which need passes of their own."""
+        return {}
 
     def _log_metrics(self, metrics: Metric | MetricCollection, prefix: str) -> dict[str, Tensor]:
         values: dict[str, Tensor] = metrics.compute()
@@ -407,12 +440,7 @@ class MultiAnnotatorModule(L.LightningModule):
 
 
 def known_labels(batch: Batch, reference: Tensor | None) -> dict[str, Tensor]:
-    """The labels that metrics compare with, by keyword; 255 where one is unknown.
-
-    Args:
-        batch: with ``"masks"``, ``"present"`` and, for synthetic data, ``"expert"``.
-        reference: ``[B, H, W]``; ``None`` where there is none at all.
-    """
+    """The labels that metrics compare with, by keyword; 255 where one is unknown."""
     unknown = torch.full_like(batch["masks"][:, 0], IGNORE_INDEX)
     return {
         "masks": batch["masks"],
@@ -467,10 +495,9 @@ def by_group(
         for group, names in groups.items():
             own = [values[f"{kind}/{name}"] for name in names if f"{kind}/{name}" in values]
             if own:
+                values_of = torch.stack(own)
                 total = kind in ("votes", "weight")
-                found[f"{kind}/{group}"] = (
-                    torch.stack(own).sum() if total else torch.stack(own).nanmean()
-                )
+                found[f"{kind}/{group}"] = values_of.sum() if total else values_of.nanmean()
     return found
 
 
@@ -489,15 +516,7 @@ def with_a_case(values: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def chosen_annotators(
     annotators: Sequence[str], annotator: str | None, panel: Sequence[str] | None
 ) -> list[int] | None:
-    """Places of the annotators that count, each once; ``None`` for all.
-
-    Args:
-        annotators: names in the order of the N axis.
-        annotator: name of the only one.
-        panel: names of some.
-
-    Raises:
-        ValueError: if a name is unknown, the panel is empty, or both arguments are given.
+    """Places of the annotators that count, each once; ``None`` for all. See `predict`.
 
     Example:
         >>> chosen_annotators(["Ana", "Ben"], None, ["Ben", "Ana", "Ben"])

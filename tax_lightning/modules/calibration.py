@@ -7,10 +7,8 @@ kernels is frozen by then.
 from __future__ import annotations
 
 import copy
-import math
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
@@ -26,9 +24,9 @@ from tax_lightning.explanation import TRUST_KINDS, expected_disagreement
 from tax_lightning.models.backbone import evaluating
 from tax_lightning.models.kernel_bank import KernelBank
 from tax_lightning.models.mixture import full_precision
-from tax_lightning.models.network import DISPUTE_THRESHOLD, TAXNetwork
+from tax_lightning.models.network import DISPUTE_THRESHOLD
 from tax_lightning.models.prototypes import ExampleSearch
-from tax_lightning.models.trust import Trust, TrustCases, bounded_scale
+from tax_lightning.models.trust import TrustCases, bounded_scale
 from tax_lightning.modules.projection import ExplainingModule, number_of_images, on_device
 
 MOST_VALUES = 2**26  # float32 numbers of a sample of pixels, 256 MB
@@ -46,31 +44,21 @@ Draw = Literal["disputed", "even"]
 
 
 class PixelSample(NamedTuple):
-    """Pixels of many images, with what the kernels need of each.
+    """Pixels of many images, with what the kernels need of each."""
 
-    Attributes:
-        patches: the features that a kernel sees, ``[M, D s s]``.
-        log_within: log g_nk, ``[M, N, K]``.
-        log_who: log w_n, ``[M, N]``.
-        masks: the annotators' labels, ``[M, N]``, 255 where not labelled.
-        right: the label that is right, as one bool a class ``[M, C]``: more than one at a tie,
-            none where it is unknown.
-        image: a number for each image, ``[M]``.
-    """
-
-    patches: Tensor
-    log_within: Tensor
-    log_who: Tensor
-    masks: Tensor
-    right: Tensor
-    image: Tensor
+    patches: Tensor  # the features that a kernel sees, ``[M, D s s]``
+    log_within: Tensor  # log g_nk, ``[M, N, K]``
+    log_who: Tensor  # log w_n, ``[M, N]``
+    masks: Tensor  # the annotators' labels, ``[M, N]``, 255 where not labelled
+    right: Tensor  # labels that are right, bool ``[M, C]``: several at a tie, none where unknown
+    image: Tensor  # a number for each image, ``[M]``
 
     @classmethod
     def together(cls, parts: Iterable[Self]) -> Self:
         """The pixels of several samples."""
         return cls(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
-    def at(self, chosen: Tensor) -> Self:
+    def at(self, chosen: Tensor | slice) -> Self:
         """Some of the pixels, by a mask or by their places."""
         return type(self)(*(column[chosen] for column in self))
 
@@ -84,11 +72,6 @@ class PixelSample(NamedTuple):
     def labelled(self) -> Tensor:
         """Who labelled each pixel, bool ``[M, N]``."""
         return self.masks != IGNORE_INDEX
-
-    @property
-    def disputed(self) -> Tensor:
-        """Where two labels differ, bool ``[M]``."""
-        return disagreement(self.masks)
 
 
 def kernel_logits(bank: KernelBank, pixels: PixelSample) -> Tensor:
@@ -105,63 +88,17 @@ def log_annotator_probs(logits: Tensor, pixels: PixelSample) -> Tensor:
     return log_probs
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What the end of the training changed, measured on images that were not trained on.
-
-    Args:
-        loss: mean -log p_n of the annotators' labels, in nats, before the fit of the kernels, after
-            it, and after the calibration.
-        scale: of each annotator's kernels, ``[N]``.
-        offset: of each class of each annotator, ``[N][C]``.
-        trust: as it was fitted.
-    """
-
-    loss: tuple[float, float, float]
-    scale: tuple[float, ...]
-    offset: tuple[tuple[float, ...], ...]
-    trust: Trust
-
-    def words(self, annotators: Sequence[str], classes: Sequence[str]) -> str:
-        """The same for a person to read."""
-        before, fitted, calibrated = self.loss
-        rows = [
-            f"  {name}: scale {scale:.2f}, offset "
-            + ", ".join(f"{c} {value:+.2f}" for c, value in zip(classes, offset, strict=True))
-            for name, scale, offset in zip(annotators, self.scale, self.offset, strict=True)
-        ]
-        scores = zip(TRUST_KINDS, self.trust.scores.tolist(), strict=True)
-        told = "not measured"
-        if not self.trust.scores.isnan().any():
-            told = ", ".join(f"{kind} {score:.3f}" for kind, score in scores)
-        return "\n".join(
-            [
-                "Annotators' own segmentations on validation images, mean -log p of their labels: "
-                f"{before:.3f} as trained, {fitted:.3f} with the kernels fitted to the end, "
-                f"{calibrated:.3f} calibrated by",
-                *rows,
-                f"Whom to trust, log score on validation images (smaller is better): {told}. "
-                f"Kept: {self.trust.kind}.",
-            ]
-        )
-
-
 def finish(
     module: ExplainingModule,
     loader: Iterable[Batch],
     validation: Iterable[Batch],
     keep: int = 0,
-) -> Calibration | None:
+) -> str | None:
     """Fit the kernels to the end; calibrate annotators, dispute and trust.
 
-    Args:
-        module: whose prototypes are final.
-        loader: batches of training images, not augmented; of this process.
-        validation: batches of images that were not trained on; of this process.
-        keep: the first so many annotators stay as they are, and so does trust.
-
-    Returns:
-        What was changed; ``None`` without validation images.
+    Arguments are those of :meth:`tax_lightning.modules.tax.TAXLightningModule.project`. The first
+    ``keep`` annotators stay as they are, and so does trust. Returns what a person should know of
+    the result; ``None`` without validation images.
     """
     network = module.network
     bank, trust = network.bank, network.trust
@@ -170,7 +107,8 @@ def finish(
     examples = ExampleSearch(len(module.classes))
     (training,) = sample_pixels(module, loader, ["disputed"], examples)
     network.memory.note_examples(examples, keep)
-    held_out, evenly = sample_pixels(module, validation, ["disputed", "even"])
+    none = training.at(slice(0))
+    held_out, evenly = sample_pixels(module, validation, ["disputed", "even"]) or (none, none)
     learnt, chosen_by, measured = (
         pixels.without_labels_of(keep) for pixels in (training, held_out, evenly)
     )
@@ -193,8 +131,24 @@ def finish(
     if not len(held_out.image):
         return None
     before, after, calibrated = losses
-    rows = tuple(tuple(row) for row in offset.tolist())
-    return Calibration((before, after, calibrated), tuple(scale.tolist()), rows, trust)
+    changes = "".join(
+        f"\n  {name}: scale {factor:.2f}, offset "
+        + ", ".join(f"{c} {by:+.2f}" for c, by in zip(module.classes, shift, strict=True))
+        for name, factor, shift in zip(
+            module.annotators, scale.tolist(), offset.tolist(), strict=True
+        )
+    )
+    told = "not measured"
+    if not trust.scores.isnan().any():
+        pairs = zip(TRUST_KINDS, trust.scores.tolist(), strict=True)
+        told = ", ".join(f"{kind} {score:.3f}" for kind, score in pairs)
+    return (
+        "Annotators' own segmentations on validation images, mean -log p of their labels: "
+        f"{before:.3f} as trained, {after:.3f} with the kernels fitted to the end, "
+        f"{calibrated:.3f} calibrated by{changes}\n"
+        f"Whom to trust, log score on validation images (smaller is better): {told}. "
+        f"Kept: {trust.kind}."
+    )
 
 
 @torch.no_grad()
@@ -212,14 +166,8 @@ def sample_pixels(
     because somebody labelled it so: where disputed ones count more, rare labels come out too
     probable. A draw depends on the image alone, not on its batch or process.
 
-    Args:
-        module: whose features.
-        loader: batches of images, not augmented; of this process.
-        draws: in which ways.
-        examples: takes up the pixels of every class that the prototypes resemble most.
-
-    Returns:
-        The pixels of each draw.
+    ``examples`` takes up the pixels of every class that the prototypes resemble most. Returns the
+    pixels of each draw; nothing without images.
     """
     network = module.network
     size = network.bank.weight.shape[-1]
@@ -258,23 +206,8 @@ def sample_pixels(
         everywhere |= part
         if examples is not None:
             examples.merge(others)
-    if not everywhere:
-        return [_no_pixels(network)] * len(draws)
     by_draw = zip(*(everywhere[name] for name in sorted(everywhere)), strict=True)
     return [PixelSample.together(parts) for parts in by_draw]
-
-
-def _no_pixels(network: TAXNetwork) -> PixelSample:
-    annotators, kernels, classes = network.bank.bias.shape
-    values = network.channels * network.bank.weight.shape[-1] ** 2
-    return PixelSample(
-        torch.zeros(0, values),
-        torch.zeros(0, annotators, kernels),
-        torch.zeros(0, annotators),
-        torch.zeros(0, annotators, dtype=torch.long),
-        torch.zeros(0, classes, dtype=torch.bool),
-        torch.zeros(0, dtype=torch.long),
-    )
 
 
 def _drawn(masks: Tensor, count: int, name: str, draw: Draw) -> Tensor:
@@ -294,11 +227,7 @@ def _drawn(masks: Tensor, count: int, name: str, draw: Draw) -> Tensor:
 def fit_kernels(bank: KernelBank, training: PixelSample, held_out: PixelSample) -> None:
     """Fit the kernels to the end, each annotator's own labels being what they are fitted to.
 
-    Args:
-        bank: the kernels, which are changed.
-        training: pixels of training images.
-        held_out: pixels of other images; the fit that predicts their labels best is kept. With none
-            the last.
+    The fit that predicts the labels of the held-out pixels best is kept; with none the last.
     """
     if not len(training.image):  # nobody labelled anything
         return
@@ -342,14 +271,8 @@ def calibrate_annotators(bank: KernelBank, pixels: PixelSample) -> tuple[Tensor,
 
     One scale and one offset a class for each annotator, of the logits of all their kernels, with
     the smallest -log p_n of the labels (Platt scaling; for networks Guo, Pleiss, Sun, Weinberger,
-    "On calibration of modern neural networks", 2017).
-
-    Args:
-        bank: the kernels, which are changed.
-        pixels: of images that were not trained on.
-
-    Returns:
-        Scales ``[N]`` and offsets ``[N, C]``.
+    "On calibration of modern neural networks", 2017). The pixels are of images that were not
+    trained on. Returns scales ``[N]`` and offsets ``[N, C]``.
     """
     annotators, _, classes = bank.bias.shape
     logits = kernel_logits(bank, pixels).detach()  # once: they are only scaled and shifted
@@ -379,14 +302,8 @@ def dispute_threshold(bank: KernelBank, pixels: PixelSample) -> float:
     """The expected disagreement below which pictures are hatched as undisputed.
 
     So that of the pixels that two annotators or more dispute only a share of ``HATCHED`` is
-    hatched. With three annotators or fewer one is enough.
-
-    Args:
-        bank: the kernels, calibrated.
-        pixels: of images that were not trained on.
-
-    Returns:
-        The threshold in [0, 1]; that of ``DISPUTE_THRESHOLD`` without a disputed pixel.
+    hatched. With three annotators or fewer one is enough. ``DISPUTE_THRESHOLD`` without such a
+    pixel.
     """
     probs = log_annotator_probs(kernel_logits(bank, pixels), pixels).exp()
     d = expected_disagreement(probs[..., None, None])[:, 0, 0]
@@ -400,14 +317,12 @@ def dispute_threshold(bank: KernelBank, pixels: PixelSample) -> float:
 
 @torch.no_grad()
 def _held_out_loss(bank: KernelBank, pixels: PixelSample) -> float:
-    if not len(pixels.image):
-        return math.nan
     return float(_label_loss(kernel_logits(bank, pixels), pixels))
 
 
 def trust_cases(pixels: PixelSample) -> TrustCases:
     """The disputed pixels at which the reference says who is right; a case for each tied label."""
-    rows = pixels.at(pixels.disputed)
+    rows = pixels.at(disagreement(pixels.masks))
     said = rows.masks.unsqueeze(2) == torch.arange(rows.right.shape[1])  # [M, N, C]
     case, label = rows.right.nonzero(as_tuple=True)
     right = said[case, :, label]

@@ -27,9 +27,6 @@ TRAIN_AGAIN = (
 def settings_from(kind: type[Settings], value: Settings | Mapping[str, Any] | None) -> Settings:
     """A dataclass of settings from what a checkpoint has of it; the defaults for ``None``.
 
-    Raises:
-        ValueError: if a name is unknown.
-
     Example:
         >>> from tax_lightning.losses import LossWeights
         >>> settings_from(LossWeights, {"separation": 0.0}) == LossWeights(separation=0.0)
@@ -50,16 +47,9 @@ def settings_from(kind: type[Settings], value: Settings | Mapping[str, Any] | No
 def read_checkpoint(
     path: str, argument: str, keys: Iterable[str] = ("hyper_parameters", "class_path")
 ) -> dict[str, Any]:
-    """The contents of a checkpoint of this library, on the CPU.
+    """The contents of a checkpoint of this library, on the CPU; it must hold these keys.
 
-    Args:
-        path: of the file.
-        argument: that gave the path, for the messages.
-        keys: what it must hold.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is something else, or of another format version.
+    The ``argument`` that gave the path is named where the file is refused.
     """
     cure = "Give the .ckpt file that tax fit named at its end."
     if not os.path.isfile(path):
@@ -108,14 +98,8 @@ def check_same_names(checkpoint: Mapping[str, Any], **names: tuple[str, ...]) ->
 def load_model(path: str, argument: str) -> Any:  # noqa: ANN401 - of the class that it names
     """The model in a checkpoint, of the class that the checkpoint names.
 
-    Args:
-        path: of the file.
-        argument: that gave the path, for the messages.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is something else, its class is not to be found, or it was trained with
-            the user's own network, which a checkpoint cannot hold.
+    Refused, beside what :func:`read_checkpoint` refuses, are a class that is not to be found and
+    the user's own network, which a checkpoint cannot hold.
     """
     name = str(read_checkpoint(path, argument)["class_path"])
     place, _, kind = name.rpartition(".")
@@ -130,11 +114,7 @@ def load_model(path: str, argument: str) -> Any:  # noqa: ANN401 - of the class 
 
 
 def given_network(network: nn.Module | str | None) -> nn.Module | None:
-    """The user's own network, of which a checkpoint only notes that there was one.
-
-    Raises:
-        ValueError: if there is only this note.
-    """
+    """The user's own network; a ``ValueError`` if there is only a checkpoint's note of one."""
     if isinstance(network, str):
         raise ValueError(
             "this checkpoint was trained with a network of your own, which a checkpoint cannot "

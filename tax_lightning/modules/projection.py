@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, Subset
 
@@ -45,11 +46,7 @@ def find_sources(module: ExplainingModule, loader: Iterable[Batch]) -> SourceSea
     Pixels qualify where the annotator labelled, agrees with the reference around, and the prototype
     is the nearest of the annotator's own. Those that annotators dispute are preferred, so that the
     prototype decides something, and those that are not at the border of the image, where the
-    network sees less than a person.
-
-    Args:
-        module: whose prototypes.
-        loader: batches of training images, not augmented; of this process.
+    network sees less than a person. The loader has those of this process.
     """
     memory = module.network.memory
     search = SourceSearch()
@@ -204,10 +201,8 @@ def validation_loader(trainer: L.Trainer) -> Iterable[Batch]:
         trainer.validating = True
         trainer.fit_loop.epoch_loop.val_loop.setup_data()
         trainer.training = True
-    loaders: Any = trainer.val_dataloaders
-    if loaders is None or not trainer.num_val_batches:
+    if trainer.val_dataloaders is None or not trainer.num_val_batches:
         return []
-    several = loaders.values() if isinstance(loaders, dict) else loaders
-    first = next(iter(several)) if isinstance(loaders, dict | list | tuple) else loaders
+    first: Any = CombinedLoader(trainer.val_dataloaders).flattened[0]
     most = trainer.num_val_batches[0]
     return islice(first, None if most == float("inf") else int(most))

@@ -16,8 +16,7 @@ class Schedule:
     prototypes are started at clusters of those features and the other terms grow to their full
     weight until ``full``. At the trial projections each prototype moves onto its nearest training
     pixel and training goes on. At ``final`` the prototypes become training pixels for good and
-    everything but the kernels is frozen; these are fitted to the end and calibrated on features
-    that are computed once (:func:`tax_lightning.modules.calibration.finish`).
+    everything but the kernels is frozen; these are fitted to the end and calibrated.
 
     Args:
         enabled: ``False`` trains all terms at full weight throughout and never projects: who is

@@ -6,19 +6,17 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 
 from tax_lightning.batch import Batch
-from tax_lightning.consensus import Reference, disagreement
 from tax_lightning.explanation import Explanation
-from tax_lightning.losses import LossWeights, SegmentationLoss, TAXLoss
+from tax_lightning.losses import LossWeights, TAXLoss
 from tax_lightning.metrics import ExplanationMetrics
 from tax_lightning.models.backbone import evaluating
 from tax_lightning.models.network import DISPUTE_THRESHOLD, TAXNetwork
 from tax_lightning.models.output import TAXOutput
 from tax_lightning.modules.calibration import finish
-from tax_lightning.modules.checkpoints import given_network, settings_from
+from tax_lightning.modules.checkpoints import settings_from
 from tax_lightning.modules.projection import (
     ExplainingModule,
     find_sources,
@@ -48,39 +46,21 @@ class TAXLightningModule(ExplainingModule):
     Args:
         annotators: names, in the order of the N axis of ``"masks"``.
         classes: names, in the order of class ids; the first is the background.
-        network: a :class:`~tax_lightning.models.network.TAXNetwork`, or any module that gives dense
-            features ``[B, D, h, w]``, or a pair of these and of a context, instead of the arguments
-            from ``architecture`` to ``backbone_options``. To load a checkpoint of such a module,
-            give the network again.
-        architecture: of segmentation_models_pytorch, such as ``"unet"``.
-        encoder: of segmentation_models_pytorch.
-        encoder_weights: ``"imagenet"``, the path of a file, or ``None`` for random weights, see
-            :class:`~tax_lightning.models.backbone.DenseNetwork`.
-        in_channels: channels of an image.
-        backbone_options: further arguments of the smp architecture.
         kernels: kernels, and prototypes, per annotator.
         kernel_size: side of a kernel in pixels, odd.
-        reference: the labels that the result is trained for and measured against: ``"given"`` with
-            the data, the ``"majority"`` of the annotators, ties ignored, ``"staple"``, which
-            weights them (:func:`tax_lightning.consensus.staple`), or ``"none"``: the result is
-            trained on the labels of all annotators, and who is not trained.
         who_window: side in pixels, odd, of the window in which agreement with the reference counts.
-        segmentation_loss: cross-entropy, Dice or their sum.
         loss_weights: weight of each term.
         schedule: when prototypes are started, projected and frozen.
         explanation_metrics: whether testing measures who and why too, see
             :class:`~tax_lightning.metrics.explanation.ExplanationMetrics`; it then takes several
             times as long.
-        optimizer: from parameters to an optimizer; the default is AdamW with a rate of 1e-3.
-        lr_scheduler: from an optimizer to a scheduler, stepped every epoch.
-        encoder_rate: share of the learning rate at which the encoder is trained. Below 1, as
-            pretrained weights need it, it is also held still for the first tenth of the run.
-        types: learn types of annotation in place of annotators, for masks that are nobody's, see
-            :mod:`tax_lightning.modules.annotation_types`.
+        **options: ``network``, ``encoder``, ``reference``, ``optimizer`` and all others of
+            :class:`~tax_lightning.modules.base.MultiAnnotatorModule`. The network may be a
+            :class:`~tax_lightning.models.network.TAXNetwork` too. With ``reference="none"`` the
+            result is trained on the labels of all annotators, and who is not trained.
 
     Raises:
-        ValueError: if names are missing or doubled, an option is unknown, or a checkpoint of the
-            user's own network is loaded without that network.
+        ValueError: as in the base class.
 
     Example:
         >>> module = TAXLightningModule(
@@ -100,59 +80,37 @@ class TAXLightningModule(ExplainingModule):
         self,
         annotators: Sequence[str],
         classes: Sequence[str],
-        network: nn.Module | None = None,
-        architecture: str = "unet",
-        encoder: str = "resnet34",
-        encoder_weights: str | None = None,
-        in_channels: int = 3,
-        backbone_options: dict[str, Any] | None = None,
         kernels: int = 2,
         kernel_size: int = 3,
-        reference: Reference = "majority",
         who_window: int = 23,
-        segmentation_loss: SegmentationLoss = "ce",
         loss_weights: LossWeights | None = None,
         schedule: Schedule | None = None,
         explanation_metrics: bool = False,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        encoder_rate: float = 1.0,
-        types: bool = False,
+        **options: Any,  # noqa: ANN401 - of the base class
     ) -> None:
-        names = annotators, classes
-        super().__init__(*names, reference, optimizer, lr_scheduler, encoder_rate, types)
+        super().__init__(annotators, classes, **options)
         weights = settings_from(LossWeights, loss_weights)
         self.schedule = settings_from(Schedule, schedule)
-        self.save_hyperparameters(ignore=["network", "optimizer", "lr_scheduler"])
-        # Primitives only, so that a checkpoint loads with weights_only=True.
-        self._primitives = {
-            "annotators": list(annotators),
-            "classes": list(classes),
-            "network": None if network is None else "given",
-            "loss_weights": asdict(weights),
-            "schedule": {**asdict(self.schedule), "trials": list(self.schedule.trials)},
-        }
-        self.hparams.update(self._primitives)
-        self.network = (
-            network
-            if isinstance(network, TAXNetwork)
-            else TAXNetwork(
-                len(self.annotators),
-                len(self.classes),
-                kernels=kernels,
-                kernel_size=kernel_size,
-                architecture=architecture,
-                encoder=encoder,
-                encoder_weights=encoder_weights,
-                in_channels=in_channels,
-                backbone_options=backbone_options,
-                backbone=given_network(network),
-            )
+        own = {"kernels": kernels, "kernel_size": kernel_size}
+        self.save_hyperparameters(
+            {
+                **own,
+                "who_window": who_window,
+                "loss_weights": asdict(weights),
+                "schedule": {**asdict(self.schedule), "trials": list(self.schedule.trials)},
+                "explanation_metrics": explanation_metrics,
+            }
         )
+        self._primitives = dict(self.hparams)
+        given, built_of = self.backbone["backbone"], {**own, **self.backbone}
+        if not isinstance(given, TAXNetwork):
+            given = TAXNetwork(len(self.annotators), len(self.classes), **built_of)
+        self.network = given
         self.network.check_names(self.annotators, self.classes)
-        self.loss = TAXLoss(len(self.annotators), segmentation_loss, who_window)
+        segmentation = self.hparams["segmentation_loss"]
+        self.loss = TAXLoss(len(self.annotators), segmentation, who_window)
         self.loss_weights = asdict(weights)
-        if reference == "none" or not weights.who:
+        if self.reference == "none" or not weights.who:
             L.pytorch.utilities.rank_zero_warn(
                 "who is not trained (reference='none', or loss_weights.who=0): the result can be "
                 "good all the same, but who decides is then arbitrary and means nothing."
@@ -178,9 +136,7 @@ class TAXLightningModule(ExplainingModule):
     def explain(self, images: Tensor, ids: Sequence[str] | None = None) -> Explanation:
         """Segment images and say who decided each pixel and which prototypes are the reason.
 
-        Args:
-            images: ``[B, ch, H, W]``.
-            ids: names of the images.
+        Images are ``[B, ch, H, W]``, ``ids`` their names.
         """
         with evaluating(self.network):
             bands = self.network.bands(self.network.encode(images))
@@ -312,29 +268,22 @@ class TAXLightningModule(ExplainingModule):
     ) -> Tensor:
         return self._weighted(self.loss.segmentation_terms(output, batch["masks"], reference))
 
-    def _measure_explanation(
-        self, batch: Batch, output: TAXOutput, labels: dict[str, Tensor]
-    ) -> None:
-        assert isinstance(self.explanation_metrics, ExplanationMetrics)  # made when built
-        disputed = disagreement(batch["masks"])
-        self.explanation_metrics.update(batch["image"], output, disputed, **labels)
-
     def on_test_start(self) -> None:
         """Measure the threshold of the pictures."""
         dispute: Any = self.test_metrics["dispute"]
         dispute.threshold = float(self.network.dispute_threshold)
 
-    def _explanation_values(self, metrics: ExplanationMetrics) -> dict[str, Tensor]:
-        values = super()._explanation_values(metrics)
-        read = getattr(getattr(self.trainer, "datamodule", None), "read", None)
-        if read is None:
-            return values
+    def _probed(self) -> dict[str, Tensor]:
         # The data module gives training images by their ids.
+        read = getattr(getattr(self.trainer, "datamodule", None), "read", None)
+        metrics: Any = self.explanation_metrics
+        if read is None:
+            return {}
         sources = self.network.memory.sources(self.annotators, self.classes)
         # The probes are those of the first process.
         probed = metrics.probe(sources, lambda id: read(id)["image"])
         probed = self.trainer.strategy.broadcast(probed)
-        return values | {name: torch.tensor(value) for name, value in probed.items()}
+        return {name: torch.tensor(value) for name, value in probed.items()}
 
     # ------------------------------------------------------------------ prototypes
 
@@ -357,20 +306,17 @@ class TAXLightningModule(ExplainingModule):
         ``schedule.enabled=false`` call it yourself after training.
 
         Args:
-            loader: batches of training images, not augmented. Under several processes each gives
-                its own part of the images.
+            loader: batches of training images, not augmented; of this process.
             final: see :meth:`tax_lightning.models.prototypes.PrototypeMemory.project`. The kernels
-                are then fitted to the end and calibrated
-                (:func:`tax_lightning.modules.calibration.finish`), and everything but them is
-                frozen.
+                are then fitted to the end and calibrated, and everything but them is frozen.
             validation: batches of images that were not trained on, for the calibration. Without
                 any, annotators are not calibrated, and trust is fitted on the training images.
         """
         self.network.memory.project(find_sources(self, loader), final=final, keep=self.kept)
         if final:
-            calibration = finish(self, loader, validation, keep=self.kept)
-            if calibration is not None:
-                L.pytorch.utilities.rank_zero_info(calibration.words(self.annotators, self.classes))
+            told = finish(self, loader, validation, keep=self.kept)
+            if told is not None:
+                L.pytorch.utilities.rank_zero_info(told)
             self.network.freeze()
             warn_of_pruned_prototypes(self.annotators, self.network.memory.active)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,20 +110,18 @@ def read_patches(examples: Iterable[Example], read: Read | None) -> dict[Example
     """
     patches: dict[Example, SourcePatch] = {}
     name, picture = None, None
-    for example in sorted(set(examples), key=lambda example: example.sample_id) if read else ():
+    if read is None:
+        return patches
+    for example in sorted(set(examples), key=lambda example: example.sample_id):
         if example.sample_id != name:
-            name, picture = example.sample_id, _read_if_there(read, example.sample_id)
+            name, picture = example.sample_id, None
+            # The model may have been trained on other data; the pictures say so.
+            with suppress(LookupError, OSError, ValueError):
+                picture = read(name)
         # An image that is cut or scaled at random may not have the pixel.
         if picture is not None and example.y < len(picture) and example.x < picture.shape[1]:
             patches[example] = _cut(picture, example.y, example.x)
     return patches
-
-
-def _read_if_there(read: Read | None, sample_id: str) -> Picture | None:
-    try:
-        return read(sample_id) if read else None
-    except (LookupError, OSError, ValueError):
-        return None  # the model may have been trained on other data; the pictures say so
 
 
 def _cut(picture: Picture, y: int, x: int) -> SourcePatch:

@@ -36,15 +36,11 @@ def as_array(tensor: Tensor) -> NDArray[Any]:
 
 
 def as_picture(image: NDArray[Any]) -> Picture:
-    """An image of any kind as a person would see it.
+    """An image ``[H, W]`` or ``[H, W, ch]`` of any kind as a person would see it.
 
-    Args:
-        image: ``[H, W]`` or ``[H, W, ch]``. uint8 stays as it is; anything else, such as 16-bit or
-            floating-point values, is stretched so that all but one in a thousand lie between black
-            and white. Of one, two or more than three channels the first is shown in grey.
-
-    Returns:
-        ``[H, W, 3]`` uint8.
+    uint8 stays as it is; anything else, such as 16-bit or floating-point values, is stretched so
+    that all but one in a thousand lie between black and white. Of one, two or more than three
+    channels the first is shown in grey.
 
     Example:
         >>> as_picture(np.array([[300, 800, 1300]], dtype=np.uint16))[0, :, 0]
@@ -78,6 +74,11 @@ def _shown_range(planes: NDArray[Any]) -> tuple[float, float]:
 def grey_rgb(grey: NDArray[np.floating]) -> Picture:
     """Grey values ``[H, W]`` as a picture."""
     return np.repeat(grey.round().clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def spread(length: int, count: int) -> NDArray[np.int32]:
+    """So many of the places 0 to length - 1, or each several times, in the middle of its part."""
+    return ((np.arange(count) + 0.5) * length / count).astype(np.int32)
 
 
 def shrunk(picture: Picture, size: tuple[int, int]) -> Picture:

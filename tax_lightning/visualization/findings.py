@@ -14,12 +14,7 @@ _ALIKE = 0.02  # mean distance of probabilities below which two annotators are n
 
 
 def findings(of: Explanation, summary: Summary) -> list[Finding]:
-    """What misleads in explained images.
-
-    Args:
-        of: one of the explanations, for the names and what trust was taught with.
-        summary: the counts of all of them.
-    """
+    """What misleads in explained images: one of them, for the names, and the counts of all."""
     trust, labels = of.trust, summary.labels
     found = [] if of.persons else [slots(of.annotators)]
     if not summary.foreground:

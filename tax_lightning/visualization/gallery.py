@@ -26,12 +26,6 @@ TAGLINE = (
 class PrototypeCard:
     """What is to be said of one prototype.
 
-    Args:
-        source: annotator, kernel, the training pixel, and an example of every class.
-        colour: of the prototype's annotator.
-        patches: the surroundings of these pixels, of those whose image is at hand.
-        use: share of the disputed pixels of which it is the first reason; None if not counted.
-
     Example:
         >>> cell = Example("cell", "train-0012", 31, 40, 0.97)
         >>> source = PrototypeSource("Ana", 2, True, cell, (cell,))
@@ -40,9 +34,10 @@ class PrototypeCard:
     """
 
     source: PrototypeSource
-    colour: Colour
+    colour: Colour  # of the prototype's annotator
+    # The surroundings of the source's pixels, of those whose image is at hand.
     patches: Mapping[Example, SourcePatch] = field(default_factory=dict)
-    use: float | None = None
+    use: float | None = None  # share of the disputed pixels whose first reason it is, if counted
 
     @property
     def facts(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation
-from tax_lightning.visualization.drawing import as_array, check_single
+from tax_lightning.visualization.drawing import as_array, check_single, spread
 from tax_lightning.visualization.palette import Colour, css
 from tax_lightning.visualization.summary import standing
 
@@ -117,7 +117,7 @@ def compact(
             )
     height, width = explanation.probs.shape[-2:]
     scale = min(1.0, most / max(height, width))
-    rows, columns = (_spread(length, max(1, round(length * scale))) for length in (height, width))
+    rows, columns = (spread(length, max(1, round(length * scale))) for length in (height, width))
     values: dict[str, Any] = {
         "result": explanation.decision,
         "undisputed": explanation.undisputed,
@@ -152,8 +152,3 @@ def packed(maps: Mapping[str, NDArray[Any]]) -> str:
     """Maps as one line of text: deflated bytes in base 64."""
     planes = b"".join(maps[plane["name"]].tobytes() for plane in planes_of(maps))
     return base64.b64encode(zlib.compress(planes)).decode()
-
-
-def _spread(length: int, count: int) -> NDArray[np.int32]:
-    """So many of the places 0 to length - 1, each in the middle of its part."""
-    return ((np.arange(count) + 0.5) * length / count).astype(np.int32)

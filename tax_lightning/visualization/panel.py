@@ -161,29 +161,20 @@ class View:
         self.zoom = np.divide(self.size, source_size)
         self.scale = max(1.0, width / SMALLEST_TILE)  # of text and lines
         self.line = round(2 * self.scale)
-        rows, columns = (
-            ((np.arange(shown) + 0.5) * size // shown).astype(int)
-            for shown, size in zip(self.size, source_size, strict=True)
-        )
+        rows, columns = map(drawing.spread, source_size, self.size)
         place = (..., rows[:, None], columns)
         picture = Image.fromarray(drawing.as_picture(image))
         self.image = np.asarray(picture.resize((width, height), Image.Resampling.BOX))
         self.grey = np.asarray(Image.fromarray(self.image).convert("L"), dtype=np.float32)
         self.reference = None if reference is None else reference[place].astype(np.uint8)
-        explanation = explanation.sampled(torch.from_numpy(rows), torch.from_numpy(columns))
-        if masks is None:
-            drawn = drawing.as_array(explanation.annotator_decisions[0])
-        else:
-            drawn = masks[place]
+        self.shown = explanation.sampled(torch.from_numpy(rows), torch.from_numpy(columns))
+        drawn = self.map("annotator_decisions") if masks is None else masks[place]
         self.masks = drawn.astype(np.uint8)
-        self.decision = drawing.as_array(explanation.decision[0]).astype(np.uint8)
-        self.leader = drawing.as_array(explanation.leader[0])
-        self.certainty = drawing.as_array(explanation.certainty[0])
-        self.votes = drawing.as_array(explanation.votes[0]) / len(explanation.annotators)
-        self.reason = drawing.as_array(explanation.reason[0])
-        self.kernel = drawing.as_array(explanation.reason_kernel[0])
-        self.dispute = drawing.as_array(explanation.dispute[0])
-        self.undisputed = drawing.as_array(explanation.undisputed[0])
+        self.decision = self.map("decision").astype(np.uint8)
+
+    def map(self, name: str) -> NDArray[Any]:
+        """A map of the explanation at the size at which it is shown."""
+        return drawing.as_array(getattr(self.shown, name)[0])
 
     def contours(self) -> Picture:
         """Every annotator's contour; where several coincide their colours take turns along it."""
@@ -207,18 +198,21 @@ class View:
     def who(self) -> Picture:
         """The leader's colour, fading to the grey image as the others weigh more."""
         picture = drawing.blend(
-            drawing.grey_rgb(self.grey), self.colours[self.leader], self.certainty[..., None]
+            drawing.grey_rgb(self.grey),
+            self.colours[self.map("leader")],
+            self.map("certainty")[..., None],
         )
         return self._with_undisputed(picture)
 
     def votes_map(self) -> Picture:
         """How many of the annotators say the result: light all, dark half of them or fewer."""
-        return self._with_undisputed(value_colours(2 * (1 - self.votes)))
+        return self._with_undisputed(value_colours(2 * (1 - self.map("votes") / len(self.masks))))
 
     def why(self) -> Picture:
         """Shades of an annotator's colour for the prototypes behind the result."""
         shades = [[self.shade(n, k) for k in range(self.kernels)] for n in range(len(self.masks))]
-        return self._with_undisputed(np.asarray(shades, np.uint8)[self.reason, self.kernel])
+        place = self.map("reason"), self.map("reason_kernel")
+        return self._with_undisputed(np.asarray(shades, np.uint8)[place])
 
     def shade(self, annotator: int, kernel: int) -> Colour:
         """The colour of a prototype."""
@@ -227,7 +221,7 @@ class View:
 
     def dispute_map(self) -> Picture:
         """The expected share of pairs who differ, dark where it is that of even odds or more."""
-        return value_colours(self.dispute / (1 - 1 / len(self.classes)))
+        return value_colours(self.map("dispute") / (1 - 1 / len(self.classes)))
 
     def own(self, annotator: int) -> tuple[Picture, float, float]:
         """What an annotator would add, solid, and leave out, striped; and both areas as shares."""
@@ -244,7 +238,8 @@ class View:
         """Wash out and hatch the pixels at which annotators are not expected to differ."""
         hatched = drawing.hatching(*self.size, round(7 * self.scale))
         washed = drawing.grey_rgb(np.where(hatched, 178, 0.25 * self.grey + 176))
-        picture[self.undisputed] = washed[self.undisputed]
+        undisputed = self.map("undisputed")
+        picture[undisputed] = washed[undisputed]
         return picture
 
 
@@ -401,8 +396,7 @@ def _card(
 
     words = callout_words(explanation, callout)
     head = sheet.text(words, sheet.cell, indent=sheet.disc + sheet.frame)
-    disc = sheet.number(callout.number)
-    head.paste(disc, (0, 0), disc)
+    sheet.number(head, callout.number, sheet.disc / 2, sheet.disc / 2)
     reason, other = callout.reason, callout.against
     reasons = row(reason, f"FOR {reason.label}: {callout.share:.0%} of the decision")
     dissent = sheet.text(["AGAINST: nobody is expected to dissent"], sheet.cell)
@@ -419,6 +413,5 @@ def _with_numbers(
     canvas = Image.fromarray(picture)
     for callout in callouts:
         y, x = (np.array([callout.y, callout.x]) + 0.5) * view.zoom
-        disc = sheet.number(callout.number)
-        canvas.paste(disc, (round(x - disc.width / 2), round(y - disc.height / 2)), disc)
+        sheet.number(canvas, callout.number, x, y)
     return np.asarray(canvas)

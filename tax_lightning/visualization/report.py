@@ -54,11 +54,7 @@ _MAX_SIDE, _CROP = 1024, 96  # pixels
 _TRUST_LAYER = '<label><input type="radio" name="layer" value="trust">Whom it follows</label>'
 
 Labels = NDArray[np.integer] | None
-Item = (
-    tuple[Explanation, Picture]
-    | tuple[Explanation, Picture, Labels]
-    | tuple[Explanation, Picture, Labels, Labels]
-)
+Item = tuple[Explanation, Picture, *tuple[Labels, ...]]  # masks and reference may be missing
 
 
 def write_report(

@@ -148,16 +148,13 @@ class Sheet:
         item.paste(chip, (0, 2))
         return item
 
-    def number(self, number: int) -> Image.Image:
-        """A white number on a dark disc, with alpha outside it."""
-        fine = 4 * self.disc  # drawn large and shrunk for smooth edges
-        disc = Image.new("RGBA", (fine, fine))
-        draw = ImageDraw.Draw(disc)
-        draw.ellipse([0, 0, fine - 1, fine - 1], fill=PAPER)
-        draw.ellipse([6, 6, fine - 7, fine - 7], fill=INK)
-        font = ImageFont.load_default(size=0.68 * fine)
-        draw.text((fine / 2, fine / 2), str(number), font=font, fill=PAPER, anchor="mm")
-        return disc.resize((self.disc, self.disc), Image.Resampling.LANCZOS)
+    def number(self, picture: Image.Image, number: int, x: float, y: float) -> None:
+        """Draw a white number on a dark disc."""
+        draw, radius = ImageDraw.Draw(picture), self.disc / 2
+        font = ImageFont.load_default(size=0.68 * self.disc)
+        box = (x - radius, y - radius, x + radius, y + radius)
+        draw.ellipse(box, fill=INK, outline=PAPER, width=self.frame // 2)
+        draw.text((x, y), str(number), font=font, fill=PAPER, anchor="mm")
 
     def source(self, patch: SourcePatch | None, edge: Colour, side: int) -> Image.Image:
         """A training patch in a square, the pixel that counts ringed, in a frame of this colour."""
@@ -165,24 +162,16 @@ class Sheet:
         if patch is not None:
             height, width = patch.image.shape[:2]
             zoom = side / max(height, width)
-            shown = Image.fromarray(patch.image).resize(
-                (max(1, round(width * zoom)), max(1, round(height * zoom))),
-                Image.Resampling.NEAREST if zoom > 1 else Image.Resampling.BOX,
-            )
-            left, top = (side - shown.width) // 2, (side - shown.height) // 2
-            inside.paste(shown, (left, top))
-            self._mark(inside, left + (patch.x + 0.5) * zoom, top + (patch.y + 0.5) * zoom)
+            method = Image.Resampling.NEAREST if zoom > 1 else Image.Resampling.BOX
+            inside = ImageOps.pad(Image.fromarray(patch.image), inside.size, method, NO_PICTURE)
+            x = side / 2 + (patch.x + 0.5 - width / 2) * zoom
+            y = side / 2 + (patch.y + 0.5 - height / 2) * zoom
+            ring, draw = 0.4 * self.disc, ImageDraw.Draw(inside)
+            # Light on dark, so that it shows on any image.
+            for ink, thickness in ((INK, self.frame), (PAPER, self.frame // 2)):
+                box = (x - ring, y - ring, x + ring, y + ring)
+                draw.ellipse(box, outline=ink, width=thickness)
         return ImageOps.expand(inside, self.frame, edge)
-
-    def _mark(self, picture: Image.Image, x: float, y: float) -> None:
-        """A ring and four ticks round a pixel, light on dark, so that it shows on any image."""
-        draw = ImageDraw.Draw(picture)
-        inner, ring, outer = (0.1 * k * self.disc for k in (2.4, 4, 6))
-        for fill, thickness in ((INK, self.frame), (PAPER, self.frame // 2)):
-            draw.ellipse([x - ring, y - ring, x + ring, y + ring], outline=fill, width=thickness)
-            for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-                ends = [(x + r * dx, y + r * dy) for r in (inner, outer)]
-                draw.line(ends, fill=fill, width=thickness)
 
 
 def _joined(blocks: Sequence[Image.Image], gap: int, down: bool) -> Image.Image:

@@ -38,28 +38,17 @@ def standing(explanation: Explanation) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Summary(Counts):
-    """Counts of what a model says of images.
+    """Counts of what a model says of images."""
 
-    Args:
-        pixels: all.
-        foreground: those whose class in the result is not the background.
-        disputed: those where the model expects annotators to disagree.
-        support: ``[N]``, sum over the disputed pixels of how probably each says the result.
-        reasons: ``[N, K]``, disputed pixels by the prototype with the largest share.
-        decides: ``[N]``, disputed pixels that each decides.
-        apart: ``[N, N]``, sum over the disputed pixels of the distance, in ``[0, 1]``, of what the
-            model expects of two annotators.
-        labels: counts of the annotators' masks, or of what the model expects each to draw.
-    """
-
-    pixels: int
-    foreground: int
-    disputed: int
-    support: Shares
-    reasons: NDArray[np.int64]
-    decides: NDArray[np.int64]
-    apart: Shares
-    labels: LabelCounts
+    pixels: int  # all
+    foreground: int  # those whose class in the result is not the background
+    disputed: int  # those where the model expects annotators to disagree
+    # Of the disputed pixels:
+    support: Shares  # ``[N]``, sum of how probably each says the result
+    reasons: NDArray[np.int64]  # ``[N, K]``, how many by the prototype with the largest share
+    decides: NDArray[np.int64]  # ``[N]``, how many each decides
+    apart: Shares  # ``[N, N]``, sum of the distance in [0, 1] of what is expected of two annotators
+    labels: LabelCounts  # of the annotators' masks, or of what the model expects each to draw
 
     @classmethod
     def of(
@@ -149,9 +138,8 @@ _MEANING = {
 
 def trust_words(trust: TrustBasis) -> str:
     """What the weights of the annotators were taught with, which form was kept, what it means."""
-    taught = (
-        f"Trust in the annotators was taught with {_TAUGHT.get(trust.reference, trust.reference)}"
-    )
+    by = _TAUGHT.get(trust.reference, trust.reference)
+    taught = f"Trust in the annotators was taught with {by}"
     if not trust.measured:
         return f"{taught}. {_FORM[trust.kind]}"
     scores = "uniform {:.2f}, constant {:.2f}, image {:.2f}".format(*trust.scores)

@@ -8,9 +8,9 @@ function made(tag, properties = {}, ...content) {
   return node;
 }
 
-function css([r, g, b]) {
-  return `rgb(${r} ${g} ${b})`;
-}
+const css = ([r, g, b]) => `rgb(${r} ${g} ${b})`;
+const nameOf = (annotator) => report.annotators[annotator].name;
+const className = (label) => report.classes[label].name;
 
 function chip(colour) {
   const node = made("span", { className: "chip", ariaHidden: "true" });
@@ -23,13 +23,8 @@ function perCent(share) {
   return share > 0 && rounded === 0 ? "< 1%" : `${rounded}%`;
 }
 
-function nameOf(annotator) {
-  return report.annotators[annotator].name;
-}
-
-function className(label) {
-  return report.classes[label].name;
-}
+const dissent = ({ annotator, label }) =>
+  `Against: ${nameOf(annotator)} would say ${className(label)}, as here. `;
 
 // Show a reading.
 function showReading(reading, [y, x]) {
@@ -44,17 +39,13 @@ function showReading(reading, [y, x]) {
     ...(reading.undisputed ? [calm] : []),
     made("h4", {}, "Why"),
     argument(`For ${label}: `, reading.reason),
-    reading.against ? argument(`Against: ${dissent(reading.against)} `, reading.against) : nobody,
+    reading.against ? argument(dissent(reading.against), reading.against) : nobody,
     made("h4", {}, `Who would say ${label}`),
     voicesOf(reading.agreeing),
     made("h4", {}, "Who would say something else"),
     voicesOf(reading.dissenting),
     ...(reading.trust ? [made("h4", {}, "Whom the result follows"), trustOf(reading.trust)] : []),
   );
-}
-
-function dissent({ annotator, label }) {
-  return `${nameOf(annotator)} would say ${className(label)}, as here.`;
 }
 
 // A prototype that speaks for a class: the training pixel of that class most like it.
