@@ -46,8 +46,10 @@ def fit(module, absent=(), **options):
     return before, trainer.logged_metrics
 
 
-@every
-@pytest.mark.parametrize("loss", ["ce", "dice", "ce+dice"])
+@pytest.mark.parametrize(
+    ("kind", "loss"),
+    [*((kind, "ce") for kind in ALL), (b.MultiHead, "dice"), (b.ConfusionPixel, "ce+dice")],
+)
 def test_it_learns_also_where_annotators_are_missing(kind, loss):
     # C is missing from the second of two batches; of one image nobody has drawn anything.
     absent = {1: [0, 1, 2], 2: [1], 4: [2], 5: [2], 6: [0, 2], 7: [2]}
@@ -138,6 +140,7 @@ def test_metrics_are_logged_by_the_names_of_tax(kind):
         expected |= {"relative_area_error", *Dispute().compute(), *Votes(3, 3).compute()}
     if kind is b.GatedMultiHead:
         expected |= {"who_agreement_lift", "who_entropy_disputed", "who_entropy_unanimous"}
+        expected |= {f"{of}/{name}" for of in ("votes", "weight") for name in ANNOTATORS}
     # A correlation has no case where all areas are the same.
     without_a_case = {"relative_area_spearman"} if kind is not b.ProbabilisticUNet else set()
     assert {key.removeprefix("test/") for key in found} - without_a_case == expected
