@@ -13,13 +13,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import lightning as L
 import torch
 import yaml
 from PIL import Image
 
 from tax_lightning import TAXLightningModule
-from tax_lightning.callbacks.samples import explained, picture_of, training_reader
+from tax_lightning.batch import unpacked
 from tax_lightning.data import SyntheticDataModule
 from tax_lightning.visualization.gallery import (
     PrototypeCard,
@@ -36,33 +35,27 @@ SHOWN = "val-0031"  # the image of the panel
 COUNTED = 16  # validation images in which is counted how often a prototype is used
 
 
-class Pictures(L.Callback):
-    """Draws during a validation, which brings model and data together."""
-
-    @torch.no_grad()
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the panel and the gallery."""
-        data: SyntheticDataModule = trainer.datamodule
-        names = [SHOWN, *(f"val-{n:04}" for n in range(COUNTED))]
-        images = {name: data.read(name)["image"] for name in names}
-        explanations = {name: explained(trainer, image, name) for name, image in images.items()}
-        shown, sample = explanations.pop(SHOWN), data.read(SHOWN)
-        cards = read_cards(shown.sources, training_reader(trainer))
-        panel = render_panel(
-            shown,
-            picture_of(trainer, images[SHOWN]),
-            sample["masks"].numpy(),
-            sample["reference"].numpy(),
-            cards[0].patches,
-        )
-        save("quickstart.png", panel)
-        first, *others = map(Summary.of, explanations.values())
-        save("gallery.png", render_gallery(of_the_busiest(with_use(cards, sum(others, first)))))
+@torch.no_grad()
+def draw(module: TAXLightningModule, data: SyntheticDataModule, folder: Path) -> None:
+    """Draw the panel and the gallery into a folder."""
+    names = [SHOWN, *(f"val-{n:04}" for n in range(COUNTED))]
+    samples = {name: unpacked(data.read(name)) for name in names}
+    explanations = {
+        name: module.explain(sample["image"][None], [name]) for name, sample in samples.items()
+    }
+    shown, sample = explanations.pop(SHOWN), samples[SHOWN]
+    cards = read_cards(shown.sources, lambda name: data.to_picture(data.read(name)["image"]))
+    labels = sample["masks"].numpy(), sample["reference"].numpy()
+    panel = render_panel(shown, data.to_picture(sample["image"]), *labels, cards[0].patches)
+    save(folder / "quickstart.png", panel)
+    first, *others = map(Summary.of, explanations.values())
+    gallery = render_gallery(of_the_busiest(with_use(cards, sum(others, first))))
+    save(folder / "gallery.png", gallery)
 
 
-def save(name: str, picture: Picture) -> None:
-    """Write a picture of the docs."""
-    Image.fromarray(picture).save(REPO / "docs" / name, optimize=True)
+def save(path: Path, picture: Picture) -> None:
+    """Write a picture in few bytes."""
+    Image.fromarray(picture).save(path, optimize=True)
 
 
 def of_the_busiest(cards: list[PrototypeCard]) -> list[PrototypeCard]:
@@ -82,14 +75,9 @@ def main() -> None:
     path = parser.parse_args().ckpt_path
     quick = yaml.safe_load((REPO / "experiments" / "quickstart.yaml").read_text())
     module = TAXLightningModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    trainer = L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        callbacks=[Pictures()],
-        limit_val_batches=1,
-    )
     data = SyntheticDataModule(**quick["data"]["init_args"])
-    trainer.validate(module, data, verbose=False)
+    data.setup("fit")
+    draw(module.eval(), data, REPO / "docs")
 
 
 if __name__ == "__main__":

@@ -174,9 +174,11 @@ class TAXLoss(SegmentationTerms):
         with torch.autocast(masks.device.type, enabled=False):
             weight = self.relevance(output, reference)
             agree = self.agreement(masks, reference)
+            # The fewer are right, the more a pixel counts: there a prototype decides something.
+            rarely = agree / agree.sum(dim=1, keepdim=True).clamp_min(1e-6)
             return {
                 **({} if reference is None else {"who": self._who(output, agree, weight, present)}),
-                "cluster": self._cluster(output, memory, agree * weight.unsqueeze(1)),
+                "cluster": self._cluster(output, memory, agree * rarely * weight.unsqueeze(1)),
                 "separation": _separation(memory.unit_vectors),
             }
 

@@ -300,6 +300,20 @@ def test_prototypes_learn_only_where_their_annotator_is_right():
     assert memory.vectors.grad[1:].abs().max() > 1e-4
 
 
+def test_prototypes_learn_more_where_fewer_annotators_are_right(monkeypatch):
+    _, output, memory, masks, _ = random_case(classes=2)
+    masks[:], reference = 1, torch.ones_like(masks[:, 0])
+    masks[1, 1:] = 0  # in the second image Ana alone is right
+    seen = []
+    monkeypatch.setattr(TAXLoss, "_cluster", lambda *a: seen.append(a[-1]) or a[-1].sum())
+    loss = TAXLoss(3, window=3)
+    loss.explanation_terms(output, memory, masks, torch.ones(2, 3).bool(), reference)
+    weight = loss.relevance(output, reference)
+    torch.testing.assert_close(seen[0][0, 0], weight[0] / 3)
+    torch.testing.assert_close(seen[0][1, 0], weight[1])
+    assert (seen[0][1, 1:] < 1e-9).all()
+
+
 @pytest.mark.parametrize(
     ("directions", "expected"),
     [

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
+from experiments import pictures
 from experiments.ablation import study, variants
 from experiments.benchmark import compare, cost, methods, report
 from experiments.runs import Run, RunFailedError, add_row
@@ -19,6 +21,7 @@ from tax_lightning import TAXLightningModule
 from tax_lightning.baselines import __all__ as baselines
 from tax_lightning.data import SyntheticDataModule
 from tax_lightning.losses import LossWeights
+from tax_lightning.modules.base import MultiAnnotatorModule
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 
@@ -57,7 +60,7 @@ def test_a_name_means_the_same_flags_in_every_group(data):
 def test_the_default_row_names_the_default():
     groups, model = variants.groups("synthetic"), inspect.signature(TAXLightningModule).parameters
     for group, default in (
-        ("Kernels an annotator", model["kernels"].default),
+        ("Kernels an annotator", variants.KERNELS),
         ("Side of a kernel, pixels", model["kernel_size"].default),
         ("Window of who, pixels", model["who_window"].default),
         ("Weight of cluster", LossWeights().cluster),
@@ -249,7 +252,7 @@ def test_another_objective_than_the_plain_networks_is_refused(tmp_path, said):
     config.write_text(yaml.safe_dump({"model": {"init_args": said}}))
     with pytest.raises(ValueError, match="expected given and ce"):
         plain.check_config(config)
-    defaults = inspect.signature(TAXLightningModule).parameters
+    defaults = inspect.signature(MultiAnnotatorModule).parameters
     assert defaults["reference"].default == "majority"
     assert defaults["segmentation_loss"].default == "ce"
 
@@ -399,3 +402,15 @@ def test_an_outcome_is_what_the_module_says_of_the_test_scenes(tmp_path):
     torch.testing.assert_close(said["who"], explanation.who)
     assert said["disputed"].any()
     assert 0 <= dice <= 1
+
+
+def test_the_pictures_of_the_docs_are_drawn(tmp_path):
+    data = SyntheticDataModule(size=64, train_samples=2, val_samples=32, test_samples=2)
+    data.setup("fit")
+    options = {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}
+    module = TAXLightningModule(
+        data.annotators, data.classes, encoder="resnet18", backbone_options=options
+    )
+    pictures.draw(module.eval(), data, tmp_path)
+    assert Image.open(tmp_path / "quickstart.png").width > 500
+    assert Image.open(tmp_path / "gallery.png").width > 100

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.ablation.variants import DATA, DEFAULT, Variant, groups, variants
+from experiments.ablation.variants import BASE, DATA, DEFAULT, Variant, groups, variants
 from experiments.dots import Panel, Row, draw
 from experiments.runs import Run, carry_out, fit_and_test
 from experiments.tables import Rows, cell, commits, stored, study_parser, table, values
@@ -70,7 +70,7 @@ def make_runs(
     where = () if root is None else (f"--data.init_args.root={root.resolve()}",)
     test = ("--model.init_args.explanation_metrics=true",)
     return [
-        Run(HERE / f"{data}.yaml", variant.name, seed, where, variant.flags, test)
+        Run(HERE / f"{data}.yaml", variant.name, seed, where, (*BASE, *variant.flags), test)
         for seed in seeds
         for variant in chosen(data, only)
     ]

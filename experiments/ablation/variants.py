@@ -8,8 +8,10 @@ from dataclasses import dataclass
 DATA = ("synthetic", "bubil_mini")
 DEFAULT = "default"
 REFERENCE = {"synthetic": "given", "bubil_mini": "majority"}  # as in the configurations
+KERNELS = "4"  # an annotator, the default when the rows were measured; it is 2 now
 LOSS_TERMS = ("annotator", "fused", "who", "cluster", "separation")
 MODEL = "model.init_args"
+BASE = (f"--{MODEL}.kernels={KERNELS}",)
 # Without a reference there is no fused Dice to select by.
 WITHOUT_REFERENCE = (f"--{MODEL}.reference=none", "--checkpoint.monitor=val/dice/mean")
 
@@ -47,7 +49,7 @@ def groups(data: str) -> dict[str, list[Variant]]:
         ],
         "Weight of cluster": _options("loss_weights.cluster", ["0", "0.2", "1"], "0.2"),
         "Window of who, pixels": _options("who_window", ["11", "23", "47"], "23"),
-        "Kernels an annotator": _options("kernels", ["1", "2", "4", "8"], "4"),
+        "Kernels an annotator": _options("kernels", ["1", "2", "4", "8"], KERNELS),
         "Side of a kernel, pixels": _options("kernel_size", ["1", "3"], "3"),
         "Projection of prototypes": [
             _default("on"),
