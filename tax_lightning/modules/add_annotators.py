@@ -19,15 +19,8 @@ from tax_lightning.modules.tax import TAXLightningModule
 
 # Hyper-parameters that the base decides.
 TAKEN_OVER = (
-    "architecture",
-    "encoder",
-    "in_channels",
-    "backbone_options",
-    "kernels",
-    "kernel_size",
-    "reference",
-    "who_window",
-    "segmentation_loss",
+    *("architecture", "encoder", "in_channels", "backbone_options", "kernels", "kernel_size"),
+    *("reference", "who_window", "segmentation_loss"),
 )
 
 
