@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tax_lightning import AddedAnnotators, TAXLightningModule
 from tax_lightning.__main__ import main
+from tax_lightning.modules import calibration
 from tax_lightning.modules.schedule import Schedule
 
 REPO = Path(__file__).parent.parent
@@ -39,6 +40,14 @@ def add(path: Path, **options) -> AddedAnnotators:
     torch.manual_seed(1)
     arguments = {"annotators": ["Zoe"], "classes": CLASSES, "network": make_backbone()}
     return AddedAnnotators(str(path), optimizer=decaying, **arguments | options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _whole_last_fit():
+    """As in use: Zoe has few images and learns late."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "FIT_STEPS", 300)
+        yield
 
 
 @pytest.fixture(scope="module")

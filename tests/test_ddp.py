@@ -23,7 +23,7 @@ def run(tmp_path_factory):
         *("--config", str(REPO / "tests" / "tiny.yaml")),
         "--trainer.accelerator=cpu",
         "--trainer.max_epochs=2",
-        "--data.init_args.missing=0.7",
+        "--data.init_args.missing=0.5",
         "--data.init_args.batch_size=1",
         f"--trainer.default_root_dir={folder}",
         f"--trainer.logger.init_args.save_dir={folder}",
