@@ -58,10 +58,11 @@ def test_an_annotator_was_missing_from_a_batch_of_one_rank_only(run):
     assert any(mine != theirs for mine, theirs in zip(first, second, strict=True))
 
 
-def test_sources_come_from_the_images_of_both_ranks(run):
+def test_sources_and_examples_come_from_the_images_of_both_ranks(run):
     folder, _ = run
     state = torch.load(folder / "rank-0.pt", weights_only=True)["state"]
-    names = {ids[0] for row in state["_extra_state"]["pixel_ids"] for ids in row if ids}
+    pixels = [ids for row in state["_extra_state"]["pixel_ids"] for ids in row]
+    names = {name for ids in pixels for name in ids if name}
     numbers = {int(name.rsplit("-", 1)[1]) % 2 for name in names}
     assert numbers == {0, 1}, names
 
