@@ -39,6 +39,17 @@ def test_a_scattered_prototype_is_called_out_once_in_its_largest_part():
     assert 5 <= callouts[1].x < 9
 
 
+def test_a_spot_lies_where_a_prototypes_region_is_most_disputed():
+    explanation = make_explanation(torch.zeros(1, 12, 12).long())
+    p = torch.full((1, 3, 12, 12), 0.1)  # of a cell: disputed, but little
+    p[:, 1:, 6:9, 2:5] = 0.7
+    probs = torch.stack([1 - p, p], dim=2)
+    explanation = dataclasses.replace(explanation, annotator_probs=probs, dispute_threshold=0.05)
+    (callout,) = find_callouts(explanation)
+    assert (callout.y, callout.x) == (7, 3)
+    assert callout.against is not None
+
+
 @given(seed=st.integers(0, 10_000), limit=st.integers(1, 6))
 def test_callouts_are_of_the_first_reason_at_their_spot(seed, limit):
     generator = torch.Generator().manual_seed(seed)

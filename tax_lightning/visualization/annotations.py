@@ -47,7 +47,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class CallOut:
-    """A numbered spot, well inside the largest disputed region of one prototype."""
+    """A numbered spot, well inside the largest region that is most disputed, of one prototype."""
 
     number: int  # 1 for the prototype that is the reason at most disputed pixels
     y: int
@@ -58,12 +58,10 @@ class CallOut:
 
 
 def find_callouts(explanation: Explanation, limit: int = MOST_CALLOUTS) -> tuple[CallOut, ...]:
-    """The spots of one image to look at, those of the most frequent reasons first.
-
-    Each is of another prototype; none if nothing is disputed.
-    """
+    """The spots of one image to look at, each of another prototype, frequent reasons first."""
     check_single(explanation)
     kernels, share = explanation.kernels, as_array(explanation.reason_share[0])
+    dispute = as_array(explanation.dispute[0])
     index = explanation.reason * kernels + explanation.reason_kernel
     prototype = as_array(index.masked_fill(explanation.undisputed, -1)[0])
     pixels = np.bincount(prototype[prototype >= 0])
@@ -75,7 +73,9 @@ def find_callouts(explanation: Explanation, limit: int = MOST_CALLOUTS) -> tuple
 
     callouts = []
     for number, index in enumerate(most[pixels[most] > 0].tolist(), start=1):
-        parts, _ = ndimage.label(prototype == index)
+        own = prototype == index
+        # Where most would say the same there is nobody to hear against it.
+        parts, _ = ndimage.label(own & (dispute >= dispute[own].max() / 2))
         region = parts == np.bincount(parts.ravel())[1:].argmax() + 1
         y, x = _innermost(region)
         names = ("decision", "dissent", "dissenter", "dissent_kernel")
