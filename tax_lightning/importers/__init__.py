@@ -1,0 +1,12 @@
+"""Importers: the exports of annotation tools and published data sets, into the one format.
+
+A source is a module of this folder with a function ``find(root, ...)``. It lists what lies under a
+folder as :class:`~tax_lightning.importers.cases.Found`, whose pixels are read one case at a time;
+its further arguments are options of ``tax import``. The first line of the module's docstring is
+what the command's help says of it. :func:`~tax_lightning.importers.writer.write` does the rest.
+"""
+
+from __future__ import annotations
+
+SOURCES: dict[str, str] = {}
+"""Name of a source on the command line -> name of its module here."""
