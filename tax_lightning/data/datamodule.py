@@ -40,9 +40,9 @@ from tax_lightning.data.dataset import (
     collate_samples,
     to_picture,
 )
-from tax_lightning.data.files import Decoder
 from tax_lightning.data.metadata import groups_by
-from tax_lightning.data.preparation import Preparation, plain_decoder, usual_normalisation
+from tax_lightning.data.pixels import Pictures
+from tax_lightning.data.preparation import Preparation, usual_normalisation
 from tax_lightning.data.samples import check_names
 from tax_lightning.data.splits import SPLITS
 from tax_lightning.data.transforms import (
@@ -154,9 +154,9 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         self._uses_staple = False
 
     @property
-    def decoder(self) -> Decoder:
+    def pictures(self) -> Pictures:
         """How image files become pixels."""
-        return plain_decoder(self.channels)
+        return Pictures(self.channels)
 
     @property
     def preparation(self) -> Preparation:
@@ -165,8 +165,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
             channels=self.channels,
             mean=self.mean,
             std=self.std,
-            decoder=type(self.decoder).__name__,
-            max_value=getattr(self.decoder, "max_value", None),
+            intensity_range=self.pictures.intensity_range,
             transforms=tuple(type(transform).__name__ for transform in self.eval_transforms),
         )
 

@@ -122,8 +122,8 @@ class Pictures:
         least, most = pixels.min(), pixels.max()
         if pixels.dtype.kind != "f" or not (least >= 0 and most <= 1):  # also true for NaN
             raise ValueError(
-                f"Image {path} holds {pixels.dtype} values from {least} to {most}, of which nothing "
-                "says what is black and white. Set intensity_range, e.g. "
+                f"Image {path} holds {pixels.dtype} values from {least} to {most}, of which "
+                "nothing says what is black and white. Set intensity_range, e.g. "
                 f"[{np.nan_to_num(least):g}, {np.nan_to_num(most):g}]."
             )
         return pixels.astype(np.float32)
@@ -235,7 +235,11 @@ def read_mask(path: Path, white: int = 255) -> Pixels:
         return plain
     if _is_tiff(path):
         pixels = _read_tiff(path, as_saved=True)
-        return pixels.astype(np.uint8) * np.uint8(white) if pixels.dtype == bool else _values(pixels, path)
+        return (
+            pixels.astype(np.uint8) * np.uint8(white)
+            if pixels.dtype == bool
+            else _values(pixels, path)
+        )
     image = _decoded(path, lossless=True)
     pixels = np.asarray(image)
     if image.mode == "1":
@@ -244,7 +248,8 @@ def read_mask(path: Path, white: int = 255) -> Pixels:
         colours = np.asarray(image.getpalette() or [], np.uint8).reshape(-1, 3)
         used = np.unique(pixels)
         if len(colours) > used[-1] and (colours[used] == colours[used][:, :1]).all():
-            return colours[pixels, 0]
+            greys: Pixels = colours[pixels, 0]
+            return greys
         return pixels
     if image.mode in ("LA", "PA", "RGBA"):
         if (pixels[..., -1] < 255).any():
