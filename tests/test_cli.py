@@ -274,7 +274,7 @@ def test_no_masks_at_all(config, folder, capsys):
 
 def test_split_without_samples(config, folder, capsys):
     rows = [f"cell {i},train" for i in range(8)]
-    (folder / "splits.csv").write_text("\n".join(["name,split", *rows]) + "\n")
+    (folder / "samples.csv").write_text("\n".join(["name,split", *rows]) + "\n")
     said = refused(["fit", "--config", str(config)], capsys)
     assert "val" in said
 

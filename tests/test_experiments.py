@@ -13,17 +13,16 @@ REPO = Path(__file__).parent.parent
 EXPERIMENTS = REPO / "experiments"
 OVERLAYS = {"ddp", "debug"}
 ON_A_BASE = {"add_annotator"}  # tested in test_add_annotators.py
-# On files made in the official layout, in the tests of their readers.
-ON_MADE_UP_FILES = {"chase", "drive", "gleason", "ms_lesion", "qubiq", "riga", "stare"}
+# Whose data cannot be had here.
+NOT_AT_HAND = {"chase", "drive", "gleason", "ms_lesion", "qubiq", "riga", "stare"}
 ALONE = {path.stem for path in EXPERIMENTS.glob("*.yaml")} - OVERLAYS - ON_A_BASE
 CONFIGS = [EXPERIMENTS / f"{name}.yaml" for name in sorted(ALONE)]
-AT_HAND = [path for path in CONFIGS if path.stem not in ON_MADE_UP_FILES]
+AT_HAND = [path for path in CONFIGS if path.stem not in NOT_AT_HAND]
 # Configuration -> the option that names the folder, and the folder of TAX_TEST_DATA.
+IMPORTED = {"bubil": "BU-BIL/BU-BIL_Dataset1", "lidc": "lidc_mini"}
 REAL_DATA = {
-    "bubil": ("root", "BU-BIL/BU-BIL_Dataset1"),
     "bubil_mini": ("root", "bubil_mini"),
     "bubil_mini_pretrained": ("root", "bubil_mini"),
-    "lidc": ("root", "lidc_mini"),
     "simulated": ("data.init_args.root", "bubil_mini"),
 }
 # Options that leave few images for training, each of which prototypes are searched in.
@@ -40,6 +39,9 @@ def test_fit_test_and_predict(config, request, tmp_path, capsys):
         option, name = REAL_DATA[config.stem]
         root = request.getfixturevalue("data_root") / name
         common += [f"--data.init_args.{option}={root}"]
+    if config.stem in IMPORTED:
+        root = request.getfixturevalue("imported")(config.stem, IMPORTED[config.stem])
+        common += [f"--data.init_args.root={root}"]
     common += [f"--data.init_args.{option}" for option in FEW.get(config.stem, ())]
     common += [f"--config={REPO / 'tests' / 'quick.yaml'}", "--trainer.logger=false"]
 

@@ -1,6 +1,5 @@
 """What is counted about a data set before training, and what is found in the counts."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -487,11 +486,8 @@ def test_bubil_dataset_1_cropped(dataset1):
     check_dataset1(audit(by_folder(dataset1)))
 
 
-def test_bubil_dataset_1_as_published(data_root):
-    reader = pytest.importorskip(
-        "tax_lightning.data.bubil", reason="the reader of BU-BIL is not there"
-    )
-    check_dataset1(audit(reader.BUBILDataModule(root=data_root / "BU-BIL")))
+def test_bubil_dataset_1_as_published(imported):
+    check_dataset1(audit(FolderDataModule(imported("bubil", BUBIL1))))
 
 
 def shrunk(path):
@@ -512,27 +508,8 @@ def test_bubil_read_naively_has_object_and_background_swapped(data_root, tmp_pat
     assert "In 18 of 18 masks" in finding.text
 
 
-class Readers(FolderDataModule):
-    """Masks by number, which are other persons from scan to scan."""
-
-    persons = False
-
-
-def test_lidc_has_many_empty_masks_and_slots(data_root, tmp_path):
-    for image in (data_root / "lidc_mini").glob("*/images/*/*.png"):
-        split = image.parents[2]
-        name = f"{image.parent.name}_{image.stem}"
-        masks = sorted((split / "gt" / image.parent.name).glob(f"{image.stem}_l*.png"))
-        for file, folder in zip([image, *masks], ["images", *"0123"], strict=True):
-            place = tmp_path / (folder if folder == "images" else f"masks/slot {folder}")
-            place.mkdir(parents=True, exist_ok=True)
-            os.symlink(file, place / f"{name}.png")
-    data = Readers(
-        tmp_path,
-        ["background", "nodule"],
-        mask_values={0: "background", 255: "nodule"},
-        group_pattern="(.+)_",
-    )
+def test_lidc_has_many_empty_masks_and_slots(imported):
+    data = FolderDataModule(imported("lidc", "lidc_mini"))
     counted = audit(data)
     # 17, 18, 18 and 18 of the 71 crops have 1, 2, 3 and 4 masks that are not empty
     assert counted.masks(DRAWN).sum() == 17 + 2 * 18 + 3 * 18 + 4 * 18

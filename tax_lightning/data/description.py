@@ -82,9 +82,7 @@ class Description:
         kinds = {field.name: _KINDS[field.name] for field in fields(cls)}
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             has = found.get("format") if isinstance(found, dict) else found
-            raise ValueError(
-                f"{path} has the format {has!r}, expected the line `format: {FORMAT}`."
-            )
+            raise ValueError(f"{path} has the format {has!r}, expected `format: {FORMAT}`.")
         if found.pop("ignore", IGNORE_INDEX) != IGNORE_INDEX:
             raise ValueError(f"{path}: expected `ignore: {IGNORE_INDEX}`, the only value so far.")
         found.pop("format")

@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data.description import FILE, Description, name_of
+from tax_lightning.data.description import FILE, Description, check_range, name_of
 from tax_lightning.data.labels import IGNORE_NAME, value_texts
 from tax_lightning.data.layouts import (
     Listed,
@@ -96,6 +96,7 @@ class FolderDataModule(TableDataModule):
 
     Example:
         >>> import tempfile
+        >>> import numpy as np
         >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as root:
         ...     for place in ("images", "masks/Ann", "masks/Bob"):
@@ -135,7 +136,7 @@ class FolderDataModule(TableDataModule):
             )
         root = Path(root)
         said = None if images or table else Description.read(root)
-        listed = _listed(root, images, masks, reference, table, said)
+        listed = _listed(root, images, masks, reference, table, said, exclude_annotators)
         samples, names = _chosen(listed, annotators, exclude_annotators)
         if group_pattern is not None:
             samples = with_groups(samples, group_pattern)
@@ -147,6 +148,8 @@ class FolderDataModule(TableDataModule):
         if said is not None:
             channels = channels or len(said.channels)
             intensity_range = intensity_range or said.intensity_range
+        if intensity_range is not None:
+            intensity_range = check_range(intensity_range)
         white = 255 if mask_values is not None and 255 in mask_values and said is None else 1
         pictures = Pictures(channels or 3, intensity_range, white)
         meaning = SampleTable(samples, names, tuple(classes), mask_values, pictures)
@@ -162,6 +165,7 @@ def _listed(
     reference: str | None,
     table: str | None,
     said: Description | None,
+    excluded: Sequence[str],
 ) -> Listed:
     """The samples, by the layout that the arguments name."""
     if (images is None) != (masks is None) or (table is not None and images is not None):
@@ -173,15 +177,18 @@ def _listed(
         return from_csv(root, Path(table))
     if images is not None and masks is not None:
         return from_patterns(root, images, masks, reference)
-    return read_folder(root, said)
+    return read_folder(root, said, excluded)
 
 
-def read_folder(root: Path, said: Description | None = None) -> Listed:
+def read_folder(
+    root: Path, said: Description | None = None, excluded: Sequence[str] = ()
+) -> Listed:
     """List the samples of a folder in the layout of `FolderDataModule`.
 
     Args:
         root: The folder.
         said: What its ``dataset.yaml`` says, if there is one.
+        excluded: Names of annotators whose masks are not looked at.
 
     Returns:
         The samples, and the annotators' names.
@@ -192,7 +199,11 @@ def read_folder(root: Path, said: Description | None = None) -> Listed:
     """
     images = _find_originals(root)
     folders = _annotator_folders(root / "masks")
-    masks = {name: _find_matching(folder, images) for name, folder in folders.items()}
+    masks = {
+        name: _find_matching(folder, images)
+        for name, folder in folders.items()
+        if name not in map(composed, excluded)
+    }
     others = {
         kind: _find_matching(root / kind, images) if _is_there(root / kind, Path.is_dir) else {}
         for kind in ("reference", "owner")
@@ -268,8 +279,8 @@ def _find_matching(folder: Path, images: Mapping[str, Path]) -> dict[str, Path]:
             f"Its folder {inner[0].name} is not searched: name where masks lie by the patterns "
             '`images` and `masks`, e.g. masks: "masks/{annotator}/{group}/{name}.png".'
             if inner
-            else "Add the masks, or move the folder away. Arrays and exports of tools need "
-            "`tax import` first."
+            else f"Add the masks, or leave {folder.name} out (exclude_annotators: "
+            f"[{folder.name}]). Arrays and exports of tools need `tax import` first."
         )
         raise ValueError(f"{folder} holds no image files, expected at least one mask. {cure}")
     for name, path in files.items():

@@ -20,13 +20,18 @@ MaskValues: TypeAlias = Mapping[int | str, str]
 IGNORE_NAME = "ignore"
 """Reserved class name in ``mask_values``: what is mapped to it becomes `IGNORE_INDEX`."""
 
+_NO_VALUE = (
+    "mask_values: {value!r} is no grey value and no colour, expected whole numbers, or red, green "
+    'and blue such as "255,0,0", and the names of their classes, e.g. '
+    "{{0: {classes[0]}, 255: {classes[1]}}}."
+)
 _UNKNOWN = 254  # no class has this id: there are 254 of them at most
 _SHOWN = 8  # values in a message
 
 
 def has_colours(mask_values: MaskValues | None) -> bool:
     """Whether the values are colours."""
-    return mask_values is not None and any(isinstance(value, str) for value in mask_values)
+    return mask_values is not None and any("," in str(value) for value in mask_values)
 
 
 def check_mask_values(mask_values: MaskValues | None, classes: Sequence[str]) -> None:
@@ -36,14 +41,10 @@ def check_mask_values(mask_values: MaskValues | None, classes: Sequence[str]) ->
         ValueError: If one is not; the message names it.
     """
     for value, name in (mask_values or {}).items():
-        if isinstance(value, str):
-            _code(value)
-        elif not hasattr(value, "__index__"):
-            raise ValueError(
-                f"mask_values: {value!r} is no grey value, expected whole numbers and the names of "
-                f"their classes, e.g. {{0: {classes[0]}, 255: {classes[1]}}}."
-            )
-        elif not 0 <= value <= MAX_GREY:
+        if not (hasattr(value, "__index__") or isinstance(value, str)):
+            raise ValueError(_NO_VALUE.format(value=value, classes=classes))
+        code = _code(value, _NO_VALUE.format(value=value, classes=classes))
+        if "," not in str(value) and not 0 <= code <= MAX_GREY:
             raise ValueError(f"mask_values: grey value {value}, expected 0..{MAX_GREY}.")
         if name not in classes and name != IGNORE_NAME:
             raise ValueError(
@@ -87,7 +88,7 @@ def labels_from_values(
         [[0, 1], [255, 0]]
     """
     key = tuple(classes), None if mask_values is None else tuple(mask_values.items())
-    if values.dtype == np.uint8 and values.ndim == 2 and not has_colours(mask_values):
+    if values.dtype == np.uint8 and values.ndim < 3 and not has_colours(mask_values):
         found = np.asarray(cv2.LUT(values, _of_bytes(*key), out), np.uint8).reshape(values.shape)
         if (found.size and found.max() < _UNKNOWN) or not (found == _UNKNOWN).any():
             return found
@@ -104,23 +105,25 @@ def labels_from_values(
     return out
 
 
-def _code(value: int | str) -> int:
+def _code(value: int | str, refusal: str = "") -> int:
     """A number for a grey value, or for a colour: its 24 bits."""
     if not isinstance(value, str):
         return int(value)
     parts = value.replace(" ", "").split(",")
-    if len(parts) != 3 or not all(part.isdigit() and int(part) < 256 for part in parts):
-        raise ValueError(
-            f"mask_values: {value!r} is no colour, expected red, green and blue of 0..255, e.g. "
-            '"255,0,0".'
-        )
-    red, green, blue = map(int, parts)
+    if not all(part.isdigit() for part in parts) or len(parts) not in (1, 3):
+        raise ValueError(refusal)
+    numbers = [int(part) for part in parts]
+    if len(numbers) == 1:
+        return numbers[0]
+    if max(numbers) > 255:
+        raise ValueError(refusal)
+    red, green, blue = numbers
     return red << 16 | green << 8 | blue
 
 
 def _coded(values: npt.NDArray[Any], colours: bool) -> npt.NDArray[np.int64]:
     """Numbers as of `_code`; those of colours where none are expected are no grey value."""
-    if values.ndim == 2:
+    if values.ndim < 3:
         return values.astype(np.int64) * (0x010101 if colours else 1)
     parts = values.astype(np.int64)
     codes: npt.NDArray[np.int64] = parts[..., 0] << 16 | parts[..., 1] << 8 | parts[..., 2]
@@ -136,9 +139,8 @@ def _of_codes(
     given: list[tuple[int | str, str]]
     given = [*enumerate(classes)] if mask_values is None else list(mask_values)
     colours = has_colours(dict(given))
-    coded = {
-        _code(v) if isinstance(v, str) or not colours else v * 0x010101: ids[n] for v, n in given
-    }
+    grey = 0x010101 if colours else 1  # beside colours a grey value is the grey colour
+    coded = {_code(v) * (1 if "," in str(v) else grey): ids[n] for v, n in given}
     codes = sorted(coded)
     return np.array(codes, np.int64), np.array([coded[code] for code in codes], np.uint8)
 
@@ -156,7 +158,7 @@ def _of_bytes(
 
 def value_texts(values: npt.NDArray[Any]) -> list[str]:
     """The values of a mask as they are written in ``mask_values``, without doubles."""
-    if values.ndim == 2:
+    if values.ndim < 3:
         return [str(value) for value in np.unique(values).tolist()]
     colours = np.unique(values.reshape(-1, values.shape[-1]), axis=0).tolist()
     return [f'"{",".join(map(str, colour))}"' for colour in colours]

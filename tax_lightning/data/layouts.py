@@ -115,14 +115,19 @@ def _by_key(
 ) -> dict[_Key, Path]:
     """The files that fit a pattern, by group, name and annotator.
 
-    ``{name}_{annotator}`` can be cut in two ways where both hold ``_``: the known image decides.
-    A file that is itself a known image is left to be one, unless it fits another image.
+    ``{name}_{annotator}`` can be cut in several ways where both hold ``_``: the known images
+    decide, the longest name first. A file that is itself a known image is left to be one, unless it
+    fits another image.
     """
-    ways = [_expression(pattern, long_names) for long_names in (True, False)]
+    lengths = sorted({len(name) for _, name, _ in images or ()}, reverse=True)
+    ways = [_expression(pattern, size) for size in ([f"{{{length}}}" for length in lengths] or "+")]
     found: dict[_Key, Path] = {}
     for file in files:
         matches = [way.fullmatch(composed(file.as_posix())) for way in ways]
         keys = [_key(match) for match in matches if match is not None]
+        if images is not None and not keys:  # of an image that is not there
+            match = _expression(pattern, "+").fullmatch(composed(file.as_posix()))
+            keys = [] if match is None else [_key(match)]
         if images is not None:
             of = {key: images.get((*key[:2], "")) for key in keys}
             fitting = [key for key in keys if of[key] not in (None, file)]
@@ -144,7 +149,7 @@ def _key(match: re.Match[str]) -> _Key:
     return fields.get("group") or "", fields["name"], fields.get("annotator") or ""
 
 
-def _expression(pattern: str, long_names: bool) -> re.Pattern[str]:
+def _expression(pattern: str, size_of_name: str) -> re.Pattern[str]:
     """The pattern as a regular expression of a path; a field that stands again is the same text."""
     parts, at, seen = [], 0, set()
     for match in _FIELD.finditer(pattern):
@@ -155,7 +160,7 @@ def _expression(pattern: str, long_names: bool) -> re.Pattern[str]:
         elif match[1] in seen:
             parts.append(f"(?P={match[1]})")
         else:
-            many = "+" if long_names else "+?"
+            many = size_of_name if match[1] == "name" else "+"
             parts.append(f"(?P<{match[1]}>[^/]{many})")
             seen.add(match[1])
     return re.compile("".join(parts) + re.escape(pattern[at:]))
@@ -239,7 +244,7 @@ def read_samples(path: Path, images: Mapping[str, Path]) -> dict[str, Row]:
     names_of_files = {composed(file.name): name for name, file in images.items()}
     rows: dict[str, Row] = {}
     columns, lines = read_csv(path)
-    if "name" not in columns or len(columns) < 2:
+    if "name" not in columns:
         raise ValueError(
             f"{path} has the column(s) {', '.join(columns)}; expected name, and others such as "
             "split or group, separated by commas in the first line."
