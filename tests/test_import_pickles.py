@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tax_lightning.data.pickles import load_pickle
+from tax_lightning.importers.pickles import load_pickle
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
@@ -194,7 +194,7 @@ def malicious(canary: Path) -> dict[str, tuple[bytes, str]]:
         "persistent id": (b"Pabc\n.", "the persistent object 'abc'"),
         "persistent id, binary": (b"\x80\x02K\x07Q.", "the persistent object 7"),
         "pydicom": (b"cpydicom.filereader\ndcmread\n(Vx\ntR.", "pydicom.filereader.dcmread"),
-        "own class": (b"ctax_lightning.data.pickles\nload_pickle\n.", "load_pickle"),
+        "own class": (b"ctax_lightning.importers.pickles\nload_pickle\n.", "load_pickle"),
         "in a list in a dict": (dumps({"a": [Call(os.system, command)]}), f"{posix}.system"),
     }
     objects = np.empty(1, object)
