@@ -8,5 +8,14 @@ what the command's help says of it. :func:`~tax_lightning.importers.writer.write
 
 from __future__ import annotations
 
-SOURCES: dict[str, str] = {}
+SOURCES: dict[str, str] = {
+    "bubil": "bubil",
+    "chase": "chase",
+    "drive": "drive",
+    "gleason": "gleason",
+    "imapp": "imapp",
+    "lidc": "lidc",
+    "riga": "riga",
+    "stare": "stare",
+}
 """Name of a source on the command line -> name of its module here."""
