@@ -17,6 +17,8 @@ from tax_lightning.data import (
     RawSample,
     SyntheticDataModule,
 )
+from tax_lightning.importers import bubil
+from tax_lightning.importers.writer import write
 from tax_lightning.inspection.audit import (
     ABSENT,
     DRAWN,
@@ -487,11 +489,9 @@ def test_bubil_dataset_1_cropped(dataset1):
     check_dataset1(audit(by_folder(dataset1)))
 
 
-def test_bubil_dataset_1_as_published(data_root):
-    reader = pytest.importorskip(
-        "tax_lightning.data.bubil", reason="the reader of BU-BIL is not there"
-    )
-    check_dataset1(audit(reader.BUBILDataModule(root=data_root / "BU-BIL")))
+def test_bubil_dataset_1_as_published(data_root, tmp_path):
+    write(bubil.find(data_root / "BU-BIL"), tmp_path / "imported")
+    check_dataset1(audit(FolderDataModule(tmp_path / "imported", ["background", "cell"])))
 
 
 def shrunk(path):
