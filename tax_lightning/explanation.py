@@ -345,8 +345,14 @@ class Explanation(Prediction):
 
     @cached_property
     def reason(self) -> Tensor:
-        """Annotator of the prototype with the largest share in the decision, ``[B, H, W]``."""
-        return self.why_share.max(dim=1).indices
+        """Annotator of the prototype with the largest share in the decision, ``[B, H, W]``.
+
+        Where the weights are the same at every pixel, the annotators count the same for this: else
+        the one with the largest constant would be the reason everywhere.
+        """
+        constant = self.trust.kind != "image"
+        shares = self.why_share / self.who if constant else self.why_share
+        return shares.max(dim=1).indices
 
     @property
     def reason_kernel(self) -> Tensor:

@@ -368,6 +368,11 @@ class MultiAnnotatorModule(L.LightningModule):
             rank_zero_info(f"\n{self.tendencies.table(self._groups)}")
 
     @property
+    def _all_alike(self) -> bool:
+        """Whether the weights of the annotators are the same at every pixel."""
+        return False
+
+    @property
     def _groups(self) -> Any:  # noqa: ANN401 - of the user's data module
         """Groups of annotators by which the data module wants to see values, if any."""
         return getattr(getattr(self.trainer, "datamodule", None), "groups", {})
@@ -378,7 +383,7 @@ class MultiAnnotatorModule(L.LightningModule):
         output = self(batch["image"])
         batch = self.matched(batch, output.log_annotator_probs)
         reference = self.reference_labels(batch, output)
-        metrics.update(**metric_inputs(batch, output, reference))
+        metrics.update(**metric_inputs(batch, output, reference, all_alike=self._all_alike))
         if metrics is self.test_metrics:
             drawn = sampled(output, TEST_SAMPLES, None)
             labels = {"masks": batch["masks"], "present": batch["present"]}
@@ -451,10 +456,19 @@ def known_labels(batch: Batch, reference: Tensor | None) -> dict[str, Tensor]:
 
 
 def metric_inputs(
-    batch: Batch, output: TAXOutput | ModelOutput, reference: Tensor | None
+    batch: Batch,
+    output: TAXOutput | ModelOutput,
+    reference: Tensor | None,
+    *,
+    all_alike: bool = False,
 ) -> dict[str, Tensor | None]:
-    """The keywords from which each metric of the segmentation takes those that it knows."""
-    decision = output.log_probs.argmax(dim=1)
+    """The keywords from which each metric of the segmentation takes those that it knows.
+
+    ``all_alike`` is that of :meth:`.TAXOutput.reason`.
+    """
+    decision, reason = output.log_probs.argmax(dim=1), None
+    if isinstance(output, TAXOutput):
+        reason = output.reason(decision, all_alike=all_alike)
     return {
         **known_labels(batch, reference),
         "prediction": decision,
@@ -462,7 +476,7 @@ def metric_inputs(
         "annotator_prediction": output.log_sample_probs.argmax(dim=2),
         "annotator_probs": output.log_sample_probs.exp(),
         "who": output.log_who.exp(),
-        "reason": output.reason(decision) if isinstance(output, TAXOutput) else None,
+        "reason": reason,
     }
 
 
