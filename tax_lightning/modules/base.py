@@ -77,7 +77,7 @@ class MultiAnnotatorModule(L.LightningModule):
         lr_scheduler: from an optimizer to a scheduler, stepped every epoch.
         encoder_rate: for an encoder of smp with pretrained weights: the share of the learning rate
             at which it is trained, in (0, 1]. It is also held still for the first tenth of the run,
-            as gradients of a head that knows nothing yet destroy its weights. ``None``: as all else.
+            as a head that knows nothing yet would destroy its weights. ``None``: as all else.
         types: for masks that are nobody's: learn as many types of annotation as there are masks an
             image, in place of annotators, see :mod:`tax_lightning.modules.annotation_types`. It
             changes nothing for a model that names no annotators.
