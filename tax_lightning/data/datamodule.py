@@ -226,8 +226,16 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         return self._measuring_loader(self._samples_of("test"))
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Batches of the split ``predict_split``."""
-        return self._eval_loader(self._predict_source())
+        """Batches of the split ``predict_split``, which tell how to put a prediction back.
+
+        ``"frame"`` is a :class:`.Frame` for each image, ``"facts"`` what ``samples.csv`` says.
+        """
+        transforms = self.eval_transforms
+        return self._loader(
+            MultiAnnotatorDataset(
+                self._predict_source(), transforms, self.mean, self.std, seed=0, frames=True
+            )
+        )
 
     def projection_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The training samples as they are: evaluation transforms, in order.
