@@ -6,5 +6,10 @@ A format is a module of this folder with a function ``write(images, folder)``. I
 
 from __future__ import annotations
 
-FORMATS: dict[str, str] = {}
+FORMATS: dict[str, str] = {
+    "coco": "coco",
+    "cvat": "cvat",
+    "label_studio": "label_studio",
+    "qupath": "qupath",
+}
 """Name of a format on the command line -> name of its module here."""

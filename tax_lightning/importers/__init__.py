@@ -11,11 +11,17 @@ from __future__ import annotations
 SOURCES: dict[str, str] = {
     "bubil": "bubil",
     "chase": "chase",
+    "coco": "coco",
+    "cvat": "cvat",
     "drive": "drive",
     "gleason": "gleason",
     "imapp": "imapp",
+    "label_studio": "label_studio",
+    "labelme": "labelme",
     "lidc": "lidc",
+    "qupath": "qupath",
     "riga": "riga",
     "stare": "stare",
+    "supervisely": "supervisely",
 }
 """Name of a source on the command line -> name of its module here."""
