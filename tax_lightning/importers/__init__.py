@@ -15,7 +15,11 @@ SOURCES: dict[str, str] = {
     "gleason": "gleason",
     "imapp": "imapp",
     "lidc": "lidc",
+    "ms_lesion": "ms_lesion",
+    "nifti": "nifti",
+    "qubiq": "qubiq",
     "riga": "riga",
+    "seg_nrrd": "seg_nrrd",
     "stare": "stare",
 }
 """Name of a source on the command line -> name of its module here."""
