@@ -11,6 +11,7 @@ from __future__ import annotations
 SOURCES: dict[str, str] = {
     "bubil": "bubil",
     "chase": "chase",
+    "dicom_seg": "dicom_seg",
     "drive": "drive",
     "gleason": "gleason",
     "imapp": "imapp",

@@ -84,7 +84,7 @@ def find(
             place = _place(path)
             read = partial(_labels, path, names)
             drawn[by] = Volume(path, place.shape, place.affine, read)
-            if place.channels > 1 and (twice := _overlap(path)):
+            if place.channels > 1 and (twice := overlap([m for _, m in _masks(path)[1]])):
                 left_out.append(
                     f"{path}: {twice} voxels lie in several segments, and have the class that "
                     f"stands last in {', '.join(names)}."
@@ -229,10 +229,9 @@ def combined(
     return labels
 
 
-def _overlap(path: Path) -> int:
-    """Number of voxels in several segments."""
-    shape, masks = _masks(path)
-    count = np.zeros(shape, np.int32)
-    for _, mask in masks:
+def overlap(masks: Sequence[Pixels]) -> int:
+    """Number of voxels in several masks."""
+    count = np.zeros(masks[0].shape if masks else 0, np.int32)
+    for mask in masks:
         count += mask
     return int((count > 1).sum())
