@@ -9,6 +9,7 @@ what the command's help says of it. :func:`~tax_lightning.importers.writer.write
 from __future__ import annotations
 
 SOURCES: dict[str, str] = {
+    "arrays": "arrays",
     "bubil": "bubil",
     "chase": "chase",
     "dicom_seg": "dicom_seg",
@@ -18,6 +19,7 @@ SOURCES: dict[str, str] = {
     "lidc": "lidc",
     "ms_lesion": "ms_lesion",
     "nifti": "nifti",
+    "npc170": "npc170",
     "qubiq": "qubiq",
     "riga": "riga",
     "seg_nrrd": "seg_nrrd",

@@ -32,9 +32,8 @@ import numpy as np
 
 from tax_lightning.data.description import Description
 from tax_lightning.data.layouts import from_patterns
-from tax_lightning.data.pixels import MAX_GREY
 from tax_lightning.importers.cases import Found, Pixels
-from tax_lightning.importers.volumes import Scan, Shape, Volume, slices, whole_numbers
+from tax_lightning.importers.volumes import Scan, Shape, Volume, names_and_ids, slices
 
 SUFFIXES = (".nii", ".nii.gz")
 
@@ -86,29 +85,17 @@ def find(
             f"{path} has {one} modalities, but {second} has {other}. Expected the same number: "
             "move one of them away."
         )
-    ids = _values(scans) if classes is None else {i: i for i in (*range(len(classes)), 255)}
-    names = classes or ("background", *(f"class {value}" for value in ids if ids[value]))
+    names, ids = names_and_ids(scans, classes)
     count = next(iter(channels))
     description = Description(
         root.resolve().name,
-        tuple(names),
+        names,
         ("grey",) if count == 1 else tuple(f"modality {i + 1}" for i in range(count)),
         intensity_range,
     )
     left_out = [f"{s.id}: {s.image} has no mask." for s in samples if not s.masks]
     cases = slices(scans, ids, axis, intensity_range, empty_slices, use_affines)
     return Found(description, cases, left_out=left_out)
-
-
-def _values(scans: Sequence[Scan]) -> dict[int, int]:
-    """Each value that any mask holds -> class id; 0 is the background."""
-    found = {0}
-    for volume in (mask for scan in scans for mask in scan.masks.values()):
-        values = np.flatnonzero(np.bincount(whole_numbers(volume.read(), volume.path).ravel()))
-        if values[-1] > MAX_GREY:
-            raise ValueError(f"Mask {volume.path} holds values outside 0 to 65535: export it anew.")
-        found |= set(values.tolist())
-    return {value: place for place, value in enumerate(sorted(found))}
 
 
 def find_nifti(folder: Path) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.description import check_range
 from tax_lightning.data.pixels import MAX_GREY
 from tax_lightning.exporters.slices import Affine, Slice
@@ -156,7 +157,7 @@ def _cases(
             {by: partial(_cut, part, kept, f"by {by}", read) for by, read in drawn.items()},
             group=scan.group or scan.name,
             split=scan.split,
-            facts=part.facts(),
+            facts=part.facts() if count > 1 or image.affine is not None else {},
         )
 
 
@@ -196,6 +197,35 @@ def to_ids(values: Pixels, ids: Mapping[int, int], path: Path) -> Labels:
         )
     labels: Labels = found.astype(np.uint8)
     return labels
+
+
+def names_and_ids(
+    scans: Iterable[Scan], classes: Sequence[str] | None
+) -> tuple[tuple[str, ...], dict[int, int]]:
+    """Names of the classes, and value in the masks -> class id.
+
+    Args:
+        scans: Their masks are read where no classes are given.
+        classes: Names of the values 0, 1, 2 and so on; 255 then means not labelled. None: a class
+            for each value that any mask holds.
+
+    Raises:
+        ValueError: If masks hold no such values, or it is not clear what 255 means.
+    """
+    if classes is not None:
+        return tuple(classes), {value: value for value in (*range(len(classes)), IGNORE_INDEX)}
+    found = {0}
+    for volume in (mask for scan in scans for mask in scan.masks.values()):
+        values = np.flatnonzero(np.bincount(whole_numbers(volume.read(), volume.path).ravel()))
+        found |= set(values.tolist())
+        if values[-1] > MAX_GREY or (IGNORE_INDEX in found and len(found) > 2):
+            raise ValueError(
+                f"Mask {volume.path} or one before it holds values outside 0 to 65535, or 255 "
+                "beside other classes. Name the classes of 0, 1, 2 and so on with the option "
+                "classes; 255 then means not labelled."
+            )
+    ids = {value: place for place, value in enumerate(sorted(found))}
+    return ("background", *(f"class {value}" for value in ids if value)), ids
 
 
 def whole_numbers(values: Pixels, path: Path) -> Pixels:
