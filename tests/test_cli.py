@@ -101,7 +101,7 @@ def test_the_help_names_every_command(arguments, capsys):
         main(arguments)
     assert stop.value.code == 0
     said = capsys.readouterr().out
-    assert "{fit,validate,test,predict,inspect,explain}" in said
+    assert "{fit,validate,test,predict,import,inspect,explain}" in said
     assert "Look at a data set before training" in said
 
 

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tax_lightning.__main__ import main
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data import FolderDataModule
 from tax_lightning.data.description import Description, file_of, name_of
+from tax_lightning.importers import SOURCES
 from tax_lightning.importers.cases import Case, Found
 from tax_lightning.importers.writer import JOURNAL, write
 
@@ -182,3 +184,23 @@ def test_experts_are_read_where_a_folder_tells_them(tmp_path):
     table = FolderDataModule(tmp_path / "to", val_fraction=0).table
     experts = {sample.id: table.read(sample).expert for sample in table.samples}
     np.testing.assert_array_equal(experts["c1"], owner)
+
+
+# The command
+
+
+def test_the_command_lists_sources_and_knows_the_nearest(capsys):
+    main(["import"])
+    said = capsys.readouterr().out
+    assert all(f"\n  {name} " in said for name in SOURCES)
+    with pytest.raises(SystemExit, match=r"'bubli' is unknown\. The nearest name is 'bubil'"):
+        main(["import", "bubli", "a", "b"])
+    with pytest.raises(SystemExit, match=r"FROM: gone does not exist"):
+        main(["import", "bubil", "gone", "to"])
+
+
+def test_every_source_tells_what_it_reads(capsys):
+    for name in SOURCES:
+        with pytest.raises(SystemExit):
+            main(["import", name, "--help"])
+        assert "--tile" in capsys.readouterr().out

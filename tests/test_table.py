@@ -1,4 +1,4 @@
-"""The data module of a table: folds, patches, the cache, and the files that are opened for them."""
+"""The data module of a table: folds, patches, and the files that are opened for them."""
 
 import warnings
 from collections import Counter

@@ -89,6 +89,11 @@ def labels_from_values(
     """
     key = tuple(classes), None if mask_values is None else tuple(mask_values.items())
     if values.dtype == np.uint8 and values.ndim < 3 and not has_colours(mask_values):
+        if values.size and values.max() < _own_ids(*key):  # nothing to look up
+            if out is None:
+                return values.copy()
+            out[...] = values
+            return out
         found = np.asarray(cv2.LUT(values, _of_bytes(*key), out), np.uint8).reshape(values.shape)
         if (found.size and found.max() < _UNKNOWN) or not (found == _UNKNOWN).any():
             return found
@@ -154,6 +159,16 @@ def _of_bytes(
     table = np.full(256, _UNKNOWN, np.uint8)
     table[codes[codes < 256]] = ids[codes < 256]
     return table
+
+
+@lru_cache(maxsize=16)
+def _own_ids(
+    classes: tuple[str, ...], mask_values: tuple[tuple[int | str, str], ...] | None
+) -> int:
+    """How many of the lowest values are the id of their class."""
+    table = _of_bytes(classes, mask_values)[: len(classes)]
+    differ = np.flatnonzero(table != np.arange(len(table)))
+    return int(differ[0]) if differ.size else len(table)
 
 
 def value_texts(values: npt.NDArray[Any]) -> list[str]:

@@ -325,13 +325,11 @@ def _plain_png(path: Path, channels: int) -> npt.NDArray[np.uint8] | None:
     if path.suffix.lower() != ".png" or not (path.is_file() and os.access(path, os.R_OK)):
         return None
     with open(path, "rb", buffering=0) as file:
-        head = file.read(26)
-        depth_and_kind = b"\x08\0" if channels == 1 else b"\x08\2"  # 8 bits; grey, RGB
-        if head[:8] != b"\x89PNG\r\n\x1a\n" or head[24:] != depth_and_kind:
-            return None
-        file.seek(0)
         data = file.readall()
-    width, height = struct.unpack(">II", head[16:24])
+    depth_and_kind = b"\x08\0" if channels == 1 else b"\x08\2"  # 8 bits; grey, RGB
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[24:26] != depth_and_kind:
+        return None
+    width, height = struct.unpack(">II", data[16:24])
     if width * height > _PLAIN_PIXELS or max(width, height) > _PLAIN_SIDE:
         return None
     if not _plain_chunks(data):

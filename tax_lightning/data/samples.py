@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -51,6 +51,8 @@ class Sample:
         owner: File that tells for each pixel who is the expert, by their place among all
             annotators; of simulated data only.
         facts: What else is known of the image: column of ``samples.csv`` -> text.
+        shown_before: Rows at the top and columns at the left that another part of the image shows
+            too, and that are not to be counted again: they are read as not labelled.
     """
 
     id: str
@@ -62,6 +64,7 @@ class Sample:
     window: Window | None = None
     owner: Path | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+    shown_before: tuple[int, int] = (0, 0)
 
     @property
     def group_name(self) -> str:
@@ -87,6 +90,8 @@ class RawSample:
         masks: uint8 class ids ``[N, H, W]``; `IGNORE_INDEX` where not labelled.
         present: bool ``[N]``: the annotator labelled this image (an empty mask is present).
         reference: uint8 class ids ``[H, W]``; `IGNORE_INDEX` where unknown.
+        facts: What else is known of the image: column of ``samples.csv`` -> text, and ``file``,
+            the name of its file.
         expert: uint8 ``[H, W]``: index of the annotator who is the expert here,
             `IGNORE_INDEX` for none.
         deviation: uint8 ``[N, H, W]``: 0 where the annotator agrees with the truth, else the id of
@@ -100,6 +105,7 @@ class RawSample:
     reference: npt.NDArray[np.uint8] | None = None
     expert: npt.NDArray[np.uint8] | None = None
     deviation: npt.NDArray[np.uint8] | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -253,8 +259,37 @@ class SampleTable:
                 id=f"{sample.id}@{top},{left}",
                 group=sample.group_name,
                 window=Window(shown.top + top, shown.left + left, height, width),
+                facts=_placed(sample, top, left, shown),
             )
             for top, left, height, width in windows
+        )
+
+    def counted_once(self) -> SampleTable:
+        """The same with every labelled pixel in one sample only, where parts of an image overlap.
+
+        Figures would count pixels twice else. A part leaves out what the part above it and the part
+        to its left show.
+        """
+        tops: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        lefts: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        parts = [sample for sample in self.samples if "whole" in sample.facts]
+        for sample in parts:
+            size = sample.window or Window(0, 0, *read_size(sample.image))
+            tops[sample.facts["whole"]].append((int(sample.facts["top"]), size.height))
+            lefts[sample.facts["whole"]].append((int(sample.facts["left"]), size.width))
+
+        def before(sample: Sample) -> tuple[int, int]:
+            whole, own = sample.facts["whole"], (sample.facts["top"], sample.facts["left"])
+            rows, columns = (
+                max([0, *(start + long - int(at) for start, long in there if start < int(at))])
+                for there, at in zip((tops[whole], lefts[whole]), own, strict=True)
+            )
+            return rows, columns
+
+        known = {sample.id: before(sample) for sample in parts}
+        return replace(
+            self,
+            samples=tuple(replace(s, shown_before=known.get(s.id, (0, 0))) for s in self.samples),
         )
 
     def _checked_size(self, sample: Sample) -> tuple[int, int]:
@@ -285,13 +320,19 @@ class SampleTable:
                 self._read_labels(sample.masks[name], sample, plane)
             else:
                 plane[:] = IGNORE_INDEX
+        reference = self._read_reference(sample, size)
+        rows, columns = sample.shown_before
+        for labels in (masks, *(() if reference is None else (reference,))):
+            labels[..., :rows, :] = IGNORE_INDEX
+            labels[..., :columns] = IGNORE_INDEX
         return RawSample(
             id=sample.id,
             image=image,
             masks=masks,
             present=np.array([name in sample.masks for name in self.annotators], dtype=np.bool_),
-            reference=self._read_reference(sample, size),
+            reference=reference,
             expert=None if sample.owner is None else self._read_owner(sample, size),
+            facts={**sample.facts, "file": sample.image.name},
         )
 
     def check(self) -> None:
@@ -349,6 +390,16 @@ class SampleTable:
             values = self.pictures.mask(file, sample.window)
         _check_mask_size(file, values.shape[:2], sample.image, out.shape)
         labels_from_values(values, self.classes, self.mask_values, file, out)
+
+
+def _placed(sample: Sample, top: int, left: int, shown: Window) -> dict[str, str]:
+    """The facts of a part of a sample, which may be a part of a larger image itself."""
+    facts = sample.facts
+    if "whole" in facts:
+        top, left = top + int(facts["top"]), left + int(facts["left"])
+        return {**facts, "top": str(top), "left": str(left)}
+    size = {"whole_height": str(shown.height), "whole_width": str(shown.width)}
+    return {**facts, "whole": sample.id, "top": str(top), "left": str(left), **size}
 
 
 def _check_mask_size(

@@ -93,7 +93,7 @@ class TableDataModule(MultiAnnotatorDataModule):
         table = self.table.select(split)
         if self.patch_size is not None:
             table = table.in_patches(self.patch_size, self.patch_stride)
-        return table
+        return table if split == "train" else table.counted_once()
 
     def _predict_source(self) -> Source:
         if self._unlabelled is None:

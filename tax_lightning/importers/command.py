@@ -45,7 +45,7 @@ def import_data(args: Sequence[str]) -> None:
     parser.add_argument(
         "--tile", type=int | None, help="Cut larger images into squares of this side, in pixels."
     )
-    options = parser.add_function_arguments(module.find, skip={0})
+    options = parser.add_function_arguments(module.find, skip={"root"})
     config = parser.parse_args(list(args[1:]))
     source = Path(config["from"])
     if not source.exists():
