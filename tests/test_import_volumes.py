@@ -1,5 +1,6 @@
 """Volumes: masks laid on images by affines, slices, and the data sets in NIfTI."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from tax_lightning.data.pixels import read_mask, read_whole
 from tax_lightning.exporters import nifti as to_nifti
 from tax_lightning.exporters.layers import Layer, Segmented
 from tax_lightning.exporters.slices import Slice
-from tax_lightning.importers import ms_lesion, nifti, qubiq
+from tax_lightning.importers import arrays, dicom_seg, ms_lesion, nifti, qubiq, seg_nrrd
 from tax_lightning.importers.volumes import Volume, laid_on, scaled, to_ids
 from tax_lightning.importers.writer import write
 
@@ -179,6 +180,23 @@ def test_broken_files_are_named(curvas):
     (curvas / "A" / "image.nii.gz").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"Cannot read .*image\.nii\.gz"):
         nifti.find(curvas)
+
+
+@pytest.mark.parametrize(
+    ("library", "extra", "read"),
+    [
+        ("nibabel", "volumes", lambda root: nifti.find(root)),
+        ("nibabel", "volumes", lambda root: to_nifti.write([], root)),
+        ("slicerio", "slicer", lambda root: seg_nrrd.find(root, masks="{name}/l_{annotator}.nii*")),
+        ("pydicom", "dicom", lambda root: dicom_seg.find(root)),
+        ("h5py", "hdf5", lambda root: arrays.open_arrays(root / "a.h5")),
+    ],
+)
+def test_a_missing_library_is_named(curvas, monkeypatch, library, extra, read):
+    save(curvas / "A" / "l_1.nii", np.zeros(SHAPE, np.uint8))
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ModuleNotFoundError, match=rf'pip install "tax-lightning\[{extra}\]"'):
+        read(curvas)
 
 
 def test_without_known_affines_shapes_decide(tmp_path):

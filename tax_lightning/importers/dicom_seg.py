@@ -198,7 +198,7 @@ def _affine(plane: Affine, step: Affine, origin: Affine) -> Affine:
 
 
 def _voxels(paths: Sequence[Path]) -> Pixels:
-    """Values of a series with slope and intercept, as integers where they are whole."""
+    """Values of a series with slope and intercept: integers where these are whole."""
     planes = []
     for path in paths:
         head = _pydicom().dcmread(path)
@@ -210,7 +210,10 @@ def _voxels(paths: Sequence[Path]) -> Pixels:
             if whole
             else (plane * slope + shift).astype(np.float32)
         )
-    return np.stack(planes, axis=2)
+    voxels: Pixels = np.stack(planes, axis=2)
+    limits = np.iinfo(np.int16)
+    short = voxels.dtype == np.int32 and voxels.min() >= limits.min and voxels.max() <= limits.max
+    return voxels.astype(np.int16) if short else voxels
 
 
 def _mask(
