@@ -354,7 +354,6 @@ def test_a_missing_extra_is_one_line(capsys, monkeypatch, tmp_path):
     mask.mkdir(parents=True)
     for name in ("image.nii.gz", "task01_seg01.nii.gz"):
         (mask / name).write_bytes(b"")
-    config = Path(__file__).parent.parent / "experiments" / "qubiq.yaml"
     with pytest.raises(SystemExit) as stopped:
-        main(["fit", "--config", str(config), f"--data.init_args.root={tmp_path}"])
-    assert "pip install 'tax-lightning[volumes]'" in str(stopped.value.code)
+        main(["import", "qubiq", str(tmp_path), str(tmp_path / "out")])
+    assert 'pip install "tax-lightning[volumes]"' in str(stopped.value.code)

@@ -20,11 +20,12 @@ from tax_lightning.exporters import cvat as to_cvat
 from tax_lightning.exporters import label_studio as to_label_studio
 from tax_lightning.exporters import qupath as to_qupath
 from tax_lightning.exporters.layers import Layer, Segmented
+from tax_lightning.exporters.outlines import outlines, runs
 from tax_lightning.files import file_name
 from tax_lightning.importers import coco as from_coco
 from tax_lightning.importers import cvat as from_cvat
 from tax_lightning.importers import label_studio, labelme, qupath, supervisely
-from tax_lightning.importers.shapes import from_runs, inside, outlines, runs
+from tax_lightning.importers.shapes import from_runs, inside
 
 FILES = Path(__file__).parent / "files"
 CLASSES = ("background", "cell", "debris")
@@ -80,7 +81,7 @@ def test_outlines_give_the_mask_again(labels):
 @given(small_masks)
 def test_runs_give_the_mask_again(labels):
     np.testing.assert_array_equal(from_runs(runs(labels > 0), labels.shape), labels > 0)
-    stroke = label_studio.decoded(label_studio.encoded(labels > 0))
+    stroke = label_studio.decoded(to_label_studio.encoded(labels > 0))
     np.testing.assert_array_equal(stroke.reshape(*labels.shape, 4)[..., 3] > 0, labels > 0)
 
 
@@ -146,7 +147,7 @@ def region(kind, labels, **value):
 
 
 def test_label_studio_tells_empty_from_cancelled_and_merges_strokes(tmp_path, images):
-    stroke = [label_studio.encoded(box(0, left, 2, left + 2) > 0) for left in (0, 5)]
+    stroke = [to_label_studio.encoded(box(0, left, 2, left + 2) > 0) for left in (0, 5)]
     regions = [
         region("polygonlabels", ["debris"], points=[[0, 50], [50, 50], [50, 100], [0, 100]]),
         *(region("brushlabels", ["cell"], rle=rle, format="rle") for rle in stroke),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,7 +23,13 @@ _FIELDS = {"name", "annotator", "group"}
 _FIELD = re.compile(r"\{(\w*)\}|(\*)")
 
 
-def from_patterns(root: Path, images: str, masks: str, reference: str | None = None) -> Listed:
+def from_patterns(
+    root: Path,
+    images: str,
+    masks: str,
+    reference: str | None = None,
+    suffixes: Collection[str] = IMAGE_SUFFIXES,
+) -> Listed:
     """List files whose paths follow patterns.
 
     A pattern is a path below the folder with ``{name}`` where the image's name stands, and in that
@@ -35,6 +41,7 @@ def from_patterns(root: Path, images: str, masks: str, reference: str | None = N
         images: Pattern of images, such as ``"{name}/image.png"``.
         masks: Pattern of masks, such as ``"{name}/annotator_{annotator}.png"``.
         reference: Pattern of references; None: there are none.
+        suffixes: Last endings of the files, in small letters.
 
     Raises:
         FileNotFoundError: If the folder, or files of a pattern, are missing.
@@ -56,7 +63,7 @@ def from_patterns(root: Path, images: str, masks: str, reference: str | None = N
     _check_pattern("masks", masks, {"name", "annotator"}, _FIELDS)
     if reference is not None:
         _check_pattern("reference", reference, {"name"}, {"name", "group"})
-    files = sorted(_files_below(root, Path()))
+    files = sorted(_files_below(root, Path(), suffixes))
     found = _by_key("images", images, files)
     drawn = _by_key("masks", masks, files, found)
     found = {key: file for key, file in found.items() if file not in set(drawn.values())}
@@ -89,14 +96,14 @@ def from_patterns(root: Path, images: str, masks: str, reference: str | None = N
     return samples, tuple(sorted({annotator for _, _, annotator in drawn}))
 
 
-def _files_below(folder: Path, below: Path) -> Iterator[Path]:
-    """Image files at any depth, as paths below the folder; hidden ones are passed over."""
+def _files_below(folder: Path, below: Path, suffixes: Collection[str]) -> Iterator[Path]:
+    """Files with these endings at any depth, as paths below the folder, without hidden ones."""
     for path in (folder / below).iterdir():
         if path.name.startswith("."):
             continue
         if path.is_dir() and not path.is_symlink():
-            yield from _files_below(folder, below / path.name)
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            yield from _files_below(folder, below / path.name, suffixes)
+        elif path.suffix.lower() in suffixes:
             yield below / path.name
 
 

@@ -10,6 +10,8 @@ FORMATS: dict[str, str] = {
     "coco": "coco",
     "cvat": "cvat",
     "label_studio": "label_studio",
+    "nifti": "nifti",
     "qupath": "qupath",
+    "seg_nrrd": "seg_nrrd",
 }
 """Name of a format on the command line -> name of its module here."""

@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from tax_lightning.exporters.layers import Layer, Segmented
+from tax_lightning.exporters.outlines import runs
 from tax_lightning.files import file_name
-from tax_lightning.importers.shapes import runs
 
 
 def write(images: Iterable[Segmented], folder: Path) -> list[Path]:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from tax_lightning.exporters.layers import Layer, Segmented
+from tax_lightning.exporters.outlines import Ring, outlines
 from tax_lightning.files import file_name
-from tax_lightning.importers.shapes import Ring, outlines
 
 
 def write(images: Iterable[Segmented], folder: Path) -> list[Path]:

@@ -15,14 +15,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from tax_lightning.exporters.coco import pycocotools
+from tax_lightning.exporters.outlines import Bools
 from tax_lightning.importers.cases import Found
 from tax_lightning.importers.json_files import json_files, lazily, of_file, read_json
-from tax_lightning.importers.shapes import Bools, Drawings, Shape, polygon, union
+from tax_lightning.importers.shapes import Drawings, Shape, polygon, union
 
 _WHAT = "a COCO file with images, categories and annotations"
 
@@ -73,18 +74,3 @@ def _decoded(segmentation: Mapping[str, Any], size: tuple[int, int]) -> Bools:
     if isinstance(rle["counts"], list):
         rle = coco.frPyObjects(rle, *size)
     return np.asarray(coco.decode(rle)) > 0
-
-
-def pycocotools() -> ModuleType:
-    """The library's module of masks.
-
-    Raises:
-        ModuleNotFoundError: If it is not installed.
-    """
-    try:
-        from pycocotools import mask
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'pycocotools is missing: pip install "tax-lightning[tools]".'
-        ) from error
-    return mask  # type: ignore[no-any-return]

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tax_lightning.exporters.outlines import Bools
 from tax_lightning.importers.cases import Found
 from tax_lightning.importers.json_files import json_files, lazily, of_file
-from tax_lightning.importers.shapes import Bools, Drawings, Shape, from_runs, polygon
+from tax_lightning.importers.shapes import Drawings, Shape, from_runs, polygon
 from tax_lightning.importers.xml_files import read_xml
 
 _WHAT = 'an export "CVAT for images 1.1"'

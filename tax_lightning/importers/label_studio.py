@@ -13,7 +13,6 @@ values in bits, whose fourth channel is the mask (``label_studio_sdk.converter.b
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +24,10 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 
 from tax_lightning.data.pixels import read_mask
+from tax_lightning.exporters.outlines import Bools
 from tax_lightning.importers.cases import Found
 from tax_lightning.importers.json_files import json_files, lazily, of_file, read_json
-from tax_lightning.importers.shapes import Bools, Drawings, Shape, polygon
+from tax_lightning.importers.shapes import Drawings, Shape, polygon
 
 _WHAT = "an export of Label Studio as JSON"
 _LABELS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels")
@@ -174,30 +174,6 @@ def decoded(rle: Sequence[int]) -> np.ndarray[Any, Any]:
                 values[place] = take(word)
         filled += count
     return values
-
-
-def encoded(mask: Bools) -> list[int]:
-    """The bytes of a brush stroke that draws a mask, as of :func:`decoded`.
-
-    Example:
-        >>> mask = np.eye(3) > 0
-        >>> bool((decoded(encoded(mask)).reshape(3, 3, 4)[..., 3] > 0).tolist() == mask.tolist())
-        True
-    """
-    flat = mask.ravel().repeat(4)
-    change = np.flatnonzero(np.diff(flat.astype(np.int8))) + 1
-    ends = [0, *change.tolist(), flat.size]
-    sizes = (2, 4, 8, 15)
-    bits = [f"{flat.size:032b}", f"{7:05b}", *(f"{size:04b}" for size in sizes)]
-    for start, end in itertools.pairwise(ends):
-        while start < end:
-            count = min(end - start, 2 ** (sizes[-1] + 1))
-            which = next(i for i, size in enumerate(sizes) if count <= 2 ** (size + 1))
-            bits.append(f"1{which:02b}{count - 1:0{sizes[which] + 1}b}{255 * flat[start]:08b}")
-            start += count
-    text = "".join(bits)
-    text += "0" * (-len(text) % 8)
-    return [int(text[i : i + 8], 2) for i in range(0, len(text), 8)]
 
 
 def _pictures(folder: Path) -> dict[tuple[int, int], list[Shape]]:

@@ -35,7 +35,7 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
         ValueError: If a file is no such GeoJSON; the message names it.
     """
     folders = [p for p in sorted(root.iterdir()) if p.is_dir() and any(p.glob("*.geojson"))]
-    there = images_below(Path(images) if images is not None else root)
+    there = {p.name for p in images_below(Path(images) if images is not None else root)}
     by_stem = {Path(name).stem: name for name in there}
     drawings = Drawings()
     for folder in folders or [root]:

@@ -14,18 +14,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from skimage.draw import polygon2mask
 
 from tax_lightning.data.description import Description
 from tax_lightning.data.layouts import nearest
 from tax_lightning.data.pixels import IMAGE_SUFFIXES, read_size, read_whole
+from tax_lightning.exporters.outlines import Bools, Ring
 from tax_lightning.importers.cases import Case, Found, Labels
-
-Ring = npt.NDArray[np.float64]
-"""Corners of a closed outline ``[M, 2]``: x, y."""
-
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -95,50 +90,8 @@ def _any_of(parts: Sequence[Shape], size: tuple[int, int]) -> Bools:
     return whole
 
 
-def outlines(mask: Bools) -> list[list[Ring]]:
-    """The objects of a mask as outlines along the edges of its pixels: exact.
-
-    Returns:
-        For each object its outline, then those of its holes; no corner is repeated at the end.
-
-    Raises:
-        ModuleNotFoundError: If shapely is not installed.
-
-    Example:
-        >>> [[ring.tolist() for ring in rings] for rings in outlines(np.ones((1, 2)) > 0)]
-        [[[[0.0, 0.0], [0.0, 1.0], [2.0, 1.0], [2.0, 0.0]]]]
-    """
-    try:
-        import shapely
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'shapely is missing, by which outlines are made: pip install "tax-lightning[tools]".'
-        ) from error
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    (rows, starts), (_, ends) = np.nonzero(edges == 1), np.nonzero(edges == -1)
-    merged = shapely.union_all(shapely.box(starts, rows, ends, rows + 1)).normalize()
-    parts = shapely.get_parts(shapely.simplify(merged, 0))
-    return [
-        [np.array(ring.coords)[:-1] for ring in (part.exterior, *part.interiors)]
-        for part in parts
-        if not part.is_empty
-    ]
-
-
-def runs(mask: Bools) -> list[int]:
-    """Lengths of runs in a mask row by row, of zeros and ones in turn, zeros first.
-
-    Example:
-        >>> runs(np.array([[0, 1], [1, 0]]) > 0)
-        [1, 2, 1]
-    """
-    flat = mask.ravel().astype(np.int8)
-    change = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
-    return np.diff([0, *change, flat.size]).tolist()  # type: ignore[no-any-return]
-
-
 def from_runs(lengths: Sequence[int], size: tuple[int, int]) -> Bools:
-    """The mask of :func:`runs`.
+    """The mask of :func:`tax_lightning.exporters.outlines.runs`.
 
     Raises:
         ValueError: If the lengths do not add up to the number of pixels.
@@ -188,9 +141,8 @@ class Drawings:
             FileNotFoundError: If an image is missing.
             ValueError: If a label is no class, or nothing was drawn.
         """
-        labels = sorted(
-            {s.label for by in self._drawn.values() for own in by.values() for s in own}
-        )
+        drawn = (shape for by in self._drawn.values() for own in by.values() for shape in own)
+        labels = sorted({shape.label for shape in drawn})
         left_out = list(self.left_out)
         if classes is None:
             classes = ["background", *labels]
@@ -205,11 +157,16 @@ class Drawings:
         folder = Path(images) if images is not None else root if root.is_dir() else root.parent
         files = images_below(folder)
         ids = {label: number for number, label in enumerate(classes)}
-        cases = []
-        for image, by in self._drawn.items():
-            path = image_named(image, files, folder)
-            masks = {person: partial(_painted, path, own, ids) for person, own in by.items()}
-            cases.append(Case(path.stem, path, masks))
+        drawn_on: dict[Path, dict[str, list[Shape]]] = defaultdict(lambda: defaultdict(list))
+        for image, by in self._drawn.items():  # which files may name by other paths
+            for person, own in by.items():
+                drawn_on[image_named(image, files, folder)][person].extend(own)
+        cases = [
+            Case(
+                path.stem, path, {who: partial(_painted, path, own, ids) for who, own in by.items()}
+            )
+            for path, by in drawn_on.items()
+        ]
         if not cases:
             raise ValueError(f"{root} holds no annotation, expected an export with some.")
         first = read_whole(cases[0].image) if isinstance(cases[0].image, Path) else np.zeros((1, 1))
@@ -220,30 +177,44 @@ class Drawings:
         return Found(said, cases, left_out=left_out)
 
 
-def images_below(folder: Path) -> dict[str, Path]:
-    """Image files at any depth below a folder by name; of equal names the first by path."""
+def images_below(folder: Path) -> list[Path]:
+    """Image files at any depth below a folder, sorted.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"images: {folder} is no folder, expected that of the images.")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-            found.setdefault(path.name, path)
-    return found
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    ]
 
 
-def image_named(name: str, files: Mapping[str, Path], folder: Path) -> Path:
+def image_named(name: str, files: Sequence[Path], folder: Path) -> Path:
     """The image file that an export names, perhaps with folders before it.
 
     Raises:
         FileNotFoundError: If it is not there.
+        ValueError: If there are several, and the folders do not tell which is meant.
     """
-    last = name.replace("\\", "/").rpartition("/")[2]
-    if last not in files:
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    found = [path for path in files if path.name == parts[-1]] if parts else []
+    named = [path for path in found if list(path.parts[-len(parts) :]) == parts]
+    if not found:
+        last = parts[-1] if parts else name
         raise FileNotFoundError(
-            f"The image {last!r} is not below {folder}.{nearest(last, files)} Name the folder of "
-            "the images by --images."
+            f"The image {last!r} is not below {folder}.{nearest(last, [p.name for p in files])} "
+            "Name the folder of the images by --images."
         )
-    return files[last]
+    if len(named or found) > 1:
+        one, other, *_ = named or found
+        raise ValueError(
+            f"The image {name!r} may be {one} or {other}: expected one of that name. Rename it, or "
+            "name its folder by --images."
+        )
+    return (named or found)[0]
 
 
 def _painted(path: Path, shapes: Sequence[Shape], ids: Mapping[str, int]) -> Labels:

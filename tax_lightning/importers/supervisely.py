@@ -20,9 +20,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from tax_lightning.exporters.outlines import Bools
 from tax_lightning.importers.cases import Found
 from tax_lightning.importers.json_files import lazily, of_file, read_json
-from tax_lightning.importers.shapes import Bools, Drawings, Shape, polygon
+from tax_lightning.importers.shapes import Drawings, Shape, polygon
 
 _WHAT = "an annotation of Supervisely with objects"
 _MOST_BYTES = 2**28  # of a bitmap as PNG
