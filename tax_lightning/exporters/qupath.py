@@ -19,11 +19,7 @@ from tax_lightning.files import file_name
 
 
 def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
-    """Write ``LAYER/NAME.geojson``; see :mod:`tax_lightning.exporters`.
-
-    Raises:
-        ModuleNotFoundError: If shapely is not installed.
-    """
+    """Write ``LAYER/NAME.geojson``; see :mod:`tax_lightning.exporters`."""
     written = []
     for image in images:
         for layer in image.layers:
