@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 from pycocotools import mask as coco
+from skimage.draw import polygon2mask
 
 from tax_lightning.exporters import FORMATS
 from tax_lightning.exporters import coco as to_coco
@@ -62,6 +63,10 @@ def write_json(path, content):
     return path
 
 
+def png(pixels):
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
 # Shapes
 
 small_masks = arrays.arrays(
@@ -83,6 +88,30 @@ def test_runs_give_the_mask_again(labels):
     np.testing.assert_array_equal(from_runs(runs(labels > 0), labels.shape), labels > 0)
     stroke = label_studio.decoded(to_label_studio.encoded(labels > 0))
     np.testing.assert_array_equal(stroke.reshape(*labels.shape, 4)[..., 3] > 0, labels > 0)
+
+
+def test_outlines_turn_clockwise_and_do_not_meet_themselves():
+    ring = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]], bool)  # its hole opens at a corner
+    (rings,) = outlines(ring)
+    assert [np.unique(points, axis=0).shape == points.shape for points in rings] == [True, True]
+    areas = [np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) / 2 for x, y in (r.T for r in rings)]
+    assert areas == [8, -1]
+    assert [len(rings) for rings in outlines(np.eye(2) > 0)] == [1, 1]  # by edges, not by corners
+
+
+@given(st.lists(st.tuples(*[st.floats(-5, 25)] * 2), min_size=3, max_size=8), st.data())
+def test_polygons_agree_with_scikit_image_and_halves_make_the_whole(corners, data):
+    ring = np.array(corners) + np.pi / 1000  # no centre lies on an outline
+    expected = polygon2mask((20, 18), ring[:, ::-1] - 0.5)
+    np.testing.assert_array_equal(inside([ring], (20, 18)), expected)
+    cut = data.draw(st.tuples(*[st.integers(0, 8)] * 2))  # a line through centres of pixels
+    left, right = (
+        inside(
+            [np.array([[side, 0], [cut[0] + 0.5, 0], [cut[1] + 0.5, 9], [side, 9]], float)], (9, 9)
+        )
+        for side in (0, 9)
+    )
+    np.testing.assert_array_equal(left ^ right, True)
 
 
 def test_a_pixel_belongs_to_a_polygon_by_its_centre():
@@ -165,19 +194,57 @@ def test_label_studio_tells_empty_from_cancelled_and_merges_strokes(tmp_path, im
     assert masks_of(found) == {
         "a": {"user 3": expected.tolist(), "zoe@x.org": np.zeros(SIZE, int).tolist()}
     }
-    assert "1 annotation(s) by user 4 that were cancelled." in found.left_out
+    assert "An annotation by user 4 that was cancelled. (1)" in found.left_out
 
 
 def test_label_studio_rectangles_are_turned(tmp_path, images):
-    turned = region("rectanglelabels", ["cell"], x=50, y=0, width=50, height=25, rotation=90)
+    turned = region("rectanglelabels", ["cell"], x=50, y=0, width=50, height=50, rotation=90)
     path = write_json(
         tmp_path / "e.json",
         task({"annotations": [{"id": 1, "completed_by": 1, "result": [turned]}]}),
     )
-    # 4 x 1.5 pixels, turned by a quarter in the tool's own units of per cent.
-    mask = np.array(masks_of(label_studio.find(path, str(images)))["a"]["user 1"])
-    assert mask[:3, 2:4].all()
-    assert mask.sum() == 6
+    # From the corner (4, 0), 4 to the right and 3 down; turned by a quarter, 4 down and 3 to the
+    # left, in pixels and not in per cent, which differ in width and height.
+    mask = masks_of(label_studio.find(path, str(images)))["a"]["user 1"]
+    assert mask == box(0, 1, 4, 4).tolist()
+
+
+def test_label_studio_takes_the_last_of_a_person_and_labels_of_their_own_tag(tmp_path, images):
+    def drawn(number, points, day):
+        shape = {"points": points}
+        results = [region("polygon", [], **shape), region("labels", ["cell"], **shape)]
+        results.append({"type": "brush", "id": "loose", "value": {}})
+        return {"id": number, "completed_by": 1, "updated_at": day, "result": results}
+
+    annotations = [
+        drawn(1, [[0, 0], [50, 0], [50, 50], [0, 50]], "2026-02-01"),
+        drawn(2, [[50, 50], [100, 50], [100, 100], [50, 100]], "2026-01-01"),
+    ]
+    path = write_json(tmp_path / "e.json", task({"annotations": annotations}))
+    found = label_studio.find(path, str(images))
+    assert masks_of(found)["a"]["user 1"] == box(0, 0, 3, 4).tolist()
+    assert "A brush without a label. (1)" in found.left_out
+    assert any("that a later one of the same task replaces. (1)" in line for line in found.left_out)
+
+
+def test_label_studio_names_that_begin_like_an_upload_stay(tmp_path, images):
+    for name in ("20230101-a", "20230102-a"):
+        Image.fromarray(np.zeros(SIZE, np.uint8)).save(images / f"{name}.png")
+    annotations = {"annotations": [{"id": 1, "completed_by": 1, "result": []}]}
+    tasks = [
+        entry
+        for name in ("20230101-a", "20230102-a", "0a1b2c3d-a")
+        for entry in task(annotations, image=f"/data/local-files/?d=images/{name}.png")
+    ]
+    path = write_json(tmp_path / "e.json", tasks)
+    names = [case.name for case in label_studio.find(path, str(images)).cases]
+    assert names == ["20230101-a", "20230102-a", "a"]
+
+
+def test_label_studio_strokes_have_soft_edges(tmp_path, images):
+    for values, expected in (((0, 100, 200), [0, 0, 1]), ((0, 1, 1), [0, 1, 1])):
+        patch = label_studio._covered(np.array([values], np.uint8))
+        assert patch.pixels[0].tolist() == expected
 
 
 def test_label_studio_strokes_of_its_own_library(tmp_path, images):
@@ -187,6 +254,39 @@ def test_label_studio_strokes_of_its_own_library(tmp_path, images):
         mask = np.array(entry["mask"], np.uint8)
         values = label_studio.decoded(entry["rle"]).reshape(*mask.shape, 4)[..., 3]
         np.testing.assert_array_equal(values, mask)
+
+
+@pytest.mark.parametrize("table", ["csv", "min"])
+def test_label_studio_pictures_need_only_a_list_of_annotations(tmp_path, images, table):
+    """Names as label-studio-sdk 2.1.2 writes them, converter.brush; the tag may have any name."""
+    rows = [
+        {
+            "image": "/data/upload/1/0a1b2c3d-a.png",
+            "id": 7,
+            "annotator": who,
+            "annotation_id": number,
+        }
+        for number, who in ((5, "me@x.org"), (6, "you@x.org"))
+    ]
+    path = tmp_path / "export.json"
+    if table == "csv":
+        path = path.with_suffix(".csv")
+        lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+        path.write_text("\n".join(lines))
+    else:
+        write_json(path, rows)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    mask = Image.fromarray(box(1, 1, 3, 3, 255))
+    mask.save(pictures / "task-7-annotation-5-by-me@x.org-brush-my-cell-0.png")
+    mask.save(pictures / "task-9-annotation-5-by-me@x.org-brush-my-cell-0.png")
+    found = label_studio.find(path, str(images), pictures=str(pictures))
+    assert found.description.classes == ("background", "my-cell")
+    assert masks_of(found)["a"] == {
+        "me@x.org": box(1, 1, 3, 3).tolist(),
+        "you@x.org": np.zeros(SIZE, int).tolist(),
+    }
+    assert "A picture of an annotation that was not taken or listed. (1)" in found.left_out
 
 
 def test_label_studio_pictures_are_joined_by_task_and_annotation(tmp_path, images):
@@ -245,7 +345,30 @@ def test_cvat_lays_shapes_over_each_other_by_z_order(tmp_path, images):
         "a": {"Ann": expected.tolist()},
         "b": {"Ann": np.zeros(SIZE, int).tolist()},
     }
-    assert any("A points of 'cell' on a.png by Ann" in line for line in found.left_out)
+    assert any("A points by Ann" in line for line in found.left_out)
+
+
+def test_cvat_boxes_and_ellipses_are_turned(tmp_path, images):
+    big = (20, 20)
+    Image.fromarray(np.zeros(big, np.uint8)).save(images / "big.png")
+    shape = """<annotations><meta><job><labels><label><name>debris</name></label>
+        <label><name>cell</name></label></labels></job></meta>
+        <image id="0" name="big.png" width="20" height="20"><{} z_order="0"/></image>
+        </annotations>"""
+    masks = {}
+    for name, drawn in {
+        "box": 'box label="cell" xtl="4" ytl="8" xbr="16" ybr="12" rotation="90.00"',
+        "ellipse": 'ellipse label="cell" cx="10" cy="10" rx="6" ry="2" rotation="90.00"',
+    }.items():
+        folder = tmp_path / name / "Ann"  # unpacked as the tool's archive is
+        folder.mkdir(parents=True)
+        (folder / "annotations.xml").write_text(shape.format(drawn))
+        found = from_cvat.find(tmp_path / name, str(images))
+        assert found.description.classes == ("background", "debris", "cell")
+        masks[name] = np.array(masks_of(found)["big"]["Ann"])
+    assert (masks["box"] == box(4, 8, 16, 12, 2, big)).all()
+    y, x = np.mgrid[:20, :20] + 0.5
+    assert (masks["ellipse"] == 2 * ((x - 10) ** 2 / 4 + (y - 10) ** 2 / 36 < 1)).all()
 
 
 def test_labelme_has_a_folder_an_annotator(tmp_path, images):
@@ -253,11 +376,18 @@ def test_labelme_has_a_folder_an_annotator(tmp_path, images):
         {"label": "cell", "points": [[1, 1], [4, 1], [4, 3], [1, 3]], "shape_type": "polygon"},
         {"label": "cell", "points": [[5, 4], [7, 6]], "shape_type": "rectangle"},
         {"label": "cell", "points": [[5, 4], [7, 6]], "shape_type": "line"},
+        {
+            "label": "_background_",
+            "points": [[1.0, 1.0], [2.0, 2.0]],
+            "shape_type": "mask",
+            "mask": base64.b64encode(png(np.array([[255, 0], [255, 0]], np.uint8))).decode(),
+        },
     ]
     write_json(tmp_path / "x/Ann/a.json", {"imagePath": "..\\images\\a.png", "shapes": shapes})
     write_json(tmp_path / "x/Bob/a.json", {"imagePath": "a.png", "shapes": []})
     found = labelme.find(tmp_path / "x", str(images))
-    expected = box(1, 1, 3, 4) + box(4, 5, 6, 7)
+    expected = box(1, 2, 3, 4) + box(4, 5, 6, 7)
+    assert found.description.classes == ("_background_", "cell")
     assert masks_of(found) == {"a": {"Ann": expected.tolist(), "Bob": np.zeros(SIZE, int).tolist()}}
     assert len(found.left_out) == 2  # the line, and the order of the classes
 
@@ -265,7 +395,7 @@ def test_labelme_has_a_folder_an_annotator(tmp_path, images):
 def test_supervisely_polygons_have_holes_and_bitmaps_a_place(tmp_path, images):
     rgba = np.zeros((2, 3, 4), np.uint8)
     rgba[:, 1:] = 255
-    data = base64.b64encode(zlib.compress(cv2.imencode(".png", rgba)[1].tobytes())).decode()
+    data = base64.b64encode(zlib.compress(png(rgba))).decode()
     square = [[1, 1], [5, 1], [5, 5], [1, 5]]
     hole = [[2, 2], [4, 2], [4, 4], [2, 4]]
     objects = [
@@ -287,11 +417,27 @@ def test_supervisely_polygons_have_holes_and_bitmaps_a_place(tmp_path, images):
     found = supervisely.find(tmp_path / "p", str(images))
     assert masks_of(found) == {
         "a": {
-            "ann": (box(1, 1, 5, 5) - box(2, 2, 4, 4)).tolist(),
+            # its own library draws corners as pixels, also those of holes
+            "ann": (box(1, 1, 6, 6) - box(2, 2, 5, 5)).tolist(),
             "bob": box(3, 5, 5, 7).tolist(),
         }
     }
-    assert "b.png: nobody drew anything on it." in found.left_out
+    assert "An image that nobody drew on. (1)" in found.left_out
+
+
+def test_supervisely_images_of_one_name_are_told_apart_by_data_set(tmp_path):
+    for number in (1, 2):
+        folder = tmp_path / f"ds{number}"
+        (folder / "img").mkdir(parents=True)
+        Image.fromarray(np.zeros(SIZE, np.uint8)).save(folder / "img" / "a.png")
+        corners = {"exterior": [[number, number], [4, 4]], "interior": []}
+        drawn = {"geometryType": "rectangle", "points": corners}
+        objects = [drawn | {"labelerLogin": "ann", "classTitle": "cell"}]
+        size = {"height": SIZE[0], "width": SIZE[1]}
+        write_json(folder / "ann/a.png.json", {"objects": objects, "size": size})
+    assert masks_of(supervisely.find(tmp_path)) == {
+        f"ds{number}/img/a": {"ann": box(number, number, 5, 5).tolist()} for number in (1, 2)
+    }
 
 
 def test_qupath_reads_collections_arrays_and_several_parts(tmp_path, images):
@@ -333,6 +479,7 @@ def test_qupath_reads_collections_arrays_and_several_parts(tmp_path, images):
             '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>',
             "declares a document type",
         ),
+        (from_cvat, "a.xml", "\ufeff<a/>".encode("utf-16"), "is not in UTF-8"),
         (from_cvat, "a.xml", "<a", "cannot be read as XML"),
         (labelme, "Ann/a.json", '{"imagePath": "a.png"}', "lacks 'shapes'"),
         (labelme, "Ann/a.json", '{"imagePath": "z.png", "shapes": []}', "'z.png' is not below"),
@@ -349,10 +496,59 @@ def test_qupath_reads_collections_arrays_and_several_parts(tmp_path, images):
 def test_files_of_another_kind_are_named(tmp_path, images, source, name, content, text):
     path = tmp_path / "in" / name
     path.parent.mkdir(parents=True)
-    path.write_text(content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises((ValueError, FileNotFoundError), match=text) as caught:
         source.find(tmp_path / "in", str(images))
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("tool", ["label_studio", "coco", "cvat", "labelme", "supervisely"])
+def test_what_was_drawn_on_another_size_is_refused(tmp_path, images, tool):
+    root, size = tmp_path / "in", {"height": 60, "width": 80}
+    if tool == "label_studio":
+        square = region("polygonlabels", ["cell"], points=[[0, 0], [50, 0], [50, 50]])
+        square |= {"original_width": 80, "original_height": 60}
+        result = {"annotations": [{"id": 1, "completed_by": 1, "result": [square]}]}
+        write_json(root / "a.json", task(result))
+    elif tool == "coco":
+        listed = [{"id": 1, "file_name": "a.png"} | size]
+        write_json(root / "Ann.json", {"images": listed, "categories": [], "annotations": []})
+    elif tool == "cvat":
+        root.mkdir()
+        (root / "Ann.xml").write_text(
+            '<annotations><image id="0" name="a.png" width="80" height="60"/></annotations>'
+        )
+    elif tool == "labelme":
+        sides = {"imageHeight": 60, "imageWidth": 80}
+        write_json(root / "Ann/a.json", {"imagePath": "a.png", "shapes": []} | sides)
+    else:
+        points = {"exterior": [[1, 1], [2, 2]], "interior": []}
+        drawn = {"geometryType": "rectangle", "points": points}
+        drawn |= {"labelerLogin": "ann", "classTitle": "cell"}
+        write_json(root / "ann/a.png.json", {"objects": [drawn], "size": size})
+    source = {"coco": from_coco, "cvat": from_cvat, "label_studio": label_studio}
+    source |= {"labelme": labelme, "supervisely": supervisely}
+    with pytest.raises(ValueError, match=r"is 8 x 6, but by .* it was drawn on 80 x 60"):
+        source[tool].find(root, str(images))
+
+
+def test_two_files_for_the_same_are_refused(tmp_path, images):
+    for name in ("a.png", "../images/a.png"):
+        path = tmp_path / "x/Ann" / f"{len(name)}.json"
+        write_json(path, {"imagePath": name, "shapes": []})
+    with pytest.raises(ValueError, match=r"'Ann' drew .*a.png' in .*json and in .*json"):
+        labelme.find(tmp_path / "x", str(images))
+
+
+def test_ignored_regions_are_unknown_and_channels_are_the_most(tmp_path, images):
+    Image.fromarray(np.zeros((*SIZE, 4), np.uint8)).save(images / "b.png")
+    square = {"type": "Polygon", "coordinates": [[[1, 1], [4, 1], [4, 3], [1, 3], [1, 1]]]}
+    label = {"classification": {"name": "Ignore*"}}
+    write_json(tmp_path / "q/Ann/a.geojson", [{"geometry": square, "properties": label}])
+    write_json(tmp_path / "q/Ann/b.geojson", [])
+    found = qupath.find(tmp_path / "q", str(images), CLASSES)
+    assert masks_of(found)["a"]["Ann"] == box(1, 1, 3, 4, 255).tolist()
+    assert found.description.channels == ("red", "green", "blue")
 
 
 def test_classes_keep_the_order_given_and_must_hold_every_label(tmp_path, images):

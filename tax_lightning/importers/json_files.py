@@ -35,6 +35,31 @@ def json_files(root: Path, suffix: str = ".json") -> list[Path]:
     return found
 
 
+def files_by_annotator(root: Path, suffix: str = ".json") -> list[tuple[Path, str]]:
+    """Files of an export that does not tell who drew, each with its annotator.
+
+    Args:
+        root: One file, or a folder. A file in it is called for its annotator; so is a folder in
+            it, with all files below that, as they are unpacked from the tool's archives.
+        suffix: Of the files.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    if root.is_file():
+        return [(root, root.stem)]
+    found = [
+        (path, path.stem if path.parent == root else path.relative_to(root).parts[0])
+        for path in sorted(root.rglob(f"*{suffix}"))
+        if not path.name.startswith(".")
+    ]
+    if not found:
+        raise FileNotFoundError(
+            f"{root} holds no {suffix} files, expected one for each annotator, or a folder each."
+        )
+    return found
+
+
 @contextmanager
 def of_file(path: Path, what: str) -> Iterator[None]:
     """Errors that come from what a file lacks name it.
@@ -45,10 +70,12 @@ def of_file(path: Path, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         odd = f"lacks {error}" if isinstance(error, KeyError) else f"is built otherwise ({error})"
         raise ValueError(f"{path} {odd}, expected {what}.") from error
     except ValueError as error:
+        if str(error).startswith(str(path)):
+            raise
         raise ValueError(f"{path}: {error}") from error
 
 

@@ -4,8 +4,12 @@ Everybody who drew is told by the tool: ``objects[].labelerLogin``. Who labelled
 nothing is not, so whoever drew nothing on an image counts as not having labelled it; an image that
 nobody drew on is left out and said.
 
-Source: Supervisely's annotation format: polygons as ``points.exterior`` and ``points.interior``,
-bitmaps as a PNG, compressed by zlib and written as base64, whose place is ``bitmap.origin``.
+Corners of polygons and rectangles are pixels here, and belong to the object, as the tool's own
+library draws them. Two data sets of a project may have images of one name.
+
+Source: Supervisely's annotation format and the package ``supervisely``: polygons as
+``points.exterior`` and ``points.interior``, bitmaps as a PNG, compressed by zlib and written as
+base64, whose place is ``bitmap.origin``.
 """
 
 from __future__ import annotations
@@ -20,13 +24,21 @@ from typing import Any
 import cv2
 import numpy as np
 
-from tax_lightning.exporters.outlines import Bools
 from tax_lightning.importers.cases import Found
 from tax_lightning.importers.json_files import lazily, of_file, read_json
-from tax_lightning.importers.shapes import Drawings, Shape, polygon
+from tax_lightning.importers.shapes import (
+    Drawings,
+    Patch,
+    Shape,
+    Size,
+    from_png,
+    placed,
+    rectangle,
+)
 
 _WHAT = "an annotation of Supervisely with objects"
 _MOST_BYTES = 2**28  # of a bitmap as PNG
+_FAR = 2**24  # no image is as wide
 
 
 def find(root: Path, images: str | None = None, classes: Sequence[str] | None = None) -> Found:
@@ -45,19 +57,24 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
     if not paths:
         raise FileNotFoundError(f"{root} holds no folder ann with JSON files.")
     drawings = Drawings()
+    for meta in sorted(root.glob("meta.json")):
+        with of_file(meta, "a list of Supervisely's classes"):
+            drawings.declared |= dict.fromkeys(one["title"] for one in read_json(meta)["classes"])
     for path in paths:
+        image = (path.parent.parent.relative_to(root) / "img" / path.stem).as_posix()
         with of_file(path, _WHAT):
-            objects = read_json(path)["objects"]
-            if not objects:
-                drawings.left_out.append(f"{path.stem}: nobody drew anything on it.")
-            for given in objects:
+            data = read_json(path)
+            told = data.get("size")
+            size = (int(told["height"]), int(told["width"])) if told else None
+            if not data["objects"]:
+                drawings.left_out["An image that nobody drew on."] += 1
+            for given in data["objects"]:
                 shape = _shape(given, path)
                 if shape is None:
-                    drawings.left_out.append(
-                        f"A {given['geometryType']} of {given['classTitle']!r} in {path}: no area."
-                    )
+                    what = f"A {given['geometryType']} by {given['labelerLogin']}: it is not read."
+                    drawings.left_out[what] += 1
                 else:
-                    drawings.of(path.stem, given["labelerLogin"]).append(shape)
+                    drawings.of(image, given["labelerLogin"], path, size).append(shape)
     return drawings.found(root, images, classes, root.name, "Supervisely")
 
 
@@ -71,25 +88,27 @@ def _shape(given: Mapping[str, Any], path: Path) -> Shape | None:
         return None
     exterior, interior = given["points"]["exterior"], given["points"]["interior"]
     if kind == "rectangle":
-        (x0, y0), (x1, y1) = exterior
-        exterior = [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
-    return polygon([exterior, *interior], label)
+        exterior = rectangle(*exterior[0], *exterior[1])
+    return Shape(label, lazily(path, _WHAT, partial(_filled, exterior, interior)))
 
 
-def _bitmap(data: str, origin: tuple[int, int], size: tuple[int, int]) -> Bools:
-    unpack = zlib.decompressobj()
-    try:
-        png = unpack.decompress(base64.b64decode(data, validate=True), _MOST_BYTES)
-    except (ValueError, zlib.error) as error:
-        raise ValueError(f"a bitmap cannot be unpacked: {error}") from error
-    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
-    if picture is None:
-        raise ValueError("a bitmap is no PNG file")
-    # Drawn is what is opaque, or not black where there is no transparency.
-    drawn = (picture[..., -1] if picture.ndim == 3 else picture) > 0
-    (left, top), (height, width) = origin, drawn.shape
-    if min(top, left) < 0 or top + height > size[0] or left + width > size[1]:
-        raise ValueError(f"a bitmap at {left}, {top} does not lie in its image of {size} pixels")
-    whole = np.zeros(size, np.bool_)
-    whole[top : top + height, left : left + width] = drawn
-    return whole
+def _filled(exterior: object, interior: Sequence[object], size: Size) -> Patch:
+    """A polygon with its corners, without its holes and theirs."""
+    whole = np.zeros(size, np.uint8)
+    for ring, value in ((exterior, 1), *((hole, 0) for hole in interior)):
+        corners = np.asarray(ring, np.float64)
+        if corners.ndim != 2 or not (np.abs(corners) < _FAR).all():
+            raise ValueError(f"an outline is no list of points x, y: {str(ring)[:80]}")
+        cv2.fillPoly(whole, [np.floor(corners).astype(np.int32)], value)
+    return Patch(0, 0, whole > 0)
+
+
+def _bitmap(data: str, origin: Sequence[int], size: Size) -> Patch:
+    png = base64.b64decode(data, validate=True)
+    if not png.startswith(b"\x89PNG"):  # of old versions, which did not compress it
+        try:
+            png = zlib.decompressobj().decompress(png, _MOST_BYTES)
+        except zlib.error as error:
+            raise ValueError(f"a bitmap cannot be unpacked: {error}") from error
+    left, top = origin
+    return placed(from_png(png, size), int(top), int(left), size)
