@@ -76,7 +76,7 @@ def dice_of_files(output, images, root):
                 Image.open(output / file) as drawn,
                 Image.open(root / "masks" / name / f"{image['id']}.png") as mask,
             ):
-                one, other = np.asarray(drawn) == 1, np.asarray(mask) == 255
+                one, other = np.asarray(drawn) == 1, np.asarray(mask) > 0
             total = one.sum() + other.sum()
             dice.setdefault(name, []).append(2 * (one & other).sum() / total if total else 1.0)
     return np.mean([np.mean(values) for values in dice.values()])
