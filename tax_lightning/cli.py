@@ -217,7 +217,7 @@ def inspect_data(args: Sequence[str]) -> None:
     name = files[-1].stem if files else type(data).__name__
     folder = Path(config.output or Path("runs", "inspect", name))
     print(inspect(data, folder, name, _show_progress, config.threads, model))
-    print(f"\npage   {folder / 'index.html'}\nqueue  {folder / 'review.csv'}")
+    print(f"\nqueue {folder / 'review.csv'}\npage  {folder / 'index.html'}")
 
 
 def explain_images(args: Sequence[str]) -> None:
