@@ -169,7 +169,7 @@ def test_a_model_has_a_say():
     ]
     samples[5].masks[2] = disc((30, 30), 7, 48)
     data = Given({"train": samples}, PEOPLE)
-    expected = expect(Sure(), data)
+    expected = expect(Sure(), data, audit(data))
     assert expected.nats.shape == (12, 4)
     assert expected.nats.argmax() == 5 * 4 + 2
     queue = review(audit(data), data, expected)
@@ -186,4 +186,4 @@ def test_a_model_of_other_people_is_refused():
         **{**vars(data.splits["train"][0]), "image": np.zeros((48, 48, 1), np.uint8)}
     )
     with pytest.raises(ValueError, match="its model predicts Eve and the classes"):
-        expect(Sure(("Eve",)), data)
+        expect(Sure(("Eve",)), data, audit(data))

@@ -52,7 +52,7 @@ def inspect(
         True
     """
     counted = audit(data, progress, threads)
-    expected = None if model is None else expect(model, data, progress)
+    expected = None if model is None else expect(model, data, counted, progress)
     found, shown, queue = findings(counted), tables(counted), review(counted, data, expected)
     pictures = (  # one at a time is in memory
         (item, data._samples_of(item.place.split)[item.place.number]) for item in queue[:_PICTURES]

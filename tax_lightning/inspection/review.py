@@ -58,8 +58,8 @@ class Expected(NamedTuple):
     """What a model says of all images.
 
     ``nats``: how unlikely each mask is where annotators differ ``[I, N]``, NaN without one;
-    ``dispute``: pixels on which two annotators would differ ``[I]``; ``boxes``: where most of them
-    are, None where the model sees images at another size.
+    ``dispute``: share of the pixels on which two annotators would differ ``[I]``; ``boxes``: where
+    most of them are, None where the model sees images at another size.
     """
 
     nats: Array
@@ -72,14 +72,14 @@ def mask_scores(audit: Audit, expected: Expected | None = None) -> Array:
 
     Args:
         audit: The counts.
-        expected: What a model says of the same images, which then counts half.
+        expected: What a model says of the same images: two scores make one of the same spread.
     """
     people, classes = len(audit.annotators), len(audit.classes)
     habits = Habits.of(audit.cases, people, classes)
     by_others = scores(np.stack([habits.of_masks(cases) for cases in audit.cases]))
     if expected is None:
         return by_others
-    return (by_others + scores(expected.nats)) / 2
+    return (by_others + scores(expected.nats)) / np.sqrt(2)
 
 
 def review(
@@ -131,11 +131,9 @@ def _above_usual(values: Array) -> Array:
 
 def _disputed(audit: Audit, expected: Expected) -> Iterator[Item]:
     """Images whose annotators a model expects to differ much."""
-    pixels = np.array([row.size for row in audit.images]).prod(1)
-    for i, score in enumerate(_above_usual(expected.dispute / pixels)):
+    for i, score in enumerate(_above_usual(expected.dispute)):
         if score >= _WORTH:
-            row = audit.images[i]
-            share = expected.dispute[i] / pixels[i]
+            row, share = audit.images[i], expected.dispute[i]
             reason = f"the model expects two annotators to differ on {share:.1%} of the pixels"
             yield Item(float(score), row.place, "", reason, expected.boxes[i] or (0, 0, *row.size))
 
@@ -260,21 +258,23 @@ def best_move(mask: Mask, target: Mask) -> tuple[float, int, int]:
 def expect(
     model: Any,  # noqa: ANN401 - any module that predicts annotators
     data: MultiAnnotatorDataModule,
+    audit: Audit,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Expected:
-    """What a trained model says of every image, in the order of an audit.
+    """What a trained model says of every image.
 
     Args:
         model: Model of a checkpoint, on its device.
         data: The data module of its training.
+        audit: The counts of the data, which give the order and the sizes of the images.
         progress: Called with the number of images looked at, and of all images.
 
     Raises:
         ValueError: If the model's annotators or classes are not those of the data.
     """
     sets = [data._eval_dataset(data._samples_of(split)) for split in SPLITS]
-    total = sum(map(len, sets))
-    nats, dispute, boxes = [], [], []
+    nats, dispute = [], []
+    boxes: list[Box | None] = []
     for dataset in sets:
         for number in range(len(dataset)):
             sample = unpacked(dict(dataset[number]))
@@ -296,11 +296,10 @@ def expect(
             there = known.any((1, 2))
             nats.append(unlikely.sum((1, 2)).where(there, torch.nan).double().numpy())
             doubt = expected_disagreement(said.annotator_probs)[0].numpy()
-            raw = dataset.source[number].image.shape[:2]
-            dispute.append(doubt.mean() * np.prod(raw))
+            dispute.append(doubt.mean())
             box = largest(doubt > max(doubt.max() / 2, 1e-6), doubt)[1]
-            boxes.append(box if doubt.shape == raw else None)
-            progress(len(nats), total)
+            boxes.append(box if doubt.shape == audit.images[len(boxes)].size else None)
+            progress(len(nats), len(audit.images))
     return Expected(np.stack(nats), np.array(dispute), tuple(boxes))
 
 
