@@ -206,14 +206,19 @@ def inspect_data(args: Sequence[str]) -> None:
     parser.add_argument("--config", action="config", help="As for `tax fit`; only data is read.")
     parser.add_argument("--output", type=str | None, help="Folder of the page (runs/inspect/NAME).")
     parser.add_argument("--threads", type=int | None, help="Images looked at at the same time.")
+    parser.add_argument("--ckpt_path", type=str | None, help="Model that has a say in the queue.")
+    parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; None: as there is.")
     parser.add_subclass_arguments(MultiAnnotatorDataModule, "data", required=True)
     arguments, files = _only_data(args)
     config = parser.parse_args(arguments)
     data = parser.instantiate(config).data
+    model = None
+    if config.ckpt_path is not None:
+        model = load_model(config.ckpt_path, "--ckpt_path").to(_device(config.device))
     name = files[-1].stem if files else type(data).__name__
     folder = Path(config.output or Path("runs", "inspect", name))
-    print(inspect(data, folder, name, _show_progress, config.threads))
-    print(f"\npage  {folder / 'index.html'}")
+    print(inspect(data, folder, name, _show_progress, config.threads, model))
+    print(f"\nqueue {folder / 'review.csv'}\npage  {folder / 'index.html'}")
 
 
 def explain_images(args: Sequence[str]) -> None:

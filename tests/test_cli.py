@@ -204,6 +204,7 @@ def test_inspect_takes_the_configuration_of_fit(config, folder, tmp_path, capsys
     assert "Ana equals Ben on all 7 images" in said
     assert said.endswith(f"page  {output / 'index.html'}\n")
     assert "<h1>experiment" in (output / "index.html").read_text(encoding="utf-8")
+    assert (output / "review.csv").read_text(encoding="utf-8").startswith("rank,image,annotator,")
 
 
 def test_inspect_takes_flags_and_later_files(config, tmp_path, monkeypatch, capsys):

@@ -17,17 +17,15 @@ from tax_lightning.data import (
     RawSample,
     SyntheticDataModule,
 )
+from tax_lightning.findings import LabelCounts, pair_confusion
 from tax_lightning.importers import bubil
 from tax_lightning.importers.writer import write
 from tax_lightning.inspection.audit import (
     ABSENT,
     DRAWN,
     EMPTY,
-    OUTLIERS,
     audit,
-    pair_confusion,
     pair_dice,
-    pair_kappa,
 )
 from tax_lightning.inspection.findings import findings
 from tax_lightning.inspection.tables import tables
@@ -88,11 +86,12 @@ def audit_of(*samples, annotators, **kwargs):
 
 def test_dice_and_kappa_by_hand():
     # first 1100, second 1000: both 1, first alone 1, neither 2
-    confusion = pair_confusion(np.array([[[1, 1, 0, 0]], [[1, 0, 0, 0]]], np.uint8), 2)
+    planes = np.array([[[1, 1, 0, 0]], [[1, 0, 0, 0]]], np.uint8)
+    confusion = pair_confusion(planes, 2)
     assert confusion[0, :, 1].tolist() == [[2, 0], [1, 1]]
     assert pair_dice(confusion)[0, 1] == pytest.approx(2 * 1 / (2 + 1))
     # agreed 3/4; by chance 1/2 * 3/4 + 1/2 * 1/4 = 1/2
-    assert pair_kappa(confusion)[0, 1] == pytest.approx((3 / 4 - 1 / 2) / (1 - 1 / 2))
+    assert LabelCounts.of(planes, 2).kappa[0, 1] == pytest.approx((3 / 4 - 1 / 2) / (1 - 1 / 2))
 
 
 def test_dice_averages_the_foreground_classes_present_in_either():
@@ -106,12 +105,14 @@ def test_unlabelled_pixels_count_for_nobody():
     confusion = pair_confusion(planes, 2)
     assert confusion[0, :, 1].tolist() == [[0, 0], [1, 1]]
     assert pair_dice(confusion)[0, 1] == pytest.approx(2 / 3)
+    # on the two pixels that both labelled: agreed 1/2; by chance 1 * 1/2
+    assert LabelCounts.of(planes, 2).kappa[0, 1] == pytest.approx(0)
 
 
 def test_two_empty_masks_have_no_dice_and_no_kappa():
-    confusion = pair_confusion(np.zeros((2, 3, 3), np.uint8), 2)
-    assert np.isnan(pair_dice(confusion)).all()
-    assert np.isnan(pair_kappa(confusion)).all()
+    empty = np.zeros((2, 3, 3), np.uint8)
+    assert np.isnan(pair_dice(pair_confusion(empty, 2))).all()
+    assert np.isnan(LabelCounts.of(empty, 2).kappa).all()
 
 
 labels = st.sampled_from([0, 1, 2, IGNORE_INDEX])
@@ -131,7 +132,7 @@ def test_confusion_counts_as_one_does_by_hand(planes):
 def test_large_images_are_counted_in_parts(monkeypatch):
     planes = np.random.default_rng(0).integers(0, 3, (3, 40, 50)).astype(np.uint8)
     whole = pair_confusion(planes, 3)
-    monkeypatch.setattr("tax_lightning.inspection.audit._ONE_HOT", 70)
+    monkeypatch.setattr("tax_lightning.findings._ENTRIES", 70)
     np.testing.assert_array_equal(pair_confusion(planes, 3), whole)
 
 
@@ -146,11 +147,11 @@ def test_permuting_annotators_permutes_the_matrices(images, order):
         return audit_of(*samples, annotators=names[chosen].tolist(), classes=classes)
 
     straight, permuted = counted([0, 1, 2, 3]), counted(order)
-    for matrix in ("dice", "kappa", "foreground_dice", "inverted_dice"):
+    for matrix in ("dice", "kappa", "together"):
         np.testing.assert_allclose(
             getattr(permuted, matrix), getattr(straight, matrix)[np.ix_(order, order)]
         )
-    for vector in ("relative_area", "objects", "object_size", "class_shares", "inside_out"):
+    for vector in ("relative_area", "objects", "object_size", "class_shares"):
         np.testing.assert_allclose(getattr(permuted, vector), getattr(straight, vector)[order])
 
 
@@ -227,8 +228,8 @@ def test_threads_change_nothing():
     data = SyntheticDataModule(train_samples=6, val_samples=2, test_samples=0, missing=0.3, seed=3)
     one, four = audit(data, threads=1), audit(data, threads=4)
     assert one.images == four.images
-    assert one.outliers == four.outliers
-    for values in ("dice", "kappa", "relative_area", "reference_dice"):
+    assert one.quick == four.quick
+    for values in ("dice", "kappa", "relative_area", "reference_dice", "thumbs", "disputes"):
         np.testing.assert_array_equal(getattr(one, values), getattr(four, values))
 
 
@@ -249,21 +250,6 @@ def test_transforms_are_left_out():
 def test_no_samples_at_all():
     with pytest.raises(ValueError, match="Given has no samples in any split, expected at least"):
         audit(Given({}, ["Ann"]))
-
-
-def test_the_worst_mask_of_an_image_is_an_outlier():
-    good, far = disc(), disc((8, 24), 3)
-    others = [disc(radius=5), disc(radius=6), disc(radius=7)]
-    samples = [sample(f"s{i}", [good, *others[1:]]) for i in range(OUTLIERS + 2)]
-    counted = audit_of(
-        *samples, sample("odd", [good, far, others[2]]), annotators=["Ann", "Bob", "Cem"]
-    )
-    assert len(counted.outliers) == OUTLIERS
-    worst = counted.outliers[0]
-    assert (worst.annotator, worst.place.id, worst.dice) == ("Bob", "odd", 0)
-    assert worst.among_others > 0.8
-    assert [o.dice for o in counted.outliers] == sorted(o.dice for o in counted.outliers)
-    assert "Bob on odd" in only(findings(counted), "outliers").text
 
 
 # Findings
@@ -377,6 +363,48 @@ def test_everybody_inverted():
 def test_nothing_to_point_out():
     assert findings(audit_of(*circles(), annotators=PEOPLE))[0].kind == "sizes"
     assert not [f for f in findings(audit_of(*circles(), annotators=PEOPLE)) if f.kind != "sizes"]
+
+
+def test_two_who_agree_with_nobody():
+    rng = np.random.default_rng(0)
+    noisy = [sample(f"s{i}", rng.integers(0, 2, (2, 64, 64))) for i in range(3)]
+    found = only(findings(audit_of(*noisy, annotators=["Ann", "Bob"])), "strangers")
+    assert found.severity == "warning"
+    assert "Ann (" in found.text
+    assert "Bob (" in found.text
+
+
+def test_who_labelled_few_images_or_few_pixels():
+    unknown = np.full((32, 32), IGNORE_INDEX, np.uint8)
+    scribble = unknown.copy()
+    scribble[15:18, :] = disc()[15:18]
+    rest = [
+        sample(f"s{i}", [disc(), unknown, scribble], present=[True, False, True]) for i in range(11)
+    ]
+    found = findings(audit_of(*circles(1), *rest, annotators=PEOPLE))
+    text = only(found, "coverage").text
+    assert text.startswith("Bob labelled 1 of 12 images. ")  # Cem: (1024 + 11 * 96) / (12 * 1024)
+    alone = audit_of(*rest, annotators=PEOPLE)
+    assert "Cem left 90.6% of the pixels of 11 masks unlabelled" in str(findings(alone))
+
+
+def test_nobody_drew_anything_and_images_show_nothing():
+    blank = np.zeros((2, 32, 32), np.uint8)
+    flat = np.zeros((32, 32, 1), np.uint8)
+    found = findings(audit_of(sample("a", blank, image=flat), annotators=["Ann", "Bob"]))
+    assert [f.kind for f in found if f.severity == "warning"][:2] == ["nothing-drawn", "constant"]
+
+
+def test_matrices_say_on_how_many_images_they_rest():
+    both = audit_of(*circles(3), annotators=PEOPLE)
+    (dice,) = (table for table in tables(both) if table.name == "Dice of each two annotators")
+    assert "Both labelled 3 images." in dice.caption
+    assert "(" not in dice.rows["Ann"][1]
+    lone = sample("x", [disc()] * 3, present=[True, True, False])
+    counted = audit_of(*circles(3), lone, annotators=PEOPLE)
+    assert counted.together.tolist() == [[4, 4, 3], [4, 4, 3], [3, 3, 3]]
+    (dice,) = (table for table in tables(counted) if table.name == "Dice of each two annotators")
+    assert [cell.partition(" ")[2] for cell in dice.rows["Ann"]] == ["", "(4)", "(3)"]
 
 
 def test_the_same_pixels_in_two_splits():

@@ -15,6 +15,7 @@ from PIL import Image
 from experiments import pictures
 from experiments.ablation import study, variants
 from experiments.benchmark import compare, cost, methods, report
+from experiments.review import study as review
 from experiments.runs import Run, RunFailedError, add_row
 from experiments.trust import plain, retraining
 from tax_lightning import TAXLightningModule
@@ -414,3 +415,41 @@ def test_the_pictures_of_the_docs_are_drawn(tmp_path):
     pictures.draw(module.eval(), data, tmp_path)
     assert Image.open(tmp_path / "quickstart.png").width > 500
     assert Image.open(tmp_path / "gallery.png").width > 100
+
+
+# Review
+
+
+@pytest.mark.parametrize("kind", review.KINDS)
+def test_a_spoilt_mask_differs_as_it_should(kind):
+    mask, another = np.zeros((2, 40, 40), np.uint8)
+    mask[10:20, 12:24] = 2
+    another[30:, 30:] = 1
+    spoilt = review.spoil(kind, mask, another, np.random.default_rng(0))
+    area = (spoilt > 0).sum() / 120
+    assert (spoilt != mask).any()
+    assert {
+        "shifted": area == 1,
+        "swapped": (spoilt == another).all(),
+        "truncated": 0.35 < area < 0.75 and (spoilt[mask == 0] == 0).all(),
+        "blob": 1 < area < 2.1 and (spoilt[mask > 0] == 2).all(),
+    }[kind]
+
+
+def test_errors_are_planted_in_one_of_twenty_masks_and_nowhere_else():
+    masks = np.random.default_rng(0).integers(0, 2, (20, 4, 16, 16)).astype(np.uint8)
+    spoilt, kinds = review.plant(masks, 0)
+    assert sorted(kinds[kinds >= 0]) == [0, 1, 2, 3]
+    np.testing.assert_array_equal((spoilt != masks).any((2, 3)), kinds >= 0)
+
+
+def test_dice_with_the_majority_by_hand():
+    masks = np.array([[[[1, 1, 0]], [[1, 0, 0]], [[1, 0, 2]]]], np.uint8)
+    # the majority is 1, 0, 0; the last has a class that nobody else has
+    np.testing.assert_allclose(review.dice_with_majority(masks, 3), [[2 / 3, 1, 0.5]])
+
+
+def test_the_review_queue_finds_planted_errors():
+    found = review.measure(SyntheticDataModule(size=64, train_samples=30, val_samples=0), seed=5)
+    assert found["planted"] == round(found["masks"] / 20)
+    assert found["queue"] > found["dice with majority"] > 2 * found["random"]

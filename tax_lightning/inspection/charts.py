@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.samples import RawSample
@@ -26,14 +26,18 @@ SIDE = 480
 """Pixels of the longer side of a picture, about."""
 _MARGIN = 0.25  # of the shown part's longer side, kept round the foreground
 _LINE = 2  # pixels
+_BOX = (255, 255, 0)
 
 
-def outlined(sample: RawSample, marked: int) -> Picture:
+def outlined(
+    sample: RawSample, marked: int | None, box: tuple[int, int, int, int] | None = None
+) -> Picture:
     """An image with everybody's outlines in the annotators' colours, cut to where there are any.
 
     Args:
         sample: The sample.
-        marked: Index of the annotator whose outline lies on top, with a white rim.
+        marked: Index of the annotator whose outline lies on top, with a white rim; None: nobody.
+        box: Top, left, height and width of a rectangle to draw, in pixels.
 
     Returns:
         uint8 ``[h, w, 3]``, the longer side about `SIDE` pixels.
@@ -46,19 +50,34 @@ def outlined(sample: RawSample, marked: int) -> Picture:
         (480, 480, 3)
     """
     masks = np.where(sample.present[:, None, None], sample.masks, IGNORE_INDEX)
-    rows, columns = _shown_part(((masks > 0) & (masks != IGNORE_INDEX)).any(0))
+    shown = ((masks > 0) & (masks != IGNORE_INDEX)).any(0)
+    top, left, height, width = box or (0, 0, 0, 0)
+    shown[top : top + height, left : left + width] = True
+    rows, columns = _shown_part(shown)
     picture = as_picture(sample.image)[rows, columns]
     factor = SIDE / max(picture.shape)
     size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
     smooth = Image.Resampling.BILINEAR if factor < 1 else Image.Resampling.NEAREST
     canvas = np.array(Image.fromarray(picture).resize(size, smooth))
     colours = annotator_palette(len(masks))
-    for index in (*np.delete(range(len(masks)), marked), marked):
+    last = [] if marked is None else [marked]
+    for index in (*np.delete(range(len(masks)), last), *last):
         mask = Image.fromarray(masks[index, rows, columns]).resize(size, Image.Resampling.NEAREST)
         labels = np.asarray(mask)
         if index == marked:
             canvas[contours(labels, 2 * _LINE)] = 255
         canvas[contours(labels, _LINE)] = colours[index]
+    if box is not None:
+        y, x = (
+            (np.array(side) * factor).round().astype(int).tolist()
+            for side in (
+                (top - (rows.start or 0), top + height - (rows.start or 0)),
+                (left - (columns.start or 0), left + width - (columns.start or 0)),
+            )
+        )
+        drawing = Image.fromarray(canvas)
+        ImageDraw.Draw(drawing).rectangle((x[0], y[0], x[1] - 1, y[1] - 1), outline=_BOX, width=1)
+        canvas = np.array(drawing)
     return canvas
 
 

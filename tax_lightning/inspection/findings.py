@@ -18,8 +18,8 @@ SOME = 0.2
 """Share of equal masks from which it is worth a word."""
 FEW = 3
 """With fewer common images than this, equal masks say nothing."""
-OUTLYING = 0.5
-"""Mean Dice with all others below which a mask is pointed out."""
+LITTLE = 0.1
+"""Share of the images, or of the pixels of masks, below which an annotator labelled few."""
 
 _SEPARATORS = r"[_\-./ ]"
 
@@ -38,14 +38,14 @@ def findings(audit: Audit) -> list[Finding]:
         []
     """
     checks: Sequence[Callable[[Audit], Iterator[Finding]]] = (
+        lambda audit: iter(audit.quick),
         _shared,
         _duplicates,
         _reference,
-        _polarity,
         _leaks,
         _idle,
         _unused_classes,
-        _outliers,
+        _coverage,
         _sizes,
         _empty,
         _name_prefixes,
@@ -173,39 +173,6 @@ def _reference(audit: Audit) -> Iterator[Finding]:
             )
 
 
-def _polarity(audit: Audit) -> Iterator[Finding]:
-    """Object and background swapped: by everybody, or by somebody."""
-    drawn = audit.masks(DRAWN)
-    inside_out = (audit.inside_out * 2 > drawn) & (drawn > 0)
-    plain = audit.mean_with_others(audit.foreground_dice)
-    inverted = audit.mean_with_others(audit.inverted_dice)
-    swapped = (inverted > 0.5) & (inverted > plain + 0.2)
-    if (swapped & inside_out).any():  # of two who contradict each other, it is this one
-        swapped &= inside_out
-    for index in np.flatnonzero(swapped):
-        name = audit.annotators[index]
-        yield Finding(
-            "polarity",
-            "warning",
-            f"Object and background of {name} look swapped",
-            f"The masks of {name} agree with the others' only when they are inverted: mean Dice "
-            f"{inverted[index]:.2f} inverted, {plain[index]:.2f} as they are. Look at the files, "
-            "and invert them before use.",
-        )
-    if suspects := [int(i) for i in np.flatnonzero(inside_out & ~swapped)]:
-        everybody = len(suspects) == int((drawn > 0).sum())
-        names = "all annotators" if everybody else listed([audit.annotators[i] for i in suspects])
-        images, total = int(audit.inside_out[suspects].sum()), int(drawn[suspects].sum())
-        yield Finding(
-            "polarity",
-            "warning",
-            f"Object and background look swapped: {names}",
-            f"In {images} of {total} masks of {names} the foreground covers more than half of the "
-            f"image and more than half of its border, as a background does. Is {audit.classes[0]} "
-            "really what the masks call it? If not, swap the values in mask_values.",
-        )
-
-
 def _leaks(audit: Audit) -> Iterator[Finding]:
     """The same pixels under two names."""
     same: defaultdict[bytes, list[ImageRow]] = defaultdict(list)
@@ -273,6 +240,28 @@ def _idle(audit: Audit) -> Iterator[Finding]:
         )
 
 
+def _coverage(audit: Audit) -> Iterator[Finding]:
+    """Annotators of whom little is known."""
+    images, masks = len(audit.images), len(audit.images) - audit.masks(ABSENT)
+    known = audit.class_pixels.sum(1)
+    shares = known / np.maximum(known + audit.ignored, 1)
+    said = [
+        f"{name} labelled {count} of {_count(images, 'image')}"
+        if count < LITTLE * images
+        else f"{name} left {1 - share:.1%} of the pixels of {_count(count, 'mask')} unlabelled"
+        for name, count, share in zip(audit.annotators, masks.tolist(), shares, strict=True)
+        if count < LITTLE * images or share < LITTLE
+    ]
+    if said:
+        yield Finding(
+            "coverage",
+            "warning",
+            "Little is known of some annotators",
+            f"{listed(said, 4)}. What a model says of them, and every figure of them here, rests "
+            "on little. Have more labelled by them, or leave them out with exclude_annotators.",
+        )
+
+
 def _unused_classes(audit: Audit) -> Iterator[Finding]:
     drawn = audit.class_pixels.sum(0)
     unused = [name for name, count in zip(audit.classes, drawn, strict=True) if not count]
@@ -282,19 +271,6 @@ def _unused_classes(audit: Audit) -> Iterator[Finding]:
             "warning",
             f"Nobody used the class {listed(unused)}",
             "No pixel of any mask bears it. Is its value in mask_values right?",
-        )
-
-
-def _outliers(audit: Audit) -> Iterator[Finding]:
-    far = [outlier for outlier in audit.outliers if outlier.dice < OUTLYING]
-    if far:
-        named = listed([f"{o.annotator} on {o.place.id} (mean Dice {o.dice:.2f})" for o in far[:3]])
-        yield Finding(
-            "outliers",
-            "hint",
-            "Some masks disagree with all others",
-            f"Farthest from everybody else: {named}. The page shows them: mistakes of labelling, "
-            "or another view of the image?",
         )
 
 

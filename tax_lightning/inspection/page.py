@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-import numpy as np
-import numpy.typing as npt
-
 from tax_lightning.data.samples import RawSample
 from tax_lightning.findings import Finding
-from tax_lightning.inspection.audit import Audit, Outlier
+from tax_lightning.inspection.audit import Audit
 from tax_lightning.inspection.charts import area_strips, legend, outlined, share_bars
+from tax_lightning.inspection.review import Item
 from tax_lightning.tables import Table
 from tax_lightning.visualization import page as base
 from tax_lightning.visualization.drawing import data_uri
@@ -54,7 +52,8 @@ def page(
     audit: Audit,
     found: Sequence[Finding],
     tables: Sequence[Table],
-    pictures: Iterable[tuple[Outlier, RawSample]],
+    pictures: Iterable[tuple[Item, RawSample]],
+    queue: int = 0,
 ) -> str:
     """The whole page.
 
@@ -63,7 +62,8 @@ def page(
         audit: The counts.
         found: The findings, in the order in which they are shown.
         tables: The tables.
-        pictures: The masks to show, each with its sample.
+        pictures: The first items of the review queue, each with its sample.
+        queue: Number of its items.
 
     Returns:
         HTML that refers to nothing outside of itself.
@@ -76,10 +76,10 @@ def page(
         '<!doctype html>'
     """
     sections = {"Findings": _findings(found)}
+    if figures := [_figure(audit, *numbered) for numbered in enumerate(pictures, start=1)]:
+        sections["Review queue"] = _pictures(audit, figures, queue)
     for table in tables:
         sections[table.name] = _chart(table, audit) + _table(table)
-    if figures := "".join(_figure(audit, outlier, sample) for outlier, sample in pictures):
-        sections["Masks that disagree most with all others"] = _pictures(audit, figures)
     return base.page(f"{title}: inspection", _summary(audit), sections, _STYLE)
 
 
@@ -137,34 +137,22 @@ def _cells(table: Table, row: int, cells: Sequence[str]) -> str:
     )
 
 
-def _pictures(audit: Audit, figures: str) -> str:
+def _pictures(audit: Audit, figures: Sequence[str], queue: int) -> str:
     key = legend(audit.annotators, annotator_palette(len(audit.annotators)))
     return (
-        '<p class="note">At most one mask an image, the lowest mean Dice with the others first. '
-        "Its outline has a white rim; a mask without foreground has none.</p>"
-        f'{key}<div class="pictures">{figures}</div>'
+        f'<p class="note">The first {len(figures)} of {queue} in review.csv, the most urgent '
+        "first. The outline in question has a white rim; the rectangle is where to look. Score: "
+        "robust standard deviations from what is usual of the annotator, given the other masks.</p>"
+        f'{key}<div class="pictures">{"".join(figures)}</div>'
     )
 
 
-def _figure(audit: Audit, outlier: Outlier, sample: RawSample) -> str:
-    marked = audit.annotators.index(outlier.annotator)
-    among = outlier.among_others
-    others = "" if among != among else f"; theirs with each other {among:.2f}"  # NaN: one other
-    words = f"{outlier.annotator} on {outlier.place.id}"
-    called = _called(audit.classes, sample, marked) if len(audit.classes) > 2 else ""
+def _figure(audit: Audit, rank: int, shown: tuple[Item, RawSample]) -> str:
+    item, sample = shown
+    marked = audit.annotators.index(item.annotator) if item.annotator else None
     return (
-        f'<figure><img src="{data_uri(outlined(sample, marked))}" '
-        f'alt="Outlines of all annotators on {escape(outlier.place.id)}">'
-        f"<figcaption>{escape(words)}<small>{escape(outlier.place.split)}; mean Dice with the "
-        f"others {outlier.dice:.2f}{others}{escape(called)}</small></figcaption></figure>"
+        f'<figure><img src="{data_uri(outlined(sample, marked, item.box))}" '
+        f'alt="Outlines of all annotators on {escape(item.place.id)}">'
+        f"<figcaption>{rank}. {escape(item.whose)}<small>{escape(item.reason)}; "
+        f"{escape(item.place.split)}; score {item.score:.1f}</small></figcaption></figure>"
     )
-
-
-def _called(classes: Sequence[str], sample: RawSample, marked: int) -> str:
-    """Which classes the annotator saw and which the others did: outlines do not show them."""
-    masks = np.where(sample.present[:, None, None], sample.masks, 0)
-
-    def names(ids: npt.NDArray[np.uint8]) -> str:
-        return ", ".join(classes[i] for i in np.unique(ids) if 0 < i < len(classes)) or "nothing"
-
-    return f"; drawn as {names(masks[marked])}, by others as {names(np.delete(masks, marked, 0))}"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 from tax_lightning.inspection.audit import audit
 from tax_lightning.inspection.findings import findings
 from tax_lightning.inspection.page import page
+from tax_lightning.inspection.review import expect, review, write_queue
 from tax_lightning.inspection.tables import tables
 
+_LINES, _PICTURES = 10, 12  # of the review queue, in a terminal and on the page
 _FITS = 12  # annotators whose matrices are still legible in a terminal
 
 
@@ -20,18 +23,21 @@ def inspect(
     title: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
     threads: int | None = None,
+    model: Any = None,  # noqa: ANN401 - any module that predicts annotators
 ) -> str:
-    """Audit a data set and write its page.
+    """Audit a data set, write its page, and what to look at again.
 
     Args:
         data: Any data module.
-        output: Folder for the page, ``index.html``; made where it is missing.
+        output: Folder for the page, ``index.html``, and ``review.csv``; made where it is missing.
         title: Name of the data set. None given: that of the data module's class.
         progress: Called with the number of images looked at, and of all images.
         threads: Images that are looked at at the same time. None: by the processors, at most 4.
+        model: Model trained on these data, which then has its say in the review queue.
 
     Returns:
-        Findings and tables as text. Matrices of many annotators stand on the page only.
+        Findings, the first lines of the review queue and tables as text. Matrices of many
+        annotators stand on the page only.
 
     Raises:
         ValueError: If there are no samples, or a file cannot be read; the message names it.
@@ -46,16 +52,22 @@ def inspect(
         True
     """
     counted = audit(data, progress, threads)
-    found, shown = findings(counted), tables(counted)
+    expected = None if model is None else expect(model, data, counted, progress)
+    found, shown, queue = findings(counted), tables(counted), review(counted, data, expected)
     pictures = (  # one at a time is in memory
-        (outlier, data._samples_of(outlier.place.split)[outlier.place.number])
-        for outlier in counted.outliers
+        (item, data._samples_of(item.place.split)[item.place.number]) for item in queue[:_PICTURES]
     )
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    html = page(title or type(data).__name__, counted, found, shown, pictures)
+    html = page(title or type(data).__name__, counted, found, shown, pictures, len(queue))
     (folder / "index.html").write_text(html, encoding="utf-8")
+    write_queue(queue, folder / "review.csv")
     blocks = ["\n".join(["Findings", *(f"  {finding}" for finding in found or ("none",))])]
+    lines = [
+        f"  {rank:>2}  {item.score:5.1f}  {item.whose}: {item.reason}"
+        for rank, item in enumerate(queue[:_LINES], start=1)
+    ]
+    blocks += ["\n".join([f"Review queue: {len(queue)} to look at again, by score", *lines])]
     fits = len(counted.annotators) <= _FITS
     blocks += [str(table) for table in shown if fits or table.shades is None]
     return "\n\n".join(blocks)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tax_lightning.data.pixels import size_text
 from tax_lightning.data.splits import SPLITS
-from tax_lightning.inspection.audit import ABSENT, DRAWN, EMPTY, Array, Audit
+from tax_lightning.inspection.audit import ABSENT, DRAWN, EMPTY, Array, Audit, Counts
 from tax_lightning.tables import Table
 from tax_lightning.tendencies import tendency_table
 
@@ -50,6 +50,7 @@ def _all_tables(audit: Audit) -> Iterator[Table]:
         if len(of) > 1:
             yield _matrix(
                 _of_pairs(audit, audit.dice, of),
+                _together(audit, of),
                 of,
                 f"Dice of each two {who}",
                 "Dice averaged over the foreground classes present in either mask, then over "
@@ -57,6 +58,7 @@ def _all_tables(audit: Audit) -> Iterator[Table]:
             )
             yield _matrix(
                 _of_pairs(audit, audit.kappa, of),
+                _together(audit, of),
                 of,
                 f"Cohen's kappa of each two {who}",
                 "Agreement beyond chance over all classes and all pixels that both labelled.",
@@ -150,11 +152,29 @@ def _of_pairs(audit: Audit, values: Array, of: Collection[str]) -> Array:
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def _matrix(others: Array, names: Collection[str], name: str, caption: str) -> Table:
+def _together(audit: Audit, of: Collection[str]) -> Counts:
+    """How many images two annotators, or somebody of two groups, labelled both."""
+    if of is audit.annotators:
+        return audit.together
+    labelled = np.array([list(row.status) for row in audit.images]) != ABSENT
+    there = np.stack([labelled[:, members].any(1) for members in _members(audit)]).astype(np.int64)
+    return np.asarray(there @ there.T)
+
+
+def _matrix(
+    others: Array, together: Counts, names: Collection[str], name: str, caption: str
+) -> Table:
+    """Values of pairs; behind them the number of images, where it is not the same for all."""
+    counts = set(together[~np.isnan(others)].tolist())
+    varied = len(counts) > 1
+    if varied:
+        caption += " In brackets: the number of images that both labelled."
+    elif counts:
+        caption += f" Both labelled {counts.pop()} images."
     cells = [
         [
-            "·" if row == column and np.isnan(value) else _number(value)
-            for column, value in enumerate(line)
+            "·" if row == column and np.isnan(value) else _number(value) + f" ({n})" * varied
+            for column, (value, n) in enumerate(zip(line, together[row], strict=True))
         ]
         for row, line in enumerate(others)
     ]
