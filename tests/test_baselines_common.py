@@ -233,9 +233,9 @@ def test_fit_then_test_and_predict_from_the_checkpoint_alone(kind, tmp_path, cap
     named = [annotator["name"] for annotator in manifest["annotators"]]
     assert named == ["Ana", "Ben", "Chloe", "Dara", "Emil"] * kind.named
     for files in (image["files"] for image in manifest["images"]):
-        fused, maps = files.values()
-        assert list(maps) == named
-        assert all((output / file).is_file() for file in (fused, *maps.values()))
+        assert list(files["annotators"]) == named
+        written = (files["fused"], files["maps"], *files["annotators"].values())
+        assert all((output / file).is_file() for file in written)
 
 
 def test_that_there_are_no_pictures_is_said_once():
