@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import albumentations as A
+import cv2
 import lightning as L
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from tax_lightning.batch import unpacked
 from tax_lightning.callbacks import PredictionWriter, prediction_writer
 from tax_lightning.data import FolderDataModule
 from tax_lightning.data.description import Description
+from tax_lightning.data.samples import Place
 from tax_lightning.explanation import Prediction, TrustBasis
 from tax_lightning.importers.cases import Case, Found
 from tax_lightning.importers.writer import write
@@ -275,6 +277,7 @@ def test_patches_become_one_image_again(ramp, options):
     root, bright = ramp
     image, maps, fused = predict_folder(root, **options)
     assert (image["id"], image["height"], image["width"]) == ("a", 50, 40)
+    assert image["facts"] == {"file": "a.png"}
     np.testing.assert_allclose(maps["probs"][1], bright, atol=2e-3)
     np.testing.assert_allclose(maps["annotator_probs"][1, 0], bright, atol=2e-3)
     np.testing.assert_array_equal(fused, bright > 0.5)
@@ -303,23 +306,118 @@ def test_resizing_and_padding_are_undone(ramp):
     assert (image["height"], image["width"]) == (50, 40)
 
 
-@pytest.mark.parametrize("transform", [A.HorizontalFlip(p=1), A.CenterCrop(20, 20)])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        A.HorizontalFlip(p=1),
+        A.CenterCrop(20, 20),
+        A.PadIfNeeded(64, 64, border_mode=cv2.BORDER_REFLECT_101),
+    ],
+)
 def test_transforms_that_cannot_be_undone_are_refused(ramp, transform):
-    with pytest.raises(ValueError, match="eval_transforms turn, mirror or crop the image"):
+    expected = rf"Image 'a': eval_transforms \({type(transform).__name__}\) turn, mirror or crop"
+    with pytest.raises(ValueError, match=expected):
         predict_folder(ramp[0], eval_transforms=[transform])
+
+
+def parts_of(tmp_path, monkeypatch, parts, rows=6, columns=8, kind=torch.float32, **options):
+    """Predict parts of one image, each in a process of its own; returns the writer of the last.
+
+    A part is the column where it starts and the annotator whom everything there follows; it is six
+    rows and four columns large.
+    """
+    said = []
+    gather = lambda module, mine: (said.append(mine), said)[1]  # noqa: E731
+    monkeypatch.setattr(prediction_writer, "from_all_processes", gather)
+    for rank in reversed(range(len(parts))):
+        strategy = SimpleNamespace(barrier=lambda: None)
+        trainer = SimpleNamespace(is_global_zero=rank == 0, global_rank=rank, strategy=strategy)
+        writer = PredictionWriter(str(tmp_path / "out"), **options)
+        if rank == len(parts) - 1:
+            writer.setup(trainer, Model(), "predict")
+        left, who = parts[rank]
+        leader = torch.full((1, 6, 4), who)
+        part = make_explanation(leader, leader, weight=0.8, ids=[f"w@0,{left}"])
+        maps = {name: getattr(part, name).to(kind) for name in ("probs", "annotator_probs", "who")}
+        place = Place("w", 0, left, rows, columns).facts()
+        batch = {"facts": [{**place, "spacing": "1 2"}]}
+        part = dataclasses.replace(part, **maps)
+        writer.write_on_batch_end(trainer, Model(), part, [0], batch, 0, 0)
+        writer.on_predict_end(trainer, Model())
+    return writer
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_parts_that_two_processes_predict_are_averaged(tmp_path, monkeypatch, kind):
+    writer = parts_of(tmp_path, monkeypatch, [(0, 0), (2, 1)], columns=6, kind=kind)
+    (image,) = json.loads(writer.manifest.read_text())["images"]
+    assert (image["id"], image["width"], image["facts"]) == ("w", 6, {"spacing": "1 2"})
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == ["w"]
+    with np.load(tmp_path / "out" / image["files"]["maps"]) as maps:
+        # Weights of a part's four columns are 1, 3, 3 and 1 quarters: columns 2 and 3 are shared.
+        share = np.array([1, 1, 3 / 4, 1 / 4, 0, 0])
+        expected = np.stack([0.1 + 0.7 * share, 0.8 - 0.7 * share, np.full(6, 0.1)])
+        np.testing.assert_allclose(maps["who"][:, 3], expected, atol=4e-3)
+        np.testing.assert_allclose(maps["probs"].sum(0), 1, atol=4e-3)
+        assert maps["why"][:, 0].tolist() == [[0, 0, 0, 1, 1, 1]] * 2  # of the part around
+    assert read(tmp_path / "out" / image["files"]["who"])[0].tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_pixels_of_no_part_are_unknown(tmp_path, monkeypatch):
+    seen = []
+    paper = SimpleNamespace(write=lambda images, folder: seen.extend(images))
+    monkeypatch.setitem(prediction_writer.FORMATS, "paper", "paper")
+    monkeypatch.setitem(sys.modules, "tax_lightning.exporters.paper", paper)
+    with pytest.warns(UserWarning, match="Image 'w': 50% of its pixels have no result"):
+        writer = parts_of(tmp_path, monkeypatch, [(4, 1)], format=["paper"])
+    (image,) = json.loads(writer.manifest.read_text())["images"]
+    files = image["files"]
+    for file in (files["fused"], files["who"], *files["annotators"].values()):
+        assert ((read(tmp_path / "out" / file) == 255) == (np.arange(8) < 4)).all()
+    with np.load(tmp_path / "out" / files["maps"]) as maps:
+        assert (np.isnan(maps["probs"]) == (np.arange(8) < 4)).all()
+        assert ((maps["why"] == -1) == (np.arange(8) < 4)).all()
+    assert seen[0].layers[-1].labels[0].tolist() == [255] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize(("parts", "size"), [([(5, 0)], 8), ([(0, 0)], 3)])
+def test_parts_outside_of_their_image_are_refused(tmp_path, monkeypatch, parts, size):
+    with pytest.raises(ValueError, match=r"'w@0,.' has 6 x 4 pixels at row 0 and column"):
+        parts_of(tmp_path, monkeypatch, parts, columns=size)
+
+
+def test_a_place_that_is_none_is_refused(ramp):
+    root, _ = ramp
+    (root / "samples.csv").write_text("name,whole,top\na,b,1.5\n")
+    with pytest.raises(ValueError, match=r"'a' is a part.*top='1.5', left='', whole_height=''"):
+        predict_folder(root)
+
+
+def test_parts_of_an_interrupted_run_are_removed(ramp, monkeypatch):
+    root, _ = ramp
+
+    def broken(self, batch, number, said=Ramp.predict_step):
+        return said(self, batch, number) if number == 0 else 1 / 0
+
+    monkeypatch.setattr(Ramp, "predict_step", broken)
+    with pytest.raises(ZeroDivisionError):
+        predict_folder(root, patch_size=16, batch_size=1)
+    assert list((root.parent / "out").iterdir()) == []
 
 
 def test_a_pixel_that_two_patches_show_is_measured_once(ramp):
     root, _ = ramp
-    options = {"channels": 1, "val_fraction": 0.0, "test_fraction": 0.0, "check_files": False}
-    data = FolderDataModule(root, ["no", "yes"], patch_size=24, patch_stride=9, **options)
-    patches = data.table.in_patches(24, 9).counted_once()
-    labelled = np.zeros((50, 40), int)
-    for sample in patches.samples:
-        top, left, height, width = sample.window
-        labels = patches.read(sample).masks[0]
-        labelled[top : top + height, left : left + width] += labels != 255
+    (root / "samples.csv").write_text("name,split\na,test\n")
+    data = FolderDataModule(root, ["no", "yes"], channels=1, patch_size=24, patch_stride=9)
+    labelled, shown = np.zeros((2, 50, 40), int)
+    for batch in data.test_dataloader():
+        for id, masks in zip(batch["id"], batch["masks"].numpy(), strict=True):
+            top, left = map(int, id.split("@")[1].split(","))
+            place = slice(top, top + 24), slice(left, left + 24)
+            labelled[place] += masks[0] != 255
+            shown[place] += 1
     assert (labelled == 1).all()
+    assert shown.max() == 9  # every 9 pixels one of 24
 
 
 def test_formats_get_every_layer_of_every_image(tmp_path, monkeypatch):
@@ -334,3 +432,19 @@ def test_formats_get_every_layer_of_every_image(tmp_path, monkeypatch):
     assert [layer.name for layer in first.layers] == ["result", *ANNOTATORS, "dispute"]
     assert (first.layers[0].labels == 1).all()
     assert first.layers[-1].labels[:, :2].tolist() == [[0, 1]] * SIDE
+
+
+def test_a_format_that_fails_leaves_the_predictions(tmp_path, monkeypatch):
+    paper = SimpleNamespace(write=lambda images, folder: 1 / 0)
+    monkeypatch.setitem(prediction_writer.FORMATS, "paper", "paper")
+    monkeypatch.setitem(sys.modules, "tax_lightning.exporters.paper", paper)
+    with pytest.raises(ZeroDivisionError):
+        predict(tmp_path / "out", format=["paper"])
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [image["id"] for image in manifest["images"]] == ["a", "b", "c"]
+
+
+def test_a_format_whose_library_is_missing_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(prediction_writer.NEEDED, "qupath", ("no_such_library", "tools"))
+    with pytest.raises(ModuleNotFoundError, match=r"needs no_such_library.*tax-lightning\[tools"):
+        predict(tmp_path / "out", format=["qupath"], explain=lambda images, ids: 1 / 0)

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,17 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from tax_lightning.callbacks.stitching import Stitcher, Whole, together
+from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.data.samples import PLACE, Place
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import Explanation, Prediction
-from tax_lightning.exporters import FORMATS
+from tax_lightning.exporters import FORMATS, NEEDED
 from tax_lightning.exporters.layers import Layer, Segmented
 from tax_lightning.files import file_name
 from tax_lightning.models.samples import coherent_samples
@@ -38,6 +43,7 @@ from tax_lightning.visualization.palette import (
 
 _UNDISPUTED = 254  # in pictures of indices, and so the most annotators that they name
 _GREY: Colour = (200, 200, 200)
+_WHITE: Colour = (255, 255, 255)
 _RESERVED = ("fused", "who", "votes")  # files beside those that are named for annotators
 _PARTS = ".parts"  # folder of what is put together at the end
 
@@ -68,8 +74,11 @@ class PredictionWriter(BasePredictionWriter):
     plausible segmentations, see :func:`tax_lightning.models.samples.coherent_samples`; ``set``
     stands for the annotator where a model names nobody.
 
-    Each process writes its own images; ``manifest.json`` is written last, and names all files,
-    colours, classes and the training pixels of the prototypes.
+    Pixels without a result, such as those of parts that were not predicted, are 255 in pictures,
+    NaN in shares and -1 in ``why``.
+
+    Each process writes its own images. Then comes ``manifest.json``, which names all files,
+    colours, classes and the training pixels of the prototypes, and last what is written for tools.
 
     Args:
         output_dir: the folder to write into.
@@ -80,9 +89,11 @@ class PredictionWriter(BasePredictionWriter):
             each annotator's segmentation and regions of dispute go to a folder of that name.
 
     Raises:
-        ValueError: if ``samples`` is negative, a format is unknown, or samples are asked of images
-            in parts from a model that names nobody.
+        ValueError: if ``samples`` is negative, a format is unknown, samples are asked of images in
+            parts from a model that names nobody, or transforms of the images cannot be undone.
         FileExistsError: at the start of ``predict``, if the folder holds predictions already.
+        ModuleNotFoundError: at the start of ``predict``, if a library that a format needs is not
+            installed.
 
     Example:
         >>> PredictionWriter("predictions").manifest.as_posix()
@@ -121,6 +132,13 @@ class PredictionWriter(BasePredictionWriter):
         if stage != "predict":
             return
         self._images, self._template, self._stitcher = {}, None, None
+        for name in self.format:
+            library, extra = NEEDED.get(name, ("numpy", ""))
+            if find_spec(library) is None:
+                raise ModuleNotFoundError(
+                    f"PredictionWriter: format={name!r} needs {library}, which is not installed: "
+                    f'pip install "tax-lightning[{extra}]".'
+                )
         if self.manifest.exists() and not self.overwrite:
             raise FileExistsError(
                 f"PredictionWriter: output_dir={str(self.output_dir)!r} holds the predictions of "
@@ -149,6 +167,8 @@ class PredictionWriter(BasePredictionWriter):
             )
         prediction = prediction.to("cpu")
         self._template = self._template or prediction[0].part(0, 0, 1, 1)
+        if "frame" in batch and None in batch["frame"]:
+            raise ValueError(_cannot_be_put_back(trainer, batch["id"][batch["frame"].index(None)]))
         drawn: Any = [None] * len(prediction)
         if self.samples and not prediction.annotators:
             module: Any = pl_module
@@ -160,8 +180,9 @@ class PredictionWriter(BasePredictionWriter):
             top, left, height, width, *original = batch["frame"][i] if "frame" in batch else frame
             own = prediction[i].part(top, left, height, width).resized(*original)
             facts = batch["facts"][i] if "facts" in batch else {}
-            if "whole" in facts:
-                self._keep(trainer, own, facts)
+            place = Place.of(facts, own.ids[0])
+            if place is not None:
+                self._keep(trainer, own, place, facts)
                 continue
             whole = Whole(own.ids[0], *own.probs.shape[-2:])
             samples = None
@@ -174,7 +195,9 @@ class PredictionWriter(BasePredictionWriter):
                 samples = cut[:, rows][:, :, columns].numpy()
             self._write_image(whole, [(0, own)], facts, samples)
 
-    def _keep(self, trainer: L.Trainer, part: Prediction, facts: Mapping[str, str]) -> None:
+    def _keep(
+        self, trainer: L.Trainer, part: Prediction, place: Place, facts: Mapping[str, str]
+    ) -> None:
         """Keep a part of an image until all others are there."""
         if self.samples and not part.annotators:
             raise ValueError(
@@ -185,13 +208,9 @@ class PredictionWriter(BasePredictionWriter):
         if self._stitcher is None:
             folder = self.output_dir / _PARTS / str(trainer.global_rank)
             self._stitcher = Stitcher(folder)
-        height, width, top, left = (
-            int(facts[key]) for key in ("whole_height", "whole_width", "top", "left")
-        )
-        of_part = ("whole", "top", "left", "whole_height", "whole_width", "file")
-        rest = {key: value for key, value in facts.items() if key not in of_part}
-        whole = Whole(facts["whole"], height, width, tuple(rest.items()))
-        self._stitcher.add(part, whole, top, left)
+        rest = tuple((key, value) for key, value in facts.items() if key not in PLACE)
+        whole = Whole(place.whole, place.height, place.width, rest)
+        self._stitcher.add(part, whole, place.top, place.left)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put parts together, and write one manifest of what all processes wrote."""
@@ -215,15 +234,22 @@ class PredictionWriter(BasePredictionWriter):
         images.sort(key=lambda image: str(image["id"]))
         names = {} if template is None else _names(template)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        for name in self.format:
-            writer = import_module(f"tax_lightning.exporters.{FORMATS[name]}")
-            writer.write(self._segmented(images, names), self.output_dir / name)
         # Numbers that JSON lacks become null; the file appears whole or not at all.
         text = json.dumps({**names, "images": images})
         plain = json.loads(text, parse_constant=lambda _: None)
         unfinished = self.manifest.with_suffix(".json.tmp")
         unfinished.write_text(json.dumps(plain, ensure_ascii=False, indent=2), "utf-8")
         os.replace(unfinished, self.manifest)
+        for name in self.format:
+            writer = import_module(f"tax_lightning.exporters.{FORMATS[name]}")
+            writer.write(self._segmented(images, names), self.output_dir / name)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Remove the parts of images that will not be put together."""
+        if self._stitcher is not None:
+            shutil.rmtree(self.output_dir / _PARTS, ignore_errors=True)
 
     def _segmented(
         self, images: Iterable[Mapping[str, Any]], names: Mapping[str, Any]
@@ -236,9 +262,9 @@ class PredictionWriter(BasePredictionWriter):
             layers += [
                 Layer(name, classes, self._read(file)) for name, file in files["annotators"].items()
             ]
-            if "dispute_threshold" in names:
-                with np.load(self.output_dir / files["maps"]) as maps:
-                    disputed = maps["dispute"] >= names["dispute_threshold"]
+            if (index := files.get("who", files.get("votes"))) is not None:
+                values = self._read(index)
+                disputed = np.where(values == IGNORE_INDEX, values, values != _UNDISPUTED)
                 layers.append(Layer("dispute", ("agreed", "disputed"), disputed.astype(np.uint8)))
             name = str(image["id"])
             yield Segmented(name, facts.pop("file", f"{name}.png"), tuple(layers), facts)
@@ -272,7 +298,14 @@ class PredictionWriter(BasePredictionWriter):
                 maps[name][..., top : top + values.shape[-2], :] = values
         assert self._template is not None  # of the batch that this image is in
         annotators, classes = self._template.annotators, self._template.classes
-        colours = dict(enumerate(class_palette(len(classes))))
+        colours = _class_colours(classes)
+        missing = float((maps["decision"] == IGNORE_INDEX).mean())
+        if missing:
+            rank_zero_warn(
+                f"Image {sample_id!r}: {missing:.0%} of its pixels have no result. No part that "
+                "was predicted shows them, or the model gives no numbers there. They are "
+                f"{IGNORE_INDEX} in pictures and NaN in maps.npz."
+            )
         own = {name: f"{folder}/{file_name(name, _RESERVED)}.png" for name in annotators}
         files = {"fused": f"{folder}/fused.png"}
         self._save(files["fused"], maps.pop("decision"), colours)
@@ -306,7 +339,7 @@ class PredictionWriter(BasePredictionWriter):
             name: [f"{folder}/samples/{file_name(name)}-{number}.png" for number in numbers]
             for name in names
         }
-        colours = dict(enumerate(class_palette(len(self._template.classes))))
+        colours = _class_colours(self._template.classes)
         for file, sample in zip(itertools.chain(*files.values()), samples, strict=True):
             self._save(file, sample, colours)
         return {"samples": files}
@@ -336,6 +369,22 @@ def _coloured(names: Sequence[str], colours: Sequence[Colour]) -> list[dict[str,
     return [{"index": i, "name": name, "colour": css(colour)} for i, (name, colour) in pairs]
 
 
+def _class_colours(classes: Sequence[str]) -> dict[int, Colour]:
+    """The colours of pictures of class ids."""
+    return {**dict(enumerate(class_palette(len(classes)))), IGNORE_INDEX: _WHITE}
+
+
+def _cannot_be_put_back(trainer: L.Trainer, id: str) -> str:
+    """Why an image whose frame is unknown is refused."""
+    transforms = getattr(getattr(trainer, "datamodule", None), "eval_transforms", ())
+    names = ", ".join(type(transform).__name__ for transform in transforms)
+    return (
+        f"Image {id!r}: eval_transforms ({names}) turn, mirror or crop the image, or repeat it in "
+        "its border: a prediction cannot be put back into its pixels. Expected transforms that "
+        "resize, and pad with a constant, only: leave the others out for predict."
+    )
+
+
 def _index_colours(explanation: Explanation) -> tuple[str, dict[int, Colour]]:
     """The picture of indices, ``"who"`` where that follows the image, and its colours."""
     n = len(explanation.annotators)
@@ -344,32 +393,38 @@ def _index_colours(explanation: Explanation) -> tuple[str, dict[int, Colour]]:
             f"PredictionWriter: {n} annotators, but a picture of indices tells at most "
             f"{_UNDISPUTED - 1} apart; read the tensors of the explanation instead."
         )
+    others = {_UNDISPUTED: _GREY, IGNORE_INDEX: _WHITE}
     if explanation.trust.kind == "image":
-        return "who", {**dict(enumerate(annotator_palette(n))), _UNDISPUTED: _GREY}
+        return "who", {**dict(enumerate(annotator_palette(n))), **others}
     shades = value_colours(2 * (1 - np.arange(n + 1) / n)).tolist()
-    return "votes", {i: (r, g, b) for i, (r, g, b) in enumerate(shades)} | {_UNDISPUTED: _GREY}
+    return "votes", {i: (r, g, b) for i, (r, g, b) in enumerate(shades)} | others
 
 
 def _arrays(prediction: Prediction, samples: int) -> dict[str, NDArray[Any]]:
     """All maps of one image, ``[..., H, W]`` each."""
+    known = as_array(prediction.probs[0].isfinite().all(dim=0))
+
+    def pictured(values: Tensor) -> NDArray[np.uint8]:
+        """Values as pixels of a picture, in which some value means that nothing is known."""
+        return np.where(known, as_array(values), IGNORE_INDEX).astype(np.uint8)
+
     arrays: dict[str, NDArray[Any]] = {
-        "decision": as_array(prediction.decision[0]).astype(np.uint8),
-        "own": as_array(prediction.annotator_decisions[0]).astype(np.uint8),
+        "decision": pictured(prediction.decision[0]),
+        "own": pictured(prediction.annotator_decisions[0]),
         "probs": as_array(prediction.probs[0]).astype(np.float16),
         "annotator_probs": as_array(prediction.annotator_probs[0]).astype(np.float16),
     }
     if samples and prediction.annotators:
         drawn = coherent_samples(prediction.annotator_probs[0].log(), samples)
-        arrays["samples"] = as_array(drawn.flatten(0, 1)).astype(np.uint8)
+        arrays["samples"] = pictured(drawn.flatten(0, 1))
     if isinstance(prediction, Explanation):
         follows = prediction.trust.kind == "image"
         index = prediction.leader[0] if follows else prediction.votes[0].round()
-        undisputed = as_array(prediction.undisputed[0])
-        why = (prediction.reason[0], prediction.reason_kernel[0])
+        why = torch.stack([prediction.reason[0], prediction.reason_kernel[0]])
         arrays |= {
-            "index": np.where(undisputed, _UNDISPUTED, as_array(index)).astype(np.uint8),
+            "index": pictured(torch.where(prediction.undisputed[0], _UNDISPUTED, index)),
             "who": as_array(prediction.who[0]).astype(np.float16),
-            "why": np.stack([as_array(part) for part in why]).astype(np.int16),
+            "why": np.where(known, as_array(why), -1).astype(np.int16),
             "dispute": as_array(prediction.dispute[0]).astype(np.float16),
             "support": as_array(prediction.support[0]).astype(np.float16),
         }

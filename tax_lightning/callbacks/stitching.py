@@ -15,8 +15,9 @@ from torch import Tensor
 
 from tax_lightning.explanation import Prediction
 from tax_lightning.files import file_name
+from tax_lightning.visualization.drawing import as_array
 
-_BAND = 256  # rows that are in memory at once
+_BAND = 64  # rows that are in memory at once
 _LEAST = 1e-3  # weight of a pixel at the edge of a part
 
 
@@ -57,9 +58,21 @@ class Stitcher:
         self.wholes: dict[str, Whole] = {}
 
     def add(self, part: Prediction, whole: Whole, top: int, left: int) -> None:
-        """Add the prediction of one part, with B = 1, at its place in the whole image."""
-        self.wholes.setdefault(whole.id, whole)
+        """Add the prediction of one part, with B = 1, at its place in the whole image.
+
+        Raises:
+            ValueError: If the part does not lie in the whole, or parts tell of wholes that differ.
+        """
         height, width = part.probs.shape[-2:]
+        known = self.wholes.setdefault(whole.id, whole)
+        same = (known.height, known.width) == (whole.height, whole.width)
+        if not same or top + height > whole.height or left + width > whole.width:
+            raise ValueError(
+                f"{part.ids[0]!r} has {height} x {width} pixels at row {top} and column {left} of "
+                f"{whole.id!r}, which has {whole.height} x {whole.width} by this part and "
+                f"{known.height} x {known.width} by others. Expected parts that lie in one image: "
+                "correct samples.csv, or import the tiles anew."
+            )
         rows, columns = slice(top, top + height), slice(left, left + width)
         weight = _tent(height)[:, None] * _tent(width)
         best = _canvas(self.folder, whole, "best", (), np.float32)
@@ -68,7 +81,7 @@ class Stitcher:
         total = _canvas(self.folder, whole, "total", (), np.float32)
         total[rows, columns] += weight
         for name, values in _maps_of(part).items():
-            array = values[0].numpy()
+            array = as_array(values[0])
             if values.is_floating_point():
                 sums = _canvas(self.folder, whole, name, array.shape[:-2], np.float32)
                 sums[..., rows, columns] += array * weight
@@ -92,7 +105,8 @@ def together(
         template: A prediction that has all but the maps, such as that of a part.
 
     Yields:
-        The first row of a band, and the prediction of the band.
+        The first row of a band, and the prediction of the band. Its shares are NaN where no part
+        came.
     """
     there = [folder for folder in folders if _file(folder, whole, "best").exists()]
     for top in range(0, whole.height, _BAND):
@@ -100,6 +114,7 @@ def together(
         weights = [np.load(_file(f, whole, "total"), "r")[rows] for f in there]
         bests = np.stack([np.load(_file(f, whole, "best"), "r")[rows] for f in there])
         total, first = np.sum(weights, axis=0), bests.argmax(0)
+        total[total == 0] = np.nan  # no part shows these pixels
         maps: dict[str, Tensor] = {}
         for name, values in _maps_of(template).items():
             parts = np.stack([np.load(_file(f, whole, name), "r")[..., rows, :] for f in there])

@@ -228,7 +228,8 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches of the split ``predict_split``, which tell how to put a prediction back.
 
-        ``"frame"`` is a :class:`.Frame` for each image, ``"facts"`` what ``samples.csv`` says.
+        ``"frame"`` is a :class:`.Frame` for each image, None where it cannot be put back, and
+        ``"facts"`` what ``samples.csv`` says.
         """
         transforms = self.eval_transforms
         return self._loader(

@@ -61,8 +61,8 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
         seed: Fixes the transforms' draw for every sample, for evaluation: the same sample always
             comes out the same.
         frames: Whether a sample tells where the transforms put the original image, so that a
-            prediction can be undone: ``"frame"``, see :class:`Frame`. Transforms that turn, mirror
-            or crop it are refused then.
+            prediction can be put back: ``"frame"``, a :class:`Frame`, or None where they turn,
+            mirror or crop it.
 
     Raises:
         ValueError: If the transforms normalise or make tensors, which the dataset does itself; when
@@ -111,7 +111,7 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
             "id": raw.id,
         }
         if self.frames:
-            sample["frame"] = Frame.of(planes.pop("places", None), raw.image.shape[:2], raw.id)
+            sample["frame"] = Frame.of(planes.pop("places", None), raw.image.shape[:2])
             sample["facts"] = dict(raw.facts)
         return sample | {name: _own(plane) for name, plane in planes.items()}
 
@@ -180,21 +180,29 @@ class Frame(NamedTuple):
     original_width: int
 
     @classmethod
-    def of(cls, places: npt.NDArray[Any] | None, size: Sequence[int], id: str) -> Frame:
+    def of(cls, places: npt.NDArray[Any] | None, size: Sequence[int]) -> Frame | None:
         """The frame from the row and column of the original at each transformed pixel.
 
         Args:
             places: ``[2, h, w]``, NaN outside of the original; None where nothing was transformed.
             size: Height and width of the original.
-            id: Name of the sample, for the message.
 
-        Raises:
-            ValueError: If the original is turned, mirrored or cropped there.
+        Returns:
+            None if the original is turned, mirrored or cropped, or a border repeats parts of it.
+
+        Example:
+            >>> rows, columns = np.indices((2, 3), np.float32).repeat(2, axis=1)  # twice as high
+            >>> Frame.of(np.stack([rows, columns]), (2, 3))
+            Frame(top=0, left=0, height=4, width=3, original_height=2, original_width=3)
+            >>> Frame.of(np.stack([rows[::-1], columns]), (2, 3)) is None
+            True
         """
         height, width = size
         if places is None:
             return cls(0, 0, height, width, height, width)
         known = np.isfinite(places[0])
+        if not known.any():
+            return None
         rows, columns = (np.flatnonzero(known.any(axis)) for axis in (1, 0))
         top, left = rows[0], columns[0]
         box = places[:, top : rows[-1] + 1, left : columns[-1] + 1]
@@ -205,11 +213,7 @@ class Frame(NamedTuple):
         most = max(1.0, height / h, width / w)  # nearest interpolation is off by one pixel at most
         apart = max(np.abs(box[0] - expected[0][:, None]).max(), np.abs(box[1] - expected[1]).max())
         if not apart <= most:  # also true for NaN
-            raise ValueError(
-                f"Sample {id}: eval_transforms turn, mirror or crop the image: a prediction cannot "
-                "be put back into its pixels. Expected transforms that resize and pad only: "
-                "leave the others out for predict."
-            )
+            return None
         return cls(int(top), int(left), h, w, height, width)
 
 

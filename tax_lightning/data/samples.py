@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,60 @@ from tax_lightning.data.pixels import (
 from tax_lightning.data.splits import SPLITS, fold_groups, split_groups
 
 _PICTURES = Pictures()
+PLACE = ("whole", "top", "left", "whole_height", "whole_width")
+"""Columns of ``samples.csv`` that say of which image a tile is a part, and where it lies there."""
+
 _MAX_CLASSES = 254  # labels are stored as uint8, with 255 for "not labelled"
+
+
+class Place(NamedTuple):
+    """Where a part of an image lies in the whole of it.
+
+    Args:
+        whole: Name of the whole image.
+        top: First row, in pixels of the whole.
+        left: First column.
+        height: Of the whole.
+        width: Of the whole.
+    """
+
+    whole: str
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, facts: Mapping[str, str], id: str) -> Place | None:
+        """The place that the columns of ``samples.csv`` tell, None for an image that is whole.
+
+        Args:
+            facts: Column -> text; the columns of a place are those of `PLACE`.
+            id: Name of the sample, for the message.
+
+        Raises:
+            ValueError: If some of the columns are missing, or hold no whole numbers from 0 up.
+
+        Example:
+            >>> Place.of({"whole": "a", "top": "0", "left": "8", "whole_height": "9",
+            ...     "whole_width": "16"}, "a@0,8")
+            Place(whole='a', top=0, left=8, height=9, width=16)
+        """
+        if "whole" not in facts:
+            return None
+        numbers = [facts.get(column, "") for column in PLACE[1:]]
+        if not all(text.isdecimal() for text in numbers):
+            found = ", ".join(f"{column}={facts.get(column, '')!r}" for column in PLACE)
+            raise ValueError(
+                f"Sample {id!r} is a part of an image by the column whole of samples.csv, but the "
+                f"columns of its place are {found}. Expected whole numbers from 0 up, as `tax "
+                "import --tile` writes them: complete them, or call the column whole otherwise."
+            )
+        return cls(facts["whole"], *map(int, numbers))
+
+    def facts(self) -> dict[str, str]:
+        """All of this as columns of ``samples.csv``."""
+        return dict(zip(PLACE, map(str, self), strict=True))
 
 
 @dataclass(frozen=True)
@@ -67,6 +120,11 @@ class Sample:
     shown_before: tuple[int, int] = (0, 0)
 
     @property
+    def place(self) -> Place | None:
+        """Where the sample lies if it is a part of an image; None if it is whole."""
+        return Place.of(self.facts, self.id)
+
+    @property
     def group_name(self) -> str:
         """Name of the group, which is the sample's own id where it stands alone."""
         return self.group or self.id
@@ -91,7 +149,7 @@ class RawSample:
         present: bool ``[N]``: the annotator labelled this image (an empty mask is present).
         reference: uint8 class ids ``[H, W]``; `IGNORE_INDEX` where unknown.
         facts: What else is known of the image: column of ``samples.csv`` -> text, and ``file``,
-            the name of its file.
+            the name of its file; of a tile, whose image is in no file, there is none.
         expert: uint8 ``[H, W]``: index of the annotator who is the expert here,
             `IGNORE_INDEX` for none.
         deviation: uint8 ``[N, H, W]``: 0 where the annotator agrees with the truth, else the id of
@@ -272,21 +330,20 @@ class SampleTable:
         """
         tops: dict[str, list[tuple[int, int]]] = defaultdict(list)
         lefts: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        parts = [sample for sample in self.samples if "whole" in sample.facts]
-        for sample in parts:
+        parts = [(sample, place) for sample in self.samples if (place := sample.place) is not None]
+        for sample, place in parts:
             size = sample.window or Window(0, 0, *read_size(sample.image))
-            tops[sample.facts["whole"]].append((int(sample.facts["top"]), size.height))
-            lefts[sample.facts["whole"]].append((int(sample.facts["left"]), size.width))
+            tops[place.whole].append((place.top, size.height))
+            lefts[place.whole].append((place.left, size.width))
 
-        def before(sample: Sample) -> tuple[int, int]:
-            whole, own = sample.facts["whole"], (sample.facts["top"], sample.facts["left"])
+        def before(place: Place) -> tuple[int, int]:
             rows, columns = (
-                max([0, *(start + long - int(at) for start, long in there if start < int(at))])
-                for there, at in zip((tops[whole], lefts[whole]), own, strict=True)
+                max([0, *(start + long - at for start, long in there if start < at)])
+                for there, at in ((tops[place.whole], place.top), (lefts[place.whole], place.left))
             )
             return rows, columns
 
-        known = {sample.id: before(sample) for sample in parts}
+        known = {sample.id: before(place) for sample, place in parts}
         return replace(
             self,
             samples=tuple(replace(s, shown_before=known.get(s.id, (0, 0))) for s in self.samples),
@@ -332,7 +389,7 @@ class SampleTable:
             present=np.array([name in sample.masks for name in self.annotators], dtype=np.bool_),
             reference=reference,
             expert=None if sample.owner is None else self._read_owner(sample, size),
-            facts={**sample.facts, "file": sample.image.name},
+            facts=sample.facts if sample.place else {**sample.facts, "file": sample.image.name},
         )
 
     def check(self, look: Callable[[RawSample], None] = lambda sample: None) -> None:
@@ -397,12 +454,12 @@ class SampleTable:
 
 def _placed(sample: Sample, top: int, left: int, shown: Window) -> dict[str, str]:
     """The facts of a part of a sample, which may be a part of a larger image itself."""
-    facts = sample.facts
-    if "whole" in facts:
-        top, left = top + int(facts["top"]), left + int(facts["left"])
-        return {**facts, "top": str(top), "left": str(left)}
-    size = {"whole_height": str(shown.height), "whole_width": str(shown.width)}
-    return {**facts, "whole": sample.id, "top": str(top), "left": str(left), **size}
+    around = sample.place
+    if around is None:
+        place = Place(sample.id, top, left, shown.height, shown.width)
+        return {**sample.facts, **place.facts(), "file": sample.image.name}
+    place = around._replace(top=around.top + top, left=around.left + left)
+    return {**sample.facts, **place.facts()}
 
 
 def _check_mask_size(
@@ -509,6 +566,7 @@ def _check_samples(samples: Sequence[Sample], annotators: Sequence[str]) -> None
         raise ValueError(f"Sample id {double!r} stands twice, expected every id once: rename one.")
     split_of: dict[str, str | None] = {}
     for sample in samples:
+        Place.of(sample.facts, sample.id)  # refuses what is no place
         if unknown := set(sample.masks) - set(annotators):
             raise ValueError(
                 f"Sample {sample.id!r} has a mask of {min(unknown)!r}, who is not among the "

@@ -15,3 +15,9 @@ FORMATS: dict[str, str] = {
     "seg_nrrd": "seg_nrrd",
 }
 """Name of a format on the command line -> name of its module here."""
+
+NEEDED: dict[str, tuple[str, str]] = {
+    "coco": ("pycocotools", "tools"),
+    "nifti": ("nibabel", "volumes"),
+}
+"""Name of a format -> the library that writes it and our extra that installs it."""

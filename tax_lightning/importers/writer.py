@@ -19,12 +19,11 @@ import numpy as np
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.description import FILE, file_of
 from tax_lightning.data.pixels import IMAGE_SUFFIXES, read_size, read_whole
-from tax_lightning.data.samples import check_names, patch_windows
+from tax_lightning.data.samples import PLACE, Place, check_names, patch_windows
 from tax_lightning.importers.cases import Case, Found, Labels, Pixels
 
 JOURNAL = "samples.csv.part"
 _COPIED = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg"})
-_PLACE = ("whole", "top", "left", "whole_height", "whole_width")
 
 
 @dataclass
@@ -170,7 +169,7 @@ class _Journal:
         """Turn the journal into the table of samples."""
         samples = [row["sample"] for row in self.rows()]
         known = {key for row in samples for key, value in row.items() if value}
-        columns = [key for key in ("name", "group", "split", *self._facts, *_PLACE) if key in known]
+        columns = [key for key in ("name", "group", "split", *self._facts, *PLACE) if key in known]
         _write_table(self.folder / "samples.csv", columns, samples)
         self.path.unlink()
 
@@ -250,8 +249,7 @@ def _write_case(case: Case, name: str, window: _Window, found: Found, root: Path
         _replace(root / "images" / f"{file}{suffix}", data)
     sample = {"name": name, "group": case.group, "split": case.split, **case.facts}
     if window.whole is not None:
-        place = (case.name, window.top, window.left, *window.whole)
-        sample |= dict(zip(_PLACE, map(str, place), strict=True))
+        sample |= Place(case.name, window.top, window.left, *window.whole).facts()
     return {"sample": sample, "drawn": list(case.masks), "empty": empty}
 
 
