@@ -82,16 +82,12 @@ class Description:
         kinds = {field.name: _KINDS[field.name] for field in fields(cls)}
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             has = found.get("format") if isinstance(found, dict) else found
-            raise ValueError(
-                f"{path} has the format {has!r}, expected the line `format: {FORMAT}`."
-            )
+            raise ValueError(f"{path} has the format {has!r}, expected the line `format: {FORMAT}`.")
         if found.pop("ignore", IGNORE_INDEX) != IGNORE_INDEX:
             raise ValueError(f"{path}: expected `ignore: {IGNORE_INDEX}`, the only value so far.")
         found.pop("format")
         if unknown := sorted(map(str, found.keys() - kinds)):
-            raise ValueError(
-                f"{path}: {unknown[0]!r} is unknown, expected some of {', '.join(kinds)}."
-            )
+            raise ValueError(f"{path}: {unknown[0]!r} is unknown, expected some of {', '.join(kinds)}.")
         for key in ("name", "classes", "channels"):
             if key not in found:
                 raise ValueError(f"{path} lacks the key {key!r}, expected {kinds[key][1]}.")

@@ -235,11 +235,7 @@ def read_mask(path: Path, white: int = 255) -> Pixels:
         return plain
     if _is_tiff(path):
         pixels = _read_tiff(path, as_saved=True)
-        return (
-            pixels.astype(np.uint8) * np.uint8(white)
-            if pixels.dtype == bool
-            else _values(pixels, path)
-        )
+        return pixels.astype(np.uint8) * np.uint8(white) if pixels.dtype == bool else _values(pixels, path)
     image = _decoded(path, lossless=True)
     pixels = np.asarray(image)
     if image.mode == "1":

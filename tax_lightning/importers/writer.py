@@ -49,9 +49,7 @@ class Report:
         for name, count in sorted(self.masks.items()):
             empty = f", of which {self.empty[name]} empty" if self.empty[name] else ""
             lines.append(f"  {name}: {count} masks{empty}")
-        lines += (
-            ["left out:", *(f"  {reason}" for reason in self.left_out)] if self.left_out else []
-        )
+        lines += ["left out:", *(f"  {reason}" for reason in self.left_out)] if self.left_out else []
         return "\n".join(lines)
 
 
@@ -123,9 +121,7 @@ class _Journal:
 
     def __init__(self, folder: Path, found: Found, origin: str) -> None:
         if (folder / FILE).exists():
-            raise ValueError(
-                f"{folder} holds a data set already: name another folder, or remove it."
-            )
+            raise ValueError(f"{folder} holds a data set already: name another folder, or remove it.")
         self.folder, self.path = folder, folder / JOURNAL
         self._facts = list(dict.fromkeys(key for case in found.cases for key in case.facts))
         self._done: dict[str, list[dict[str, Any]]] = {}
@@ -171,7 +167,9 @@ class _Journal:
         """Turn the journal into the table of samples."""
         samples = [row["sample"] for row in self.rows()]
         known = {key for row in samples for key, value in row.items() if value}
-        columns = [key for key in ("name", "group", "split", *self._facts, *_PLACE) if key in known]
+        columns = [
+            key for key in ("name", "group", "split", *self._facts, *_PLACE) if key in known
+        ]
         _write_table(self.folder / "samples.csv", columns, samples)
         self.path.unlink()
 
