@@ -28,8 +28,9 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"tax-lightning {__version__}")
         return
     from tax_lightning.cli import TAXCLI, explain_images, inspect_data
+    from tax_lightning.importers.command import import_data
 
-    alone = {"inspect": inspect_data, "explain": explain_images}
+    alone = {"import": import_data, "inspect": inspect_data, "explain": explain_images}
     try:
         if arguments and arguments[0] in alone:
             alone[arguments[0]](arguments[1:])

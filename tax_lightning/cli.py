@@ -42,6 +42,7 @@ DATA_MODULES = tuple(
 LINKED = {"annotators": "annotators", "classes": "classes", "channels": "in_channels"}
 
 COMMANDS = {
+    "import": "Turn a tool's export or a published data set into the one format.",
     "inspect": "Look at a data set before training: a report here, and a page to keep.",
     "explain": "Report on any images: who decides where, and why; a page and numbers.",
 }

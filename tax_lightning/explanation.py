@@ -10,6 +10,7 @@ from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 TrustKind = Literal["uniform", "constant", "image"]
 TRUST_KINDS: tuple[TrustKind, ...] = get_args(TrustKind)
@@ -89,9 +90,19 @@ class Prediction:
         }
         return dataclasses.replace(self, ids=(self.ids[position],), **tensors)  # type: ignore[arg-type]
 
-    def crop(self, height: int, width: int) -> Self:
-        """The top left part of every image, such as an image without its padding."""
-        tensors = {name: tensor[..., :height, :width] for name, tensor in self._tensors().items()}
+    def part(self, top: int, left: int, height: int, width: int) -> Self:
+        """A rectangle of every image, in pixels."""
+        rows, columns = slice(top, top + height), slice(left, left + width)
+        tensors = {name: tensor[..., rows, columns] for name, tensor in self._tensors().items()}
+        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
+
+    def resized(self, height: int, width: int) -> Self:
+        """The same at another size: shares between neighbours by distance, indices the nearest."""
+        if tuple(self.probs.shape[-2:]) == (height, width):
+            return self
+        tensors = {
+            name: _resized(tensor, (height, width)) for name, tensor in self._tensors().items()
+        }
         return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
 
     def sampled(self, rows: Tensor, columns: Tensor) -> Self:
@@ -345,8 +356,14 @@ class Explanation(Prediction):
 
     @cached_property
     def reason(self) -> Tensor:
-        """Annotator of the prototype with the largest share in the decision, ``[B, H, W]``."""
-        return self.why_share.max(dim=1).indices
+        """Annotator of the prototype with the largest share in the decision, ``[B, H, W]``.
+
+        Where the weights are the same at every pixel, the annotators count the same for this: else
+        the one with the largest constant would be the reason everywhere.
+        """
+        constant = self.trust.kind != "image"
+        shares = self.why_share / self.who if constant else self.why_share
+        return shares.max(dim=1).indices
 
     @property
     def reason_kernel(self) -> Tensor:
@@ -368,6 +385,17 @@ class Explanation(Prediction):
     def _of(values: Tensor, annotator: Tensor) -> Tensor:
         """From [B, N, H, W], the values of one annotator a pixel, [B, H, W]."""
         return values.gather(1, annotator.unsqueeze(1)).squeeze(1)
+
+
+def _resized(tensor: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map ``[B, ..., H, W]`` at another size."""
+    flat = tensor.flatten(1, -3) if tensor.ndim > 3 else tensor.unsqueeze(1)
+    if tensor.is_floating_point():
+        smaller = size[0] < tensor.shape[-2] or size[1] < tensor.shape[-1]
+        new = F.interpolate(flat.float(), size, mode="bilinear", antialias=smaller)
+    else:
+        new = F.interpolate(flat.double(), size, mode="nearest-exact").to(tensor.dtype)
+    return new.reshape(*tensor.shape[:-2], *size)
 
 
 def expected_disagreement(annotator_probs: Tensor) -> Tensor:

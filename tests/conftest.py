@@ -1,7 +1,7 @@
 """Settings and fixtures that every test shares."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,24 @@ def data_root() -> Path:
     if not Path(folder).is_dir():
         raise NotADirectoryError(f"TAX_TEST_DATA={folder!r} is not a folder: correct or unset it")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def imported(
+    data_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Path]:
+    """Gives the folder that ``tax import SOURCE`` makes of a real data set, made once."""
+    done: dict[str, Path] = {}
+
+    def folder_of(source: str, name: str) -> Path:
+        from tax_lightning.__main__ import main
+
+        if source not in done:
+            done[source] = tmp_path_factory.mktemp("imported") / source
+            main(["import", source, str(data_root / name), str(done[source])])
+        return done[source]
+
+    return folder_of
 
 
 @pytest.fixture(scope="session", autouse=True)

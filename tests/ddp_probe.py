@@ -14,6 +14,11 @@ class Probe(L.Callback):
         with (self.folder / f"present-{trainer.global_rank}.txt").open("a") as file:
             file.write("".join(str(int(here)) for here in batch["present"].any(dim=0)) + "\n")
 
+    def on_validation_batch_end(self, trainer, module, outputs, batch, *_) -> None:
+        if not trainer.sanity_checking and trainer.current_epoch == 0:
+            with (self.folder / f"measured-{trainer.global_rank}.txt").open("a") as file:
+                file.write("".join(f"{name}\n" for name in batch["id"]))
+
     def on_fit_end(self, trainer, module) -> None:
         memory = module.network.memory
         state = {"state": memory.state_dict(), "world": trainer.world_size}

@@ -1,10 +1,16 @@
-"""Pictures read back: where something stands in them."""
+"""Pictures read back: files as pixels, and where something stands in a picture."""
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from tax_lightning.data.pixels import Pictures
 from tax_lightning.visualization.palette import INK, PAPER
 from tax_lightning.visualization.sheet import font_for
+
+
+def read_image(path, channels=3, intensity_range=None, window=None):
+    """The pixels of an image file as a model gets them."""
+    return Pictures(channels, intensity_range).image(path, window)
 
 
 def places_of(piece, picture):

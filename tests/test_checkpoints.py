@@ -59,7 +59,7 @@ def checkpoint(run):
 
 def test_checkpoints_hold_tensors_and_primitives_only(checkpoint):
     stored = torch.load(checkpoint(STEPS), weights_only=True)
-    assert stored["format_version"] == 3
+    assert stored["format_version"] == 4
     assert stored["hyper_parameters"] == {
         **{"annotators": list(ANNOTATORS), "classes": list(CLASSES), "network": "given"},
         **{"architecture": "unet", "encoder": "resnet34", "encoder_weights": None},
@@ -71,7 +71,7 @@ def test_checkpoints_hold_tensors_and_primitives_only(checkpoint):
         "schedule": {
             **{"enabled": True, "start": 0.1, "full": 0.3, "trials": [0.6, 0.7], "final": 1.0}
         },
-        **{"explanation_metrics": False, "encoder_rate": 1.0, "types": False},
+        **{"explanation_metrics": False, "encoder_rate": None, "types": False},
     }
     assert stored["names"] == {"annotators": ANNOTATORS, "classes": CLASSES}
     assert stored["schedule_done"] == ["start", "trial 1", "trial 2", "final"]
@@ -234,7 +234,7 @@ def test_a_checkpoint_of_another_version_is_refused_on_every_way_in(load, source
     with pytest.raises((ValueError, SystemExit)) as refusal:
         load(old)
     assert str(refusal.value).removeprefix("tax: error: ") == (
-        f"{source.format(old)}: its format version is None, expected 3. Train again with this "
+        f"{source.format(old)}: its format version is None, expected 4. Train again with this "
         "version, or load it with the version of tax-lightning that wrote it (0.1 wrote no format "
         "version)."
     )

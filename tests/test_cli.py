@@ -101,7 +101,7 @@ def test_the_help_names_every_command(arguments, capsys):
         main(arguments)
     assert stop.value.code == 0
     said = capsys.readouterr().out
-    assert "{fit,validate,test,predict,inspect,explain}" in said
+    assert "{fit,validate,test,predict,import,inspect,explain}" in said
     assert "Look at a data set before training" in said
 
 
@@ -275,7 +275,7 @@ def test_no_masks_at_all(config, folder, capsys):
 
 def test_split_without_samples(config, folder, capsys):
     rows = [f"cell {i},train" for i in range(8)]
-    (folder / "splits.csv").write_text("\n".join(["name,split", *rows]) + "\n")
+    (folder / "samples.csv").write_text("\n".join(["name,split", *rows]) + "\n")
     said = refused(["fit", "--config", str(config)], capsys)
     assert "val" in said
 
@@ -355,7 +355,6 @@ def test_a_missing_extra_is_one_line(capsys, monkeypatch, tmp_path):
     mask.mkdir(parents=True)
     for name in ("image.nii.gz", "task01_seg01.nii.gz"):
         (mask / name).write_bytes(b"")
-    config = Path(__file__).parent.parent / "experiments" / "qubiq.yaml"
     with pytest.raises(SystemExit) as stopped:
-        main(["fit", "--config", str(config), f"--data.init_args.root={tmp_path}"])
-    assert "pip install 'tax-lightning[volumes]'" in str(stopped.value.code)
+        main(["import", "qubiq", str(tmp_path), str(tmp_path / "out")])
+    assert 'pip install "tax-lightning[volumes]"' in str(stopped.value.code)

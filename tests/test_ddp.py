@@ -25,6 +25,7 @@ def run(tmp_path_factory):
         "--trainer.max_epochs=2",
         "--data.init_args.missing=0.5",
         "--data.init_args.batch_size=1",
+        "--data.init_args.val_samples=5",  # which two processes cannot share evenly
         f"--trainer.default_root_dir={folder}",
         f"--trainer.logger.init_args.save_dir={folder}",
         "--trainer.callbacks+=ddp_probe.Probe",
@@ -56,6 +57,13 @@ def test_an_annotator_was_missing_from_a_batch_of_one_rank_only(run):
     folder, _ = run
     first, second = ((folder / f"present-{rank}.txt").read_text().split() for rank in range(2))
     assert any(mine != theirs for mine, theirs in zip(first, second, strict=True))
+
+
+def test_every_image_is_measured_by_one_process_only(run):
+    folder, _ = run
+    parts = [(folder / f"measured-{rank}.txt").read_text().split() for rank in range(2)]
+    assert [len(part) for part in parts] == [3, 2]
+    assert len(set(parts[0] + parts[1])) == 5
 
 
 def test_sources_and_examples_come_from_the_images_of_both_ranks(run):

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import yaml
 from PIL import Image
@@ -13,9 +14,9 @@ from PIL import Image
 from tax_lightning import FolderDataModule, SyntheticDataModule, TAXLightningModule
 from tax_lightning.__main__ import main
 from tax_lightning.data import SimulatedAnnotatorsDataModule
-from tax_lightning.data.channels import ManyChannels
 from tax_lightning.data.images import images_for, images_on_disk
-from tax_lightning.data.preparation import Preparation, plain_decoder
+from tax_lightning.data.pixels import Pictures
+from tax_lightning.data.preparation import Preparation
 
 NETWORK = {
     "encoder": "tu-test_resnet.r160_in1k",
@@ -25,7 +26,7 @@ NETWORK = {
 DATA = {
     "classes": ["background", "cell"],
     "channels": 1,
-    "max_value": 4095,
+    "intensity_range": [0, 4095],
     "mean": [0.4],
     "std": [0.2],
     "batch_size": 2,
@@ -232,17 +233,17 @@ def test_configuration_that_prepares_images_in_another_way(trained, new_images, 
         [
             *("--config", config),
             *(f"--ckpt_path={checkpoint}", f"--images={new_images}"),
-            *("--data.init_args.mean=[0.3]", "--data.init_args.max_value=null"),
+            *("--data.init_args.mean=[0.3]", "--data.init_args.intensity_range=null"),
         ],
         capsys,
     )
     assert "prepare images with mean=(0.3,) in place of (0.4,)" in said
-    assert "max_value=None in place of 4095.0" in said
+    assert "intensity_range=None in place of (0.0, 4095.0)" in said
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"transforms": ["Resize"]}, "Resize"), ({"decoder": "BUBILPictures"}, "BUBILPictures")],
+    [({"transforms": ["Resize"]}, "Resize")],
 )
 def test_preparation_that_a_checkpoint_does_not_hold(
     trained, new_images, tmp_path, capsys, changes, named
@@ -284,8 +285,7 @@ def test_the_checkpoint_notes_the_preparation(trained):
         "channels": 1,
         "mean": [0.4],
         "std": [0.2],
-        "decoder": "Pictures",
-        "max_value": 4095.0,
+        "intensity_range": [0.0, 4095.0],
         "transforms": [],
     }
     assert load(trained[2]).preparation == Preparation.from_primitives(noted)
@@ -307,7 +307,7 @@ def test_the_preparation_survives_another_saving(trained):
 def test_simulated_annotators_read_the_files_of_their_data(trained):
     inner = FolderDataModule(trained[0], **DATA)
     data = SimulatedAnnotatorsDataModule(inner, ["good", "over"], source="Ana")
-    assert data.preparation.max_value == 4095
+    assert data.preparation.intensity_range == (0.0, 4095.0)
     assert data.preparation.mean == (0.5,)  # loading options are its own
 
 
@@ -326,7 +326,7 @@ def test_grey_colour_and_deep_images_of_all_sizes(tmp_path, channels):
     Image.fromarray(rng.integers(0, 256, (20, 30), np.uint8)).save(tmp_path / "grey.png")
     Image.fromarray(rng.integers(0, 256, (9, 7, 3), np.uint8)).save(tmp_path / "colour.jpg")
     Image.fromarray(rng.integers(0, 65536, (31, 16), np.uint16)).save(tmp_path / "deep.tif")
-    table = images_on_disk([tmp_path], plain_decoder(channels), ["Ana"], ["background", "cell"])
+    table = images_on_disk([tmp_path], Pictures(channels), ["Ana"], ["background", "cell"])
     shapes = {id: table[i].image.shape for i, id in enumerate(table.ids)}
     assert shapes == {
         "colour": (9, 7, channels),
@@ -337,33 +337,17 @@ def test_grey_colour_and_deep_images_of_all_sizes(tmp_path, channels):
 
 def test_images_of_many_channels(tmp_path):
     scan = np.random.default_rng(0).integers(0, 65536, (12, 10, 4), np.uint16)
-    np.save(tmp_path / "last.npy", scan)
-    np.save(tmp_path / "first.npy", scan.transpose(2, 0, 1))
-    decoder = plain_decoder(4)
-    assert isinstance(decoder, ManyChannels)
-    table = images_on_disk([tmp_path], decoder, ["Ana"], ["background", "cell"])
+    tifffile.imwrite(tmp_path / "last.tif", scan, photometric="minisblack", planarconfig="contig")
+    first = scan.transpose(2, 0, 1)
+    tifffile.imwrite(tmp_path / "first.tif", first, imagej=True, metadata={"axes": "CYX"})
+    table = images_on_disk([tmp_path], Pictures(4), ["Ana"], ["background", "cell"])
     assert table.ids == ("first", "last")
     for i in range(2):
         assert np.allclose(table[i].image, scan / 65535)
 
 
 def test_images_of_other_channels_are_refused(tmp_path):
-    np.save(tmp_path / "scan.npy", np.zeros((12, 10, 3), np.uint8))
-    with pytest.raises(
-        ValueError, match=r"scan.npy holds uint8 \[12, 10, 3\], expected .*4 channels"
-    ):
-        images_on_disk([tmp_path], plain_decoder(4), ["Ana"], ["background", "cell"])
-
-
-def test_array_files_that_are_none_are_refused(tmp_path):
-    (tmp_path / "scan.npy").write_bytes(b"not an array")
-    with pytest.raises(ValueError, match=r"Cannot read .*scan.npy"):
-        images_on_disk([tmp_path], plain_decoder(4), ["Ana"], ["background", "cell"])
-
-
-def test_tiff_files_of_many_channels(tmp_path):
-    tifffile = pytest.importorskip("tifffile")
-    scan = np.random.default_rng(0).random((12, 10, 4), np.float32)
-    tifffile.imwrite(tmp_path / "scan.tif", scan, photometric="minisblack")
-    pixels = ManyChannels(4).image(tmp_path / "scan.tif")
-    assert np.array_equal(pixels, scan)
+    five = np.zeros((12, 10, 5), np.uint8)
+    tifffile.imwrite(tmp_path / "scan.tif", five, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(ValueError, match=r"scan.tif has 5 channel\(s\), expected 4"):
+        images_on_disk([tmp_path], Pictures(4), ["Ana"], ["background", "cell"])

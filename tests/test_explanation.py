@@ -109,7 +109,7 @@ def test_indexing_gives_one_image():
 
 def test_crop_keeps_the_top_left():
     leader, undisputed = quarters()
-    cropped = make_explanation(leader, undisputed=undisputed).crop(4, 5)
+    cropped = make_explanation(leader, undisputed=undisputed).part(0, 0, 4, 5)
     assert cropped.probs.shape[-2:] == (4, 5)
     assert torch.equal(cropped.leader, leader[:, :4, :5])
     assert not cropped.undisputed.any()

@@ -39,7 +39,7 @@ def load(root: Path, **kwargs) -> FolderDataModule:
 
 
 def write_splits(root: Path, *lines: str) -> None:
-    (root / "splits.csv").write_text("\n".join(lines), encoding="utf-8")
+    (root / "samples.csv").write_text("\n".join(lines), encoding="utf-8")
 
 
 def splits_of(data: FolderDataModule) -> dict[str, str | None]:
@@ -245,7 +245,7 @@ def test_an_annotators_folder_without_files(root):
 
 @pytest.mark.parametrize("option", ["annotators", "exclude_annotators"])
 def test_unknown_annotators(root, option):
-    with pytest.raises(ValueError, match=rf"{option}: 'Anne' is no folder .*one of Ann, Bob"):
+    with pytest.raises(ValueError, match=rf"{option}: 'Anne' drew none .* one of Ann, Bob"):
         load(root, **{option: ["Anne"]})
 
 
@@ -270,8 +270,8 @@ def test_two_images_of_one_name(root):
 @pytest.mark.parametrize(
     ("lines", "text"),
     [
-        (["name;split", "cell0;train"], r"column\(s\) name;split; expected name, and split"),
-        (["", *NAMES], "expected name, and split or group"),
+        (["name;split", "cell0;train"], r"column\(s\) name;split; expected name, and others"),
+        (["", *NAMES], "expected name, and others such as split or group"),
         (["name,split", "cel0,train"], r"line 2: there is no image named 'cel0'.*'cell0'"),
         (["name,split", "cell0,train", "cell0,val"], "line 3: 'cell0' stands twice"),
         (["name,split", "cell0,dev"], "line 2: split 'dev', expected one of train, val, test"),
@@ -293,8 +293,8 @@ def test_bad_split_tables(root, lines, text):
 
 
 def test_split_tables_are_utf8(root):
-    (root / "splits.csv").write_bytes("name,group\ncell0,Müller".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"splits\.csv is not encoded .*Save it as CSV in UTF-8"):
+    (root / "samples.csv").write_bytes("name,group\ncell0,Müller".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"samples\.csv is not encoded .*Save it as CSV in UTF-8"):
         load(root)
 
 
@@ -313,7 +313,7 @@ def test_bad_group_patterns(root, pattern, text):
 
 def test_groups_come_from_one_place_only(root):
     write_splits(root, "name,group", *(f"{name},{name}" for name in NAMES))
-    with pytest.raises(ValueError, match=r"group_pattern is set although splits\.csv has"):
+    with pytest.raises(ValueError, match=r"group_pattern is set although the data name groups"):
         load(root, group_pattern="(cell.)")
 
 

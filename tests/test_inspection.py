@@ -18,6 +18,8 @@ from tax_lightning.data import (
     SyntheticDataModule,
 )
 from tax_lightning.findings import LabelCounts, pair_confusion
+from tax_lightning.importers import bubil
+from tax_lightning.importers.writer import write
 from tax_lightning.inspection.audit import (
     ABSENT,
     DRAWN,
@@ -515,11 +517,9 @@ def test_bubil_dataset_1_cropped(dataset1):
     check_dataset1(audit(by_folder(dataset1)))
 
 
-def test_bubil_dataset_1_as_published(data_root):
-    reader = pytest.importorskip(
-        "tax_lightning.data.bubil", reason="the reader of BU-BIL is not there"
-    )
-    check_dataset1(audit(reader.BUBILDataModule(root=data_root / "BU-BIL")))
+def test_bubil_dataset_1_as_published(data_root, tmp_path):
+    write(bubil.find(data_root / "BU-BIL"), tmp_path / "imported")
+    check_dataset1(audit(FolderDataModule(tmp_path / "imported", ["background", "cell"])))
 
 
 def shrunk(path):
@@ -540,12 +540,6 @@ def test_bubil_read_naively_has_object_and_background_swapped(data_root, tmp_pat
     assert "In 18 of 18 masks" in finding.text
 
 
-class Readers(FolderDataModule):
-    """Masks by number, which are other persons from scan to scan."""
-
-    persons = False
-
-
 def test_lidc_has_many_empty_masks_and_slots(data_root, tmp_path):
     for image in (data_root / "lidc_mini").glob("*/images/*/*.png"):
         split = image.parents[2]
@@ -555,11 +549,12 @@ def test_lidc_has_many_empty_masks_and_slots(data_root, tmp_path):
             place = tmp_path / (folder if folder == "images" else f"masks/slot {folder}")
             place.mkdir(parents=True, exist_ok=True)
             os.symlink(file, place / f"{name}.png")
-    data = Readers(
+    data = FolderDataModule(
         tmp_path,
         ["background", "nodule"],
         mask_values={0: "background", 255: "nodule"},
         group_pattern="(.+)_",
+        persons=False,
     )
     counted = audit(data)
     # 17, 18, 18 and 18 of the 71 crops have 1, 2, 3 and 4 masks that are not empty

@@ -6,7 +6,6 @@ from test_bad_files import save
 from test_inspection import Given, disc, sample
 
 from tax_lightning.data import FolderDataModule
-from tax_lightning.data.bubil import _person_and_tool
 from tax_lightning.inspection.audit import audit
 from tax_lightning.inspection.tables import tables
 
@@ -64,11 +63,6 @@ def test_without_a_table_the_cure_is_named(root):
     (root / "annotators.csv").unlink()
     with pytest.raises(ValueError, match=r"group_by='tool'.*one of no columns.*annotators\.csv"):
         load(root, group_by="tool")
-
-
-def test_annotators_of_bubil_are_persons_with_tools():
-    assert _person_and_tool("2B Person1_Amira") == {"person": "2B Person1", "tool": "Amira"}
-    assert _person_and_tool("crowd 3") == {"person": "crowd 3", "tool": "crowd"}
 
 
 def test_tables_tell_of_groups():

@@ -67,6 +67,19 @@ def test_with_four_annotators_one_who_differs_is_not_enough():
 # ---------------------------------------------------------------------- votes
 
 
+def said_if_disputed(probs, labelled, decided) -> dict[int, float]:
+    """How probably each says what is decided, over all labels that are not all the same."""
+    total, says = 0.0, dict.fromkeys(labelled, 0.0)
+    for labels in itertools.product(range(probs.shape[1]), repeat=len(labelled)):
+        if len(set(labels)) > 1:
+            pairs = list(zip(labelled, labels, strict=True))
+            chance = math.prod(float(probs[n, c]) for n, c in pairs)
+            total += chance
+            for n, c in pairs:
+                says[n] += chance * (c == decided)
+    return {n: value / total for n, value in says.items()}
+
+
 def in_loops(annotator_probs, prediction, masks) -> dict[str, float]:
     """Some values of :class:`Votes`, pixel by pixel."""
     ranks, exchanged, errors, squares, shares = [], [], [], [], []
@@ -82,10 +95,11 @@ def in_loops(annotator_probs, prediction, masks) -> dict[str, float]:
         agree = [n for n, label in labels.items() if label == decided]
         dissent = [n for n, label in labels.items() if label != decided]
         shares.append(len(agree) / len(labels))
-        expected = sum(says[n] for n in labels) / len(labels)
+        given = said_if_disputed(annotator_probs[b, :, :, y, x], list(labels), decided)
+        expected = sum(given.values()) / len(labels)
         errors.append(annotators * abs(expected - shares[-1]))
         for n in labels:
-            squares.append((1 - says[n] - (n in dissent)) ** 2)
+            squares.append((1 - given[n] - (n in dissent)) ** 2)
             table.setdefault((decided, n), []).append(n in dissent)
         if agree and dissent:
             for kept, at in ((ranks, 0), (exchanged, -1)):

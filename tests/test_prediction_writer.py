@@ -3,8 +3,11 @@
 import dataclasses
 import itertools
 import json
+import sys
 from types import SimpleNamespace
 
+import albumentations as A
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -14,8 +17,13 @@ from small_runs import ANNOTATORS, SIDE, Images, Model, make_trainer
 from torch.utils.data import DataLoader
 
 from tax_lightning.baselines import MultiHead, ProbabilisticUNet
+from tax_lightning.batch import unpacked
 from tax_lightning.callbacks import PredictionWriter, prediction_writer
-from tax_lightning.explanation import TrustBasis
+from tax_lightning.data import FolderDataModule
+from tax_lightning.data.description import Description
+from tax_lightning.explanation import Prediction, TrustBasis
+from tax_lightning.importers.cases import Case, Found
+from tax_lightning.importers.writer import write
 from tax_lightning.visualization import annotator_palette
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
@@ -133,11 +141,11 @@ def test_samples_are_written_by_annotator_or_of_the_set(kind, tmp_path):
     np.testing.assert_allclose(shares, expected, atol=0.5 / 20 + 1e-4)
 
 
-def test_samples_that_cannot_be_drawn_are_refused(tmp_path):
+def test_what_cannot_be_written_is_refused():
     with pytest.raises(ValueError, match=r"samples=-1, expected 0 \(none\) or more"):
         PredictionWriter(samples=-1)
-    with pytest.raises(ValueError, match="samples=2, but Model gives no probabilities to draw"):
-        predict(tmp_path, samples=2)
+    with pytest.raises(ValueError, match=r"format='paper' is unknown, expected some of"):
+        PredictionWriter(format=["paper"])
 
 
 def test_more_annotators_than_a_picture_can_name_are_refused(tmp_path):
@@ -225,3 +233,104 @@ def test_rank_zero_alone_writes_one_manifest_of_all_processes(tmp_path, monkeypa
     manifest = json.loads(writer.manifest.read_text())
     assert [image["id"] for image in manifest["images"]] == ["image-1", "image-2"]
     assert len(manifest["annotators"]) == 3
+
+
+# Whole images, in their own pixels
+
+
+class Ramp(L.LightningModule):
+    """Says of a pixel how bright it is, whatever lies around it."""
+
+    def predict_step(self, batch, batch_idx):
+        images = unpacked(batch)["image"][:, 0].clamp(0, 1)
+        probs = torch.stack([1 - images, images], 1)
+        own = torch.stack([probs, probs.flip(1)], 1)
+        return Prediction(tuple(batch["id"]), ("Ann", "Bob"), ("no", "yes"), probs, own)
+
+
+@pytest.fixture
+def ramp(tmp_path):
+    """One image of 50 x 40 pixels, dark at the left and bright at the right; half of it drawn."""
+    pixels = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (50, 1))
+    for place, drawn in (("images", pixels), ("masks/Ann", pixels // 128)):
+        (tmp_path / "in" / place).mkdir(parents=True)
+        Image.fromarray(drawn).save(tmp_path / "in" / place / "a.png")
+    return tmp_path / "in", pixels / 255
+
+
+def predict_folder(root, **options):
+    names, plain = ["no", "yes"], {"channels": 1, "mean": (0.0,), "std": (1.0,)}
+    fractions = {"val_fraction": 0.0, "test_fraction": 0.0, "predict_split": "train"}
+    writer = PredictionWriter(str(root.parent / "out"), overwrite=True, samples=4)
+    data = FolderDataModule(root, names, **plain, **fractions, **options)
+    make_trainer(root.parent, [writer]).predict(Ramp(), datamodule=data, return_predictions=False)
+    (image,) = json.loads(writer.manifest.read_text())["images"]
+    assert not list(writer.output_dir.glob(".parts"))
+    with np.load(writer.output_dir / image["files"]["maps"]) as maps:
+        return image, dict(maps), read(writer.output_dir / image["files"]["fused"])
+
+
+@pytest.mark.parametrize("options", [{}, {"patch_size": 16}, {"patch_size": 24, "patch_stride": 9}])
+def test_patches_become_one_image_again(ramp, options):
+    root, bright = ramp
+    image, maps, fused = predict_folder(root, **options)
+    assert (image["id"], image["height"], image["width"]) == ("a", 50, 40)
+    np.testing.assert_allclose(maps["probs"][1], bright, atol=2e-3)
+    np.testing.assert_allclose(maps["annotator_probs"][1, 0], bright, atol=2e-3)
+    np.testing.assert_array_equal(fused, bright > 0.5)
+    drawn = [read(root.parent / "out" / file) for file in image["files"]["samples"]["Ann"]]
+    assert [int(sample.sum()) for sample in drawn] == [
+        int((bright > cut).sum()) for cut in (0.125, 0.375, 0.625, 0.875)
+    ]
+
+
+def test_tiles_of_an_import_become_one_image_again(ramp, tmp_path):
+    root, bright = ramp
+    pixels, mask = read(root / "images/a.png"), read(root / "masks/Ann/a.png")
+    case = Case("whole", lambda: pixels, {"Ann": lambda: mask}, facts={"spacing": "1 2"})
+    write(Found(Description("a", ("no", "yes"), ("grey",)), [case]), tmp_path / "tiles", tile=24)
+    image, maps, _ = predict_folder(tmp_path / "tiles", mask_values={0: "no", 1: "yes"})
+    assert (image["id"], image["facts"]) == ("whole", {"spacing": "1 2"})
+    np.testing.assert_allclose(maps["probs"][1], bright, atol=2e-3)
+
+
+def test_resizing_and_padding_are_undone(ramp):
+    root, bright = ramp
+    transforms = [A.LongestMaxSize(100), A.PadIfNeeded(128, 128)]
+    image, maps, fused = predict_folder(root, eval_transforms=transforms)
+    assert fused.shape == (50, 40)
+    np.testing.assert_allclose(maps["probs"][1], bright, atol=0.02)
+    assert (image["height"], image["width"]) == (50, 40)
+
+
+@pytest.mark.parametrize("transform", [A.HorizontalFlip(p=1), A.CenterCrop(20, 20)])
+def test_transforms_that_cannot_be_undone_are_refused(ramp, transform):
+    with pytest.raises(ValueError, match="eval_transforms turn, mirror or crop the image"):
+        predict_folder(ramp[0], eval_transforms=[transform])
+
+
+def test_a_pixel_that_two_patches_show_is_measured_once(ramp):
+    root, _ = ramp
+    options = {"channels": 1, "val_fraction": 0.0, "test_fraction": 0.0, "check_files": False}
+    data = FolderDataModule(root, ["no", "yes"], patch_size=24, patch_stride=9, **options)
+    patches = data.table.in_patches(24, 9).counted_once()
+    labelled = np.zeros((50, 40), int)
+    for sample in patches.samples:
+        top, left, height, width = sample.window
+        labels = patches.read(sample).masks[0]
+        labelled[top : top + height, left : left + width] += labels != 255
+    assert (labelled == 1).all()
+
+
+def test_formats_get_every_layer_of_every_image(tmp_path, monkeypatch):
+    seen = []
+    paper = SimpleNamespace(write=lambda images, folder: seen.extend([folder, *images]))
+    monkeypatch.setitem(prediction_writer.FORMATS, "paper", "paper")
+    monkeypatch.setitem(sys.modules, "tax_lightning.exporters.paper", paper)
+    predict(tmp_path / "out", ["1", "2"], explain=all_differ, format=["paper"])
+    folder, first, second = seen
+    assert folder == tmp_path / "out" / "paper"
+    assert (first.name, first.file, second.name) == ("1", "1.png", "2")
+    assert [layer.name for layer in first.layers] == ["result", *ANNOTATORS, "dispute"]
+    assert (first.layers[0].labels == 1).all()
+    assert first.layers[-1].labels[:, :2].tolist() == [[0, 1]] * SIDE

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import warnings
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +15,12 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
+from reading import read_image
 from written_files import save
 
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data.files import (
-    Part,
-    Pictures,
-    Window,
-    find_images,
-    read_image,
-    read_mask,
-    read_size,
-)
 from tax_lightning.data.labels import labels_from_values
+from tax_lightning.data.pixels import Pictures, Window, find_images, read_mask, read_size
 from tax_lightning.data.samples import Sample, SampleTable, patch_windows
 from tax_lightning.data.splits import fold_groups, split_groups
 
@@ -72,18 +65,18 @@ def test_sixteen_bit_images(tmp_path, suffix):
     np.testing.assert_allclose(image[..., 1], [[0, 1], [4095 / 65535, 1 / 65535]], rtol=1e-6)
 
 
-def test_max_value_scales_deep_images(tmp_path):
+def test_the_intensity_range_scales_deep_images(tmp_path):
     path = save(tmp_path / "a.png", np.array([[0, 4095]], np.uint16))
-    np.testing.assert_allclose(read_image(path, 1, max_value=4095)[..., 0], [[0, 1]])
+    np.testing.assert_allclose(read_image(path, 1, intensity_range=(0, 4095))[..., 0], [[0, 1]])
 
 
 def test_floating_point_images_need_a_known_range(tmp_path):
     path = save(tmp_path / "a.tif", np.array([[0.0, 0.5]], np.float32))
     np.testing.assert_allclose(read_image(path, 1)[..., 0], [[0, 0.5]])
     path = save(tmp_path / "b.tif", np.array([[0.0, 900.0]], np.float32))
-    with pytest.raises(ValueError, match=r"b\.tif holds values from 0\.0 to 900\.0.*max_value"):
+    with pytest.raises(ValueError, match=r"b\.tif .* from 0\.0 to 900\.0.*intensity_range"):
         read_image(path, 1)
-    np.testing.assert_allclose(read_image(path, 1, max_value=1800)[..., 0], [[0, 0.5]])
+    np.testing.assert_allclose(read_image(path, 1, intensity_range=(0, 1800))[..., 0], [[0, 0.5]])
 
 
 def test_broken_files_are_named(tmp_path):
@@ -135,8 +128,26 @@ def test_sixteen_bit_masks(tmp_path):
 def test_colour_masks_are_refused(tmp_path):
     colours = np.zeros((2, 2, 3), np.uint8)
     colours[0, 0] = (255, 0, 0)
-    with pytest.raises(ValueError, match=r"a\.png is a colour .* \(mode RGB\)"):
-        read_mask(save(tmp_path / "a.png", colours))
+    mask = save(tmp_path / "a.png", colours)
+    table = make_table([Sample("a", mask, {"Ann": mask})], mask_values=GREY)
+    with pytest.raises(ValueError, match=r'a\.png holds .*"255,0,0".* say under mask_values'):
+        table.check()
+    named = {"0,0,0": "background", "255, 0,0": "cell"}
+    assert replace(table, mask_values=named)[0].masks[0].tolist() == [[1, 0], [0, 0]]
+
+
+def test_palettes_that_differ_are_no_class_ids(tmp_path):
+    """The same picture, quantised twice: number 1 is the object in one, the ground in the other."""
+    for name, palette in (("a", [0, 0, 0, 200, 0, 0]), ("b", [200, 0, 0, 0, 0, 0])):
+        image = Image.fromarray(np.array([[0, 1]], np.uint8) ^ (name == "b"))
+        image.putpalette(palette)
+        image.save(tmp_path / f"{name}.png")
+    a, b = tmp_path / "a.png", tmp_path / "b.png"
+    table = make_table([Sample("a", a, {"Ann": a, "Bob": b})])
+    with pytest.raises(ValueError, match=r"a\.png and .*b\.png have palettes that differ: number"):
+        table.check()
+    named = {"0,0,0": "background", "200,0,0": "cell"}
+    assert replace(table, mask_values=named)[0].masks.tolist() == [[[0, 1]], [[0, 1]]]
 
 
 @given(
@@ -197,7 +208,7 @@ def test_one_bit_masks_fit_both_codings(tmp_path, checker):
     image = save(tmp_path / "image.png", checker)
     sample = Sample("a", image, {"Ann": save(tmp_path / "m.png", checker, "1")})
     for mask_values, white in ((None, 1), (GREY, 255), ({0: "background", 1: "cell"}, 1)):
-        table = make_table([sample], mask_values=mask_values, decoder=Pictures(set_pixel=white))
+        table = make_table([sample], mask_values=mask_values, pictures=Pictures(white=white))
         raw = table[0]
         np.testing.assert_array_equal(raw.masks[0], checker // 255)
 
@@ -263,19 +274,13 @@ def test_bad_names_and_options(change, text):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"channels": 4}, "channels=4: expected 1"),
-        ({"max_value": 0}, "max_value=0: expected a number above 0"),
+        ({"channels": 0}, "channels=0: expected 1"),
+        ({"intensity_range": (4, 4)}, r"intensity_range \[4, 4\]: expected the value of black"),
     ],
 )
 def test_bad_options_of_pictures(change, text):
     with pytest.raises(ValueError, match=text):
         Pictures(**change)
-
-
-def test_pictures_read_no_parts_of_files(tmp_path, checker):
-    part = Part(save(tmp_path / "a.png", checker), 3)
-    with pytest.raises(ValueError, match=r"a\.png \[3\]: expected a file with one picture"):
-        Pictures().mask(part)
 
 
 # Plain PNG files, which OpenCV decodes
@@ -366,7 +371,7 @@ TILES = {"tile": (32, 16)}
 STRIPS = {"rowsperstrip": 7}
 TURNED = [(274, "H", 1, 6, True)]
 PREDICTED = {"compression": "zlib", "predictor": True}
-PLAIN = {  # files of which a window is read alone
+FILES = {
     **{f"{kind}.tif": (write_tiff, kind, {}) for kind in ("grey", "RGB", "16-bit", "float")},
     "other_bytes.tif": (write_tiff, "16-bit", {"byteorder": ">"}),
     "strips.tif": (write_tiff, "RGB", STRIPS),
@@ -376,8 +381,6 @@ PLAIN = {  # files of which a window is read alone
     "deflated_tiles.tif": (write_tiff, "grey", {"compression": "zlib", **TILES}),
     "predicted.tif": (write_tiff, "RGB", PREDICTED | STRIPS),
     "predicted_16.tif": (write_tiff, "16-bit", PREDICTED | TILES),
-}
-OTHERS = {  # files that are decoded whole for it
     **{f"{kind}.png": (write_pillow, kind, {}) for kind in ("grey", "RGB", "P", "1", "LA")},
     "16-bit.png": (lambda path, kind: save(path, noise(kind)), "16-bit", {}),
     "RGB.jpg": (write_pillow, "RGB", {}),
@@ -391,16 +394,16 @@ OTHERS = {  # files that are decoded whole for it
 WINDOWS = [Window(0, 0, 53, 53), Window(31, 17, 9, 20), Window(52, 52, 1, 1), Window(7, 0, 14, 53)]
 
 
-@pytest.mark.parametrize("name", PLAIN | OTHERS)
+@pytest.mark.parametrize("name", FILES)
 def test_a_window_is_what_the_whole_picture_has_there(tmp_path, name):
-    write, kind, options = (PLAIN | OTHERS)[name]
+    write, kind, options = FILES[name]
     write(tmp_path / name, kind, **options)
     reads = [Pictures(1).image, Pictures(3).image]
     if kind not in ("RGB", "RGBA", "float"):
         reads.append(Pictures().mask)
     for read in reads:
         whole = read(tmp_path / name)
-        assert whole.shape[:2] == Pictures().size(tmp_path / name)
+        assert whole.shape[:2] == read_size(tmp_path / name)
         assert len(np.unique(whole)) > 1
         for window in WINDOWS:
             top, left, height, width = window
@@ -413,44 +416,11 @@ def refuse(*args) -> None:
     raise AssertionError("the whole file was decoded")
 
 
-@pytest.mark.parametrize("name", PLAIN)
-def test_windows_of_plain_tiff_files_leave_the_rest_on_disk(tmp_path, name, monkeypatch):
-    write, kind, options = PLAIN[name]
-    write(tmp_path / name, kind, **options)
-    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
-    monkeypatch.setattr(tifffile.TiffPage, "asarray", refuse)
-    assert read_image(tmp_path / name, window=Window(3, 4, 5, 6)).shape == (5, 6, 3)
-    with pytest.raises(AssertionError, match="the whole file was decoded"):
-        read_image(tmp_path / name)
-
-
-def test_only_the_strips_in_a_window_are_decoded(tmp_path):
-    path = tmp_path / "a.tif"
-    write_tiff(path, "grey", compression="zlib", rowsperstrip=10)
-    with tifffile.TiffFile(path) as tiff:
-        offset = tiff.pages.first.dataoffsets[4]
-    spoilt = bytearray(path.read_bytes())
-    spoilt[offset : offset + 20] = bytes(20)
-    path.write_bytes(spoilt)
-    np.testing.assert_array_equal(
-        read_mask(path, window=Window(10, 0, 30, 53)), noise("grey")[10:40]
-    )
-    with pytest.raises(ValueError, match=r"Cannot read .*a\.tif"):
-        read_mask(path, window=Window(10, 0, 31, 53))
-
-
 def test_a_broken_off_tiff_file_is_named(tmp_path):
     write_tiff(tmp_path / "a.tif", "grey")
     (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"Cannot read .*a\.tif"):
-        read_mask(tmp_path / "a.tif", window=Window(60, 0, 10, 10))
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_windows_lie_inside_of_the_picture(tmp_path, checker, suffix):
-    path = save(tmp_path / f"a.{suffix}", checker)
-    with pytest.raises(ValueError, match=rf"a\.{suffix}: Window.* beyond its 3 x 2 pixels"):
-        read_mask(path, window=Window(1, 0, 2, 2))
+        read_mask(tmp_path / "a.tif")
 
 
 def write_declared(path: Path, side: int) -> None:
@@ -476,7 +446,7 @@ def test_large_pictures_are_read_without_a_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read_size(path) == (5000, 5000)
-        assert read_mask(path, window=Window(4990, 4990, 10, 10)).tolist() == [[7] * 10] * 10
+        assert (read_mask(path) == 7).all()
 
 
 # Patches
@@ -558,28 +528,10 @@ def test_patches_need_no_decoding(large, monkeypatch):
     assert len(large.in_patches(32)) == 7
 
 
-@dataclass(frozen=True)
-class Unmeasured:
-    """A decoder that cannot tell sizes."""
-
-    channels: int = 3
-
-    def image(self, file, window=None):
-        return Pictures().image(file, window)
-
-    def mask(self, file, window=None):
-        return Pictures().mask(file, window)
-
-
-def test_decoders_need_not_tell_sizes(large):
-    assert replace(large, decoder=Unmeasured()).in_patches(32).ids == large.in_patches(32).ids
-
-
-@pytest.mark.parametrize("decoder", [Pictures(), Unmeasured()])
-def test_patches_of_masks_of_another_size_are_refused(large, tmp_path, decoder):
+def test_patches_of_masks_of_another_size_are_refused(large, tmp_path):
     save(tmp_path / "mask.png", noise("grey", 140, 106))
     with pytest.raises(ValueError, match=r"mask\.png is 106 x 140 .*large\.png is 53 x 70"):
-        replace(large, decoder=decoder).in_patches(32)
+        large.in_patches(32)
 
 
 @pytest.mark.parametrize(

@@ -258,16 +258,6 @@ def test_images_without_the_truth_are_left_out_aloud(root):
     assert sorted(ids) == [f"image{number}" for number in range(1, 6)]
 
 
-def test_a_cached_data_set_gives_the_same(root, tmp_path):
-    cached = SimulatedAnnotatorsDataModule(
-        folder(root, cache=tmp_path / "cache"), ["over", SHAKY], source="Ann"
-    )
-    plain = simulated(root, ["over", SHAKY])
-    for _ in range(2):
-        one, other = cached.read("image1"), plain.read("image1")
-        assert all(torch.equal(one[name], other[name]) for name in PLANES)
-
-
 def test_files_are_checked_before_the_run(root):
     data = simulated(root)
     name = data.data.table.select("val").ids[0]

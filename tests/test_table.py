@@ -1,4 +1,4 @@
-"""The data module of a table: folds, patches, the cache, and the files that are opened for them."""
+"""The data module of a table: folds, patches, and the files that are opened for them."""
 
 import warnings
 from collections import Counter
@@ -14,7 +14,7 @@ from written_files import save
 
 from tax_lightning.batch import unpacked
 from tax_lightning.data import Sample, SampleTable, TableDataModule
-from tax_lightning.data.files import Pictures
+from tax_lightning.data.pixels import Pictures
 
 CLASSES = ("background", "cell")
 SIZE = (20, 24)
@@ -123,11 +123,9 @@ def test_folds_are_not_drawn_where_the_data_set_has_splits(table):
 # Patches
 
 
-@pytest.mark.parametrize("cache", [False, True])
-def test_patches_of_all_splits(table, tmp_path, cache):
+def test_patches_of_all_splits(table):
     options = {"val_fraction": 0.25, "test_fraction": 0.25, "train_transforms": []}
-    where = tmp_path / "cache" if cache else None
-    data = TableDataModule(table, patch_size=12, cache=where, batch_size=2, **options)
+    data = TableDataModule(table, patch_size=12, batch_size=2, **options)
     whole = TableDataModule(table, **options)
     for stage in ("fit", "test"):
         data.setup(stage)
@@ -161,11 +159,9 @@ def test_patches_of_an_image_share_its_split(table):
     assert not groups["train"] & groups["test"]
 
 
-@pytest.mark.parametrize("cache", [False, True])
-def test_new_images_stay_whole(table, tmp_path, cache):
+def test_new_images_stay_whole(table, tmp_path):
     save(tmp_path / "new/a.png", np.zeros((30, 40), np.uint8))
-    where = tmp_path / "cache" if cache else None
-    data = TableDataModule(table, tmp_path / "new", patch_size=8, cache=where)
+    data = TableDataModule(table, tmp_path / "new", patch_size=8)
     data.setup("predict")
     (batch,) = data.predict_dataloader()
     assert batch["id"] == ["a"]
@@ -180,27 +176,7 @@ def files_of(table: SampleTable) -> set[Path]:
     return {file for sample in table.samples for file in (sample.image, *sample.mask_files)}
 
 
-@pytest.mark.parametrize("patch_size", [None, 8])
-def test_every_file_is_decoded_once_for_checks_epochs_and_runs(
-    table, tmp_path, decoded, patch_size
-):
-    options = {"cache": tmp_path / "cache", "patch_size": patch_size, "batch_size": 1}
-    data = TableDataModule(table, **options)
-    data.setup("fit")
-    used = replace(table, samples=data.table.select("train").samples)
-    used = replace(used, samples=used.samples + data.table.select("val").samples)
-    assert decoded == dict.fromkeys(files_of(used), 1)
-    decoded.clear()
-    for _ in range(2):
-        assert ids_of(data.train_dataloader())
-        assert ids_of(data.val_dataloader())
-    again = TableDataModule(table, **options)
-    again.setup("fit")
-    assert ids_of(again.train_dataloader())
-    assert not decoded
-
-
-def test_without_a_cache_every_file_is_decoded_once_a_sample(table, decoded):
+def test_every_file_is_decoded_once_a_sample(table, decoded):
     data = TableDataModule(table, check_files=False, batch_size=1)
     data.setup("fit")
     assert not decoded
@@ -208,26 +184,8 @@ def test_without_a_cache_every_file_is_decoded_once_a_sample(table, decoded):
     assert decoded == dict.fromkeys(files_of(data.table.select("train")), 1)
 
 
-def test_workers_fill_the_cache(table, tmp_path):
-    data = TableDataModule(
-        table,
-        check_files=False,
-        cache=tmp_path / "cache",
-        patch_size=8,
-        num_workers=2,
-        train_transforms=[],
-    )
-    plain = TableDataModule(table, check_files=False, patch_size=8, train_transforms=[])
-    data.setup("fit")
-    for batch in data.train_dataloader():
-        for place, name in enumerate(batch["id"]):
-            assert torch.equal(batch["masks"][place], plain.read(name)["masks"])
-    entries = list((tmp_path / "cache").rglob("*.pixels"))
-    assert len(entries) == len(data.table.select("train"))
-
-
-def test_broken_files_are_found_while_the_cache_is_filled(table, tmp_path):
-    data = TableDataModule(table, cache=tmp_path / "cache")
+def test_broken_files_are_found_before_the_run(table):
+    data = TableDataModule(table)
     path = data.table.select("val").samples[0].masks["Bob"]
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(ValueError, match=rf"Cannot read .*Bob.{path.name}"):

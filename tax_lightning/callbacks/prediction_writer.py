@@ -1,22 +1,31 @@
 """Predictions on disk: what ``tax predict`` leaves behind for every image."""
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from numpy.typing import NDArray
-from torch import Tensor
+from PIL import Image
 
+from tax_lightning.callbacks.stitching import Stitcher, Whole, together
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import Explanation, Prediction
+from tax_lightning.exporters import FORMATS
+from tax_lightning.exporters.layers import Layer, Segmented
 from tax_lightning.files import file_name
+from tax_lightning.models.samples import coherent_samples
 from tax_lightning.visualization.drawing import as_array
 from tax_lightning.visualization.palette import (
     Colour,
@@ -30,19 +39,28 @@ from tax_lightning.visualization.palette import (
 _UNDISPUTED = 254  # in pictures of indices, and so the most annotators that they name
 _GREY: Colour = (200, 200, 200)
 _RESERVED = ("fused", "who", "votes")  # files beside those that are named for annotators
+_PARTS = ".parts"  # folder of what is put together at the end
 
 
 class PredictionWriter(BasePredictionWriter):
     """Write what ``predict`` says of every image: the segmentations, who would say so, and why.
 
+    Predictions are of whole images in the image's own pixels: padding is cut off, resizing undone,
+    and the parts of an image (``patch_size``, or ``tax import --tile``) are put together.
+
     One folder an image, with ``fused.png`` (class ids), ``<annotator>.png`` (class ids as that
-    annotator would draw) and ``who.npz``:
+    annotator would draw) and ``maps.npz``:
+
+    - ``probs`` float16 ``[C, H, W]`` and ``annotator_probs`` float16 ``[N, C, H, W]``, class
+      probabilities of the result and of each annotator;
+    - ``annotators`` and ``classes``, the names.
+
+    Of a model that explains, also
 
     - ``who`` float16 ``[N, H, W]``, weight of each annotator in the result;
     - ``why`` int16 ``[2, H, W]``, annotator and kernel of the prototype with the largest share;
     - ``dispute`` float16 ``[H, W]``, expected share of pairs of annotators who differ;
-    - ``support`` float16 ``[N, H, W]``, how probably each annotator says the result;
-    - ``annotators`` and ``classes``, the names.
+    - ``support`` float16 ``[N, H, W]``, how probably each annotator says the result.
 
     Where the weights follow the image there is ``who.png``, the position of the annotator with the
     largest weight, else ``votes.png``, the expected number of annotators who say the result,
@@ -50,19 +68,20 @@ class PredictionWriter(BasePredictionWriter):
     plausible segmentations, see :func:`tax_lightning.models.samples.coherent_samples`; ``set``
     stands for the annotator where a model names nobody.
 
-    A model without an explanation has the segmentations only. Padding is cut off. Each process
-    writes its own images; ``manifest.json`` is written last, and names all files, colours, classes
-    and the training pixels of the prototypes.
+    Each process writes its own images; ``manifest.json`` is written last, and names all files,
+    colours, classes and the training pixels of the prototypes.
 
     Args:
         output_dir: the folder to write into.
         overwrite: whether to write into a folder that holds the predictions of an earlier run.
             Files of images that are not predicted again stay.
-        samples: how many plausible segmentations to write of each annotator; they take a second
-            pass through the network.
+        samples: how many plausible segmentations to write of each annotator.
+        format: names of formats of annotation tools, see :mod:`tax_lightning.exporters`; result,
+            each annotator's segmentation and regions of dispute go to a folder of that name.
 
     Raises:
-        ValueError: if ``samples`` is negative, or the model gives no probabilities to draw from.
+        ValueError: if ``samples`` is negative, a format is unknown, or samples are asked of images
+            in parts from a model that names nobody.
         FileExistsError: at the start of ``predict``, if the folder holds predictions already.
 
     Example:
@@ -71,15 +90,25 @@ class PredictionWriter(BasePredictionWriter):
     """
 
     def __init__(
-        self, output_dir: str = "predictions", overwrite: bool = False, samples: int = 0
+        self,
+        output_dir: str = "predictions",
+        overwrite: bool = False,
+        samples: int = 0,
+        format: Sequence[str] = (),
     ) -> None:
         super().__init__(write_interval="batch")
         if samples < 0:
             raise ValueError(f"PredictionWriter: samples={samples}, expected 0 (none) or more.")
+        if unknown := [name for name in format if name not in FORMATS]:
+            raise ValueError(
+                f"PredictionWriter: format={unknown[0]!r} is unknown, expected some of "
+                f"{', '.join(FORMATS)}."
+            )
         self.output_dir = Path(output_dir)
-        self.overwrite, self.samples = overwrite, samples
+        self.overwrite, self.samples, self.format = overwrite, samples, tuple(format)
         self._images: dict[str, dict[str, Any]] = {}
-        self._names: dict[str, Any] = {}
+        self._template: Prediction | None = None  # all that is the same for all images
+        self._stitcher: Stitcher | None = None
 
     @property
     def manifest(self) -> Path:
@@ -91,13 +120,7 @@ class PredictionWriter(BasePredictionWriter):
         super().setup(trainer, pl_module, stage)
         if stage != "predict":
             return
-        self._images, self._names = {}, {}
-        if self.samples and not hasattr(pl_module, "predict"):
-            raise ValueError(
-                f"PredictionWriter: samples={self.samples}, but {type(pl_module).__name__} gives "
-                "no probabilities to draw from: it has no predict(images, samples=...). Set "
-                "samples to 0."
-            )
+        self._images, self._template, self._stitcher = {}, None, None
         if self.manifest.exists() and not self.overwrite:
             raise FileExistsError(
                 f"PredictionWriter: output_dir={str(self.output_dir)!r} holds the predictions of "
@@ -106,6 +129,7 @@ class PredictionWriter(BasePredictionWriter):
         trainer.strategy.barrier()  # every process has looked
         if trainer.is_global_zero:
             self.manifest.unlink(missing_ok=True)
+            shutil.rmtree(self.output_dir / _PARTS, ignore_errors=True)
 
     def write_on_batch_end(
         self,
@@ -117,41 +141,121 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write the images of one batch."""
+        """Write the images of one batch, or keep parts of images."""
         if not isinstance(prediction, Prediction):
             raise TypeError(
                 f"PredictionWriter: predict_step returned {type(prediction).__name__}, expected an "
                 "Explanation or a Prediction; leave the callback out for other models."
             )
         prediction = prediction.to("cpu")
-        self._names = self._names or _names(prediction)
-        drawn: Any = [()] * len(prediction)
-        if self.samples:
+        self._template = self._template or prediction[0].part(0, 0, 1, 1)
+        drawn: Any = [None] * len(prediction)
+        if self.samples and not prediction.annotators:
             module: Any = pl_module
             with trainer.precision_plugin.predict_step_context():
                 drawn = module.predict(batch["image"], samples=self.samples).cpu()
-        for i, size in enumerate(batch.get("size", [prediction.probs.shape[-2:]] * len(drawn))):
-            height, width = map(int, size)
-            drawn_here = [sample[:height, :width] for sample in drawn[i]]
-            self._write_image(prediction[i].crop(height, width), drawn_here)
+        full = [tuple(prediction.probs.shape[-2:])] * len(prediction)
+        for i, size in enumerate(batch.get("size", full)):
+            frame = (0, 0, *map(int, size), *map(int, size))  # no transform to undo
+            top, left, height, width, *original = batch["frame"][i] if "frame" in batch else frame
+            own = prediction[i].part(top, left, height, width).resized(*original)
+            facts = batch["facts"][i] if "facts" in batch else {}
+            if "whole" in facts:
+                self._keep(trainer, own, facts)
+                continue
+            whole = Whole(own.ids[0], *own.probs.shape[-2:])
+            samples = None
+            if drawn[i] is not None:
+                cut = drawn[i][..., top : top + height, left : left + width]
+                rows, columns = (
+                    torch.arange(new) * old // new
+                    for new, old in zip(original, (height, width), strict=True)
+                )
+                samples = cut[:, rows][:, :, columns].numpy()
+            self._write_image(whole, [(0, own)], facts, samples)
+
+    def _keep(self, trainer: L.Trainer, part: Prediction, facts: Mapping[str, str]) -> None:
+        """Keep a part of an image until all others are there."""
+        if self.samples and not part.annotators:
+            raise ValueError(
+                "PredictionWriter: samples of a model that names nobody are drawn part by part and "
+                f"do not fit together; {part.ids[0]!r} is a part. Set samples to 0, or predict on "
+                "whole images."
+            )
+        if self._stitcher is None:
+            folder = self.output_dir / _PARTS / str(trainer.global_rank)
+            self._stitcher = Stitcher(folder)
+        height, width, top, left = (
+            int(facts[key]) for key in ("whole_height", "whole_width", "top", "left")
+        )
+        of_part = ("whole", "top", "left", "whole_height", "whole_width", "file")
+        rest = {key: value for key, value in facts.items() if key not in of_part}
+        whole = Whole(facts["whole"], height, width, tuple(rest.items()))
+        self._stitcher.add(part, whole, top, left)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write one manifest of what all processes wrote."""
-        parts = from_all_processes(pl_module, (self._names, list(self._images.values())))
-        if trainer.is_global_zero:
-            names: dict[str, Any] = next((names for names, _ in parts if names), {})
-            images = itertools.chain.from_iterable(images for _, images in parts)
-            by_id = sorted(images, key=lambda image: str(image["id"]))
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            # Numbers that JSON lacks become null; the file appears whole or not at all.
-            text = json.dumps({**names, "images": by_id})
-            plain = json.loads(text, parse_constant=lambda _: None)
-            unfinished = self.manifest.with_suffix(".json.tmp")
-            unfinished.write_text(json.dumps(plain, ensure_ascii=False, indent=2), "utf-8")
-            os.replace(unfinished, self.manifest)
+        """Put parts together, and write one manifest of what all processes wrote."""
+        stitcher = self._stitcher
+        parts = None if stitcher is None else (stitcher.folder, stitcher.wholes)
+        mine = self._template, list(self._images.values()), parts
+        theirs = from_all_processes(pl_module, mine)
+        if not trainer.is_global_zero:
+            return
+        template = next((template for template, *_ in theirs if template is not None), None)
+        images = list(itertools.chain.from_iterable(images for _, images, _ in theirs))
+        self._template, written = template, len(self._images)
+        in_parts = [parts for *_, parts in theirs if parts is not None]
+        wholes = {whole.id: whole for _, found in in_parts for whole in found.values()}
+        for whole in wholes.values():
+            assert template is not None  # of a process that has parts
+            folders = [folder for folder, _ in in_parts]
+            self._write_image(whole, together(folders, whole, template), dict(whole.facts))
+        images += list(self._images.values())[written:]
+        shutil.rmtree(self.output_dir / _PARTS, ignore_errors=True)
+        images.sort(key=lambda image: str(image["id"]))
+        names = {} if template is None else _names(template)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        for name in self.format:
+            writer = import_module(f"tax_lightning.exporters.{FORMATS[name]}")
+            writer.write(self._segmented(images, names), self.output_dir / name)
+        # Numbers that JSON lacks become null; the file appears whole or not at all.
+        text = json.dumps({**names, "images": images})
+        plain = json.loads(text, parse_constant=lambda _: None)
+        unfinished = self.manifest.with_suffix(".json.tmp")
+        unfinished.write_text(json.dumps(plain, ensure_ascii=False, indent=2), "utf-8")
+        os.replace(unfinished, self.manifest)
 
-    def _write_image(self, prediction: Prediction, drawn: Sequence[Tensor]) -> None:
-        (sample_id,) = prediction.ids
+    def _segmented(
+        self, images: Iterable[Mapping[str, Any]], names: Mapping[str, Any]
+    ) -> Iterator[Segmented]:
+        """The images as exporters take them, read back one at a time."""
+        classes = tuple(entry["name"] for entry in names["classes"])
+        for image in images:
+            files, facts = image["files"], dict(image["facts"])
+            layers = [Layer("result", classes, self._read(files["fused"]))]
+            layers += [
+                Layer(name, classes, self._read(file)) for name, file in files["annotators"].items()
+            ]
+            if "dispute_threshold" in names:
+                with np.load(self.output_dir / files["maps"]) as maps:
+                    disputed = maps["dispute"] >= names["dispute_threshold"]
+                layers.append(Layer("dispute", ("agreed", "disputed"), disputed.astype(np.uint8)))
+            name = str(image["id"])
+            yield Segmented(name, facts.pop("file", f"{name}.png"), tuple(layers), facts)
+
+    def _read(self, file: str) -> NDArray[np.uint8]:
+        with Image.open(self.output_dir / file) as picture:
+            return np.asarray(picture)
+
+    def _write_image(
+        self,
+        whole: Whole,
+        bands: Iterable[tuple[int, Prediction]],
+        facts: Mapping[str, str],
+        drawn: NDArray[Any] | None = None,
+    ) -> None:
+        """Write the files of an image, of which bands of rows come one after the other."""
+        sample_id, height, width, _ = whole
         if sample_id in self._images:
             raise ValueError(
                 f"PredictionWriter: two images have the id {sample_id!r}, of which one would "
@@ -159,38 +263,56 @@ class PredictionWriter(BasePredictionWriter):
             )
         folder = file_name(sample_id)
         (self.output_dir / folder).mkdir(parents=True, exist_ok=True)
-        annotators, colours = prediction.annotators, class_palette(len(prediction.classes))
+        maps: dict[str, NDArray[Any]] = {}
+        for top, band in bands:
+            for name, values in _arrays(band, self.samples).items():
+                if name not in maps:
+                    shape = (*values.shape[:-2], height, width)
+                    maps[name] = np.empty(shape, values.dtype)
+                maps[name][..., top : top + values.shape[-2], :] = values
+        assert self._template is not None  # of the batch that this image is in
+        annotators, classes = self._template.annotators, self._template.classes
+        colours = dict(enumerate(class_palette(len(classes))))
         own = {name: f"{folder}/{file_name(name, _RESERVED)}.png" for name in annotators}
         files = {"fused": f"{folder}/fused.png"}
-        self._save(files["fused"], prediction.decision[0], dict(enumerate(colours)))
-        for name, decision in zip(annotators, prediction.annotator_decisions[0], strict=True):
-            self._save(own[name], decision, dict(enumerate(colours)))
-        if isinstance(prediction, Explanation):
-            kind, values, palette = _index_map(prediction)
-            files |= {kind: f"{folder}/{kind}.png", "maps": f"{folder}/who.npz"}
-            self._save(files[kind], values, palette)
-            maps = self.output_dir / files["maps"]
-            np.savez_compressed(maps, allow_pickle=False, **_maps(prediction))
-        names = annotators or ("set",)
-        numbers = range(1, len(drawn) // len(names) + 1)
-        samples = {
-            name: [f"{folder}/samples/{file_name(name)}-{number}.png" for number in numbers]
-            for name in names
-        }
-        if drawn:
-            (self.output_dir / folder / "samples").mkdir(exist_ok=True)
-        for file, sample in zip(itertools.chain(*samples.values()), drawn, strict=True):
-            self._save(file, sample, dict(enumerate(colours)))
-        height, width = prediction.probs.shape[-2:]
+        self._save(files["fused"], maps.pop("decision"), colours)
+        for name, decision in zip(annotators, maps.pop("own"), strict=True):
+            self._save(own[name], decision, colours)
+        if isinstance(self._template, Explanation):
+            kind, palette = _index_colours(self._template)
+            files[kind] = f"{folder}/{kind}.png"
+            self._save(files[kind], maps.pop("index"), palette)
+        samples = maps.pop("samples", None) if drawn is None else drawn
+        names = {"annotators": np.array(annotators), "classes": np.array(classes)}
+        files["maps"] = f"{folder}/maps.npz"
+        np.savez_compressed(self.output_dir / files["maps"], allow_pickle=False, **maps, **names)
         self._images[sample_id] = {
             "id": sample_id,
             "height": height,
             "width": width,
-            "files": {**files, "annotators": own} | ({"samples": samples} if drawn else {}),
+            "facts": dict(facts),
+            "files": {**files, "annotators": own, **self._write_samples(folder, samples)},
         }
 
-    def _save(self, file: str, values: Any, palette: Mapping[int, Colour]) -> None:  # noqa: ANN401
-        indexed_png(np.asarray(values).astype(np.uint8), palette).save(self.output_dir / file)
+    def _write_samples(self, folder: str, samples: NDArray[Any] | None) -> dict[str, Any]:
+        """Write sampled segmentations ``[M S, H, W]``; returns their files by name."""
+        if samples is None:
+            return {}
+        assert self._template is not None
+        names = self._template.annotators or ("set",)
+        numbers = range(1, len(samples) // len(names) + 1)
+        (self.output_dir / folder / "samples").mkdir(exist_ok=True)
+        files = {
+            name: [f"{folder}/samples/{file_name(name)}-{number}.png" for number in numbers]
+            for name in names
+        }
+        colours = dict(enumerate(class_palette(len(self._template.classes))))
+        for file, sample in zip(itertools.chain(*files.values()), samples, strict=True):
+            self._save(file, sample, colours)
+        return {"samples": files}
+
+    def _save(self, file: str, values: NDArray[Any], palette: Mapping[int, Colour]) -> None:
+        indexed_png(values.astype(np.uint8), palette).save(self.output_dir / file)
 
 
 def _names(prediction: Prediction) -> dict[str, Any]:
@@ -214,8 +336,8 @@ def _coloured(names: Sequence[str], colours: Sequence[Colour]) -> list[dict[str,
     return [{"index": i, "name": name, "colour": css(colour)} for i, (name, colour) in pairs]
 
 
-def _index_map(explanation: Explanation) -> tuple[str, NDArray[Any], dict[int, Colour]]:
-    """Who weighs most where that follows the image, else votes: name, ``[H, W]`` and colours."""
+def _index_colours(explanation: Explanation) -> tuple[str, dict[int, Colour]]:
+    """The picture of indices, ``"who"`` where that follows the image, and its colours."""
     n = len(explanation.annotators)
     if n >= _UNDISPUTED:
         raise ValueError(
@@ -223,23 +345,32 @@ def _index_map(explanation: Explanation) -> tuple[str, NDArray[Any], dict[int, C
             f"{_UNDISPUTED - 1} apart; read the tensors of the explanation instead."
         )
     if explanation.trust.kind == "image":
-        kind, values, colours = "who", as_array(explanation.leader[0]), annotator_palette(n)
-    else:
-        kind, values = "votes", np.rint(as_array(explanation.votes[0]))
-        shades = value_colours(2 * (1 - np.arange(n + 1) / n)).tolist()
-        colours = tuple((r, g, b) for r, g, b in shades)
-    values = np.where(as_array(explanation.undisputed[0]), _UNDISPUTED, values)
-    return kind, values, {**dict(enumerate(colours)), _UNDISPUTED: _GREY}
+        return "who", {**dict(enumerate(annotator_palette(n))), _UNDISPUTED: _GREY}
+    shades = value_colours(2 * (1 - np.arange(n + 1) / n)).tolist()
+    return "votes", {i: (r, g, b) for i, (r, g, b) in enumerate(shades)} | {_UNDISPUTED: _GREY}
 
 
-def _maps(explanation: Explanation) -> dict[str, NDArray[Any]]:
-    """The arrays of ``who.npz``."""
-    why = (explanation.reason[0], explanation.reason_kernel[0])
-    return {
-        "who": as_array(explanation.who[0]).astype(np.float16),
-        "why": np.stack([as_array(part) for part in why]).astype(np.int16),
-        "dispute": as_array(explanation.dispute[0]).astype(np.float16),
-        "support": as_array(explanation.support[0]).astype(np.float16),
-        "annotators": np.array(explanation.annotators),
-        "classes": np.array(explanation.classes),
+def _arrays(prediction: Prediction, samples: int) -> dict[str, NDArray[Any]]:
+    """All maps of one image, ``[..., H, W]`` each."""
+    arrays: dict[str, NDArray[Any]] = {
+        "decision": as_array(prediction.decision[0]).astype(np.uint8),
+        "own": as_array(prediction.annotator_decisions[0]).astype(np.uint8),
+        "probs": as_array(prediction.probs[0]).astype(np.float16),
+        "annotator_probs": as_array(prediction.annotator_probs[0]).astype(np.float16),
     }
+    if samples and prediction.annotators:
+        drawn = coherent_samples(prediction.annotator_probs[0].log(), samples)
+        arrays["samples"] = as_array(drawn.flatten(0, 1)).astype(np.uint8)
+    if isinstance(prediction, Explanation):
+        follows = prediction.trust.kind == "image"
+        index = prediction.leader[0] if follows else prediction.votes[0].round()
+        undisputed = as_array(prediction.undisputed[0])
+        why = (prediction.reason[0], prediction.reason_kernel[0])
+        arrays |= {
+            "index": np.where(undisputed, _UNDISPUTED, as_array(index)).astype(np.uint8),
+            "who": as_array(prediction.who[0]).astype(np.float16),
+            "why": np.stack([as_array(part) for part in why]).astype(np.int16),
+            "dispute": as_array(prediction.dispute[0]).astype(np.float16),
+            "support": as_array(prediction.support[0]).astype(np.float16),
+        }
+    return arrays

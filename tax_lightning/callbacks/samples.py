@@ -53,7 +53,7 @@ def explained_samples(trainer: L.Trainer, count: int) -> Iterator[ExplainedSampl
                 for key in ("masks", "reference")
             )
             picture = picture_of(trainer, image)[:height, :width]
-            yield ExplainedSample(explanation.crop(height, width), picture, masks, reference)
+            yield ExplainedSample(explanation.part(0, 0, height, width), picture, masks, reference)
 
 
 def picture_of(trainer: L.Trainer, image: Tensor) -> Picture:

@@ -26,10 +26,11 @@ import lightning as L
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from PIL import Image, ImageDraw, ImageFont
 from skimage.segmentation import find_boundaries
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from tax_lightning.batch import Batch, unpacked
 from tax_lightning.data.dataset import (
@@ -40,9 +41,9 @@ from tax_lightning.data.dataset import (
     collate_samples,
     to_picture,
 )
-from tax_lightning.data.files import Decoder
 from tax_lightning.data.metadata import groups_by
-from tax_lightning.data.preparation import Preparation, plain_decoder, usual_normalisation
+from tax_lightning.data.pixels import Pictures
+from tax_lightning.data.preparation import Preparation, usual_normalisation
 from tax_lightning.data.samples import check_names
 from tax_lightning.data.splits import SPLITS
 from tax_lightning.data.transforms import (
@@ -154,9 +155,9 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         self._uses_staple = False
 
     @property
-    def decoder(self) -> Decoder:
+    def pictures(self) -> Pictures:
         """How image files become pixels."""
-        return plain_decoder(self.channels)
+        return Pictures(self.channels)
 
     @property
     def preparation(self) -> Preparation:
@@ -165,8 +166,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
             channels=self.channels,
             mean=self.mean,
             std=self.std,
-            decoder=type(self.decoder).__name__,
-            max_value=getattr(self.decoder, "max_value", None),
+            intensity_range=self.pictures.intensity_range,
             transforms=tuple(type(transform).__name__ for transform in self.eval_transforms),
         )
 
@@ -219,15 +219,23 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
     def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
         """Validation batches; an empty list where there is no validation split."""
         samples = self._samples_of("val")
-        return self._eval_loader(samples) if len(samples.ids) else []
+        return self._measuring_loader(samples) if len(samples.ids) else []
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Test batches."""
-        return self._eval_loader(self._samples_of("test"))
+        return self._measuring_loader(self._samples_of("test"))
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Batches of the split ``predict_split``."""
-        return self._eval_loader(self._predict_source())
+        """Batches of the split ``predict_split``, which tell how to put a prediction back.
+
+        ``"frame"`` is a :class:`.Frame` for each image, ``"facts"`` what ``samples.csv`` says.
+        """
+        transforms = self.eval_transforms
+        return self._loader(
+            MultiAnnotatorDataset(
+                self._predict_source(), transforms, self.mean, self.std, seed=0, frames=True
+            )
+        )
 
     def projection_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The training samples as they are: evaluation transforms, in order.
@@ -323,13 +331,33 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
     def _eval_loader(self, source: Source) -> DataLoader[dict[str, Any]]:
         return self._loader(self._eval_dataset(source))
 
+    def _measuring_loader(self, source: Source) -> DataLoader[dict[str, Any]]:
+        """Every image in one process only.
+
+        Lightning's own sampler repeats images until all processes have as many, and a repeated
+        image would count twice in the figures.
+        """
+        dataset = self._eval_dataset(source)
+        rank, processes = self._process()
+        if not 1 < processes <= len(dataset):  # a process without any image would wait for ever
+            return self._loader(dataset)
+        sampler = UnrepeatedDistributedSampler(
+            dataset, num_replicas=processes, rank=rank, shuffle=False
+        )
+        return self._loader(dataset, sampler=sampler)
+
     def _loader(
-        self, dataset: MultiAnnotatorDataset, shuffle: bool = False, drop_last: bool = False
+        self,
+        dataset: MultiAnnotatorDataset,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        sampler: Sampler[int] | None = None,
     ) -> DataLoader[dict[str, Any]]:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
             shuffle=shuffle,
+            sampler=sampler,
             drop_last=drop_last,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

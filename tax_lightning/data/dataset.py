@@ -1,10 +1,12 @@
 """Decoded samples as a PyTorch dataset: aligned transforms, tensors, batches."""
 
+from __future__ import annotations
+
 import random
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -23,6 +25,7 @@ from tax_lightning.data.transforms import Transform, check_transforms, compose
 
 _INSIDE = 254  # marks pixels of the picture: no class id, and no value anybody fills borders with
 _PLANES = {"reference": "mask", "expert": "mask", "deviation": "masks", "inside": "mask"}
+_PLANES["places"] = "masks"
 
 
 class Source(Protocol):
@@ -57,6 +60,9 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
         std: Standard deviation of each channel.
         seed: Fixes the transforms' draw for every sample, for evaluation: the same sample always
             comes out the same.
+        frames: Whether a sample tells where the transforms put the original image, so that a
+            prediction can be undone: ``"frame"``, see :class:`Frame`. Transforms that turn, mirror
+            or crop it are refused then.
 
     Raises:
         ValueError: If the transforms normalise or make tensors, which the dataset does itself; when
@@ -81,8 +87,10 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
         mean: Sequence[float] = IMAGENET[0],
         std: Sequence[float] = IMAGENET[1],
         seed: int | None = None,
+        frames: bool = False,
     ) -> None:
         check_transforms(transforms)
+        self.frames = frames
         self.source = source
         self.seed = seed
         self.mean = np.asarray(mean, np.float32)
@@ -102,6 +110,9 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
             "present": torch.from_numpy(raw.present.copy()),
             "id": raw.id,
         }
+        if self.frames:
+            sample["frame"] = Frame.of(planes.pop("places", None), raw.image.shape[:2], raw.id)
+            sample["facts"] = dict(raw.facts)
         return sample | {name: _own(plane) for name, plane in planes.items()}
 
     def _transformed(self, raw: RawSample) -> dict[str, npt.NDArray[Any]]:
@@ -120,10 +131,14 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
             return planes
         self._start_random_stream()
         inside = np.full(raw.image.shape[:2], _INSIDE, np.uint8)
+        if self.frames:
+            planes["places"] = np.indices(raw.image.shape[:2], np.float32)
         planes = self._compose(**planes, inside=inside)
         outside = planes.pop("inside") != _INSIDE
+        if self.frames:
+            planes["places"] = np.where(outside, np.float32(np.nan), planes["places"])
         if outside.any():
-            for name in planes.keys() - {"image"}:
+            for name in planes.keys() - {"image", "places"}:
                 unknown = 0 if name == "deviation" else IGNORE_INDEX  # no rule acted out there
                 planes[name] = np.where(outside, np.uint8(unknown), planes[name])
         return planes
@@ -152,6 +167,50 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
         planes -= self.mean[:, None, None]
         planes /= self.std[:, None, None]
         return {"image": torch.from_numpy(planes)}
+
+
+class Frame(NamedTuple):
+    """Where the original image lies in a transformed one, and how large the original was."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    original_height: int
+    original_width: int
+
+    @classmethod
+    def of(cls, places: npt.NDArray[Any] | None, size: Sequence[int], id: str) -> Frame:
+        """The frame from the row and column of the original at each transformed pixel.
+
+        Args:
+            places: ``[2, h, w]``, NaN outside of the original; None where nothing was transformed.
+            size: Height and width of the original.
+            id: Name of the sample, for the message.
+
+        Raises:
+            ValueError: If the original is turned, mirrored or cropped there.
+        """
+        height, width = size
+        if places is None:
+            return cls(0, 0, height, width, height, width)
+        known = np.isfinite(places[0])
+        rows, columns = (np.flatnonzero(known.any(axis)) for axis in (1, 0))
+        top, left = rows[0], columns[0]
+        box = places[:, top : rows[-1] + 1, left : columns[-1] + 1]
+        h, w = box.shape[1:]
+        # Where the middle of each pixel would come from if the box held the whole original.
+        row, column = (np.arange(n) + 0.5 for n in (h, w))
+        expected = row * height / h - 0.5, column * width / w - 0.5
+        most = max(1.0, height / h, width / w)  # nearest interpolation is off by one pixel at most
+        apart = max(np.abs(box[0] - expected[0][:, None]).max(), np.abs(box[1] - expected[1]).max())
+        if not apart <= most:  # also true for NaN
+            raise ValueError(
+                f"Sample {id}: eval_transforms turn, mirror or crop the image: a prediction cannot "
+                "be put back into its pixels. Expected transforms that resize and pad only: "
+                "leave the others out for predict."
+            )
+        return cls(int(top), int(left), h, w, height, width)
 
 
 def _check_sizes(id: str, planes: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -279,6 +338,7 @@ def collate_samples(
         samples = [unpacked(dict(sample)) for sample in samples]  # bytes beside numbers
     sizes = torch.tensor([sample["image"].shape[-2:] for sample in samples])
     batch: dict[str, Any] = {"size": sizes, "id": [sample["id"] for sample in samples]}
+    batch |= {key: [s[key] for s in samples] for key in ("frame", "facts") if key in samples[0]}
     batch["present"] = torch.stack([sample["present"] for sample in samples])
     if "normalisation" in samples[0]:
         batch["normalisation"] = samples[0]["normalisation"]

@@ -82,12 +82,14 @@ class Description:
         kinds = {field.name: _KINDS[field.name] for field in fields(cls)}
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             has = found.get("format") if isinstance(found, dict) else found
-            raise ValueError(f"{path} has the format {has!r}, expected the line `format: {FORMAT}`.")
+            raise ValueError(f"{path} has the format {has!r}, expected `format: {FORMAT}`.")
         if found.pop("ignore", IGNORE_INDEX) != IGNORE_INDEX:
             raise ValueError(f"{path}: expected `ignore: {IGNORE_INDEX}`, the only value so far.")
         found.pop("format")
         if unknown := sorted(map(str, found.keys() - kinds)):
-            raise ValueError(f"{path}: {unknown[0]!r} is unknown, expected some of {', '.join(kinds)}.")
+            raise ValueError(
+                f"{path}: {unknown[0]!r} is unknown, expected some of {', '.join(kinds)}."
+            )
         for key in ("name", "classes", "channels"):
             if key not in found:
                 raise ValueError(f"{path} lacks the key {key!r}, expected {kinds[key][1]}.")
@@ -95,7 +97,9 @@ class Description:
             is_kind, words = kinds[key]
             if not is_kind(value):
                 raise ValueError(f"{path}: {key} is {value!r}, expected {words}.")
-        plain = {key: tuple(v) if isinstance(v, list) else v for key, v in found.items()}
+        plain: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in found.items()
+        }
         try:
             return cls(**plain)
         except ValueError as error:

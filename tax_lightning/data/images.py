@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor
 
 from tax_lightning.batch import unpacked
-from tax_lightning.data.channels import ManyChannels
 from tax_lightning.data.dataset import MultiAnnotatorDataset, to_picture
-from tax_lightning.data.files import IMAGE_SUFFIXES, Decoder, find_images
-from tax_lightning.data.preparation import Preparation, plain_decoder
+from tax_lightning.data.pixels import IMAGE_SUFFIXES, Pictures, find_images
+from tax_lightning.data.preparation import Preparation
 from tax_lightning.data.samples import Sample, SampleTable
 from tax_lightning.explanation import Explanation
 from tax_lightning.visualization.palette import Picture
@@ -70,7 +69,7 @@ class ExplainedImages:
 
 def images_on_disk(
     paths: Iterable[str | Path],
-    decoder: Decoder,
+    pictures: Pictures,
     annotators: Sequence[str],
     classes: Sequence[str],
 ) -> SampleTable:
@@ -78,7 +77,7 @@ def images_on_disk(
 
     Args:
         paths: image files, and folders of them; sub-folders are not searched.
-        decoder: how files become pixels.
+        pictures: how files become pixels.
         annotators: names of a model's annotators.
         classes: names of its classes.
 
@@ -89,10 +88,9 @@ def images_on_disk(
         FileNotFoundError: if a path does not exist, or a folder holds no images.
         ValueError: if two images have the same name, or one cannot be read.
     """
-    suffixes = decoder.suffixes if isinstance(decoder, ManyChannels) else IMAGE_SUFFIXES
     found: dict[str, Path] = {}
     for path in map(Path, paths):
-        for name, file in _images_at(path, suffixes).items():
+        for name, file in _images_at(path).items():
             if name in found:
                 raise ValueError(
                     f"--images: {file} and {found[name]} have the same name {name!r}, by which "
@@ -103,13 +101,13 @@ def images_on_disk(
         tuple(Sample(name, file, {}) for name, file in found.items()),
         tuple(annotators),
         tuple(classes),
-        decoder=decoder,
+        pictures=pictures,
     )
     table.check()
     return table
 
 
-def _images_at(path: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+def _images_at(path: Path) -> dict[str, Path]:
     """The images of a folder, or the one file, by name."""
     if path.is_file():
         return {path.stem: path}
@@ -117,11 +115,11 @@ def _images_at(path: Path, suffixes: frozenset[str]) -> dict[str, Path]:
         raise FileNotFoundError(
             f"--images: {path} does not exist, expected an image file or a folder of them."
         )
-    images = find_images(path, suffixes)
+    images = find_images(path)
     if not images:
         raise FileNotFoundError(
             f"--images: the folder {path} holds no images, expected files that end in "
-            f"{', '.join(sorted(suffixes))}."
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     return images
 
@@ -166,7 +164,7 @@ def images_for(
         _check_same_preparation(model.preparation, data.preparation, channels)
         images: Any = data.predict_dataloader().dataset
         if paths is not None:
-            table = images_on_disk(paths, data.decoder, model.annotators, model.classes)
+            table = images_on_disk(paths, data.pictures, model.annotators, model.classes)
             images = MultiAnnotatorDataset(table, data.eval_transforms, data.mean, data.std, seed=0)
         return Prepared(
             images,
@@ -179,7 +177,7 @@ def images_for(
             "name images to predict on."
         )
     preparation = model.preparation or Preparation.usual(channels)
-    table = images_on_disk(paths, _decoder_of(preparation), model.annotators, model.classes)
+    table = images_on_disk(paths, _pictures_of(preparation), model.annotators, model.classes)
     return Prepared(
         MultiAnnotatorDataset(table, (), preparation.mean, preparation.std),
         partial(to_picture, mean=preparation.mean, std=preparation.std),
@@ -195,16 +193,16 @@ _ASSUMED = (
 )
 
 
-def _decoder_of(preparation: Preparation) -> Decoder:
-    """The decoder that a checkpoint notes, if it notes all that was done to its images."""
+def _pictures_of(preparation: Preparation) -> Pictures:
+    """How files become pixels, if a checkpoint notes all that was done to its images."""
     if not preparation.known_in_full:
-        done = ", ".join([f"read by {preparation.decoder}", *preparation.transforms])
+        done = ", ".join(preparation.transforms)
         raise ValueError(
             f"--config is missing: the model's training images were prepared in a way that a "
             f"checkpoint does not hold in full ({done}). Give the configuration of the training, "
             "of which only the part `data` is read."
         )
-    return plain_decoder(preparation.channels, preparation.max_value)
+    return Pictures(preparation.channels, preparation.intensity_range)
 
 
 def _check_same_preparation(noted: Preparation | None, given: Preparation, channels: int) -> None:

@@ -40,7 +40,9 @@ _PLAIN_SIDE = 10**6  # the most that OpenCV's decoder takes
 # Pixels, and chunks that say nothing about how these are meant.
 _PLAIN_CHUNKS = (b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"tIME")
 _DEEP_PNG = (b"\x10\2", b"\x10\6")  # 16 bits; RGB, RGBA: Pillow would keep 8 of them
-_MIN_IS_WHITE, _PHOTOMETRIC = 0, 262  # of a TIFF file
+_MIN_IS_WHITE, _PALETTE, _PHOTOMETRIC = 0, 3, 262  # of a TIFF file
+
+_COLOURS = ("CMYK", "YCbCr", "LAB", "HSV")  # modes of Pillow that become RGB
 
 Pixels = npt.NDArray[Any]
 
@@ -122,8 +124,8 @@ class Pictures:
         least, most = pixels.min(), pixels.max()
         if pixels.dtype.kind != "f" or not (least >= 0 and most <= 1):  # also true for NaN
             raise ValueError(
-                f"Image {path} holds {pixels.dtype} values from {least} to {most}, of which nothing "
-                "says what is black and white. Set intensity_range, e.g. "
+                f"Image {path} holds {pixels.dtype} values from {least} to {most}, of which "
+                "nothing says what is black and white. Set intensity_range, e.g. "
                 f"[{np.nan_to_num(least):g}, {np.nan_to_num(most):g}]."
             )
         return pixels.astype(np.float32)
@@ -145,14 +147,14 @@ def with_channels(pixels: Pixels, channels: int, path: Path) -> Pixels:
     """
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     found = pixels.shape[2]
-    if found in (2, 4) and channels == found - 1:
-        pixels, found = pixels[..., :-1], channels  # without the transparency
+    if found in (2, 4) and channels in (1, 3):
+        pixels, found = pixels[..., :-1], found - 1  # without the transparency
     if found == channels:
         return pixels
     if found == 1 and channels == 3:
         return pixels.repeat(3, axis=2)
-    if found in (3, 4) and channels == 1:
-        grey = pixels[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)  # as ITU-R BT.601 does
+    if found == 3 and channels == 1:
+        grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)  # as ITU-R BT.601 does
         whole = pixels.dtype.kind in "ui"
         return (grey.round() if whole else grey).astype(pixels.dtype)[..., None]
     raise ValueError(
@@ -211,7 +213,7 @@ def read_whole(path: Path) -> Pixels:
     if (deep := _deep_png(path)) is not None:
         return deep
     image = _decoded(path)
-    if image.mode in ("1", "CMYK", "YCbCr", "LAB", "HSV", "P", "PA"):
+    if image.mode in ("1", "P", "PA", *_COLOURS):
         image = _converted(image, "L" if image.mode == "1" else "RGB", path)
     return _upright(np.asarray(image))
 
@@ -235,7 +237,13 @@ def read_mask(path: Path, white: int = 255) -> Pixels:
         return plain
     if _is_tiff(path):
         pixels = _read_tiff(path, as_saved=True)
-        return pixels.astype(np.uint8) * np.uint8(white) if pixels.dtype == bool else _values(pixels, path)
+        return (
+            pixels.astype(np.uint8) * np.uint8(white)
+            if pixels.dtype == bool
+            else _values(pixels, path)
+        )
+    if (deep := _deep_png(path)) is not None:
+        return _values(deep, path)
     image = _decoded(path, lossless=True)
     pixels = np.asarray(image)
     if image.mode == "1":
@@ -244,7 +252,8 @@ def read_mask(path: Path, white: int = 255) -> Pixels:
         colours = np.asarray(image.getpalette() or [], np.uint8).reshape(-1, 3)
         used = np.unique(pixels)
         if len(colours) > used[-1] and (colours[used] == colours[used][:, :1]).all():
-            return colours[pixels, 0]
+            greys: Pixels = colours[pixels, 0]
+            return greys
         return pixels
     if image.mode in ("LA", "PA", "RGBA"):
         if (pixels[..., -1] < 255).any():
@@ -270,7 +279,7 @@ def read_colours(path: Path) -> npt.NDArray[np.uint8]:
 
 def palette_of(path: Path) -> dict[int, tuple[int, int, int]]:
     """The colours of the palette's numbers that a mask uses; nothing where it has no palette."""
-    if path.suffix.lower() not in (".png", ".gif", ".bmp", ".tif", ".tiff"):
+    if path.suffix.lower() not in (".png", ".gif", ".bmp"):
         return {}
     with _opened(path) as image:
         if image.mode != "P":
@@ -316,13 +325,11 @@ def _plain_png(path: Path, channels: int) -> npt.NDArray[np.uint8] | None:
     if path.suffix.lower() != ".png" or not (path.is_file() and os.access(path, os.R_OK)):
         return None
     with open(path, "rb", buffering=0) as file:
-        head = file.read(26)
-        depth_and_kind = b"\x08\0" if channels == 1 else b"\x08\2"  # 8 bits; grey, RGB
-        if head[:8] != b"\x89PNG\r\n\x1a\n" or head[24:] != depth_and_kind:
-            return None
-        file.seek(0)
         data = file.readall()
-    width, height = struct.unpack(">II", head[16:24])
+    depth_and_kind = b"\x08\0" if channels == 1 else b"\x08\2"  # 8 bits; grey, RGB
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[24:26] != depth_and_kind:
+        return None
+    width, height = struct.unpack(">II", data[16:24])
     if width * height > _PLAIN_PIXELS or max(width, height) > _PLAIN_SIDE:
         return None
     if not _plain_chunks(data):
@@ -394,13 +401,16 @@ def _read_tiff(path: Path, as_saved: bool = False) -> Pixels:
         orientation = page.tags.get("Orientation")
         if orientation is not None and int(orientation.value) not in (0, 1):
             raise ValueError(_turned(path, int(orientation.value)))
+        axes = file.series[0].axes if pages > 1 else ""
+        if pages > 1 and (len(file.series) > 1 or "C" not in axes):
+            raise ValueError(
+                f"{path} holds {pages} pages, expected a single picture. Save every page as a file."
+            )
         pixels = _compressed_otherwise(path) if _needs_pillow(page) else file.asarray()
         palette = None if page.colormap is None or as_saved else page.colormap
         white_is_low = int(page.photometric) == _MIN_IS_WHITE
-    if pages > 1 and pixels.ndim == 3 and pixels.shape[0] == pages:
-        pixels = pixels.transpose(1, 2, 0)  # a page a channel, as ImageJ saves them
-    elif pixels.ndim == 3 and int(page.planarconfig) == 2:
-        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 3 and (pages > 1 or int(page.planarconfig) == 2):
+        pixels = pixels.transpose(1, 2, 0)  # a page a channel, as ImageJ saves them, or a plane
     if pixels.ndim not in (2, 3):
         raise ValueError(
             f"{path} holds an array of shape {list(pixels.shape)}, expected a single picture. Save "
@@ -416,13 +426,15 @@ def _read_tiff(path: Path, as_saved: bool = False) -> Pixels:
 
 
 def _needs_pillow(page: Any) -> bool:  # noqa: ANN401 - of tifffile
-    """Whether the compression is one that tifffile knows only with a further library."""
-    return int(page.compression) not in (1, 8, 32946)
+    """Whether the colours are of another kind, or compressed as tifffile cannot read alone."""
+    return int(page.compression) not in (1, 8, 32946) or int(page.photometric) > _PALETTE
 
 
 def _compressed_otherwise(path: Path) -> Pixels:
-    """Values of a compressed TIFF file by Pillow, as they were saved."""
+    """Values of a TIFF file by Pillow, as they were saved."""
     image = _decoded(path)
+    if image.mode in _COLOURS:
+        image = _converted(image, "RGB", path)
     pixels = np.asarray(image)
     turned = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _MIN_IS_WHITE
     return ~pixels if turned and image.mode in ("1", "L") else pixels  # Pillow turned these round

@@ -10,9 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from tax_lightning.data.channels import ManyChannels
-from tax_lightning.data.files import Decoder, Pictures
-
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -24,8 +21,7 @@ class Preparation:
         channels: Channels of an image.
         mean: Mean of each channel of the image in [0, 1].
         std: Standard deviation of each channel.
-        decoder: Name of the class that turns files into pixels.
-        max_value: Grey value that means white; None: by the kind of the file.
+        intensity_range: Values of an image that mean black and white; None: by the kind of file.
         transforms: Names of the evaluation transforms. What they do in full, only the data module
             knows.
 
@@ -40,15 +36,13 @@ class Preparation:
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    decoder: str = Pictures.__name__
-    max_value: float | None = None
+    intensity_range: tuple[float, float] | None = None
     transforms: tuple[str, ...] = ()
 
     @classmethod
     def usual(cls, channels: int) -> Preparation:
         """That of a data module of which nothing else is said."""
-        mean, std = usual_normalisation(channels)
-        return cls(channels, mean, std, type(plain_decoder(channels)).__name__)
+        return cls(channels, *usual_normalisation(channels))
 
     @classmethod
     def from_primitives(cls, noted: Mapping[str, Any]) -> Preparation:
@@ -70,8 +64,7 @@ class Preparation:
     @property
     def known_in_full(self) -> bool:
         """Whether an image can be prepared by what is noted here alone."""
-        plain = type(plain_decoder(self.channels)).__name__
-        return self.decoder == plain and not self.transforms
+        return not self.transforms
 
 
 def usual_normalisation(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -85,14 +78,3 @@ def usual_normalisation(channels: int) -> tuple[tuple[float, ...], tuple[float, 
         ((0.5,), (0.25,))
     """
     return IMAGENET if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
-
-
-def plain_decoder(channels: int, max_value: float | None = None) -> Decoder:
-    """The decoder of files of which nothing special is known.
-
-    Args:
-        channels: Channels of an image: 1 (grey), 3 (RGB), or any other number.
-        max_value: Grey value that means white; None: by the kind of the file.
-    """
-    kind = Pictures if channels in (1, 3) else ManyChannels
-    return kind(channels, max_value)

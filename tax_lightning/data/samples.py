@@ -1,27 +1,35 @@
-"""The table of samples that every reader produces, and the decoding of the files it names."""
+"""A data set as a table of samples, and the decoding of the files that it names."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data.files import (
-    MAX_GREY,
-    Decoder,
-    File,
+from tax_lightning.data.labels import (
+    IGNORE_NAME,
+    MaskValues,
+    check_mask_values,
+    has_colours,
+    labels_from_values,
+)
+from tax_lightning.data.pixels import (
     Pictures,
     Window,
+    cut,
+    palette_of,
+    read_colours,
+    read_size,
     size_text,
 )
-from tax_lightning.data.labels import IGNORE_NAME, labels_from_values
 from tax_lightning.data.splits import SPLITS, fold_groups, split_groups
 
 _PICTURES = Pictures()
@@ -30,7 +38,7 @@ _MAX_CLASSES = 254  # labels are stored as uint8, with 255 for "not labelled"
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and the masks that the annotators drew on it, as files or parts of files.
+    """One image and the masks that the annotators drew on it, as files.
 
     Args:
         id: Name of the image, unique in its table.
@@ -40,15 +48,23 @@ class Sample:
         group: Patient, slide or scan the image belongs to; ``""`` means the image stands alone.
         split: ``"train"``, ``"val"``, ``"test"``, or None as long as it is not assigned.
         window: The part of the image that the sample shows; None: all of it.
+        owner: File that tells for each pixel who is the expert, by their place among all
+            annotators; of simulated data only.
+        facts: What else is known of the image: column of ``samples.csv`` -> text.
+        shown_before: Rows at the top and columns at the left that another part of the image shows
+            too, and that are not to be counted again: they are read as not labelled.
     """
 
     id: str
-    image: File
-    masks: Mapping[str, File]
-    reference: File | None = None
+    image: Path
+    masks: Mapping[str, Path]
+    reference: Path | None = None
     group: str = ""
     split: str | None = None
     window: Window | None = None
+    owner: Path | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    shown_before: tuple[int, int] = (0, 0)
 
     @property
     def group_name(self) -> str:
@@ -56,7 +72,7 @@ class Sample:
         return self.group or self.id
 
     @property
-    def mask_files(self) -> tuple[File, ...]:
+    def mask_files(self) -> tuple[Path, ...]:
         """The files of all masks, that of the reference last."""
         reference = () if self.reference is None else (self.reference,)
         return (*self.masks.values(), *reference)
@@ -74,6 +90,8 @@ class RawSample:
         masks: uint8 class ids ``[N, H, W]``; `IGNORE_INDEX` where not labelled.
         present: bool ``[N]``: the annotator labelled this image (an empty mask is present).
         reference: uint8 class ids ``[H, W]``; `IGNORE_INDEX` where unknown.
+        facts: What else is known of the image: column of ``samples.csv`` -> text, and ``file``,
+            the name of its file.
         expert: uint8 ``[H, W]``: index of the annotator who is the expert here,
             `IGNORE_INDEX` for none.
         deviation: uint8 ``[N, H, W]``: 0 where the annotator agrees with the truth, else the id of
@@ -87,6 +105,7 @@ class RawSample:
     reference: npt.NDArray[np.uint8] | None = None
     expert: npt.NDArray[np.uint8] | None = None
     deviation: npt.NDArray[np.uint8] | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,9 +119,9 @@ class SampleTable:
         samples: The samples, in any order.
         annotators: Names of the annotators; their order is that of the axis ``N``.
         classes: Names of the classes; the index is the class id and the first is the background.
-        mask_values: Grey value in the mask files -> class name, or ``"ignore"``. None:
+        mask_values: Grey value or colour in the mask files -> class name, or ``"ignore"``. None:
             the values are class ids.
-        decoder: How files become pixels.
+        pictures: How image files become pixels.
         with_reference: Samples without a reference file get one that is unknown everywhere. Turns
             true by itself where any sample has a file, and stays so in every part of the table.
 
@@ -110,7 +129,6 @@ class SampleTable:
         ValueError: If names are missing, double or unknown, or a group lies in two splits.
 
     Example:
-        >>> from pathlib import Path
         >>> cell = Sample("a", Path("a.png"), {"Ann": Path("ann/a.png")}, split="train")
         >>> table = SampleTable((cell,), ("Ann", "Bob"), ("background", "cell"), {0: "background",
         ...     255: "cell"})
@@ -121,13 +139,13 @@ class SampleTable:
     samples: tuple[Sample, ...]
     annotators: tuple[str, ...]
     classes: tuple[str, ...]
-    mask_values: Mapping[int, str] | None = None
-    decoder: Decoder = _PICTURES
+    mask_values: MaskValues | None = None
+    pictures: Pictures = _PICTURES
     with_reference: bool = False
 
     def __post_init__(self) -> None:
         check_names(self.annotators, self.classes)
-        _check_mask_values(self.mask_values, self.classes)
+        check_mask_values(self.mask_values, self.classes)
         _check_samples(self.samples, self.annotators)
         if any(sample.reference is not None for sample in self.samples):
             object.__setattr__(self, "with_reference", True)  # the table is frozen
@@ -142,7 +160,7 @@ class SampleTable:
     @property
     def channels(self) -> int:
         """Channels of every image."""
-        return self.decoder.channels
+        return self.pictures.channels
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -241,8 +259,37 @@ class SampleTable:
                 id=f"{sample.id}@{top},{left}",
                 group=sample.group_name,
                 window=Window(shown.top + top, shown.left + left, height, width),
+                facts=_placed(sample, top, left, shown),
             )
             for top, left, height, width in windows
+        )
+
+    def counted_once(self) -> SampleTable:
+        """The same with every labelled pixel in one sample only, where parts of an image overlap.
+
+        Figures would count pixels twice else. A part leaves out what the part above it and the part
+        to its left show.
+        """
+        tops: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        lefts: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        parts = [sample for sample in self.samples if "whole" in sample.facts]
+        for sample in parts:
+            size = sample.window or Window(0, 0, *read_size(sample.image))
+            tops[sample.facts["whole"]].append((int(sample.facts["top"]), size.height))
+            lefts[sample.facts["whole"]].append((int(sample.facts["left"]), size.width))
+
+        def before(sample: Sample) -> tuple[int, int]:
+            whole, own = sample.facts["whole"], (sample.facts["top"], sample.facts["left"])
+            rows, columns = (
+                max([0, *(start + long - int(at) for start, long in there if start < int(at))])
+                for there, at in zip((tops[whole], lefts[whole]), own, strict=True)
+            )
+            return rows, columns
+
+        known = {sample.id: before(sample) for sample in parts}
+        return replace(
+            self,
+            samples=tuple(replace(s, shown_before=known.get(s.id, (0, 0))) for s in self.samples),
         )
 
     def _checked_size(self, sample: Sample) -> tuple[int, int]:
@@ -250,14 +297,10 @@ class SampleTable:
 
         A window would fit into a mask of another size, and show another place of it.
         """
-        measure: Callable[[File], tuple[int, int]] | None = getattr(self.decoder, "size", None)
-        read_image, read_mask = self.decoder.image, self.decoder.mask
-        size = measure(sample.image) if measure else read_image(sample.image).shape[:2]
+        size = read_size(sample.image)
         for file in sample.mask_files:
-            found = measure(file) if measure else read_mask(file).shape
-            _check_mask_size(file, found, sample.image, size)
-        height, width = size
-        return height, width
+            _check_mask_size(file, read_size(file), sample.image, size)
+        return size
 
     def read(self, sample: Sample) -> RawSample:
         """Decode one sample's files, or the window of them that it shows.
@@ -269,7 +312,7 @@ class SampleTable:
             ValueError: If a file cannot be decoded, a mask's size is not that of its image, or a
                 mask holds a value that is no class.
         """
-        image = self.decoder.image(sample.image, sample.window)
+        image = self.pictures.image(sample.image, sample.window)
         size = image.shape[:2]
         masks = np.empty((len(self.annotators), *size), np.uint8)
         for name, plane in zip(self.annotators, masks, strict=True):
@@ -277,21 +320,44 @@ class SampleTable:
                 self._read_labels(sample.masks[name], sample, plane)
             else:
                 plane[:] = IGNORE_INDEX
+        reference = self._read_reference(sample, size)
+        rows, columns = sample.shown_before
+        for labels in (masks, *(() if reference is None else (reference,))):
+            labels[..., :rows, :] = IGNORE_INDEX
+            labels[..., :columns] = IGNORE_INDEX
         return RawSample(
             id=sample.id,
             image=image,
             masks=masks,
             present=np.array([name in sample.masks for name in self.annotators], dtype=np.bool_),
-            reference=self._read_reference(sample, size),
+            reference=reference,
+            expert=None if sample.owner is None else self._read_owner(sample, size),
+            facts={**sample.facts, "file": sample.image.name},
         )
 
     def check(self) -> None:
         """Decode every file once, so that a broken one is found before training and not halfway.
 
         Raises:
-            ValueError: As `read`, for the first sample that cannot be read.
+            ValueError: As `read`, for the first sample that cannot be read; or if the numbers of
+                two masks' palettes mean different colours, so that they are no class ids.
         """
         for_each(self.read, self.samples)
+        if not has_colours(self.mask_values):
+            self._check_palettes()
+
+    def _check_palettes(self) -> None:
+        seen: dict[int, tuple[tuple[int, int, int], Path]] = {}
+        for file in (file for sample in self.samples for file in sample.mask_files):
+            for number, colour in palette_of(file).items():
+                known, first = seen.setdefault(number, (colour, file))
+                if known != colour:
+                    raise ValueError(
+                        f"Masks {first} and {file} have palettes that differ: number {number} is "
+                        f"the colour {known} in one and {colour} in the other, so numbers do not "
+                        "tell classes. Give colours in mask_values, e.g. "
+                        f'"{",".join(map(str, colour))}": {self.classes[-1]}.'
+                    )
 
     def _read_reference(
         self, sample: Sample, size: tuple[int, ...]
@@ -303,15 +369,41 @@ class SampleTable:
             self._read_labels(sample.reference, sample, labels)
         return labels
 
-    def _read_labels(self, file: File, sample: Sample, out: npt.NDArray[np.uint8]) -> None:
+    def _read_owner(self, sample: Sample, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """Who is the expert at each pixel, by their place among the annotators."""
+        assert sample.owner is not None  # asked by `read`
+        owner = self.pictures.mask(sample.owner, sample.window)
+        _check_mask_size(sample.owner, owner.shape, sample.image, size)
+        known = (owner < len(self.annotators)) | (owner == IGNORE_INDEX)
+        if not known.all():
+            raise ValueError(
+                f"{sample.owner} holds the value {owner[~known][0]}, expected the place of an "
+                f"annotator, below {len(self.annotators)}, or {IGNORE_INDEX} for nobody."
+            )
+        return owner.astype(np.uint8)
+
+    def _read_labels(self, file: Path, sample: Sample, out: npt.NDArray[np.uint8]) -> None:
         """Write the class ids of one mask file to an array of its image's size."""
-        values = self.decoder.mask(file, sample.window)
-        _check_mask_size(file, values.shape, sample.image, out.shape)
+        if has_colours(self.mask_values):
+            values = cut(read_colours(file), sample.window)
+        else:
+            values = self.pictures.mask(file, sample.window)
+        _check_mask_size(file, values.shape[:2], sample.image, out.shape)
         labels_from_values(values, self.classes, self.mask_values, file, out)
 
 
+def _placed(sample: Sample, top: int, left: int, shown: Window) -> dict[str, str]:
+    """The facts of a part of a sample, which may be a part of a larger image itself."""
+    facts = sample.facts
+    if "whole" in facts:
+        top, left = top + int(facts["top"]), left + int(facts["left"])
+        return {**facts, "top": str(top), "left": str(left)}
+    size = {"whole_height": str(shown.height), "whole_width": str(shown.width)}
+    return {**facts, "whole": sample.id, "top": str(top), "left": str(left), **size}
+
+
 def _check_mask_size(
-    file: File, size: tuple[int, ...], image: File, wanted: tuple[int, ...]
+    file: Path, size: tuple[int, ...], image: Path, wanted: tuple[int, ...]
 ) -> None:
     if size != wanted:
         raise ValueError(
@@ -406,31 +498,6 @@ def check_names(annotators: Sequence[str], classes: Sequence[str]) -> None:
     for argument, names in (("classes", classes), ("annotators", annotators)):
         if double := _first_double(names):
             raise ValueError(f"{argument}: the name {double!r} stands twice, expected it once.")
-
-
-def _check_mask_values(mask_values: Mapping[int, str] | None, classes: Sequence[str]) -> None:
-    """Every value in range, every name known, every class reachable."""
-    if mask_values is None:
-        return
-    if odd := [value for value in mask_values if not hasattr(value, "__index__")]:
-        raise ValueError(
-            f"mask_values: {odd[0]!r} is no grey value, expected whole numbers and the names of "
-            f"their classes, e.g. {{0: {classes[0]}, 255: {classes[1]}}}."
-        )
-    for value, name in mask_values.items():
-        if not 0 <= value <= MAX_GREY:
-            raise ValueError(f"mask_values: grey value {value}, expected 0..{MAX_GREY}.")
-        if name not in classes and name != IGNORE_NAME:
-            raise ValueError(
-                f"mask_values: value {value} means {name!r}, which is no class. "
-                f"Expected one of {', '.join(classes)}, or 'ignore'."
-            )
-    for name in classes:
-        if name not in mask_values.values():
-            raise ValueError(
-                f"mask_values: no value means the class {name!r}. Add its grey value, "
-                "or take the class out of classes."
-            )
 
 
 def _check_samples(samples: Sequence[Sample], annotators: Sequence[str]) -> None:

@@ -24,10 +24,9 @@ from tax_lightning.data.annotators import (
     find_objects,
     rule_names,
 )
-from tax_lightning.data.cache import CachedTable
 from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 from tax_lightning.data.dataset import Source
-from tax_lightning.data.files import Decoder
+from tax_lightning.data.pixels import Pictures
 from tax_lightning.data.rules import ByteArray, Miss, OverSegment, PermuteClasses, UnderSegment
 from tax_lightning.data.samples import RawSample, SampleTable
 from tax_lightning.data.table import TableDataModule
@@ -219,9 +218,9 @@ class SimulatedAnnotatorsDataModule(MultiAnnotatorDataModule):
         return rule_names(self.panel)
 
     @property
-    def decoder(self) -> Decoder:
+    def pictures(self) -> Pictures:
         """How the files of the data set become pixels."""
-        return self.data.decoder
+        return self.data.pictures
 
     def prepare_data(self) -> None:
         """Let the data set prepare itself."""
@@ -339,8 +338,6 @@ def _diligence(name: str, how: BetaAvailability, seed: int) -> float:
 
 def _with_truth(source: Source, split: str, name: str) -> Source:
     """Without the images whose truth is missing, as far as a table of files tells."""
-    if isinstance(source, CachedTable):
-        return replace(source, table=_labelled_by(source.table, split, name))
     return _labelled_by(source, split, name) if isinstance(source, SampleTable) else source
 
 

@@ -1,4 +1,4 @@
-"""A data module over a table of files: what every reader of a folder hands over to."""
+"""A data module over a table of files."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,15 +7,14 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from tax_lightning.data.cache import CachedTable
 from tax_lightning.data.datamodule import STAGE_SPLITS, MultiAnnotatorDataModule
 from tax_lightning.data.dataset import Source
-from tax_lightning.data.files import Decoder, find_images
+from tax_lightning.data.pixels import Pictures, find_images
 from tax_lightning.data.samples import Sample, SampleTable, check_patches
 
 
 class TableDataModule(MultiAnnotatorDataModule):
-    """Loaders over a table of files: what every reader of files builds on.
+    """Loaders over a table of files, such as one that you make yourself.
 
     Args:
         table: The samples. Those of a data set that publishes its splits are each assigned to one;
@@ -31,8 +30,6 @@ class TableDataModule(MultiAnnotatorDataModule):
         patch_size: Side in pixels of square patches that the images of all splits are cut into,
             after the splits are drawn; None: whole images. ``predict_images`` stay whole.
         patch_stride: Pixels from one patch to the next; None: ``patch_size``.
-        cache: Folder where decoded images are kept, so that each is decoded once only, whatever
-            the number of its patches, epochs and runs; None: none. See `CachedTable`.
         kwargs: The loading options of `MultiAnnotatorDataModule`, from ``batch_size`` on.
 
     Raises:
@@ -59,7 +56,6 @@ class TableDataModule(MultiAnnotatorDataModule):
         fold: int = 0,
         patch_size: int | None = None,
         patch_stride: int | None = None,
-        cache: str | Path | None = None,
         **kwargs: Any,  # noqa: ANN401 - the parent class types them
     ) -> None:
         super().__init__(
@@ -83,36 +79,31 @@ class TableDataModule(MultiAnnotatorDataModule):
         self.table = table
         self.patch_size = patch_size
         self.patch_stride = patch_stride
-        self.cache = None if cache is None else Path(cache)
         self.check_files = check_files
         self._unlabelled = (
             None if predict_images is None else _unlabelled(Path(predict_images), table)
         )
 
     @property
-    def decoder(self) -> Decoder:
+    def pictures(self) -> Pictures:
         """How the files of the table become pixels."""
-        return self.table.decoder
+        return self.table.pictures
 
-    def _source(self, split: str) -> SampleTable | CachedTable:
+    def _source(self, split: str) -> SampleTable:
         table = self.table.select(split)
         if self.patch_size is not None:
             table = table.in_patches(self.patch_size, self.patch_stride)
-        return self._kept(table)
+        return table if split == "train" else table.counted_once()
 
     def _predict_source(self) -> Source:
         if self._unlabelled is None:
             return super()._predict_source()
-        return self._kept(self._unlabelled)
+        return self._unlabelled
 
     def _all_sources(self) -> Iterator[Source]:
         yield from super()._all_sources()
         if self._unlabelled is not None:
-            yield self._kept(self._unlabelled)
-
-    def _kept(self, table: SampleTable) -> SampleTable | CachedTable:
-        """The samples, looked up in the cache where there is one."""
-        return table if self.cache is None else CachedTable(table, self.cache)
+            yield self._unlabelled
 
     def setup(self, stage: str) -> None:
         """Prepare the samples of a stage, and check that all their files can be read.
@@ -139,7 +130,7 @@ class TableDataModule(MultiAnnotatorDataModule):
             )
 
     def _check_files(self, stage: str) -> None:
-        """Decode the files of a stage into the cache, if any, each process its share."""
+        """Decode the files of a stage, each process its share."""
         if stage == "predict" and self._unlabelled is not None:
             tables = [self._unlabelled]
         else:
@@ -149,7 +140,7 @@ class TableDataModule(MultiAnnotatorDataModule):
         rank_zero_info(f"Checking the files of {count} images; check_files=False skips this.")
         rank, processes = self._process()
         for table in tables:
-            self._kept(replace(table, samples=table.samples[rank::processes])).check()
+            replace(table, samples=table.samples[rank::processes]).check()
 
 
 def _check_usable(table: SampleTable) -> None:

@@ -6,5 +6,12 @@ A format is a module of this folder with a function ``write(images, folder)``. I
 
 from __future__ import annotations
 
-FORMATS: dict[str, str] = {}
+FORMATS: dict[str, str] = {
+    "coco": "coco",
+    "cvat": "cvat",
+    "label_studio": "label_studio",
+    "nifti": "nifti",
+    "qupath": "qupath",
+    "seg_nrrd": "seg_nrrd",
+}
 """Name of a format on the command line -> name of its module here."""

@@ -5,8 +5,3 @@ folder as :class:`~tax_lightning.importers.cases.Found`, whose pixels are read o
 its further arguments are options of ``tax import``. The first line of the module's docstring is
 what the command's help says of it. :func:`~tax_lightning.importers.writer.write` does the rest.
 """
-
-from __future__ import annotations
-
-SOURCES: dict[str, str] = {}
-"""Name of a source on the command line -> name of its module here."""

@@ -1,4 +1,4 @@
-"""What an importer finds: cases, each an image with its masks, whose pixels are read when needed."""
+"""What an importer finds: images with their masks, whose pixels are read when needed."""
 
 from __future__ import annotations
 

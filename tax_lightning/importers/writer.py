@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,8 @@ class Report:
         for name, count in sorted(self.masks.items()):
             empty = f", of which {self.empty[name]} empty" if self.empty[name] else ""
             lines.append(f"  {name}: {count} masks{empty}")
-        lines += ["left out:", *(f"  {reason}" for reason in self.left_out)] if self.left_out else []
+        reasons = [f"  {reason}" for reason in self.left_out]
+        lines += ["left out, and to know:", *reasons] if reasons else []
         return "\n".join(lines)
 
 
@@ -121,7 +122,9 @@ class _Journal:
 
     def __init__(self, folder: Path, found: Found, origin: str) -> None:
         if (folder / FILE).exists():
-            raise ValueError(f"{folder} holds a data set already: name another folder, or remove it.")
+            raise ValueError(
+                f"{folder} holds a data set already: name another folder, or remove it."
+            )
         self.folder, self.path = folder, folder / JOURNAL
         self._facts = list(dict.fromkeys(key for case in found.cases for key in case.facts))
         self._done: dict[str, list[dict[str, Any]]] = {}
@@ -167,9 +170,7 @@ class _Journal:
         """Turn the journal into the table of samples."""
         samples = [row["sample"] for row in self.rows()]
         known = {key for row in samples for key, value in row.items() if value}
-        columns = [
-            key for key in ("name", "group", "split", *self._facts, *_PLACE) if key in known
-        ]
+        columns = [key for key in ("name", "group", "split", *self._facts, *_PLACE) if key in known]
         _write_table(self.folder / "samples.csv", columns, samples)
         self.path.unlink()
 
@@ -214,7 +215,7 @@ def _parts(case: Case, tile: int | None) -> Iterator[tuple[Case, str, _Window]]:
 
 def _is_larger(case: Case, tile: int) -> bool:
     size = read_size(case.image) if isinstance(case.image, Path) else _pixels(case).shape[:2]
-    return max(size) > tile
+    return bool(max(size) > tile)
 
 
 def _pixels(case: Case) -> Pixels:
@@ -325,7 +326,7 @@ def _replace(path: Path, data: bytes) -> None:
     os.replace(part, path)
 
 
-def _write_table(path: Path, columns: list[str], rows: list[Mapping[str, str]]) -> None:
+def _write_table(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

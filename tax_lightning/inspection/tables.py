@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tax_lightning.data.files import size_text
+from tax_lightning.data.pixels import size_text
 from tax_lightning.data.splits import SPLITS
 from tax_lightning.inspection.audit import ABSENT, DRAWN, EMPTY, Array, Audit, Counts
 from tax_lightning.tables import Table

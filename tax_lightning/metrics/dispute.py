@@ -25,6 +25,7 @@ from tax_lightning.metrics.inputs import (
 from tax_lightning.metrics.segmentation import calibration_error, confidence_bins, histogram
 
 _PAIRS = 2**22  # of annotators at pixels, that are compared at once
+_CERTAIN = 1e-12  # chance of a dispute below which it is not to be told from none
 _VOTE_BINS = 1000  # of real shares of votes
 
 
@@ -105,8 +106,10 @@ class Dispute(PooledMetric):
 class Votes(PooledMetric):
     """Is it foreseen how many annotators say what is decided, and which? On disputed pixels.
 
-    An annotator dissents at a pixel where their label is not the result. The model expects this
-    with the probability 1 - p_n(result). ``compute`` returns
+    An annotator dissents at a pixel where their label is not the result. All figures are of
+    disputed pixels, so the model is asked what it expects of a pixel that is disputed: the chance
+    that n dissents, given that not all who labelled it say the same (:func:`given_dispute`). The
+    constants are fitted to disputed pixels as well. ``compute`` returns
 
     - ``votes_error``: mean error of the expected number of annotators who say what is decided, of
       those who labelled the pixel, in votes of all N; ``votes_error_constant``: that of the best
@@ -126,7 +129,7 @@ class Votes(PooledMetric):
         >>> labels = dict(prediction=masks[:, 0], masks=masks, present=torch.ones(1, 2) > 0)
         >>> metric.update(annotator_probs=p, **labels)
         >>> metric.compute()["dissent_predicted"], metric.compute()["dissent_real"]
-        (tensor(0.3750), tensor(0.5000))
+        (tensor(0.5000), tensor(0.5000))
     """
 
     def __init__(self, annotators: int, classes: int) -> None:
@@ -160,14 +163,18 @@ class Votes(PooledMetric):
         labelled = labelled_pixels(masks, present)
         disputed = disputed_pixels(masks, present)
         place = prediction[:, None, None].expand(-1, self.annotators, 1, -1, -1)
-        says = annotator_probs.gather(2, place).squeeze(2)
-        said = masks == prediction.unsqueeze(1)
+        planes = (
+            annotator_probs.gather(2, place).squeeze(2),
+            given_dispute(annotator_probs, prediction, labelled),
+            masks == prediction.unsqueeze(1),
+            labelled,
+        )
         # Pixels last to first: [M, N], disputed ones only.
-        says, said, labelled = (x.movedim(1, -1)[disputed] for x in (says, said, labelled))
+        says, given, said, labelled = (x.movedim(1, -1)[disputed] for x in planes)
         decided, said = prediction[disputed], said & labelled
-        dissent = 1 - says.float()
+        dissent = 1 - given.float()
         number = labelled.sum(1)
-        expected = (says.float() * labelled).sum(1) / number
+        expected = (given.float() * labelled).sum(1) / number
         share = said.sum(1) / number
         error = (expected - share).abs().sum().double() * self.annotators
         by_class = torch.nn.functional.one_hot(decided, self.classes)
@@ -222,6 +229,38 @@ class Votes(PooledMetric):
             "within_auc_exchanged": exchanged / ranked,
         }
         return {name: value.float() for name, value in values.items()}
+
+
+def given_dispute(annotator_probs: Tensor, decided: Tensor, labelled: Tensor) -> Tensor:
+    """How probably each annotator says what is decided, if not all of them say the same.
+
+    Their labels are taken to be independent, given what the model expects of each. With p_n(c) and
+    A(c), the product of p_n(c) over those who labelled the pixel, this is
+    (p_n(decided) - A(decided)) / (1 - sum_c A(c)), by the definition of a conditional probability.
+
+    Args:
+        annotator_probs: p_n, ``[B, N, C, H, W]`` in [0, 1].
+        decided: class ids ``[B, H, W]``.
+        labelled: who labelled each pixel, bool ``[B, N, H, W]``.
+
+    Returns:
+        ``[B, N, H, W]`` in [0, 1]; of those who did not label the pixel p_n(decided) itself.
+
+    Example:
+        >>> p = torch.tensor([0.9, 0.8]).view(1, 2, 1, 1)
+        >>> probs = torch.stack([1 - p, p], dim=2)
+        >>> one, both = torch.ones(1, 1, 1, dtype=torch.long), torch.ones(1, 2, 1, 1) > 0
+        >>> given_dispute(probs, one, both).flatten()  # 0.18 and 0.08 of 0.26
+        tensor([0.6923, 0.3077])
+    """
+    probs = annotator_probs.double()
+    together = probs.masked_fill(~labelled.unsqueeze(2), 1).prod(dim=1)
+    at = decided.unsqueeze(1)
+    says = probs.gather(2, at.unsqueeze(2).expand(-1, probs.shape[1], 1, -1, -1)).squeeze(2)
+    disputed = (1 - together.sum(1, keepdim=True)).clamp_min(torch.finfo(torch.float64).tiny)
+    given = ((says - together.gather(1, at)) / disputed).clamp(0, 1)
+    certain = disputed < _CERTAIN  # nothing but rounding is left
+    return torch.where(labelled & ~certain, given, says).to(annotator_probs.dtype)
 
 
 def _by_score(score: Tensor, differ: Tensor, cases: Tensor) -> Tensor:

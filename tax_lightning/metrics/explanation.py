@@ -88,7 +88,8 @@ class ExplanationMetrics(WhoMetrics):
         self.trust.constant = network.trust.constant
         super().update(images, output, disputed, right, **labels)
         decision = output.probs.argmax(dim=1)
-        fits = network.memory.has_example.flatten(0, 1)[output.reason(decision), decision]
+        reason = output.reason(decision, all_alike=network.trust.kind != "image")
+        fits = network.memory.has_example.flatten(0, 1)[reason, decision]
         self.examples.update(fits[disputed].float())
         alike = [image for image in images if image.shape == (*self.probed, image)[0].shape]
         self.probed += alike[: PROBED_IMAGES - len(self.probed)]

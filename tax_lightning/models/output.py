@@ -84,6 +84,13 @@ class TAXOutput(NamedTuple):
         joint = assignment + self.log_kernel_probs.gather(3, chosen).squeeze(3)
         return joint.flatten(1, 2).softmax(dim=1).view_as(joint)
 
-    def reason(self, decision: Tensor) -> Tensor:
-        """Index n K + k of the kernel with the largest share in the decision ``[B, H, W]``."""
-        return self.shares(decision).flatten(1, 2).argmax(dim=1)
+    def reason(self, decision: Tensor, *, all_alike: bool = False) -> Tensor:
+        """Index n K + k of the kernel with the largest share in the decision ``[B, H, W]``.
+
+        ``all_alike`` is for weights that are the same everywhere: the annotators count the same
+        then, else the one with the largest constant would be the reason at every pixel.
+        """
+        shares = self.shares(decision)
+        if all_alike:
+            shares = shares / self.who.unsqueeze(2)
+        return shares.flatten(1, 2).argmax(dim=1)

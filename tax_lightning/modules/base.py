@@ -75,9 +75,9 @@ class MultiAnnotatorModule(L.LightningModule):
         segmentation_loss: cross-entropy, Dice or their sum.
         optimizer: from parameters to an optimizer; the default is AdamW with a rate of 1e-3.
         lr_scheduler: from an optimizer to a scheduler, stepped every epoch.
-        encoder_rate: share of the learning rate at which the encoder of an smp model is trained, in
-            (0, 1]. Below 1 it is also held still for the first tenth of the run. Pretrained weights
-            need this: at the full rate, gradients of a head that knows nothing yet destroy them.
+        encoder_rate: for an encoder of smp with pretrained weights: the share of the learning rate
+            at which it is trained, in (0, 1]. It is also held still for the first tenth of the run,
+            as a head that knows nothing yet would destroy its weights. ``None``: as all else.
         types: for masks that are nobody's: learn as many types of annotation as there are masks an
             image, in place of annotators, see :mod:`tax_lightning.modules.annotation_types`. It
             changes nothing for a model that names no annotators.
@@ -109,7 +109,7 @@ class MultiAnnotatorModule(L.LightningModule):
         segmentation_loss: SegmentationLoss = "ce",
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
-        encoder_rate: float = 1.0,
+        encoder_rate: float | None = None,
         types: bool = False,
         **unknown: Any,  # noqa: ANN401 - refused
     ) -> None:
@@ -131,7 +131,7 @@ class MultiAnnotatorModule(L.LightningModule):
             self.monitor = "val/dice/mean"  # there is no reference to compare the result with
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        if not 0 < encoder_rate <= 1:
+        if encoder_rate is not None and not 0 < encoder_rate <= 1:
             raise ValueError(
                 f"encoder_rate={encoder_rate}: expected a share of the learning rate in (0, 1]."
             )
@@ -303,8 +303,8 @@ class MultiAnnotatorModule(L.LightningModule):
         """The optimizer and scheduler given, on all parameters."""
         make = self.optimizer or (lambda params: torch.optim.AdamW(params, lr=1e-3))
         optimizer = make(self._optimized())
-        if self.encoder_rate < 1:
-            self._slow_down_encoder(optimizer)
+        if self.encoder_rate is not None:
+            self._slow_down_encoder(optimizer, self.encoder_rate)
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
@@ -317,14 +317,14 @@ class MultiAnnotatorModule(L.LightningModule):
         """The parameters that are trained, or groups of them as an optimizer takes them."""
         return [p for p in self.parameters() if p.requires_grad]
 
-    def _slow_down_encoder(self, optimizer: torch.optim.Optimizer) -> None:
+    def _slow_down_encoder(self, optimizer: torch.optim.Optimizer, rate: float) -> None:
         """Move the encoder's parameters into groups of their own, with a lower rate."""
         encoder = {id(parameter) for parameter in self._encoder_parameters()}
         for group in list(optimizer.param_groups):
             own = [p for p in group["params"] if id(p) in encoder]
             if own:
                 group["params"] = [p for p in group["params"] if id(p) not in encoder]
-                slow = {**group, "params": own, "lr": self.encoder_rate * group["lr"]}
+                slow = {**group, "params": own, "lr": rate * group["lr"]}
                 optimizer.add_param_group(slow)
 
     def _encoder_parameters(self) -> list[nn.Parameter]:
@@ -334,7 +334,7 @@ class MultiAnnotatorModule(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Hold a slow encoder still at first."""
-        if self.encoder_rate < 1 and self._progress < HELD_STILL:
+        if self.encoder_rate is not None and self._progress < HELD_STILL:
             for parameter in self._encoder_parameters():
                 parameter.grad = None
 
@@ -368,6 +368,11 @@ class MultiAnnotatorModule(L.LightningModule):
             rank_zero_info(f"\n{self.tendencies.table(self._groups)}")
 
     @property
+    def _all_alike(self) -> bool:
+        """Whether the weights of the annotators are the same at every pixel."""
+        return False
+
+    @property
     def _groups(self) -> Any:  # noqa: ANN401 - of the user's data module
         """Groups of annotators by which the data module wants to see values, if any."""
         return getattr(getattr(self.trainer, "datamodule", None), "groups", {})
@@ -378,7 +383,7 @@ class MultiAnnotatorModule(L.LightningModule):
         output = self(batch["image"])
         batch = self.matched(batch, output.log_annotator_probs)
         reference = self.reference_labels(batch, output)
-        metrics.update(**metric_inputs(batch, output, reference))
+        metrics.update(**metric_inputs(batch, output, reference, all_alike=self._all_alike))
         if metrics is self.test_metrics:
             drawn = sampled(output, TEST_SAMPLES, None)
             labels = {"masks": batch["masks"], "present": batch["present"]}
@@ -451,10 +456,19 @@ def known_labels(batch: Batch, reference: Tensor | None) -> dict[str, Tensor]:
 
 
 def metric_inputs(
-    batch: Batch, output: TAXOutput | ModelOutput, reference: Tensor | None
+    batch: Batch,
+    output: TAXOutput | ModelOutput,
+    reference: Tensor | None,
+    *,
+    all_alike: bool = False,
 ) -> dict[str, Tensor | None]:
-    """The keywords from which each metric of the segmentation takes those that it knows."""
-    decision = output.log_probs.argmax(dim=1)
+    """The keywords from which each metric of the segmentation takes those that it knows.
+
+    ``all_alike`` is that of :meth:`.TAXOutput.reason`.
+    """
+    decision, reason = output.log_probs.argmax(dim=1), None
+    if isinstance(output, TAXOutput):
+        reason = output.reason(decision, all_alike=all_alike)
     return {
         **known_labels(batch, reference),
         "prediction": decision,
@@ -462,7 +476,7 @@ def metric_inputs(
         "annotator_prediction": output.log_sample_probs.argmax(dim=2),
         "annotator_probs": output.log_sample_probs.exp(),
         "who": output.log_who.exp(),
-        "reason": output.reason(decision) if isinstance(output, TAXOutput) else None,
+        "reason": reason,
     }
 
 

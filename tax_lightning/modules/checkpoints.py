@@ -15,7 +15,7 @@ from torch import nn
 
 Settings = TypeVar("Settings")
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Version of what checkpoints hold; those of tax-lightning 0.1 have none."""
 
 TRAIN_AGAIN = (

@@ -273,6 +273,11 @@ class TAXLightningModule(ExplainingModule):
         dispute: Any = self.test_metrics["dispute"]
         dispute.threshold = float(self.network.dispute_threshold)
 
+    @property
+    def _all_alike(self) -> bool:
+        """Whether trust is a constant, so that the weights are the same at every pixel."""
+        return self.network.trust.kind != "image"
+
     def _probed(self) -> dict[str, Tensor]:
         # The data module gives training images by their ids.
         read = getattr(getattr(self.trainer, "datamodule", None), "read", None)

@@ -47,6 +47,10 @@ _WHY = (
     Entry("colour: the annotator whose prototype is the first reason"),
     Entry("shade: which of their prototypes"),
 )
+_WHY_ALL_ALIKE = (
+    Entry("colour: who most surely says the result; all annotators count the same"),
+    Entry("shade: which of their prototypes"),
+)
 _OUTLINE = "outline: its mean distance from that of the majority, + outside and - inside"
 _NOBODY = "Nothing is disputed: the model expects all annotators to say the same everywhere."
 
@@ -103,6 +107,7 @@ def render_panel(
     summary, callouts = Summary.of(explanation, masks, reference), find_callouts(explanation)
     view = View(explanation, image, masks, reference, summary)
     sheet = Sheet(view.scale)
+    why = _WHY if explanation.trust.kind == "image" else _WHY_ALL_ALIKE
     drawn, how, may = "Annotators", "as each of them drew", ""
     if masks is None:
         drawn, how, may = "Annotators, as predicted", "as expected of each", "would "
@@ -112,7 +117,7 @@ def render_panel(
             sheet.tile(drawn, view.contours(), [Entry(how)]),
             sheet.tile("Result", view.result(), _class_entries(view)),
             _who_tile(sheet, view, explanation, summary),
-            sheet.tile("WHY", _with_numbers(view.why(), view, callouts, sheet), _WHY),
+            sheet.tile("WHY", _with_numbers(view.why(), view, callouts, sheet), why),
             sheet.tile("DISPUTE", view.dispute_map(), dispute_notes(explanation, summary)),
         ],
         _COLUMNS,

@@ -50,7 +50,9 @@ const PEOPLE = report.annotators.length;
 const EVEN = Math.round(100 * (1 - 1 / report.classes.length));
 const LEGEND_NOTES = {
   votes: "How many annotators would say the result, as the model expects.",
-  why: "Colour: the annotator whose prototype is the first reason. Shade: which prototype.",
+  why: report.trust.kind === "image"
+    ? "Colour: the annotator whose prototype is the first reason. Shade: which prototype."
+    : "Colour: who most surely says the result; all count the same. Shade: which prototype.",
   dispute: "How many of all pairs of annotators would differ, as the model expects.",
   uncertainty: "How unsure the result is of its class. It says nothing of who is right.",
   trust: "Colour: the annotator who weighs most. The fainter, the more the others weigh.",

@@ -1,0 +1,84 @@
+"""COCO: one JSON file for each layer, with run lengths; what `tax import coco` reads.
+
+Each class of an image is one annotation, whatever number of objects it has: nothing tells touching
+objects apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tax_lightning.exporters.layers import Segmented
+from tax_lightning.files import file_name
+
+
+def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
+    """Write ``LAYER.json`` for each layer; see :mod:`tax_lightning.exporters`.
+
+    Raises:
+        ModuleNotFoundError: If pycocotools is not installed.
+    """
+    coco = pycocotools()
+    documents: dict[str, dict[str, list[Any]]] = defaultdict(
+        lambda: {"images": [], "categories": [], "annotations": []}
+    )
+    for number, image in enumerate(images, 1):
+        height, width = image.size
+        for layer in image.layers:
+            document = documents[layer.name]
+            document["categories"] = [
+                {"id": id, "name": name} for id, name in enumerate(layer.classes) if id
+            ]
+            document["images"].append(
+                {"id": number, "file_name": image.file, "height": height, "width": width}
+            )
+            for id in range(1, len(layer.classes)):
+                mask = layer.labels == id
+                if not mask.any():
+                    continue
+                rle = coco.encode(np.asfortranarray(mask, np.uint8))
+                document["annotations"].append(
+                    {
+                        "id": len(document["annotations"]) + 1,
+                        "image_id": number,
+                        "category_id": id,
+                        "segmentation": {"size": [height, width], "counts": rle["counts"].decode()},
+                        "area": int(mask.sum()),
+                        "bbox": coco.toBbox(rle).tolist(),
+                        "iscrowd": 1,  # by the format, what has run lengths
+                    }
+                )
+    return write_json(folder, documents)
+
+
+def write_json(folder: Path, documents: dict[str, Any]) -> list[Path]:
+    """Write a JSON file for each document by name; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, document in documents.items():
+        path = folder / f"{file_name(name)}.json"
+        path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def pycocotools() -> ModuleType:
+    """The library's module of masks.
+
+    Raises:
+        ModuleNotFoundError: If it is not installed.
+    """
+    try:
+        from pycocotools import mask
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'pycocotools is missing: pip install "tax-lightning[tools]".'
+        ) from error
+    return mask  # type: ignore[no-any-return]

@@ -1,0 +1,52 @@
+"""QuPath: GeoJSON in pixels, a folder for each layer and a file for each image.
+
+Drag a file onto the opened image. Outlines lie along the edges of pixels, so that nothing is lost;
+`tax import qupath` reads the same masks again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tax_lightning.exporters.layers import Layer, Segmented
+from tax_lightning.exporters.outlines import Ring, outlines
+from tax_lightning.files import file_name
+
+
+def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
+    """Write ``LAYER/NAME.geojson``; see :mod:`tax_lightning.exporters`."""
+    written = []
+    for image in images:
+        for layer in image.layers:
+            path = folder / file_name(layer.name) / f"{Path(image.file).stem}.geojson"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            collection = {"type": "FeatureCollection", "features": list(_features(layer))}
+            path.write_text(json.dumps(collection, ensure_ascii=False), encoding="utf-8")
+            written.append(path)
+    return written
+
+
+def _features(layer: Layer) -> Iterable[dict[str, Any]]:
+    for id, name in enumerate(layer.classes):
+        mask = layer.labels == id
+        for rings in outlines(mask) if id and mask.any() else ():
+            yield {
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": [_closed(ring) for ring in rings]},
+                "properties": {
+                    "objectType": "annotation",
+                    "name": layer.name,
+                    "classification": {"name": name},
+                },
+            }
+
+
+def _closed(ring: Ring) -> list[list[float]]:
+    """Corners whose last is the first, as GeoJSON wants it."""
+    closed: list[list[float]] = np.vstack([ring, ring[:1]]).tolist()
+    return closed

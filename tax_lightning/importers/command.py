@@ -1,0 +1,78 @@
+"""The command ``tax import``: from a tool's export or a published data set to the one format."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from jsonargparse import ArgumentParser
+
+from tax_lightning.data.layouts import nearest
+from tax_lightning.importers.sources import SOURCES
+from tax_lightning.importers.writer import write
+
+USAGE = "tax import SOURCE FROM TO [--tile PIXELS] [options of the source]"
+
+
+def import_data(args: Sequence[str]) -> None:
+    """Carry out ``tax import`` with the arguments after it.
+
+    Raises:
+        ValueError: If the source is unknown, or what it finds does not fit together.
+        FileNotFoundError: If a folder or a part of it is missing.
+        ModuleNotFoundError: If the source needs an extra; the message names it.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        print(_help())
+        return
+    name = args[0]
+    if name not in SOURCES:
+        raise ValueError(
+            f"SOURCE: {name!r} is unknown.{nearest(name, SOURCES)} Expected one of "
+            f"{', '.join(SOURCES)}; `tax import` alone lists what they are."
+        )
+    module = _module(name)
+    parser = ArgumentParser(
+        prog=f"tax import {name}",
+        usage=f"tax import {name} FROM TO [--tile PIXELS] [options]",
+        description=module.__doc__,
+    )
+    parser.add_argument("from", type=str, help="Folder or file of the source.")
+    parser.add_argument("to", type=str, help="Folder to write; made if it is missing.")
+    parser.add_argument(
+        "--tile", type=int | None, help="Cut larger images into squares of this side, in pixels."
+    )
+    options = parser.add_function_arguments(module.find, skip={"root"})
+    config = parser.parse_args(list(args[1:]))
+    source = Path(config["from"])
+    if not source.exists():
+        raise FileNotFoundError(f"FROM: {source} does not exist, expected the data of {name}.")
+    chosen = {key: config[key] for key in options}
+    found = module.find(source, **chosen)
+    said = " ".join(f"--{key} {value}" for key, value in chosen.items() if value is not None)
+    origin = f"tax import {name} {source.resolve()} {said}".strip()
+    report = write(found, Path(config.to), origin, config.tile, _show_progress)
+    print(f"{report}\n\ndata  {config.to}")
+
+
+def _help() -> str:
+    """The sources, each with the first line of what its module says of itself."""
+    width = max(map(len, SOURCES))
+    lines = [
+        f"  {name:<{width}}  {(_module(name).__doc__ or '').splitlines()[0]}" for name in SOURCES
+    ]
+    return "\n".join([f"usage: {USAGE}", "", "sources:", *lines])
+
+
+def _module(name: str) -> ModuleType:
+    return import_module(f"tax_lightning.importers.{SOURCES[name]}")
+
+
+def _show_progress(done: int, total: int) -> None:
+    """One line that counts up, where somebody watches."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\rimported {done} of {total} images", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,99 @@
+"""CVAT: exports "CVAT for images 1.1", one XML file for each job, whose name is the annotator.
+
+The format does not tell who annotated: in CVAT one job is one annotator, and the replicas of a
+consensus job are exported one by one. So name each file for its annotator, ``Ann.xml``, or unpack
+each archive into a folder of that name. An image that a file lists without a shape is an empty
+mask. Shapes with a larger ``z_order`` lie above.
+
+Source: the documentation of CVAT's XML format; ``rle`` holds runs of a mask in its box, row by row,
+zeros first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from tax_lightning.importers.cases import Found
+from tax_lightning.importers.json_files import files_by_annotator, lazily, of_file
+from tax_lightning.importers.shapes import (
+    Drawings,
+    Patch,
+    Shape,
+    Size,
+    ellipse,
+    from_runs,
+    placed,
+    polygon,
+    rectangle,
+    turned,
+)
+from tax_lightning.importers.xml_files import read_xml
+
+_WHAT = 'an export "CVAT for images 1.1"'
+_NO_AREA = {"polyline", "points", "cuboid", "skeleton"}
+
+
+def find(root: Path, images: str | None = None, classes: Sequence[str] | None = None) -> Found:
+    """The shapes of all files, by image and annotator.
+
+    Args:
+        root: The XML file, or a folder with one for each annotator.
+        images: Folder of the images; None: that of the export.
+        classes: Names in the order of their ids, the background first; None: as the
+            export lists them.
+
+    Raises:
+        FileNotFoundError: If an image or the export is missing.
+        ValueError: If a file is no such export; the message names it.
+    """
+    drawings = Drawings()
+    for path, person in files_by_annotator(root, ".xml"):
+        with of_file(path, _WHAT):
+            document = read_xml(path)
+            listed = document.findall("image")
+            if document.tag != "annotations" or not listed:
+                raise ValueError(f"expected {_WHAT} with images, found <{document.tag}>")
+            drawings.declared |= dict.fromkeys(
+                str(name.text) for name in document.findall("meta//label/name")
+            )
+            for image in listed:
+                size = int(image.attrib["height"]), int(image.attrib["width"])
+                own = drawings.of(image.attrib["name"], person, path, size)
+                for element in image:
+                    if element.tag in _NO_AREA:
+                        what = f"A {element.tag} by {person}: it tells no area."
+                        drawings.left_out[what] += 1
+                    elif element.tag != "tag":  # of the whole image
+                        own.append(_shape(element.tag, element.attrib, path))
+    return drawings.found(root, images, classes, root.stem, "CVAT")
+
+
+def _shape(tag: str, given: Mapping[str, str], path: Path) -> Shape:
+    label, order = given["label"], int(given.get("z_order", 0))
+
+    def numbers(*keys: str) -> list[float]:
+        return [float(given[key]) for key in keys]
+
+    turn = float(given.get("rotation", 0))
+    if tag == "polygon":
+        corners = [[float(x) for x in point.split(",")] for point in given["points"].split(";")]
+        return polygon([corners], label, order)
+    if tag == "box":
+        x0, y0, x1, y1 = numbers("xtl", "ytl", "xbr", "ybr")
+        middle = (x0 + x1) / 2, (y0 + y1) / 2
+        return polygon([turned(rectangle(x0, y0, x1, y1), turn, middle)], label, order)
+    if tag == "ellipse":
+        x, y, across, down = numbers("cx", "cy", "rx", "ry")
+        return polygon([turned(ellipse(x, y, across, down), turn, (x, y))], label, order)
+    if tag != "mask":
+        raise ValueError(f"<{tag}> in an image is unknown, expected {_WHAT}")
+    lengths = [int(number) for number in given["rle"].split(",")]
+    top, left, height, width = (int(given[key]) for key in ("top", "left", "height", "width"))
+    place = partial(_placed, lengths, top, left, (height, width))
+    return Shape(label, lazily(path, _WHAT, place), order)
+
+
+def _placed(lengths: Sequence[int], top: int, left: int, box: Size, size: Size) -> Patch:
+    return placed(from_runs(lengths, box), top, left, size)

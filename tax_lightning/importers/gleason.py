@@ -1,0 +1,61 @@
+"""Gleason 2019: tissue cores of the prostate, graded by six pathologists.
+
+::
+
+    Train_imgs/slide001_core003.jpg                       (or "Train Imgs")
+    Maps1_T/slide001_core003_classimg_nonconvex.png       (to Maps6_T)
+
+The folders may lie at any depth. ``pathologist 1`` to ``pathologist 6`` are each the same person
+throughout. Most cores lack the maps of some of them: these are no labels. The grey values 1 and 6
+both mean benign. All cores of a slide are one group. Cores have about 5000 x 5000 pixels: cut them
+with ``--tile``. The challenge's own test maps are not public.
+
+Source: Nir et al., "Automatic grading of prostate cancer in digitized histopathology images:
+learning from multiple experts", Medical Image Analysis 50, 2018.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tax_lightning.data.description import Description
+from tax_lightning.importers.cases import Found
+from tax_lightning.importers.layout import by_name, find_folder, join_cases, match_files, read_ids
+
+_CORE = r"slide(\d+)_core(\d+)"
+_IDS = {0: 0, 1: 1, 6: 1, 3: 2, 4: 3, 5: 4}  # grey value -> class id
+
+
+def find(root: Path) -> Found:
+    """The cores below a folder and the maps of them.
+
+    Raises:
+        FileNotFoundError: If a folder is missing.
+        ValueError: If names do not match each other; the message names the file and the cure.
+    """
+    images = _cores(find_folder(root, "Train_imgs", "Train Imgs"), _CORE)
+    masks = {
+        f"pathologist {number}": _cores(
+            find_folder(root, f"Maps{number}_T"), f"{_CORE}_classimg_nonconvex"
+        )
+        for number in range(1, 7)
+    }
+    slides = {name: name.partition("_")[0] for name in images}
+    cases, loose = join_cases(images, masks, lambda name, path: read_ids(path, _IDS), slides)
+    description = Description(
+        "Gleason 2019",
+        ("background", "benign", "grade 3", "grade 4", "grade 5"),
+        ("red", "green", "blue"),
+        source="Nir et al., Medical Image Analysis 50, 2018; gleason2019.grand-challenge.org",
+        licence="The terms on gleason2019.grand-challenge.org",
+    )
+    return Found(description, cases, left_out=loose)
+
+
+def _cores(folder: Path, pattern: str) -> dict[str, Path]:
+    """The files of a folder by slide and core, however many zeros stand in front."""
+    example = "slide001_core003" + pattern.removeprefix(_CORE)
+    return by_name(
+        (f"slide{int(slide):03}_core{int(core):03}", path)
+        for (slide, core), path in match_files(folder, pattern, example)
+    )

@@ -1,0 +1,303 @@
+"""Label Studio: an export as JSON, with polygons, brush strokes, rectangles and ellipses.
+
+Everybody who annotated an image is told by the tool: ``completed_by`` holds a number, or a person
+with an address. Annotations that were cancelled are left out and counted, and of several by one
+person for one task all but the last. An annotation without a region says that there is nothing to
+see. Several strokes of one label are one region; a pixel belongs to a stroke that covers half of
+it.
+
+The export as PNG names person and label in its files, but not the image. With the option
+``pictures`` masks are read from its files, and the images' names from the export as JSON, JSON-MIN
+or CSV. Somebody of whom an annotation is listed there without a file found nothing.
+
+Source: the JSON format of Label Studio's documentation; brush strokes are run lengths of RGBA
+values in bits, whose fourth channel is the mask (``label_studio_sdk.converter.brush``).
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import numpy as np
+
+from tax_lightning.data.pixels import IMAGE_SUFFIXES, read_mask, size_text
+from tax_lightning.exporters.outlines import Ring
+from tax_lightning.importers.cases import Found
+from tax_lightning.importers.json_files import json_files, lazily, of_file, read_json
+from tax_lightning.importers.shapes import (
+    Drawings,
+    Patch,
+    Shape,
+    Size,
+    ellipse,
+    folder_of,
+    images_below,
+    polygon,
+    rectangle,
+    turned,
+)
+
+_WHAT = "an export of Label Studio as JSON"
+_BARE = {"polygon", "brush", "rectangle", "ellipse"}  # a second result of this id has the label
+_PICTURE = re.compile(r"task-(\d+)-annotation-(\d+)-by-([^-]*)-(.+)-(\d+)")
+
+
+def find(
+    root: Path,
+    images: str | None = None,
+    classes: Sequence[str] | None = None,
+    pictures: str | None = None,
+) -> Found:
+    """The annotations of all tasks, by image and person.
+
+    Args:
+        root: The JSON file, or a folder with JSON files; with ``pictures`` also a CSV file.
+        images: Folder of the images; None: that of the export.
+        classes: Names in the order of their ids, the background first; None: by name.
+        pictures: Folder of the export as PNG, whose masks are taken in place of the regions.
+
+    Raises:
+        FileNotFoundError: If an image or the export is missing.
+        ValueError: If a file is no such export; the message names it.
+    """
+    drawings = Drawings()
+    there = {path.name for path in images_below(folder_of(root, images))}
+    masks = _pictures(Path(pictures)) if pictures is not None else None
+    for path in json_files(root):
+        with of_file(path, _WHAT):
+            for task in _tasks(path, listed=masks is not None):
+                image = _image(task, there)
+                for person, annotation in _last(task["annotations"], drawings.left_out):
+                    results = annotation["result"]
+                    own = drawings.of(image, person, path, _size(results))
+                    if masks is None:
+                        own.extend(_regions(results, path, drawings.left_out))
+                    else:
+                        files = masks.pop((int(task["id"]), int(annotation["id"])), {})
+                        names = _labels_by_name(results)
+                        own.extend(_picture(file, rest, names) for file, rest in files.items())
+    if masks:
+        drawings.left_out["A picture of an annotation that was not taken or listed."] += len(masks)
+    return drawings.found(root, images, classes, root.stem, "Label Studio")
+
+
+def _tasks(path: Path, listed: bool) -> Iterator[Mapping[str, Any]]:
+    """The tasks of an export; ``listed``: it need only list annotations, as JSON-MIN and CSV do."""
+    if path.suffix.lower() == ".csv" and listed:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows: Any = list(csv.DictReader(file))
+    else:
+        rows = read_json(path)
+    if not isinstance(rows, list):
+        raise ValueError(f"expected {_WHAT}, a list of tasks")
+    for row in rows:
+        if "annotations" in row or not listed:
+            yield row
+        else:
+            person = row["annotator"]
+            person = int(person) if str(person).isdigit() else person
+            one = {"id": row["annotation_id"], "completed_by": person, "result": []}
+            yield {"id": row["id"], "data": row, "annotations": [one]}
+
+
+def _last(
+    annotations: Iterable[Mapping[str, Any]], left_out: Counter[str]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each person with the last of their annotations that count."""
+    by: dict[str, Mapping[str, Any]] = {}
+    for annotation in sorted(annotations, key=lambda one: str(one.get("updated_at") or "")):
+        person = _person(annotation.get("completed_by"))
+        if annotation.get("was_cancelled"):
+            left_out[f"An annotation by {person} that was cancelled."] += 1
+            continue
+        if person in by:
+            left_out[f"An annotation by {person} that a later one of the same task replaces."] += 1
+        by[person] = annotation
+    yield from by.items()
+
+
+def _image(task: Mapping[str, Any], there: set[str]) -> str:
+    """The name of a task's image file: the first value of its data that ends like one."""
+    for value in task["data"].values():
+        if not isinstance(value, str):
+            continue
+        address = urlparse(value)
+        name = unquote(address.query.partition("d=")[2] or address.path)
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+            # Uploads get eight hexadecimal digits before their name.
+            upload = re.sub(r"(^|/)[0-9a-f]{8}-(?=[^/]+$)", r"\1", name)
+            return name if Path(name).name in there else upload
+    raise ValueError(f"task {task.get('id')}: its data name no image file: {task['data']}.")
+
+
+def _person(given: object) -> str:
+    """Who drew it: the address where it stands, else the number."""
+    if isinstance(given, dict):
+        given = given.get("email") or given.get("username") or given.get("id")
+    if given is None:
+        raise ValueError("an annotation lacks completed_by, by which annotators are told apart")
+    return f"user {given}" if isinstance(given, int) else str(given)
+
+
+def _size(results: Iterable[Mapping[str, Any]]) -> Size | None:
+    """Height and width of what was drawn on; None where nothing tells them."""
+    sizes = {
+        (int(one["original_height"]), int(one["original_width"]))
+        for one in results
+        if "original_width" in one
+    }
+    if len(sizes) > 1:
+        raise ValueError(f"one annotation was drawn on images of {sorted(sizes)} pixels")
+    return next(iter(sizes), None)
+
+
+def _regions(
+    results: Sequence[Mapping[str, Any]], path: Path, left_out: Counter[str]
+) -> Iterator[Shape]:
+    labelled = {one.get("id") for one in results if one["type"].endswith("labels")}
+    for result in results:
+        kind, value = result["type"], result.get("value", {})
+        if not kind.endswith("labels"):
+            if kind in _BARE and result.get("id") not in labelled:
+                left_out[f"A {kind} without a label."] += 1
+            continue  # choices, ratings and relations draw nothing
+        labels = value.get(kind) or ()
+        if not labels:
+            left_out[f"A region of the kind {kind} without a label."] += 1
+        for label in labels:
+            shape = _shape(result, value, label, path)
+            if shape is None:
+                left_out[f"A region of the kind {kind}, which is not read."] += 1
+            else:
+                yield shape
+
+
+def _shape(
+    result: Mapping[str, Any], value: Mapping[str, Any], label: str, path: Path
+) -> Shape | None:
+    if result.get("image_rotation", 0):
+        raise ValueError(
+            f"region {result.get('id')} lies on an image that was turned by "
+            f"{result['image_rotation']} degrees: turn the image itself, and draw anew"
+        )
+    if "rle" in value:
+        return Shape(label, lazily(path, _WHAT, partial(_brush, value["rle"])))
+    outline = _outline(value, np.array([result["original_width"], result["original_height"]]) / 100)
+    return None if outline is None else polygon([outline], label)
+
+
+def _outline(value: Mapping[str, Any], unit: Any) -> Ring | None:  # noqa: ANN401 - an array
+    """The outline of a region in pixels, from the pixels in a per cent of width and of height."""
+    if "points" in value:
+        points: Ring = np.asarray(value["points"], np.float64) * unit
+        return points
+    if "x" not in value:
+        return None
+    x, y = np.array([value["x"], value["y"]]) * unit
+    if "radiusX" in value:
+        across, down = np.array([value["radiusX"], value["radiusY"]]) * unit
+        ring = ellipse(x, y, across, down)
+    elif "width" in value and "height" in value:
+        width, height = np.array([value["width"], value["height"]]) * unit
+        ring = rectangle(x, y, x + width, y + height)
+    else:
+        return None
+    return turned(ring, value.get("rotation", 0), (x, y))  # about the corner, or the middle
+
+
+def _brush(rle: Sequence[int], size: Size) -> Patch:
+    if int.from_bytes(bytes(rle[:4]), "big") != size[0] * size[1] * 4:  # before it is decoded
+        raise ValueError(f"a stroke does not hold four values for each of {size_text(size)} pixels")
+    return _covered(decoded(rle).reshape(*size, 4)[..., 3])
+
+
+def _covered(values: Any) -> Patch:  # noqa: ANN401 - an array
+    """What is covered by half at least, since strokes have soft edges; some masks hold 0 and 1."""
+    return Patch(0, 0, values > values.max(initial=0) / 2)
+
+
+def decoded(rle: Sequence[int]) -> np.ndarray[Any, Any]:
+    """The values of a brush stroke, uint8, from its bytes.
+
+    Bits: 32 for the number of values, 5 for the length of a value less 1, four times 4 for lengths
+    of run lengths less 1. Then in turn: 1 whether a run follows or single values, 2 which of the
+    four lengths, the number of values less 1 in so many bits, and the value, or each value.
+
+    Raises:
+        ValueError: If the bytes end early.
+    """
+    bits = "".join(f"{byte:08b}" for byte in bytes(rle))
+    at = 0
+
+    def take(count: int) -> int:
+        nonlocal at
+        if at + count > len(bits):
+            raise ValueError("a brush stroke ends early")
+        at += count
+        return int(bits[at - count : at], 2)
+
+    total, word = take(32), take(5) + 1
+    lengths = [take(4) + 1 for _ in range(4)]
+    if total > 2**31:
+        raise ValueError(f"a brush stroke of {total} values")
+    values = np.zeros(total, np.uint8)
+    filled = 0
+    while filled < total:
+        is_run, size = take(1), lengths[take(2)]
+        count = take(size) + 1
+        if is_run:
+            values[filled : filled + count] = take(word)
+        else:
+            for place in range(filled, min(filled + count, total)):
+                values[place] = take(word)
+        filled += count
+    return values
+
+
+def _pictures(folder: Path) -> dict[tuple[int, int], dict[Path, str]]:
+    """By task and annotation the files of the export as PNG, each with its tag and label."""
+    found: dict[tuple[int, int], dict[Path, str]] = {}
+    for path in sorted(folder.glob("*.png")):
+        match = _PICTURE.fullmatch(path.stem)
+        if match is None:
+            raise ValueError(
+                f"{path} is named otherwise, expected task-ID-annotation-ID-by-PERSON-TAG-LABEL-I."
+            )
+        found.setdefault((int(match[1]), int(match[2])), {})[path] = match[4]
+    if not found:
+        raise FileNotFoundError(f"pictures: {folder} holds no PNG files, expected that export.")
+    return found
+
+
+def _labels_by_name(results: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """How the files' names write a tag and a label, either of which may hold a hyphen -> label."""
+    return {
+        re.sub(r"[/\\]", "-", f"{one.get('from_name')}-{label}"): label
+        for one in results
+        if one["type"] in ("brushlabels", "labels")
+        for label in one.get("value", {}).get(one["type"], ())
+    }
+
+
+def _picture(path: Path, rest: str, labels: Mapping[str, str]) -> Shape:
+    label = labels.get(rest) or rest.partition("-")[2]
+    if not label:
+        raise ValueError(f"{path} names no label, expected ...-TAG-LABEL-I.png")
+    return Shape(label, partial(_read_picture, path))
+
+
+def _read_picture(path: Path, size: Size) -> Patch:
+    mask = read_mask(path)
+    if mask.shape != size:
+        raise ValueError(
+            f"{path} has {size_text(mask.shape)} pixels, its image {size_text(size)}: expected the "
+            "same."
+        )
+    return _covered(mask)

@@ -1,0 +1,203 @@
+"""NIfTI: a volume a case, with a mask of each annotator in a file of its own.
+
+::
+
+    CASE/image.nii.gz
+    CASE/label_annot_1.nii.gz
+    CASE/label_annot_3.nii.gz     2 did not label this case
+
+CURVAS and MBH-Seg lie like this. Other names are given as patterns, in which ``{name}`` is the
+case, ``{annotator}`` the annotator, ``{group}`` perhaps a patient, and ``*`` any text. The folders
+that ``tax`` writes in the format nifti are read with ``--masks "{name}/{annotator}.nii*"``.
+
+- Masks are turned by their affine to lie on the image. Other grids, origins or spacings are
+  refused.
+- Pictures are slices along a stored axis. They stand upright, by the affine.
+- An image of several modalities has them behind its third axis.
+- Each volume is scaled by the percentiles 0.5 and 99.5 of its voxels, or with ``intensity_range``
+  kept as it is.
+
+Source: Cox et al., "A (sort of) new image data format standard: NIfTI-1", NeuroImage 22, 2004.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tax_lightning.data.description import Description
+from tax_lightning.data.layouts import from_patterns
+from tax_lightning.importers.cases import Found, Pixels
+from tax_lightning.importers.volumes import Scan, Shape, Volume, names_and_ids, slices
+
+SUFFIXES = (".nii", ".nii.gz")
+
+
+def find(
+    root: Path,
+    images: str = "{name}/image.nii*",
+    masks: str = "{name}/label_annot_{annotator}.nii*",
+    classes: Sequence[str] | None = None,
+    axis: int = 2,
+    intensity_range: tuple[float, float] | None = None,
+    empty_slices: bool = False,
+    use_affines: bool = True,
+) -> Found:
+    """The volumes below a folder whose paths follow patterns.
+
+    Args:
+        root: The folder.
+        images: Pattern of the images.
+        masks: Pattern of the masks.
+        classes: Names of the values 0, 1, 2 and so on; 255 then means not labelled. None: a class
+            for each value that any mask holds, to find which all masks are read.
+        axis: The stored axis to slice along, 0 to 2.
+        intensity_range: Values that mean black and white, such as -1000 and 400 for the lung. None:
+            percentiles of each volume.
+        empty_slices: Keep slices on which nobody drew anything.
+        use_affines: Turn masks by their affine. False: lay them on images as they are stored.
+
+    Raises:
+        FileNotFoundError: If there are no such files.
+        ValueError: If files do not fit each other; the message names them.
+        ModuleNotFoundError: If nibabel is not installed.
+    """
+    samples, _ = from_patterns(root, images, masks, suffixes={".nii", ".gz"})
+    scans = [
+        Scan(
+            sample.id,
+            (open_nifti(sample.image, channels=None),),
+            {by: open_nifti(path) for by, path in sample.masks.items()},
+            group=sample.group,
+        )
+        for sample in samples
+        if sample.masks
+    ]
+    channels = {scan.images[0].channels: scan.images[0].path for scan in scans}
+    if len(channels) > 1:
+        (one, path), (other, second) = list(channels.items())[:2]
+        raise ValueError(
+            f"{path} has {one} modalities, but {second} has {other}. Expected the same number: "
+            "move one of them away."
+        )
+    names, ids = names_and_ids(scans, classes)
+    count = next(iter(channels))
+    description = Description(
+        root.resolve().name,
+        names,
+        ("grey",) if count == 1 else tuple(f"modality {i + 1}" for i in range(count)),
+        intensity_range,
+    )
+    left_out = [f"{s.id}: {s.image} has no mask." for s in samples if not s.masks]
+    cases = slices(scans, ids, axis, intensity_range, empty_slices, use_affines)
+    return Found(description, cases, left_out=left_out)
+
+
+def find_nifti(folder: Path) -> dict[str, Path]:
+    """NIfTI files of a folder by name without extension, sorted; hidden ones are passed over.
+
+    Raises:
+        ValueError: If a file is there both plain and compressed.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith(".") or not path.name.endswith(SUFFIXES):
+            continue
+        name = path.name.removesuffix(".gz").removesuffix(".nii")
+        if name in found:
+            raise ValueError(
+                f"{path} and {found[name]} have the same name {name!r}. Expected one file a name: "
+                "delete one of them."
+            )
+        found[name] = path
+    return found
+
+
+def open_nifti(path: Path, channels: int | None = 1) -> Volume:
+    """A NIfTI file, of which the header is read.
+
+    Args:
+        path: The file. Axes of length 1 behind the third count for nothing. An affine that the
+            header does not claim to know, or that is singular, counts as unknown.
+        channels: Length of the last axis that is longer than 1, if that holds modalities. None:
+            what lies behind the third axis does.
+
+    Raises:
+        ValueError: If it cannot be read, or holds no such volume.
+        ModuleNotFoundError: If nibabel is not installed.
+    """
+    with _named(path):
+        image = _nibabel().load(path)
+        kind = image.get_data_dtype()
+        if kind.kind not in "iuf":
+            raise ValueError(f"its voxels are of type {kind}, expected numbers")
+        stored = tuple(int(length) for length in image.shape)
+        known = any(int(image.header[key]) > 0 for key in ("qform_code", "sform_code"))
+        affine = np.asarray(image.affine, np.float64)
+    shape, last = _arranged(path, stored, channels)
+    known = known and bool(np.isfinite(affine).all()) and abs(np.linalg.det(affine)) > 1e-12
+
+    def read() -> Pixels:
+        with _named(path):
+            voxels: Pixels = np.asanyarray(_nibabel().load(path).dataobj)
+        return voxels.reshape(shape if last == 1 else (*shape, last))
+
+    return Volume(path, shape, affine if known else None, read, last)
+
+
+def _arranged(path: Path, stored: tuple[int, ...], channels: int | None) -> tuple[Shape, int]:
+    """Lengths of the three axes, and of that of the channels."""
+    rest = list(stored)
+    while rest and rest[-1] == 1:
+        rest.pop()
+    last = 1
+    if channels is None and len(rest) > 3:
+        last = rest.pop()
+    elif channels is not None and channels > 1:
+        last = rest.pop() if rest else 0
+    one, two, three, *more = (*rest, 1, 1, 1)
+    if last != (channels or last) or any(length != 1 for length in more):
+        also = f" and, as the last axis, {channels} modalities" if (channels or 1) > 1 else ""
+        raise ValueError(
+            f"{path} holds an array of {' x '.join(map(str, stored))}, expected a picture (two "
+            f"axes) or a volume (three){also}. Take the file out, or correct it."
+        )
+    return (one, two, three), last
+
+
+def _nibabel() -> Any:  # noqa: ANN401 - a module
+    try:
+        import nibabel
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "NIfTI files need nibabel, which is not installed: "
+            'pip install "tax-lightning[volumes]".'
+        ) from error
+    return nibabel
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Give every failure to read a file the file's name."""
+    nibabel = _nibabel()
+    broken = (
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+        nibabel.filebasedimages.ImageFileError,
+        nibabel.spatialimages.HeaderDataError,
+        nibabel.wrapstruct.WrapStructError,
+    )
+    try:
+        yield
+    except broken as error:
+        raise ValueError(
+            f"Cannot read {path}: {error}. Expected a whole NIfTI file ({', '.join(SUFFIXES)}): "
+            "replace it or remove it."
+        ) from error
