@@ -335,14 +335,17 @@ class SampleTable:
             facts={**sample.facts, "file": sample.image.name},
         )
 
-    def check(self) -> None:
+    def check(self, look: Callable[[RawSample], None] = lambda sample: None) -> None:
         """Decode every file once, so that a broken one is found before training and not halfway.
+
+        Args:
+            look: Called with each decoded sample, from any thread.
 
         Raises:
             ValueError: As `read`, for the first sample that cannot be read; or if the numbers of
                 two masks' palettes mean different colours, so that they are no class ids.
         """
-        for_each(self.read, self.samples)
+        for_each(lambda sample: look(self.read(sample)), self.samples)
         if not has_colours(self.mask_values):
             self._check_palettes()
 

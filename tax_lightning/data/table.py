@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from tax_lightning.data.checks import QuickChecks
 from tax_lightning.data.datamodule import STAGE_SPLITS, MultiAnnotatorDataModule
 from tax_lightning.data.dataset import Source
 from tax_lightning.data.pixels import Pictures, find_images
@@ -139,8 +140,12 @@ class TableDataModule(MultiAnnotatorDataModule):
         count = sum(len(table) for table in tables)
         rank_zero_info(f"Checking the files of {count} images; check_files=False skips this.")
         rank, processes = self._process()
+        checks = QuickChecks(self.annotators, self.classes[0])
+        look = checks.add if stage == "fit" else lambda sample: None
         for table in tables:
-            replace(table, samples=table.samples[rank::processes]).check()
+            replace(table, samples=table.samples[rank::processes]).check(look)
+        for sentence in checks.sentences() if stage == "fit" else ():
+            rank_zero_warn(f"{sentence} `tax inspect` shows the files.")
 
 
 def _check_usable(table: SampleTable) -> None:

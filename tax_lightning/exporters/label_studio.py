@@ -60,16 +60,16 @@ def encoded(mask: Bools) -> list[int]:
         >>> encoded(np.ones((1, 1)) > 0)[:4]  # the number of values: four of a pixel
         [0, 0, 0, 4]
     """
-    flat = mask.ravel().repeat(4)
-    change = np.flatnonzero(np.diff(flat.astype(np.int8))) + 1
-    ends = [0, *change.tolist(), flat.size]
+    flat = mask.ravel()
+    change = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    ends = [4 * end for end in (0, *change.tolist(), flat.size)]
     sizes = (2, 4, 8, 15)
-    bits = [f"{flat.size:032b}", f"{7:05b}", *(f"{size:04b}" for size in sizes)]
+    bits = [f"{ends[-1]:032b}", f"{7:05b}", *(f"{size:04b}" for size in sizes)]
     for start, end in itertools.pairwise(ends):
         while start < end:
             count = min(end - start, 2 ** (sizes[-1] + 1))
             which = next(i for i, size in enumerate(sizes) if count <= 2 ** (size + 1))
-            bits.append(f"1{which:02b}{count - 1:0{sizes[which] + 1}b}{255 * flat[start]:08b}")
+            bits.append(f"1{which:02b}{count - 1:0{sizes[which] + 1}b}{255 * flat[start // 4]:08b}")
             start += count
     text = "".join(bits)
     text += "0" * (-len(text) % 8)

@@ -7,9 +7,12 @@ image did not label it, and images that nobody drew on are left out and counted.
 lengths of both kinds are read as well as polygons, of which all belong to one object. The classes
 are the categories in the order in which they are listed.
 
-Source: the format of data of COCO (cocodataset.org). Read with pycocotools, whose rule decides
-which pixels of run lengths belong to an object; polygons follow that of
-:mod:`tax_lightning.importers.shapes`.
+An annotation may have a box alone, which tells no area: it is left out and counted, and an image
+on which a file has nothing else is not labelled rather than empty.
+
+Source: the format of data of COCO (cocodataset.org). Run lengths go column by column, zeros first.
+They are read here, since pycocotools fills up those that are too short with whatever lies in the
+memory. Polygons follow the rule of :mod:`tax_lightning.importers.shapes`.
 """
 
 from __future__ import annotations
@@ -22,10 +25,9 @@ from typing import Any
 import numpy as np
 
 from tax_lightning.data.pixels import size_text
-from tax_lightning.exporters.coco import pycocotools
 from tax_lightning.importers.cases import Found
 from tax_lightning.importers.json_files import files_by_annotator, lazily, of_file, read_json
-from tax_lightning.importers.shapes import Drawings, Patch, Shape, Size, polygon
+from tax_lightning.importers.shapes import Drawings, Patch, Shape, Size, from_runs, polygon
 
 _WHAT = "a COCO file with images, categories and annotations"
 
@@ -40,7 +42,6 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
 
     Raises:
         FileNotFoundError: If an image or the export is missing.
-        ModuleNotFoundError: If there are run lengths and pycocotools is not installed.
         ValueError: If a file is no such export; the message names it.
     """
     drawings = Drawings()
@@ -51,19 +52,33 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
             labels = {category["id"]: category["name"] for category in data["categories"]}
             drawings.declared |= dict.fromkeys(labels.values())
             told = any("annotator" in annotation for annotation in data["annotations"])
-            for image in () if told else listed.values():
-                drawings.of(image["file_name"], owner, path, _size(image))
-            for annotation in data["annotations"]:
+            drawn = [
+                (one, list(_shapes(one, labels[one["category_id"]], path)))
+                for one in data["annotations"]
+            ]
+            boxed = {annotation["image_id"] for annotation, shapes in drawn if not shapes}
+            for id, image in () if told else listed.items():
+                if id not in boxed:
+                    drawings.of(image["file_name"], owner, path, _size(image))
+            for annotation, shapes in drawn:
                 image = listed[annotation["image_id"]]
-                person = str(annotation["annotator"]) if told else owner
-                shapes = list(_shapes(annotation, labels[annotation["category_id"]], path))
-                if not shapes:
+                person = _person(annotation) if told else owner
+                if shapes:
+                    drawings.of(image["file_name"], person, path, _size(image)).extend(shapes)
+                else:
                     drawings.left_out["An annotation without a segmentation."] += 1
-                    continue
-                drawings.of(image["file_name"], person, path, _size(image)).extend(shapes)
             if told and (rest := listed.keys() - {one["image_id"] for one in data["annotations"]}):
                 drawings.left_out[f"An image of {path} that nobody drew on."] += len(rest)
     return drawings.found(root, images, classes, root.stem, "COCO")
+
+
+def _person(annotation: Mapping[str, Any]) -> str:
+    if annotation.get("annotator") is None:
+        raise ValueError(
+            f"the annotation {annotation.get('id')} on image {annotation['image_id']} names no "
+            "annotator, as others do. Name one in each, or in none"
+        )
+    return str(annotation["annotator"])
 
 
 def _size(image: Mapping[str, Any]) -> Size | None:
@@ -77,18 +92,53 @@ def _shapes(annotation: Mapping[str, Any], label: str, path: Path) -> Iterator[S
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, list):
         for ring in segmentation:  # none of several is a hole
-            yield polygon([np.reshape(ring, (-1, 2))], label)
+            if len(ring) % 2:
+                raise ValueError(f"an outline has {len(ring)} numbers, expected x and y in turn")
+            if len(ring) >= 6:
+                yield polygon([np.reshape(ring, (-1, 2))], label)
     elif segmentation:
         yield Shape(label, lazily(path, _WHAT, partial(_decoded, segmentation)))
 
 
 def _decoded(segmentation: Mapping[str, Any], size: Size) -> Patch:
-    coco, given = pycocotools(), tuple(segmentation["size"])
+    given = tuple(segmentation["size"])
     if given != size:
         raise ValueError(
             f"run lengths of {size_text(given)} pixels, but the image has {size_text(size)}"
         )
-    rle: Any = dict(segmentation)
-    if isinstance(rle["counts"], list):
-        rle = coco.frPyObjects(rle, *size)
-    return Patch(0, 0, np.asarray(coco.decode(rle)) > 0)
+    counts = segmentation["counts"]
+    runs = unpacked(counts) if isinstance(counts, str) else [int(count) for count in counts]
+    if sum(runs) != size[0] * size[1]:
+        raise ValueError(f"run lengths of {sum(runs)} pixels for an image of {size_text(size)}")
+    return Patch(0, 0, from_runs(runs, size[::-1]).T)
+
+
+def unpacked(counts: str) -> list[int]:
+    """Run lengths from their compressed form.
+
+    A character is 48 and six bits more: five of a number, the lowest first, and 32 if more follow.
+    A number whose highest bit is set is negative. From the fourth on, numbers are differences from
+    the run length two before.
+
+    Raises:
+        ValueError: If it holds another character or ends early.
+
+    Example:
+        >>> unpacked("124")
+        [1, 2, 4]
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"compressed run lengths hold the character {character!r}")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) >> 4 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("compressed run lengths end early")
+    return runs

@@ -3,19 +3,22 @@
 Everybody who annotated an image is told by the tool: ``completed_by`` holds a number, or a person
 with an address. Annotations that were cancelled are left out and counted, and of several by one
 person for one task all but the last. An annotation without a region says that there is nothing to
-see. Several strokes of one label are one region; a pixel belongs to a stroke that covers half of
-it.
+see; one whose regions all lack a label, or tell no area, says nothing of the image. Several strokes
+of one label are one region; a pixel belongs to a stroke that covers half of it.
 
 The export as PNG names person and label in its files, but not the image. With the option
-``pictures`` masks are read from its files, and the images' names from the export as JSON, JSON-MIN
-or CSV. Somebody of whom an annotation is listed there without a file found nothing.
+``pictures`` strokes are read from its files, which hold nothing else, and the images' names from
+the export as JSON, JSON-MIN or CSV. Somebody of whom an annotation is listed there without a file
+found nothing.
 
 Source: the JSON format of Label Studio's documentation; brush strokes are run lengths of RGBA
-values in bits, whose fourth channel is the mask (``label_studio_sdk.converter.brush``).
+values in bits, whose fourth channel is the mask (``label_studio_sdk.converter.brush``), and
+bitmasks PNG files in base64, opaque where drawn.
 """
 
 from __future__ import annotations
 
+import base64
 import csv
 import re
 from collections import Counter
@@ -23,7 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
+from urllib.parse import parse_qs, unquote, urlparse
 
 import numpy as np
 
@@ -38,14 +41,18 @@ from tax_lightning.importers.shapes import (
     Size,
     ellipse,
     folder_of,
+    from_png,
     images_below,
+    placed,
     polygon,
     rectangle,
     turned,
 )
 
 _WHAT = "an export of Label Studio as JSON"
-_BARE = {"polygon", "brush", "rectangle", "ellipse"}  # a second result of this id has the label
+# A second result of this id has the label.
+_BARE = {"polygon", "brush", "rectangle", "ellipse", "bitmask", "magicwand"}
+_STROKES = {"brushlabels", "brush", "magicwand"}
 _PICTURE = re.compile(r"task-(\d+)-annotation-(\d+)-by-([^-]*)-(.+)-(\d+)")
 
 
@@ -61,7 +68,7 @@ def find(
         root: The JSON file, or a folder with JSON files; with ``pictures`` also a CSV file.
         images: Folder of the images; None: that of the export.
         classes: Names in the order of their ids, the background first; None: by name.
-        pictures: Folder of the export as PNG, whose masks are taken in place of the regions.
+        pictures: Folder of the export as PNG, whose masks are taken in place of the strokes.
 
     Raises:
         FileNotFoundError: If an image or the export is missing.
@@ -75,14 +82,16 @@ def find(
             for task in _tasks(path, listed=masks is not None):
                 image = _image(task, there)
                 for person, annotation in _last(task["annotations"], drawings.left_out):
-                    results = annotation["result"]
-                    own = drawings.of(image, person, path, _size(results))
-                    if masks is None:
-                        own.extend(_regions(results, path, drawings.left_out))
-                    else:
-                        files = masks.pop((int(task["id"]), int(annotation["id"])), {})
-                        names = _labels_by_name(results)
-                        own.extend(_picture(file, rest, names) for file, rest in files.items())
+                    results, shapes = annotation["result"] or [], list[Shape]()
+                    if masks is not None:
+                        key = int(task["id"]), int(annotation["id"])
+                        shapes += _pictured(masks.pop(key, {}), results, key)
+                        results = [one for one in results if not _is_stroke(one)]
+                    before = drawings.left_out.total()
+                    shapes += _regions(results, path, drawings.left_out)
+                    if shapes or drawings.left_out.total() == before:
+                        size = _size(annotation["result"] or [])
+                        drawings.of(image, person, path, size).extend(shapes)
     if masks:
         drawings.left_out["A picture of an annotation that was not taken or listed."] += len(masks)
     return drawings.found(root, images, classes, root.stem, "Label Studio")
@@ -129,7 +138,11 @@ def _image(task: Mapping[str, Any], there: set[str]) -> str:
         if not isinstance(value, str):
             continue
         address = urlparse(value)
-        name = unquote(address.query.partition("d=")[2] or address.path)
+        if address.scheme in ("", "http", "https"):
+            # Local files are named by a parameter.
+            name = parse_qs(address.query).get("d", [unquote(address.path)])[0]
+        else:
+            name = value.partition("://")[2] or value  # of a bucket, where all is meant as it is
         if Path(name).suffix.lower() in IMAGE_SUFFIXES:
             # Uploads get eight hexadecimal digits before their name.
             upload = re.sub(r"(^|/)[0-9a-f]{8}-(?=[^/]+$)", r"\1", name)
@@ -189,6 +202,8 @@ def _shape(
         )
     if "rle" in value:
         return Shape(label, lazily(path, _WHAT, partial(_brush, value["rle"])))
+    if "imageDataURL" in value:
+        return Shape(label, lazily(path, _WHAT, partial(_bitmask, value["imageDataURL"])))
     outline = _outline(value, np.array([result["original_width"], result["original_height"]]) / 100)
     return None if outline is None else polygon([outline], label)
 
@@ -216,6 +231,13 @@ def _brush(rle: Sequence[int], size: Size) -> Patch:
     if int.from_bytes(bytes(rle[:4]), "big") != size[0] * size[1] * 4:  # before it is decoded
         raise ValueError(f"a stroke does not hold four values for each of {size_text(size)} pixels")
     return _covered(decoded(rle).reshape(*size, 4)[..., 3])
+
+
+def _bitmask(address: str, size: Size) -> Patch:
+    mask = from_png(base64.b64decode(address.partition("base64,")[2]), size)
+    if mask.shape != size:
+        raise ValueError(f"a bitmask of {size_text(mask.shape)} on an image of {size_text(size)}")
+    return placed(mask, 0, 0, size)
 
 
 def _covered(values: Any) -> Patch:  # noqa: ANN401 - an array
@@ -276,21 +298,30 @@ def _pictures(folder: Path) -> dict[tuple[int, int], dict[Path, str]]:
     return found
 
 
-def _labels_by_name(results: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """How the files' names write a tag and a label, either of which may hold a hyphen -> label."""
-    return {
-        re.sub(r"[/\\]", "-", f"{one.get('from_name')}-{label}"): label
-        for one in results
-        if one["type"] in ("brushlabels", "labels")
-        for label in one.get("value", {}).get(one["type"], ())
-    }
+def _is_stroke(result: Mapping[str, Any]) -> bool:
+    return result["type"] in _STROKES or "rle" in result.get("value", {})
 
 
-def _picture(path: Path, rest: str, labels: Mapping[str, str]) -> Shape:
-    label = labels.get(rest) or rest.partition("-")[2]
-    if not label:
-        raise ValueError(f"{path} names no label, expected ...-TAG-LABEL-I.png")
-    return Shape(label, partial(_read_picture, path))
+def _pictured(
+    files: Mapping[Path, str], results: Iterable[Mapping[str, Any]], key: tuple[int, int]
+) -> Iterator[Shape]:
+    """The strokes of an annotation from its files, each with its tag and labels."""
+    labels_of = {}  # as names of files write tag and labels, any of which may hold a hyphen
+    for result in results:
+        labels = result.get("value", {}).get(result["type"])
+        if _is_stroke(result) and labels:
+            called = "-".join([str(result.get("from_name")), *labels])
+            labels_of[re.sub(r"[/\\]", "-", called)] = labels
+    if labels_of and not files:
+        raise ValueError(
+            f"task {key[0]} has strokes in its annotation {key[1]}, but pictures has no file "
+            f"task-{key[0]}-annotation-{key[1]}-... of it. Export the pictures anew"
+        )
+    for path, rest in files.items():
+        for label in labels_of.get(rest) or [rest.partition("-")[2]]:
+            if not label:
+                raise ValueError(f"{path} names no label, expected ...-TAG-LABEL-I.png")
+            yield Shape(label, partial(_read_picture, path))
 
 
 def _read_picture(path: Path, size: Size) -> Patch:
