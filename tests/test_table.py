@@ -145,7 +145,9 @@ def test_patches_of_all_splits(table):
                 inside = (..., slice(top, top + 12), slice(left, left + 12))
                 sample = whole.read(name)
                 assert torch.equal(unpacked(batch)["image"][place], sample["image"][inside])
-                assert torch.equal(batch["masks"][place], sample["masks"][inside])
+                labels, whole_labels = batch["masks"][place], sample["masks"][inside]
+                known = labels != 255  # val and test count a pixel in one patch only
+                assert torch.equal(labels[known], whole_labels[known])
                 seen.add(patch)
         assert seen == expected
     assert data.read(f"{names[0]}@8,12")["image"].shape == (3, 12, 12)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tax_lightning.unlikely import (
+from tax_lightning.inspection.unlikely import (
     Habits,
     contexts,
     count_cases,

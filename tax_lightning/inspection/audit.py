@@ -21,8 +21,8 @@ from tax_lightning.data.dataset import Source
 from tax_lightning.data.samples import RawSample, SampleTable
 from tax_lightning.data.splits import SPLITS
 from tax_lightning.findings import Finding, LabelCounts
+from tax_lightning.inspection.unlikely import Cases, count_cases
 from tax_lightning.tendencies import Groups, tendency_sums
-from tax_lightning.unlikely import Cases, count_cases
 
 ABSENT, EMPTY, DRAWN = range(3)
 """What an annotator did with an image: no mask, a mask without foreground, one with."""
