@@ -79,7 +79,8 @@ def mask_scores(audit: Audit, expected: Expected | None = None) -> Array:
     by_others = scores(np.stack([habits.of_masks(cases) for cases in audit.cases]))
     if expected is None:
         return by_others
-    return np.asarray((by_others + scores(expected.nats)) / np.sqrt(2))
+    both: npt.NDArray[np.float64] = (by_others + scores(expected.nats)) / np.sqrt(2)
+    return both
 
 
 def review(
