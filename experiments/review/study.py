@@ -181,7 +181,7 @@ def main() -> None:
     if not args.only_tables:
         rows = []
         for seed in args.seeds:
-            grey = {0: "background", 255: "cell"}
+            grey: dict[int | str, str] = {0: "background", 255: "cell"}
             cells = FolderDataModule(args.root, ["background", "cell"], mask_values=grey)
             sets = {"cells": cells, "scenes": SyntheticDataModule(seed=seed)}
             for name, data in sets.items():

@@ -99,10 +99,10 @@ def review(
     Example:
         >>> from tax_lightning.data import SyntheticDataModule
         >>> from tax_lightning.inspection.audit import audit
-        >>> data = SyntheticDataModule(train_samples=12, val_samples=0, test_samples=0)
-        >>> first = review(audit(data), data)[0]
-        >>> first.whose, first.box[2:] <= (96, 96)
-        ('Emil on train-0001', True)
+        >>> data = SyntheticDataModule(64, 24, 0, 0, missing=0.3)
+        >>> last = review(audit(data), data)[-1]
+        >>> last.whose, last.reason[:50]
+        ('Ana on train-0018', 'not labelled; the others differ on 16.4% of the pi')
     """
     unlikely = mask_scores(audit, expected)
     asked = np.full(unlikely.shape, np.nan)
