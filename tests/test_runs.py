@@ -186,6 +186,9 @@ def test_a_table_is_the_old_or_the_new_one(tmp_path, monkeypatch, broken):
 
 def test_every_table_in_git_has_one_row_a_run():
     for path in (REPO / "experiments").rglob("*.csv"):
+        with path.open() as file:
+            if "name" not in file.readline().split(","):
+                continue  # a study of data alone, without runs
         found = keys(path)
         assert len(found) == len(set(found)) > 0
         assert path.stat().st_size < 300_000
