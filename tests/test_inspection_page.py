@@ -221,8 +221,9 @@ def test_the_page_fits_a_phone_and_a_desk(browser, request, tmp_path, which, wid
     assert measured["needed"] <= width
     assert measured["outside"] == 0
     assert measured["broken"] == 0
-    assert measured["images"] > 0
-    assert measured["sections"] == 9
+    to_review = which == "synthetic"  # of the crowd no mask stands out, and none is shown
+    assert (measured["images"] > 0) == to_review
+    assert measured["sections"] == 8 + to_review
     assert measured["fetched"] == []
     assert "CONSOLE" not in said
 
