@@ -2,6 +2,7 @@
 
 import json
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ REAL_DATA = {
 FEW = dict.fromkeys(
     ("bubil", "bubil_mini", "bubil_mini_pretrained"), ("val_fraction=0.45", "test_fraction=0.45")
 )
+FEW["bubil"] = (*FEW["bubil"], "batch_size=1")  # predictions have 0.8 million pixels
 FEW["quickstart"] = ("train_samples=16", "val_samples=8", "test_samples=8")
 
 
@@ -72,7 +74,8 @@ def test_fit_test_and_predict(config, request, tmp_path, capsys):
 def a_few(source, folder):
     """Some of the files of a data set, by links: to import all takes long."""
     for path in source.rglob("*.png"):
-        if source.name == "lidc_mini" or path.stem.endswith(("B01", "B02", "B03", "B04", "B05")):
+        of_series = source.name == "lidc_mini" and zlib.crc32(path.parent.name.encode()) % 3 == 0
+        if of_series or path.stem.endswith(("B01", "B02", "B03", "B04", "B05")):
             link = folder / source.name / path.relative_to(source)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path)
