@@ -120,6 +120,25 @@ def test_objects_are_not_run(tmp_path):
         arrays.find(tmp_path)
 
 
+def test_a_damaged_file_is_named(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, image=IMAGE, **{"masks/Ann": ANN})
+    method = path.read_bytes().rindex(b"PK\x01\x02") + 10  # of compression, of the last array
+    stored = bytearray(path.read_bytes())
+    stored[method] = 99
+    path.write_bytes(stored)
+    with pytest.raises(ValueError, match=r"Cannot read .*a\.npz"):
+        arrays.find(tmp_path)
+    path.unlink()
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"] = IMAGE
+    stored = bytearray((tmp_path / "a.h5").read_bytes())
+    stored[stored.index(b"SNOD")] = 0  # signature of the table of names
+    (tmp_path / "a.h5").write_bytes(stored)
+    with pytest.raises(ValueError, match=r"Cannot read .*a\.h5"):
+        arrays.find(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("stored", "message"),
     [

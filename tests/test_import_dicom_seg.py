@@ -153,3 +153,25 @@ def test_what_is_wrong_is_named(root):
         dicom_seg.find(root)
     with pytest.raises(FileNotFoundError, match="holds no DICOM segmentation"):
         dicom_seg.find(root / "ct")
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("ct/1.dcm", {"PixelSpacing": None}),
+        ("ct/2.dcm", {"ImagePositionPatient": [1, 2]}),
+        ("ct/1.dcm", {"ImageOrientationPatient": [0] * 6}),
+        ("seg/1.dcm", {"SegmentSequence": None}),
+        ("seg/1.dcm", {"PerFrameFunctionalGroupsSequence": None}),
+        ("seg/1.dcm", {"Rows": None}),
+    ],
+)
+def test_a_damaged_header_is_named(root, file, change):
+    head = pydicom.dcmread(root / file)
+    for key, value in change.items():
+        setattr(head, key, value)
+        if value is None:
+            delattr(head, key)
+    head.save_as(root / file)
+    with pytest.raises(ValueError, match=rf"^(Cannot read )?\S*{file}"):
+        dicom_seg.find(root)

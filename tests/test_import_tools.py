@@ -389,6 +389,22 @@ def test_labelme_has_a_folder_an_annotator(tmp_path, images):
     assert len(found.left_out) == 2  # the line, and the order of the classes
 
 
+def test_labelme_turned_rectangles_are_four_corners(tmp_path, images):
+    diamond = [[4, 0], [7, 3], [4, 6], [1, 3]]
+    shape = {"label": "cell", "points": diamond, "shape_type": "oriented_rectangle"}
+    write_json(tmp_path / "x/Ann/a.json", {"imagePath": "a.png", "shapes": [shape]})
+    mask = masks_of(labelme.find(tmp_path / "x", str(images)))["a"]["Ann"]
+    # A centre on the outline belongs to what is on its right.
+    assert [np.flatnonzero(row).tolist() for row in np.array(mask)] == [
+        [3],
+        [2, 3, 4],
+        [1, 2, 3, 4, 5],
+        [1, 2, 3, 4, 5],
+        [2, 3, 4],
+        [3],
+    ]
+
+
 def test_supervisely_polygons_have_holes_and_bitmaps_a_place(tmp_path, images):
     rgba = np.zeros((2, 3, 4), np.uint8)
     rgba[:, 1:] = 255
@@ -456,6 +472,15 @@ def test_qupath_reads_collections_arrays_and_several_parts(tmp_path, images):
     }
 
 
+def test_qupath_writes_a_single_object_without_a_list(tmp_path, images):
+    square = {"type": "Polygon", "coordinates": [[[1, 1], [4, 1], [4, 3], [1, 3], [1, 1]]]}
+    feature = {"type": "Feature", "geometry": square, "properties": {"objectType": "annotation"}}
+    write_json(tmp_path / "q/Ann/a.geojson", feature)
+    found = qupath.find(tmp_path / "q", str(images))
+    assert found.description.classes == ("background", "object")
+    assert masks_of(found)["a"]["Ann"] == box(1, 1, 3, 4).tolist()
+
+
 @pytest.mark.parametrize(
     ("source", "name", "content", "text"),
     [
@@ -480,6 +505,24 @@ def test_qupath_reads_collections_arrays_and_several_parts(tmp_path, images):
         (from_cvat, "a.xml", "<a", "cannot be read as XML"),
         (labelme, "Ann/a.json", '{"imagePath": "a.png"}', "lacks 'shapes'"),
         (labelme, "Ann/a.json", '{"imagePath": "z.png", "shapes": []}', "'z.png' is not below"),
+        (
+            labelme,
+            "Ann/a.json",
+            '{"imagePath": null, "shapes": []}',
+            "None as the name of an image",
+        ),
+        (
+            labelme,
+            "Ann/a.json",
+            '{"imagePath": "a.png", "shapes": [{"label": 5, "points": [[0, 0], [1, 1]]}]}',
+            "The label 5 is no text",
+        ),
+        (
+            labelme,
+            "Ann/a.json",
+            '{"imagePath": "a.png", "shapes": [{"label": "c", "points": [], "shape_type": "st"}]}',
+            "'st' is not read",
+        ),
         (supervisely, "ann/a.png.json", '{"objects": [{}]}', "lacks 'geometryType'"),
         (
             qupath,

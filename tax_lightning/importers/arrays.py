@@ -23,6 +23,7 @@ Source: the NumPy format (numpy.lib.format); MAT-File Format, The MathWorks; HDF
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,16 @@ from tax_lightning.importers.cases import Found, Pixels
 from tax_lightning.importers.volumes import Scan, Shape, Volume, names_and_ids, slices
 
 _SUFFIXES = (".npz", ".mat", ".h5", ".hdf5")
-_BROKEN = (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile)
+_BROKEN = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    TypeError,
+    RuntimeError,  # of HDF5, and of zip files that are encrypted or of an unknown version
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def find(

@@ -18,7 +18,8 @@ Source: DICOM PS3.3, A.51 Segmentation IOD and C.8.20 Segmentation Modules.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from tax_lightning.importers.seg_nrrd import class_names, combined, overlap
 from tax_lightning.importers.volumes import Scan, Volume, slices
 
 _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+_USED = ("SeriesInstanceUID", "FrameOfReferenceUID", "PatientID", "ContentCreatorName")
 _OFF = 0.1  # of the distance of slices, by which one may lie beside its place
 _ANNOTATOR: dict[str, Callable[[Path, Any], str]] = {
     "creator": lambda path, head: " ".join(
@@ -74,10 +76,13 @@ def find(
     series, segmentations, others = _sorted_files(root)
     if not segmentations:
         raise FileNotFoundError(f"{root} holds no DICOM segmentation (SEG) among its files.")
-    names = class_names({path: _labels(head).values() for path, head in segmentations}, classes)
+    names = class_names(
+        {path: _labels(path, head).values() for path, head in segmentations}, classes
+    )
     drawn: dict[str, dict[str, tuple[Path, Any]]] = defaultdict(dict)
     for path, head in segmentations:
-        by, of = _ANNOTATOR[annotator](path, head), _series_of(path, head, series)
+        with _named(path):
+            by, of = _ANNOTATOR[annotator](path, head), _series_of(path, head, series)
         if not by:
             raise ValueError(
                 f"{path} says nothing of its {annotator}. Name another place of the annotators' "
@@ -94,7 +99,10 @@ def find(
     scans = []
     for of, masks in drawn.items():
         image, patient = _volume(series[of]), _patient(series[of])
-        own = {by: _mask(*mask, image, names, left_out) for by, mask in masks.items()}
+        own = {}
+        for by, (path, head) in masks.items():
+            with _named(path):
+                own[by] = _mask(path, head, image, names, left_out)
         name = patient if patients[patient] == 1 else f"{patient}_{of[-12:]}"
         scans.append(Scan(name, (image,), own, group=patient, whole=False))
     if loose := [files[0][0] for of, files in series.items() if of not in drawn]:
@@ -119,15 +127,17 @@ def _sorted_files(root: Path) -> tuple[dict[str, _Files], _Files, int]:
     for path in sorted(root.rglob("*")):
         if not path.is_file() or path.name.startswith("."):
             continue
-        try:
-            head = pydicom.dcmread(path, stop_before_pixels=True)
-        except pydicom.errors.InvalidDicomError:
-            others += 1
-            continue
-        if head.get("SOPClassUID") in _SEGMENTATIONS:
+        with _named(path):
+            try:
+                head = pydicom.dcmread(path, stop_before_pixels=True)
+            except pydicom.errors.InvalidDicomError:
+                others += 1
+                continue
+            kind, uid, *_ = [head.get(key) for key in ("SOPClassUID", *_USED)]  # decodes them
+        if kind in _SEGMENTATIONS:
             segmentations.append((path, head))
-        elif "ImagePositionPatient" in head and "Rows" in head:
-            series[head.SeriesInstanceUID].append((path, head))
+        elif uid and "ImagePositionPatient" in head and "Rows" in head:
+            series[uid].append((path, head))
         else:
             others += 1
     return dict(series), segmentations, others
@@ -155,21 +165,27 @@ def _volume(files: _Files) -> Volume:
     """The slices of a series as a volume ``[columns, rows, slices]``."""
     first_path, first = files[0]
     folder = first_path.parent
-    for path, head in files:
-        keys = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient")
-        odd = [key for key in keys if head.get(key) != first.get(key)]
-        if odd or head.get("SamplesPerPixel") != 1 or int(head.get("NumberOfFrames", 1)) != 1:
-            raise ValueError(
-                f"{path} differs from {first_path} in {', '.join(odd) or 'its frames or colours'}, "
-                "expected a series of grey slices of one size and direction, a file each."
-            )
-    plane = _plane(first.ImageOrientationPatient, first.PixelSpacing)
+    with _named(first_path):
+        plane = _plane(first.ImageOrientationPatient, first.PixelSpacing)
+        columns, rows = int(first.Columns), int(first.Rows)
+        thickness = float(first.get("SliceThickness") or 1)
+    places = np.zeros((len(files), 3))
+    for place, (path, head) in zip(places, files, strict=True):
+        with _named(path):
+            keys = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient")
+            odd = [key for key in keys if head.get(key) != first.get(key)]
+            if odd or head.get("SamplesPerPixel") != 1 or int(head.get("NumberOfFrames", 1)) != 1:
+                raise ValueError(
+                    f"{path} differs from {first_path} in "
+                    f"{', '.join(odd) or 'its frames or colours'}, expected a series of grey "
+                    "slices of one size and direction, a file each."
+                )
+            place[:] = head.ImagePositionPatient
     normal = np.cross(plane[:, 0], plane[:, 1])
     normal /= np.linalg.norm(normal)
-    places = np.array([head.ImagePositionPatient for _, head in files], np.float64)
     order = np.argsort(places @ normal)
     steps = np.diff(places[order], axis=0)
-    step = steps.mean(axis=0) if len(steps) else normal * float(first.get("SliceThickness") or 1)
+    step = steps.mean(axis=0) if len(steps) else normal * thickness
     size = np.linalg.norm(step)
     if len(steps) and (size == 0 or np.abs(steps - step).max() > _OFF * size):
         apart = (steps @ normal).round(2).tolist()
@@ -179,14 +195,16 @@ def _volume(files: _Files) -> Volume:
         )
     affine = _affine(plane, step, places[order[0]])
     paths = [files[place][0] for place in order]
-    shape = (int(first.Columns), int(first.Rows), len(files))
-    return Volume(folder, shape, affine, partial(_voxels, paths))
+    return Volume(folder, (columns, rows, len(files)), affine, partial(_voxels, paths))
 
 
 def _plane(orientation: Sequence[float], spacing: Sequence[float]) -> Affine:
     """Steps in mm towards left, back and head to the next column and the next row: ``[3, 2]``."""
     along = np.array(orientation, np.float64).reshape(2, 3).T
-    return along * [float(spacing[1]), float(spacing[0])]
+    plane: Affine = along * [float(spacing[1]), float(spacing[0])]
+    if np.linalg.norm(np.cross(plane[:, 0], plane[:, 1])) < 1e-9:  # mm^2; also where sides are 0
+        raise ValueError(f"its columns and rows step by {plane.T.tolist()} mm, which span no plane")
+    return plane
 
 
 def _affine(plane: Affine, step: Affine, origin: Affine) -> Affine:
@@ -201,9 +219,11 @@ def _voxels(paths: Sequence[Path]) -> Pixels:
     """Values of a series with slope and intercept: integers where these are whole."""
     planes = []
     for path in paths:
-        head = _pydicom().dcmread(path)
-        slope, shift = float(head.get("RescaleSlope", 1)), float(head.get("RescaleIntercept", 0))
-        plane = _pixels(path, head).T
+        with _named(path):
+            head = _pydicom().dcmread(path)
+            slope = float(head.get("RescaleSlope", 1))
+            shift = float(head.get("RescaleIntercept", 0))
+            plane = _pixels(path, head).T
         whole = slope.is_integer() and shift.is_integer()
         planes.append(
             plane.astype(np.int32) * int(slope) + int(shift)
@@ -242,7 +262,7 @@ def _mask(
         )
     shape = (int(head.Columns), int(head.Rows), int(numbers.max()) + 1)
     read = partial(_segments, path, numbers, shape)
-    labels = _labels(head)
+    labels = _labels(path, head)
     apart = len(labels) < 2 or head.get("SegmentsOverlap") == "NO"
     if twice := 0 if apart else overlap([mask for _, mask in read(labels)]):
         left_out.append(
@@ -253,9 +273,10 @@ def _mask(
     return Volume(path, shape, affine, lambda: combined(read(labels), names, shape))
 
 
-def _labels(head: Any) -> dict[int, str]:  # noqa: ANN401 - of pydicom
+def _labels(path: Path, head: Any) -> dict[int, str]:  # noqa: ANN401 - of pydicom
     """Number of a segment -> its label; 0 is the background of a label map."""
-    segments = {int(s.SegmentNumber): str(s.SegmentLabel) for s in head.SegmentSequence}
+    with _named(path):
+        segments = {int(s.SegmentNumber): str(s.SegmentLabel) for s in head.SegmentSequence}
     return {number: label for number, label in segments.items() if number}
 
 
@@ -272,20 +293,23 @@ def _segments(
     path: Path, numbers: Labels, shape: tuple[int, int, int], labels: dict[int, str]
 ) -> list[tuple[str, Pixels]]:
     """Label and voxels ``[columns, rows, slices]`` of each segment."""
-    head = _pydicom().dcmread(path)
-    stored = _pixels(path, head).reshape(-1, int(head.Rows), int(head.Columns))
-    half = int(head.get("MaximumFractionalValue", 1)) / 2
-    kinds = head.get("SegmentationType")
-    masks = {number: np.zeros(shape, np.bool_) for number in labels}
-    groups = head.PerFrameFunctionalGroupsSequence
-    for place, frame, group in zip(numbers, stored, groups, strict=True):
-        if kinds == "LABELMAP":
-            for segment, mask in masks.items():
-                mask[..., place] |= (frame == segment).T
-        else:
-            of = _group(path, head, group, "SegmentIdentificationSequence")
-            segment = int(of.ReferencedSegmentNumber)
-            masks[segment][..., place] |= (frame > half if kinds == "FRACTIONAL" else frame > 0).T
+    with _named(path):
+        head = _pydicom().dcmread(path)
+        stored = _pixels(path, head).reshape(-1, int(head.Rows), int(head.Columns))
+        half = int(head.get("MaximumFractionalValue", 1)) / 2
+        kinds = head.get("SegmentationType")
+        masks = {number: np.zeros(shape, np.bool_) for number in labels}
+        groups = head.PerFrameFunctionalGroupsSequence
+        for place, frame, group in zip(numbers, stored, groups, strict=True):
+            if kinds == "LABELMAP":
+                for segment, mask in masks.items():
+                    mask[..., place] |= (frame == segment).T
+            else:
+                of = _group(path, head, group, "SegmentIdentificationSequence")
+                segment = int(of.ReferencedSegmentNumber)
+                masks[segment][..., place] |= (
+                    frame > half if kinds == "FRACTIONAL" else frame > 0
+                ).T
     return [(labels[number], mask) for number, mask in masks.items()]
 
 
@@ -298,6 +322,21 @@ def _pixels(path: Path, head: Any) -> Pixels:  # noqa: ANN401 - of pydicom
             "e.g. with dcmdjpeg."
         ) from error
     return pixels
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Give every failure to read a file the file's name."""
+    try:
+        yield
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # a damaged header is decoded when it is asked, and raises anything
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise  # says already what is wrong
+        raise ValueError(
+            f"Cannot read {path}: {error}. Expected a whole DICOM file: export it anew."
+        ) from error
 
 
 def _pydicom() -> Any:  # noqa: ANN401 - a module

@@ -1,8 +1,8 @@
 """LabelMe: a folder for each annotator, with one JSON file for each image.
 
 A file without a shape is an empty mask; no file for an image means that the annotator did not label
-it. Polygons, rectangles, circles and masks are read; points and lines tell no area and are left
-out.
+it. Polygons, rectangles, also turned ones, circles and masks are read; points and lines tell no
+area and are left out.
 
 Source: the files of labelme (the Python program): ``imagePath`` and ``shapes`` with ``label``,
 ``points`` in pixels and ``shape_type``; a ``mask`` is a PNG file in base64, its place the first of
@@ -35,6 +35,7 @@ from tax_lightning.importers.shapes import (
 )
 
 _WHAT = "a file of LabelMe with imagePath and shapes"
+_WITHOUT_AREA = ("point", "points", "line", "linestrip")
 
 
 def find(root: Path, images: str | None = None, classes: Sequence[str] | None = None) -> Found:
@@ -85,8 +86,10 @@ def _shape(given: Mapping[str, Any], path: Path) -> Shape | None:
     elif kind == "circle":
         radius = float(np.hypot(*(points[1] - points[0])))
         points = ellipse(points[0, 0], points[0, 1], radius, radius)
-    elif kind != "polygon":
+    elif kind in _WITHOUT_AREA:
         return None
+    elif kind not in ("polygon", "oriented_rectangle"):  # of which the corners are the points
+        raise ValueError(f"the shape_type {kind!r} is not read, expected polygon or mask")
     return polygon([points], label)
 
 

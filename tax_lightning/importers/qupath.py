@@ -1,9 +1,9 @@
 """QuPath: GeoJSON of full resolution, a folder for each pathologist with a file for each image.
 
 A file is called for its image, ``NAME.geojson``; the folder is the annotator. Files directly in the
-root are by one annotator, called for the root. A FeatureCollection and a bare array are read;
-polygons may have holes and several parts. The class is ``properties.classification.name``. What is
-drawn later lies above.
+root are by one annotator, called for the root. A FeatureCollection and a bare array are read, and a
+bare Feature, as QuPath writes a single object; polygons may have holes and several parts. The class
+is ``properties.classification.name``. What is drawn later lies above.
 
 Source: QuPath's documentation of its GeoJSON; coordinates are pixels of the full resolution.
 """
@@ -44,7 +44,9 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
         for path in json_files(folder, ".geojson"):
             with of_file(path, _WHAT):
                 data = read_json(path)
-                features = data["features"] if isinstance(data, dict) else data
+                alone = isinstance(data, dict) and data.get("type") == "Feature"
+                some = [data] if alone else data
+                features = some["features"] if isinstance(some, dict) else some
                 # "slide.svs.geojson" and "slide.geojson" both name the image slide.
                 name = path.stem if path.stem in there else by_stem.get(path.stem, path.stem)
                 own = drawings.of(name, person, path)

@@ -59,11 +59,18 @@ class Shape:
         draw: Gives the pixels that belong to it, for the image's height and width.
         order: Of shapes that overlap, the one with the larger number lies above; of equal ones the
             later one.
+
+    Raises:
+        ValueError: If the label is no text.
     """
 
     label: str
     draw: Callable[[Size], Patch]
     order: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.label, str):  # of a foreign file
+            raise ValueError(f"The label {self.label!r} is no text, expected the name of a class.")
 
 
 def placed(pixels: Bools, top: int, left: int, size: Size) -> Patch:
@@ -239,8 +246,12 @@ class Drawings:
             size: Height and width of what was drawn on, if the file tells them.
 
         Raises:
-            ValueError: If another file tells what this annotator drew on this image.
+            ValueError: If another file tells what this annotator drew on this image, or a name is
+                no text.
         """
+        for what, name in (("image", image), ("annotator", annotator)):
+            if not isinstance(name, str):
+                raise ValueError(f"{name!r} as the name of an {what} is no text.")
         drawing = self._drawn[image].setdefault(annotator, _Drawing(file, size, []))
         if drawing.file != file:
             raise ValueError(_twice(annotator, image, drawing.file, file))
