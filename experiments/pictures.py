@@ -19,7 +19,7 @@ from PIL import Image
 
 from tax_lightning import TAXLightningModule
 from tax_lightning.batch import unpacked
-from tax_lightning.data import SyntheticDataModule
+from tax_lightning.simulation import SyntheticDataModule
 from tax_lightning.visualization.gallery import (
     PrototypeCard,
     read_cards,

@@ -17,7 +17,7 @@ _PUBLIC = {
     "Schedule": "tax_lightning.modules",
     "MultiAnnotatorDataModule": "tax_lightning.data",
     "FolderDataModule": "tax_lightning.data",
-    "SyntheticDataModule": "tax_lightning.data",
+    "SyntheticDataModule": "tax_lightning.simulation",
     "Explanation": "tax_lightning.explanation",
     "ExplanationLogger": "tax_lightning.callbacks",
     "PredictionWriter": "tax_lightning.callbacks",
@@ -45,11 +45,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
-    from tax_lightning.data import (
-        FolderDataModule,
-        MultiAnnotatorDataModule,
-        SyntheticDataModule,
-    )
+    from tax_lightning.data import FolderDataModule, MultiAnnotatorDataModule
     from tax_lightning.explanation import Explanation
     from tax_lightning.losses import LossWeights
     from tax_lightning.models import TAXNetwork, TAXOutput
@@ -58,6 +54,7 @@ if TYPE_CHECKING:
     from tax_lightning.modules.add_annotators import AddedAnnotators
     from tax_lightning.modules.schedule import Schedule
     from tax_lightning.modules.tax import TAXLightningModule
+    from tax_lightning.simulation import SyntheticDataModule
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object

@@ -19,9 +19,6 @@ from lightning.pytorch.core import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-import tax_lightning.baselines
-import tax_lightning.data
-import tax_lightning.modules.add_annotators
 from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
 from tax_lightning.callbacks.loggers import LoggedConfig, working
 from tax_lightning.data import MultiAnnotatorDataModule
@@ -30,13 +27,6 @@ from tax_lightning.inspection import inspect
 from tax_lightning.modules.checkpoints import load_model, read_checkpoint
 from tax_lightning.modules.tax import TAXLightningModule
 from tax_lightning.visualization.report import write_report
-
-# The parser knows a class by its short name once it is imported, as those of the modules above.
-DATA_MODULES = tuple(
-    getattr(tax_lightning.data, name)
-    for name in tax_lightning.data.__all__
-    if name.endswith("DataModule")
-)
 
 # Given once, by the data; the model takes them over.
 LINKED = {"annotators": "annotators", "classes": "classes", "channels": "in_channels"}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data.annotators import (
+from tax_lightning.simulation.annotators import (
     Habit,
     ObjectInfo,
     SimulatedAnnotator,
@@ -22,7 +22,7 @@ from tax_lightning.data.annotators import (
     measure_contrast,
     rule_names,
 )
-from tax_lightning.data.rules import (
+from tax_lightning.simulation.rules import (
     Chain,
     ConvexHull,
     Fracture,

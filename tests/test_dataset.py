@@ -11,14 +11,10 @@ from tax_lightning.baselines import MultiHead
 from tax_lightning.batch import unpacked
 from tax_lightning.consensus import staple
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data import (
-    MultiAnnotatorDataset,
-    RawSample,
-    SyntheticDataModule,
-    collate_samples,
-)
+from tax_lightning.data import MultiAnnotatorDataset, RawSample, collate_samples
 from tax_lightning.data.dataset import StapleReference
 from tax_lightning.data.transforms import training_transforms
+from tax_lightning.simulation import SyntheticDataModule
 
 import albumentations as A  # isort: skip - after the package, which keeps it off the network
 

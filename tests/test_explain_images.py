@@ -13,10 +13,10 @@ from PIL import Image
 
 from tax_lightning import FolderDataModule, SyntheticDataModule, TAXLightningModule
 from tax_lightning.__main__ import main
-from tax_lightning.data import SimulatedAnnotatorsDataModule
 from tax_lightning.data.images import images_for, images_on_disk
 from tax_lightning.data.pixels import Pictures
 from tax_lightning.data.preparation import Preparation
+from tax_lightning.simulation import SimulatedAnnotatorsDataModule
 
 NETWORK = {
     "encoder": "tu-test_resnet.r160_in1k",

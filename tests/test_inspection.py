@@ -10,12 +10,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data import (
-    FolderDataModule,
-    MultiAnnotatorDataModule,
-    RawSample,
-    SyntheticDataModule,
-)
+from tax_lightning.data import FolderDataModule, MultiAnnotatorDataModule, RawSample
 from tax_lightning.findings import LabelCounts, pair_confusion
 from tax_lightning.inspection.audit import (
     ABSENT,
@@ -26,6 +21,7 @@ from tax_lightning.inspection.audit import (
 )
 from tax_lightning.inspection.findings import findings
 from tax_lightning.inspection.tables import tables
+from tax_lightning.simulation import SyntheticDataModule
 
 BUBIL1 = "BU-BIL/BU-BIL_Dataset1"
 

@@ -10,9 +10,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from tax_lightning.data import MultiAnnotatorDataModule, RawSample, SyntheticDataModule
+from tax_lightning.data import MultiAnnotatorDataModule, RawSample
 from tax_lightning.inspection import inspect
 from tax_lightning.inspection.charts import SIDE, area_strips, outlined
+from tax_lightning.simulation import SyntheticDataModule
 from tax_lightning.tables import Table
 
 VOID = {"meta", "link", "img", "br"}

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from tax_lightning.consensus import disagreement
-from tax_lightning.data import SyntheticDataModule
 from tax_lightning.metrics import ExplanationMetrics
 from tax_lightning.metrics.explanation import PROBED_IMAGES
 from tax_lightning.metrics.who import exchanged
 from tax_lightning.models.network import TAXNetwork, TAXOutput
 from tax_lightning.modules.tax import TAXLightningModule
+from tax_lightning.simulation import SyntheticDataModule
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),

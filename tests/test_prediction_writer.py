@@ -22,7 +22,7 @@ from tax_lightning.batch import unpacked
 from tax_lightning.callbacks import PredictionWriter, prediction_writer
 from tax_lightning.data import FolderDataModule
 from tax_lightning.data.description import Description
-from tax_lightning.data.samples import Place
+from tax_lightning.data.patches import Place
 from tax_lightning.explanation import Prediction, TrustBasis
 from tax_lightning.importers.cases import Case, Found
 from tax_lightning.importers.writer import write

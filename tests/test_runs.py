@@ -19,8 +19,8 @@ from experiments import dots, runs, tables
 from experiments.runs import Run, add_row, carry_out, fit_and_test, read_rows
 from tax_lightning.baselines import Consensus
 from tax_lightning.batch import unpacked
-from tax_lightning.data import SyntheticDataModule
 from tax_lightning.metrics import FusedOverlap
+from tax_lightning.simulation import SyntheticDataModule
 
 REPO = Path(__file__).parent.parent
 

@@ -20,8 +20,9 @@ from written_files import save
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.labels import labels_from_values
+from tax_lightning.data.patches import patch_windows
 from tax_lightning.data.pixels import Pictures, Window, find_images, read_mask, read_size
-from tax_lightning.data.samples import Sample, SampleTable, patch_windows
+from tax_lightning.data.samples import Sample, SampleTable
 from tax_lightning.data.splits import fold_groups, split_groups
 
 CLASSES = ("background", "cell")

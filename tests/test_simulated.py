@@ -14,18 +14,25 @@ from PIL import Image
 
 from tax_lightning.cli import TAXCLI
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data.annotators import Habit, SimulatedAnnotator, When
 from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 from tax_lightning.data.folder import FolderDataModule
-from tax_lightning.data.rules import Miss, Noise, OverSegment, PermuteClasses, SwapClass, Wobble
 from tax_lightning.data.samples import RawSample
-from tax_lightning.data.simulated import (
+from tax_lightning.simulation.annotators import Habit, SimulatedAnnotator, When
+from tax_lightning.simulation.rules import (
+    Miss,
+    Noise,
+    OverSegment,
+    PermuteClasses,
+    SwapClass,
+    Wobble,
+)
+from tax_lightning.simulation.simulated import (
     PRESETS,
     BetaAvailability,
     SimulatedAnnotatorsDataModule,
     SimulatedLabels,
 )
-from tax_lightning.data.synthetic import SyntheticDataModule
+from tax_lightning.simulation.synthetic import SyntheticDataModule
 
 CLASSES = ("background", "cell", "fibre", "debris")
 ALL = tuple(PRESETS.values())
@@ -368,7 +375,7 @@ def test_beta_parameters():
 
 # From the command line
 
-HOME = "tax_lightning.data"
+HOME = "tax_lightning.simulation"
 
 
 def config(root):
@@ -376,7 +383,7 @@ def config(root):
         "class_path": f"{HOME}.simulated.SimulatedAnnotatorsDataModule",
         "init_args": {
             "data": {
-                "class_path": f"{HOME}.folder.FolderDataModule",
+                "class_path": "tax_lightning.data.folder.FolderDataModule",
                 "init_args": {
                     "root": str(root),
                     "classes": ["background", "cell", "fibre"],

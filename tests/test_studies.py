@@ -20,9 +20,9 @@ from experiments.runs import Run, RunFailedError, add_row
 from experiments.trust import plain, retraining
 from tax_lightning import TAXLightningModule
 from tax_lightning.baselines import __all__ as baselines
-from tax_lightning.data import SyntheticDataModule
 from tax_lightning.losses import LossWeights
 from tax_lightning.modules.base import MultiAnnotatorModule
+from tax_lightning.simulation import SyntheticDataModule
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 

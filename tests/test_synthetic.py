@@ -11,10 +11,10 @@ from scipy import ndimage
 
 from tax_lightning.batch import unpacked
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data.annotators import Habit, SimulatedAnnotator, rule_names
-from tax_lightning.data.rules import Miss
-from tax_lightning.data.scenes import CLASSES, MARGIN, TYPES, draw_scene
-from tax_lightning.data.synthetic import (
+from tax_lightning.simulation.annotators import Habit, SimulatedAnnotator, rule_names
+from tax_lightning.simulation.rules import Miss
+from tax_lightning.simulation.scenes import CLASSES, MARGIN, TYPES, draw_scene
+from tax_lightning.simulation.synthetic import (
     HABITS,
     OWNER_BAND,
     SPECIALISTS,

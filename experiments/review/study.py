@@ -23,11 +23,12 @@ import numpy.typing as npt
 
 from experiments.tables import cell, table
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data import FolderDataModule, MultiAnnotatorDataModule, SyntheticDataModule
+from tax_lightning.data import FolderDataModule, MultiAnnotatorDataModule
 from tax_lightning.data.samples import RawSample
 from tax_lightning.data.splits import SPLITS
 from tax_lightning.inspection.audit import audit
 from tax_lightning.inspection.review import mask_scores
+from tax_lightning.simulation import SyntheticDataModule
 
 RESULTS = Path(__file__).with_name("results.csv")
 SPOILT = 0.05  # of the masks with foreground

@@ -31,8 +31,8 @@ from experiments.tables import Rows, by_seed, commits, stored, study_parser, val
 from tax_lightning import TAXLightningModule
 from tax_lightning.batch import unpacked
 from tax_lightning.consensus import disagreement
-from tax_lightning.data import SyntheticDataModule
 from tax_lightning.metrics import FusedOverlap
+from tax_lightning.simulation import SyntheticDataModule
 
 HERE = Path(__file__).resolve().parent
 ALL = "all"

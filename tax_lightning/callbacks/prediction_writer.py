@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tax_lightning.callbacks.stitching import Stitcher, Whole, together
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data.samples import PLACE, Place
+from tax_lightning.data.patches import PLACE, Place
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import Explanation, Prediction
 from tax_lightning.exporters import FORMATS, NEEDED

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from tax_lightning.data.labels import (
     has_colours,
     labels_from_values,
 )
+from tax_lightning.data.patches import Place, check_patches, patch_windows
 from tax_lightning.data.pixels import (
     Pictures,
     Window,
@@ -33,60 +34,7 @@ from tax_lightning.data.pixels import (
 from tax_lightning.data.splits import SPLITS, fold_groups, split_groups
 
 _PICTURES = Pictures()
-PLACE = ("whole", "top", "left", "whole_height", "whole_width")
-"""Columns of ``samples.csv`` that say of which image a tile is a part, and where it lies there."""
-
 _MAX_CLASSES = 254  # labels are stored as uint8, with 255 for "not labelled"
-
-
-class Place(NamedTuple):
-    """Where a part of an image lies in the whole of it.
-
-    Args:
-        whole: Name of the whole image.
-        top: First row, in pixels of the whole.
-        left: First column.
-        height: Of the whole.
-        width: Of the whole.
-    """
-
-    whole: str
-    top: int
-    left: int
-    height: int
-    width: int
-
-    @classmethod
-    def of(cls, facts: Mapping[str, str], id: str) -> Place | None:
-        """The place that the columns of ``samples.csv`` tell, None for an image that is whole.
-
-        Args:
-            facts: Column -> text; the columns of a place are those of `PLACE`.
-            id: Name of the sample, for the message.
-
-        Raises:
-            ValueError: If some of the columns are missing, or hold no whole numbers from 0 up.
-
-        Example:
-            >>> Place.of({"whole": "a", "top": "0", "left": "8", "whole_height": "9",
-            ...     "whole_width": "16"}, "a@0,8")
-            Place(whole='a', top=0, left=8, height=9, width=16)
-        """
-        if "whole" not in facts:
-            return None
-        numbers = [facts.get(column, "") for column in PLACE[1:]]
-        if not all(text.isdecimal() for text in numbers):
-            found = ", ".join(f"{column}={facts.get(column, '')!r}" for column in PLACE)
-            raise ValueError(
-                f"Sample {id!r} is a part of an image by the column whole of samples.csv, but the "
-                f"columns of its place are {found}. Expected whole numbers from 0 up, as `tax "
-                "import --tile` writes them: complete them, or call the column whole otherwise."
-            )
-        return cls(facts["whole"], *map(int, numbers))
-
-    def facts(self) -> dict[str, str]:
-        """All of this as columns of ``samples.csv``."""
-        return dict(zip(PLACE, map(str, self), strict=True))
 
 
 @dataclass(frozen=True)
@@ -487,47 +435,6 @@ def for_each(read: Callable[[Sample], object], samples: Iterable[Sample]) -> Non
     with ThreadPoolExecutor(workers) as pool:  # Pillow decodes outside the interpreter lock
         for _ in pool.map(dropped, samples):
             pass
-
-
-def check_patches(size: int, stride: int | None) -> None:
-    """Check the size of patches and how far they lie apart.
-
-    Args:
-        size: Side of a patch, in pixels.
-        stride: Pixels from one patch to the next; None: the size.
-
-    Raises:
-        ValueError: If a patch is empty, or pixels would be left between patches.
-    """
-    if size < 1:
-        raise ValueError(f"patch size {size}: expected a number of pixels from 1 up, e.g. 512.")
-    if stride is not None and not 1 <= stride <= size:
-        raise ValueError(
-            f"patch stride {stride}: expected 1..{size}, the patch size, so that no pixel is left "
-            "out between patches."
-        )
-
-
-def patch_windows(height: int, width: int, size: int, stride: int | None = None) -> list[Window]:
-    """The windows of a picture's patches, row by row; the last ones are moved inwards.
-
-    Args:
-        height: Of the picture.
-        width: Of the picture.
-        size: Side of a patch; a shorter side of the picture is taken whole.
-        stride: Pixels from one patch to the next; None: the size.
-
-    Example:
-        >>> [(top, left) for top, left, _, _ in patch_windows(4, 10, size=4)]
-        [(0, 0), (0, 4), (0, 6)]
-    """
-    rows, columns = (
-        [*range(0, length - size, stride or size), max(0, length - size)]
-        for length in (height, width)
-    )
-    return [
-        Window(top, left, min(size, height), min(size, width)) for top in rows for left in columns
-    ]
 
 
 def check_names(annotators: Sequence[str], classes: Sequence[str]) -> None:

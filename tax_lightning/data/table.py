@@ -10,8 +10,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tax_lightning.data.checks import QuickChecks
 from tax_lightning.data.datamodule import STAGE_SPLITS, MultiAnnotatorDataModule
 from tax_lightning.data.dataset import Source
+from tax_lightning.data.patches import check_patches
 from tax_lightning.data.pixels import Pictures, find_images
-from tax_lightning.data.samples import Sample, SampleTable, check_patches
+from tax_lightning.data.samples import Sample, SampleTable
 
 
 class TableDataModule(MultiAnnotatorDataModule):

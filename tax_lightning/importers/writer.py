@@ -18,8 +18,9 @@ import numpy as np
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.description import FILE, file_of
+from tax_lightning.data.patches import PLACE, Place, patch_windows
 from tax_lightning.data.pixels import IMAGE_SUFFIXES, read_size, read_whole
-from tax_lightning.data.samples import PLACE, Place, check_names, patch_windows
+from tax_lightning.data.samples import check_names
 from tax_lightning.importers.cases import Case, Found, Labels, Pixels
 
 JOURNAL = "samples.csv.part"

@@ -191,7 +191,7 @@ def audit(
         ValueError: If there are no samples, or a file cannot be read; the message names it.
 
     Example:
-        >>> from tax_lightning.data import SyntheticDataModule
+        >>> from tax_lightning.simulation import SyntheticDataModule
         >>> data = SyntheticDataModule(train_samples=2, val_samples=1, test_samples=0)
         >>> found = audit(data)
         >>> len(found.rows("train")), len(found.rows("val")), found.dice.shape

@@ -31,7 +31,7 @@ def findings(audit: Audit) -> list[Finding]:
         audit: The counts.
 
     Example:
-        >>> from tax_lightning.data import SyntheticDataModule
+        >>> from tax_lightning.simulation import SyntheticDataModule
         >>> from tax_lightning.inspection.audit import audit
         >>> data = SyntheticDataModule(train_samples=2, val_samples=0, test_samples=0)
         >>> [finding.kind for finding in findings(audit(data)) if finding.severity == "warning"]

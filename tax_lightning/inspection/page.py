@@ -69,7 +69,7 @@ def page(
         HTML that refers to nothing outside of itself.
 
     Example:
-        >>> from tax_lightning.data import SyntheticDataModule
+        >>> from tax_lightning.simulation import SyntheticDataModule
         >>> from tax_lightning.inspection.audit import audit
         >>> data = SyntheticDataModule(train_samples=2, val_samples=0, test_samples=0)
         >>> page("cells & fibres", audit(data), [], [], [])[:15]

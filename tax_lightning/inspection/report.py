@@ -44,7 +44,7 @@ def inspect(
 
     Example:
         >>> import tempfile
-        >>> from tax_lightning.data import SyntheticDataModule
+        >>> from tax_lightning.simulation import SyntheticDataModule
         >>> data = SyntheticDataModule(train_samples=2, val_samples=0, test_samples=0)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     text = inspect(data, folder)

@@ -97,7 +97,7 @@ def review(
         At most `LONGEST` items.
 
     Example:
-        >>> from tax_lightning.data import SyntheticDataModule
+        >>> from tax_lightning.simulation import SyntheticDataModule
         >>> from tax_lightning.inspection.audit import audit
         >>> data = SyntheticDataModule(64, 24, 0, 0, missing=0.3)
         >>> last = review(audit(data), data)[-1]

@@ -23,7 +23,7 @@ def tables(audit: Audit) -> list[Table]:
         audit: The counts.
 
     Example:
-        >>> from tax_lightning.data import SyntheticDataModule
+        >>> from tax_lightning.simulation import SyntheticDataModule
         >>> from tax_lightning.inspection.audit import audit
         >>> data = SyntheticDataModule(train_samples=2, val_samples=1, test_samples=0)
         >>> print(tables(audit(data))[0])

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from tax_lightning.data.annotators import (
+from tax_lightning.simulation.annotators import (
     ObjectInfo,
     measure_contrast,
 )
-from tax_lightning.data.rules import (
+from tax_lightning.simulation.rules import (
     BoolArray,
     ByteArray,
 )

@@ -12,7 +12,10 @@ from typing import Any, Literal
 import numpy as np
 
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data.annotators import (
+from tax_lightning.data.datamodule import MultiAnnotatorDataModule
+from tax_lightning.data.samples import RawSample
+from tax_lightning.data.splits import SPLITS
+from tax_lightning.simulation.annotators import (
     Habit,
     SimulatedAnnotator,
     When,
@@ -22,8 +25,7 @@ from tax_lightning.data.annotators import (
     expert_map,
     rule_names,
 )
-from tax_lightning.data.datamodule import MultiAnnotatorDataModule
-from tax_lightning.data.rules import (
+from tax_lightning.simulation.rules import (
     ConvexHull,
     Fracture,
     Miss,
@@ -34,9 +36,7 @@ from tax_lightning.data.rules import (
     SwapClass,
     UnderSegment,
 )
-from tax_lightning.data.samples import RawSample
-from tax_lightning.data.scenes import CLASSES, TYPES, ObjectType, draw_scene
-from tax_lightning.data.splits import SPLITS
+from tax_lightning.simulation.scenes import CLASSES, TYPES, ObjectType, draw_scene
 
 OWNER_BAND = 5.0
 """Width in pixels of the surroundings that belong to an object's expert."""

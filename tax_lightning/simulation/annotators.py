@@ -2,8 +2,8 @@
 
 Every pixel on which a simulated annotator differs from the reference differs because of one known
 rule, so that a who map and an explanation can be held against a truth. The rules need nothing but
-the objects of a reference mask: they serve the scenes of `tax_lightning.data.synthetic` and real
-masks of a single annotator (see `find_objects`) alike.
+the objects of a reference mask: they serve drawn scenes (`tax_lightning.simulation.synthetic`)
+and real masks of a single annotator (see `find_objects`) alike.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data.rules import (
+from tax_lightning.simulation.rules import (
     BoolArray,
     Box,
     ByteArray,
@@ -226,7 +226,7 @@ def rule_names(annotators: Sequence[SimulatedAnnotator]) -> tuple[str, ...]:
         ``"agrees"`` for id 0, then the name of each rule in the order of first mention.
 
     Example:
-        >>> from tax_lightning.data.rules import Miss
+        >>> from tax_lightning.simulation.rules import Miss
         >>> rule_names([SimulatedAnnotator("Ana", (Habit(Miss()),)), SimulatedAnnotator("Ben")])
         ('agrees', 'misses')
     """
@@ -259,7 +259,7 @@ def annotate(
         ValueError: If two objects overlap.
 
     Example:
-        >>> from tax_lightning.data.rules import UnderSegment
+        >>> from tax_lightning.simulation.rules import UnderSegment
         >>> square = np.zeros((8, 8), dtype=bool)
         >>> square[2:6, 2:6] = True
         >>> tight = SimulatedAnnotator("Ben", (Habit(UnderSegment(1)),))
@@ -335,7 +335,7 @@ def expert_map(
         annotator is the expert.
 
     Example:
-        >>> from tax_lightning.data.rules import Miss
+        >>> from tax_lightning.simulation.rules import Miss
         >>> dot = np.zeros((1, 5), dtype=bool)
         >>> dot[0, 0] = True
         >>> panel = [SimulatedAnnotator("Ana", (Habit(Miss()),)), SimulatedAnnotator("Ben")]

@@ -2,7 +2,7 @@
 
 The masks of one annotator of any data set are taken for the truth. Annotators of known habits draw
 what those masks show, each in their own way, as they do in the scenes of
-`tax_lightning.data.synthetic`.
+`tax_lightning.simulation.synthetic`.
 """
 
 import zlib
@@ -15,7 +15,12 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data.annotators import (
+from tax_lightning.data.datamodule import MultiAnnotatorDataModule
+from tax_lightning.data.dataset import Source
+from tax_lightning.data.pixels import Pictures
+from tax_lightning.data.samples import RawSample, SampleTable
+from tax_lightning.data.table import TableDataModule
+from tax_lightning.simulation.annotators import (
     Habit,
     SimulatedAnnotator,
     annotate,
@@ -24,12 +29,13 @@ from tax_lightning.data.annotators import (
     find_objects,
     rule_names,
 )
-from tax_lightning.data.datamodule import MultiAnnotatorDataModule
-from tax_lightning.data.dataset import Source
-from tax_lightning.data.pixels import Pictures
-from tax_lightning.data.rules import ByteArray, Miss, OverSegment, PermuteClasses, UnderSegment
-from tax_lightning.data.samples import RawSample, SampleTable
-from tax_lightning.data.table import TableDataModule
+from tax_lightning.simulation.rules import (
+    ByteArray,
+    Miss,
+    OverSegment,
+    PermuteClasses,
+    UnderSegment,
+)
 
 Preset = Literal["good", "over", "under", "wrong", "blank"]
 
@@ -151,9 +157,9 @@ class SimulatedAnnotatorsDataModule(MultiAnnotatorDataModule):
     Images, classes and splits are those of the data set. One of its annotators, or its reference,
     is taken for the truth, whose connected parts are the objects; an object's kind is the name of
     its class. Batches hold that truth as ``reference``, and ``expert`` and ``deviation`` as
-    `tax_lightning.data.synthetic` defines them, so that who maps can be scored against the truth.
-    `rules` names the deviation ids. What the truth leaves open (255) is open for everybody. Of a
-    data set in patches, an object is what a patch shows of it.
+    `tax_lightning.simulation.synthetic` defines them, so that who maps can be scored against the
+    truth. `rules` names the deviation ids. What the truth leaves open (255) is open for everybody.
+    Of a data set in patches, an object is what a patch shows of it.
 
     The same seed gives the same bytes, in any order and in any number of processes.
 
@@ -173,7 +179,7 @@ class SimulatedAnnotatorsDataModule(MultiAnnotatorDataModule):
         ValueError: If an argument is out of its range, or names what ``data`` does not have.
 
     Example:
-        >>> from tax_lightning.data.synthetic import SyntheticDataModule
+        >>> from tax_lightning.simulation.synthetic import SyntheticDataModule
         >>> scenes = SyntheticDataModule(size=64, train_samples=4)
         >>> tight = SimulatedAnnotator("tight", (Habit(UnderSegment(2)),))
         >>> data = SimulatedAnnotatorsDataModule(scenes, ["good", tight], batch_size=2)
