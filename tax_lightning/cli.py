@@ -19,6 +19,10 @@ from lightning.pytorch.core import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+# The parser knows a class by its short name once its module is imported.
+import tax_lightning.baselines
+import tax_lightning.modules.add_annotators
+import tax_lightning.simulation  # noqa: F401
 from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
 from tax_lightning.callbacks.loggers import LoggedConfig, working
 from tax_lightning.data import MultiAnnotatorDataModule

@@ -510,10 +510,6 @@ def test_bubil_dataset_1_cropped(dataset1):
     check_dataset1(audit(by_folder(dataset1)))
 
 
-def test_bubil_dataset_1_as_published(imported):
-    check_dataset1(audit(FolderDataModule(imported("bubil", BUBIL1))))
-
-
 def shrunk(path):
     """Grey values at a quarter of the size."""
     return np.asarray(Image.open(path).convert("L").resize((256, 203), Image.Resampling.NEAREST))
