@@ -126,3 +126,14 @@ def test_patches_that_cannot_be_read_are_left_out():
     examples = [Example("cell", *place, 0.9) for place in places]
     assert list(read_patches(examples, read)) == examples[3:]
     assert read_patches(examples, None) == {}
+
+
+def test_spots_keep_apart_so_that_no_number_covers_another():
+    leader = torch.arange(40).sub(18).div(2, rounding_mode="floor").clamp(0, 2).expand(1, 40, 40)
+    disputed = torch.zeros(1, 40, 40).bool()
+    disputed[:, :, 18:24] = True  # three stripes side by side, each two pixels wide
+    callouts = find_callouts(make_explanation(leader, undisputed=~disputed))
+    spots = np.array([(c.y, c.x) for c in callouts])
+    apart = np.hypot(*(spots[:, None] - spots).transpose(2, 0, 1))
+    assert len(spots) == 3
+    assert apart[np.triu_indices(3, 1)].min() > 4

@@ -16,6 +16,7 @@ from tax_lightning.visualization.palette import Picture
 
 MOST_CALLOUTS = 6
 _PATCH = 48  # pixels a side, at least
+_APART = 0.1  # of the longer side: numbers on spots nearer to each other would cover one another
 
 Read = Callable[[str], Picture]
 """Gives the picture ``[H, W, 3]`` uint8 of a training image by its id, in the frame of the
@@ -47,7 +48,10 @@ class Argument:
 
 @dataclass(frozen=True)
 class CallOut:
-    """A numbered spot, well inside the largest region that is most disputed, of one prototype."""
+    """A numbered spot of one prototype, well inside the largest region that is most disputed.
+
+    Spots keep apart from each other if they can.
+    """
 
     number: int  # 1 for the prototype that is the reason at most disputed pixels
     y: int
@@ -71,13 +75,16 @@ def find_callouts(explanation: Explanation, limit: int = MOST_CALLOUTS) -> tuple
         source = explanation.sources[annotator][kernel]
         return Argument(annotator, explanation.classes[label], source)
 
-    callouts = []
+    callouts, free = [], np.ones(dispute.shape, np.bool_)
+    rows, columns = np.indices(dispute.shape)
     for number, index in enumerate(most[pixels[most] > 0].tolist(), start=1):
         own = prototype == index
         # Where most would say the same there is nobody to hear against it.
-        parts, _ = ndimage.label(own & (dispute >= dispute[own].max() / 2))
+        heard = own & (dispute >= dispute[own].max() / 2)
+        parts, _ = ndimage.label(next(m for m in (heard & free, own & free, heard) if m.any()))
         region = parts == np.bincount(parts.ravel())[1:].argmax() + 1
         y, x = _innermost(region)
+        free &= np.hypot(rows - y, columns - x) > _APART * max(dispute.shape)
         names = ("decision", "dissent", "dissenter", "dissent_kernel")
         label, other, dissenter, own = (int(getattr(explanation, n)[0, y, x]) for n in names)
         reason = argument(index // kernels, index % kernels, label)

@@ -51,7 +51,10 @@ _WHY_ALL_ALIKE = (
     Entry("colour: who most surely says the result; all annotators count the same"),
     Entry("shade: which of their prototypes"),
 )
-_OUTLINE = "outline: its mean distance from that of the majority, + outside and - inside"
+_OUTLINE = (
+    "%: of the area of the result. px: how far the outline lies from that of the majority on "
+    "average, as drawn and as the model expects, + outside and - inside"
+)
 _NOBODY = "Nothing is disputed: the model expects all annotators to say the same everywhere."
 
 
@@ -278,7 +281,8 @@ def _own_maps(
     width: int,
 ) -> Image.Image:
     """A small map for each annotator who is named, and where their outlines lie."""
-    outlines = [figures(one.sum((1, 2)))["outline"] for one in sums.values()]
+    said = {"masks": "drawn", "model": "expected"}
+    outlines = {said[key]: figures(one.sum((1, 2)))["outline"] for key, one in sums.items()}
     columns = min(6, max(4, len(view.named)))
     side = (width - (columns - 1) * sheet.gap) // columns
     tiles = []
@@ -286,12 +290,12 @@ def _own_maps(
         picture, more, less = view.own(n)
         small = Image.fromarray(picture)
         small.thumbnail((side, side), Image.Resampling.BOX)
-        words = [f"adds {more:.0%} of its area", f"leaves out {less:.0%}"]
+        words = [f"adds {more:.0%}", f"leaves out {less:.0%}"]
         if (view.masks[n] == IGNORE_INDEX).all():
             words = ["did not label"]
         words += [
-            f"{said} {outline[n]:+z.1f} px"
-            for said, outline in zip(("outline", "expected"), outlines, strict=False)
+            f"{how} {outline[n]:+z.1f} px"
+            for how, outline in outlines.items()
             if not np.isnan(outline[n])
         ]
         name = sheet.text([shorten(annotators[n])], side)
@@ -404,7 +408,7 @@ def _card(
     sheet.number(head, callout.number, sheet.disc / 2, sheet.disc / 2)
     reason, other = callout.reason, callout.against
     reasons = row(reason, f"FOR {reason.label}: {callout.share:.0%} of the decision")
-    dissent = sheet.text(["AGAINST: each would sooner say so than another class"], sheet.cell)
+    dissent = sheet.text(["AGAINST: nobody is expected to say another class"], sheet.cell)
     if other is not None:
         name = shorten(other.source.annotator)
         dissent = row(other, f"AGAINST: {name} would say {other.label}, as here")
