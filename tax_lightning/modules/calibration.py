@@ -186,10 +186,10 @@ def sample_pixels(
             search.update(similarity, nearest, batch["masks"], batch["id"])
         right = module.right_labels(batch)
         for i, name in enumerate(batch["id"]):
-            # What a kernel sees at each place, as a column.
-            patches = F.unfold(encoded.features[i : i + 1], size, padding=size // 2)[0]
+            # What a kernel sees at each place. A view, of which only what is drawn is copied.
+            padded = F.pad(encoded.features[i], (size // 2,) * 4)
+            patches = padded.unfold(1, size, 1).unfold(2, size, 1)
             columns = (
-                full_precision(patches),
                 weights.log_within[i].flatten(2),
                 weights.log_who[i].flatten(1),
                 batch["masks"][i].flatten(1),
@@ -197,8 +197,10 @@ def sample_pixels(
             )
             drawn[name] = []
             for draw in draws:
-                places = _drawn(columns[3], count, name, draw)
-                taken = [column[..., places].movedim(-1, 0).cpu() for column in columns]
+                places = _drawn(columns[2], count, name, draw)
+                rows, across = places // patches.shape[2], places % patches.shape[2]
+                seen = full_precision(patches[:, rows, across].movedim(1, 0).flatten(1))
+                taken = [seen.cpu(), *(col[..., places].movedim(-1, 0).cpu() for col in columns)]
                 taken.append(torch.full((len(places),), zlib.crc32(name.encode())))
                 drawn[name].append(PixelSample(*taken))
     everywhere: dict[str, list[PixelSample]] = {}
