@@ -100,6 +100,8 @@ def inside(rings: Sequence[Ring], size: Size) -> Bools:
         >>> inside([square], (3, 3)).astype(int).tolist()
         [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
     """
+    # OpenCV and scikit-image give pixels on a common border to both neighbours or to none, and
+    # shapely needs half a minute for an outline of ragged pixels; so the crossings are counted here
     height, width = size
     starts = np.concatenate(rings)
     ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
