@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.samples import PLACE, Place
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import Explanation, Prediction
-from tax_lightning.exporters import FORMATS, NEEDED
+from tax_lightning.exporters import FORMATS
+from tax_lightning.exporters.extras import needed
 from tax_lightning.exporters.layers import Layer, Segmented
 from tax_lightning.files import file_name
 from tax_lightning.models.samples import coherent_samples
@@ -133,12 +133,8 @@ class PredictionWriter(BasePredictionWriter):
             return
         self._images, self._template, self._stitcher = {}, None, None
         for name in self.format:
-            library, extra = NEEDED.get(name, ("numpy", ""))
-            if find_spec(library) is None:
-                raise ModuleNotFoundError(
-                    f"PredictionWriter: format={name!r} needs {library}, which is not installed: "
-                    f'pip install "tax-lightning[{extra}]".'
-                )
+            if (library := FORMATS[name]) is not None:
+                needed(library)
         if self.manifest.exists() and not self.overwrite:
             raise FileExistsError(
                 f"PredictionWriter: output_dir={str(self.output_dir)!r} holds the predictions of "
@@ -241,7 +237,7 @@ class PredictionWriter(BasePredictionWriter):
         unfinished.write_text(json.dumps(plain, ensure_ascii=False, indent=2), "utf-8")
         os.replace(unfinished, self.manifest)
         for name in self.format:
-            writer = import_module(f"tax_lightning.exporters.{FORMATS[name]}")
+            writer = import_module(f"tax_lightning.exporters.{name}")
             writer.write(self._segmented(images, names), self.output_dir / name)
 
     def on_exception(

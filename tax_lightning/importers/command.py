@@ -11,7 +11,7 @@ from types import ModuleType
 from jsonargparse import ArgumentParser
 
 from tax_lightning.data.layouts import nearest
-from tax_lightning.importers.sources import SOURCES
+from tax_lightning.importers import SOURCES
 from tax_lightning.importers.writer import write
 
 USAGE = "tax import SOURCE FROM TO [--tile PIXELS] [options of the source]"
@@ -68,7 +68,7 @@ def _help() -> str:
 
 
 def _module(name: str) -> ModuleType:
-    return import_module(f"tax_lightning.importers.{SOURCES[name]}")
+    return import_module(f"tax_lightning.importers.{name}")
 
 
 def _show_progress(done: int, total: int) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree
 
 from tax_lightning.importers.cases import Found
 from tax_lightning.importers.json_files import files_by_annotator, lazily, of_file
@@ -29,7 +30,6 @@ from tax_lightning.importers.shapes import (
     rectangle,
     turned,
 )
-from tax_lightning.importers.xml_files import read_xml
 
 _WHAT = 'an export "CVAT for images 1.1"'
 _NO_AREA = {"polyline", "points", "cuboid", "skeleton"}
@@ -51,7 +51,7 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
     drawings = Drawings()
     for path, person in files_by_annotator(root, ".xml"):
         with of_file(path, _WHAT):
-            document = read_xml(path)
+            document = _document(path)
             listed = document.findall("image")
             if document.tag != "annotations" or not listed:
                 raise ValueError(f"expected {_WHAT} with images, found <{document.tag}>")
@@ -68,6 +68,20 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
                     elif element.tag != "tag":  # of the whole image
                         own.append(_shape(element.tag, element.attrib, path))
     return drawings.found(root, images, classes, root.stem, "CVAT")
+
+
+def _document(path: Path) -> ElementTree.Element:
+    """The root element, if the file declares no entities, by which a small one can become huge."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # in other encodings they would be overlooked
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8, in which tools write XML: {error}.") from error
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise ValueError(f"{path} declares a document type or entities, which are not read.")
+    try:
+        return ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{path} cannot be read as XML: {error}.") from error
 
 
 def _shape(tag: str, given: Mapping[str, str], path: Path) -> Shape:
