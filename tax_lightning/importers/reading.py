@@ -23,9 +23,9 @@ def reading(path: Path, what: str) -> Iterator[None]:
 
     Example:
         >>> with reading(Path("a.nii"), "a whole NIfTI file"):
-        ...     int("x")
+        ...     [][0]
         Traceback (most recent call last):
-        ValueError: Cannot read a.nii: invalid literal for int() with base 10: 'x'. Expected a whole NIfTI file.
+        ValueError: Cannot read a.nii: list index out of range. Expected a whole NIfTI file.
     """
     try:
         yield
