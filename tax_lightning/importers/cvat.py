@@ -17,9 +17,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from tax_lightning.importers.cases import Found
-from tax_lightning.importers.json_files import files_by_annotator, lazily, of_file
+from tax_lightning.importers.drawings import Drawings, found
+from tax_lightning.importers.json_files import files_by_annotator
+from tax_lightning.importers.reading import lazily, reading
 from tax_lightning.importers.shapes import (
-    Drawings,
     Patch,
     Shape,
     Size,
@@ -40,17 +41,12 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
 
     Args:
         root: The XML file, or a folder with one for each annotator.
-        images: Folder of the images; None: that of the export.
-        classes: Names in the order of their ids, the background first; None: as the
-            export lists them.
-
-    Raises:
-        FileNotFoundError: If an image or the export is missing.
-        ValueError: If a file is no such export; the message names it.
+        images: Folder of the images, also in sub-folders; None: that of the export.
+        classes: Names in the order of their ids, the background first; None: as listed.
     """
     drawings = Drawings()
     for path, person in files_by_annotator(root, ".xml"):
-        with of_file(path, _WHAT):
+        with reading(path, _WHAT):
             document = _document(path)
             listed = document.findall("image")
             if document.tag != "annotations" or not listed:
@@ -63,11 +59,10 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
                 own = drawings.of(image.attrib["name"], person, path, size)
                 for element in image:
                     if element.tag in _NO_AREA:
-                        what = f"A {element.tag} by {person}: it tells no area."
-                        drawings.left_out[what] += 1
+                        drawings.without_area(element.tag, person)
                     elif element.tag != "tag":  # of the whole image
                         own.append(_shape(element.tag, element.attrib, path))
-    return drawings.found(root, images, classes, root.stem, "CVAT")
+    return found(drawings, root, "CVAT", images, classes)
 
 
 def _document(path: Path) -> ElementTree.Element:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +19,6 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
         raise ValueError(f"{path} cannot be read as JSON in UTF-8: {error}.") from error
 
 
-def json_files(root: Path, suffix: str = ".json") -> list[Path]:
-    """The file itself, or those directly in a folder, sorted by name.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    if root.is_file():
-        return [root]
-    found = [p for p in sorted(root.glob(f"*{suffix}")) if not p.name.startswith(".")]
-    if not found:
-        raise FileNotFoundError(f"{root} holds no {suffix} files, expected the tool's export.")
-    return found
-
-
 def files_by_annotator(root: Path, suffix: str = ".json") -> list[tuple[Path, str]]:
     """Files of an export that does not tell who drew, each with its annotator.
 
@@ -46,44 +30,22 @@ def files_by_annotator(root: Path, suffix: str = ".json") -> list[tuple[Path, st
     Raises:
         FileNotFoundError: If there is none.
     """
-    if root.is_file():
-        return [(root, root.stem)]
-    found = [
-        (path, path.stem if path.parent == root else path.relative_to(root).parts[0])
-        for path in sorted(root.rglob(f"*{suffix}"))
-        if not path.name.startswith(".")
+    return [
+        (path, path.stem if path.parent in (root, root.parent) else path.relative_to(root).parts[0])
+        for path in export_files(root, suffix)
     ]
-    if not found:
-        raise FileNotFoundError(
-            f"{root} holds no {suffix} files, expected one for each annotator, or a folder each."
-        )
-    return found
 
 
-@contextmanager
-def of_file(path: Path, what: str) -> Iterator[None]:
-    """Errors that come from what a file lacks name it.
+def export_files(root: Path, suffix: str = ".json", below: bool = True) -> list[Path]:
+    """The file itself, or those in a folder, sorted by name.
 
-    Args:
-        path: The file.
-        what: What it should be, such as "an export of Label Studio as JSON".
+    Raises:
+        FileNotFoundError: If there is none.
     """
-    try:
-        yield
-    except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
-        odd = f"lacks {error}" if isinstance(error, KeyError) else f"is built otherwise ({error})"
-        raise ValueError(f"{path} {odd}, expected {what}.") from error
-    except ValueError as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise ValueError(f"{path}: {error}") from error
-
-
-def lazily(path: Path, what: str, make: Callable[..., Any], *args: Any) -> Callable[..., Any]:  # noqa: ANN401
-    """The function, called later, whose errors name the file."""
-
-    def call(size: tuple[int, int]) -> Any:  # noqa: ANN401
-        with of_file(path, what):
-            return make(*args, size)
-
-    return call
+    if root.is_file():
+        return [root]
+    files = sorted(root.rglob(f"*{suffix}") if below else root.glob(f"*{suffix}"))
+    found = [path for path in files if not path.name.startswith(".")]
+    if not found:
+        raise FileNotFoundError(f"{root} holds no {suffix} files, expected the tool's export.")
+    return found

@@ -21,9 +21,10 @@ import numpy as np
 
 from tax_lightning.exporters.outlines import Ring
 from tax_lightning.importers.cases import Found
-from tax_lightning.importers.json_files import lazily, of_file, read_json
+from tax_lightning.importers.drawings import Drawings, found
+from tax_lightning.importers.json_files import read_json
+from tax_lightning.importers.reading import lazily, reading
 from tax_lightning.importers.shapes import (
-    Drawings,
     Patch,
     Shape,
     Size,
@@ -43,12 +44,8 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
 
     Args:
         root: A folder with one folder of JSON files for each annotator.
-        images: Folder of the images; None: the root.
-        classes: Names in the order of their ids, the background first; None: by name.
-
-    Raises:
-        FileNotFoundError: If an image or the annotators' folders are missing.
-        ValueError: If a file is none of LabelMe; the message names it.
+        images: Folder of the images, also in sub-folders; None: that of the export.
+        classes: Names in the order of their ids, the background first; None: as listed.
     """
     folders = [
         path for path in sorted(root.glob("*")) if path.is_dir() and any(path.rglob("*.json"))
@@ -61,7 +58,7 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
     drawings = Drawings()
     for folder in folders:
         for path in sorted(folder.rglob("*.json")):
-            with of_file(path, _WHAT):
+            with reading(path, _WHAT):
                 data = read_json(path)
                 told = data.get("imageHeight") is not None and data.get("imageWidth") is not None
                 size = (int(data["imageHeight"]), int(data["imageWidth"])) if told else None
@@ -69,11 +66,10 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
                 for given in data["shapes"]:
                     shape = _shape(given, path)
                     if shape is None:
-                        what = f"A {given['shape_type']} by {folder.name}: it tells no area."
-                        drawings.left_out[what] += 1
+                        drawings.without_area(given["shape_type"], folder.name)
                     else:
                         own.append(shape)
-    return drawings.found(root, images, classes, root.name, "LabelMe")
+    return found(drawings, root, "LabelMe", images, classes)
 
 
 def _shape(given: Mapping[str, Any], path: Path) -> Shape | None:

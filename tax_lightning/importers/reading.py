@@ -1,10 +1,11 @@
-"""Foreign files in binary formats: whatever a library says of a broken one names the file."""
+"""Foreign files: whatever goes wrong with a broken one names it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -22,10 +23,10 @@ def reading(path: Path, what: str) -> Iterator[None]:
         ValueError: If it cannot be read.
 
     Example:
-        >>> with reading(Path("a.nii"), "a whole NIfTI file"):
-        ...     [][0]
+        >>> with reading(Path("a.nii"), "NIfTI"):
+        ...     {}["affine"]
         Traceback (most recent call last):
-        ValueError: Cannot read a.nii: list index out of range. Expected a whole NIfTI file.
+        ValueError: Cannot read a.nii: it lacks 'affine'. Expected NIfTI.
     """
     try:
         yield
@@ -34,5 +35,19 @@ def reading(path: Path, what: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, ValueError) and str(path) in str(error):
             raise
-        said = str(error) or type(error).__name__
+        said = str(error).rstrip(".") or type(error).__name__
+        if isinstance(error, KeyError):
+            said = f"it lacks {error}"
+        elif isinstance(error, TypeError | IndexError | AttributeError):
+            said = f"it is built otherwise ({said})"
         raise ValueError(f"Cannot read {path}: {said}. Expected {what}.") from error
+
+
+def lazily(path: Path, what: str, make: Callable[..., Any], *args: Any) -> Callable[..., Any]:  # noqa: ANN401
+    """The function with these first arguments, whose errors name the file when it is called."""
+
+    def call(*more: Any) -> Any:  # noqa: ANN401
+        with reading(path, what):
+            return make(*args, *more)
+
+    return call

@@ -25,9 +25,10 @@ import cv2
 import numpy as np
 
 from tax_lightning.importers.cases import Found
-from tax_lightning.importers.json_files import lazily, of_file, read_json
+from tax_lightning.importers.drawings import Drawings, found
+from tax_lightning.importers.json_files import read_json
+from tax_lightning.importers.reading import lazily, reading
 from tax_lightning.importers.shapes import (
-    Drawings,
     Patch,
     Shape,
     Size,
@@ -46,23 +47,19 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
 
     Args:
         root: The folder of the project or data set.
-        images: Folder of the images; None: the root.
-        classes: Names in the order of their ids, the background first; None: by name.
-
-    Raises:
-        FileNotFoundError: If an image or the annotations are missing.
-        ValueError: If a file is none of Supervisely; the message names it.
+        images: Folder of the images, also in sub-folders; None: that of the export.
+        classes: Names in the order of their ids, the background first; None: as listed.
     """
     paths = [path for path in sorted(root.rglob("*.json")) if path.parent.name == "ann"]
     if not paths:
         raise FileNotFoundError(f"{root} holds no folder ann with JSON files.")
     drawings = Drawings()
     for meta in sorted(root.glob("meta.json")):
-        with of_file(meta, "a list of Supervisely's classes"):
+        with reading(meta, "a list of Supervisely's classes"):
             drawings.declared |= dict.fromkeys(one["title"] for one in read_json(meta)["classes"])
     for path in paths:
         image = (path.parent.parent.relative_to(root) / "img" / path.stem).as_posix()
-        with of_file(path, _WHAT):
+        with reading(path, _WHAT):
             data = read_json(path)
             told = data.get("size")
             size = (int(told["height"]), int(told["width"])) if told else None
@@ -71,11 +68,10 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
             for given in data["objects"]:
                 shape = _shape(given, path)
                 if shape is None:
-                    what = f"A {given['geometryType']} by {given['labelerLogin']}: it is not read."
-                    drawings.left_out[what] += 1
+                    drawings.without_area(given["geometryType"], given["labelerLogin"])
                 else:
                     drawings.of(image, given["labelerLogin"], path, size).append(shape)
-    return drawings.found(root, images, classes, root.name, "Supervisely")
+    return found(drawings, root, "Supervisely", images, classes)
 
 
 def _shape(given: Mapping[str, Any], path: Path) -> Shape | None:
