@@ -2,7 +2,7 @@
 
 A format is a module of this folder with a function ``write(images, folder)``. It takes images as
 :class:`~tax_lightning.exporters.layers.Segmented`, one at a time, and returns the files written.
-The folder is made if it is missing.
+The folder is made if it is missing. A ValueError tells of slices that do not fit together.
 """
 
 from __future__ import annotations

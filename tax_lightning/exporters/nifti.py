@@ -26,10 +26,6 @@ def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
     Args:
         images: The slices of a volume one after the other.
         folder: Where to; made if it is missing.
-
-    Raises:
-        ValueError: If slices do not fit together.
-        ModuleNotFoundError: If nibabel is not installed.
     """
     nibabel = _nibabel()
     files = []

@@ -36,9 +36,6 @@ def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
     Args:
         images: The slices of a volume one after the other.
         folder: Where to; made if it is missing.
-
-    Raises:
-        ValueError: If slices do not fit together.
     """
     files = []
     for whole in assembled(images):

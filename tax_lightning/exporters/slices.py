@@ -84,9 +84,6 @@ class Slice:
             facts: The columns; without ``slice`` the picture is a volume of its own.
             name: Of the picture, for that case and for messages.
             size: Height and width of the picture.
-
-        Raises:
-            ValueError: If the columns do not say this, or the picture is of another size.
         """
         if "slice" not in facts:
             return cls(name, 0, 0, (1, *size))
@@ -155,10 +152,6 @@ def assembled(images: Iterable[Segmented]) -> Iterator[Whole]:
 
     Args:
         images: The slices of a volume one after the other; other pictures are volumes of a slice.
-
-    Raises:
-        ValueError: If the slices of a volume come apart, or a slice comes twice; if what
-            ``samples.csv`` says of them does not fit together.
     """
     done: set[str] = set()
     layers: dict[str, Whole] = {}

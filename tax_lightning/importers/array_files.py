@@ -30,12 +30,7 @@ def open_array(path: Path) -> Callable[[], Pixels]:
 
 
 def open_arrays(path: Path) -> dict[str, Callable[[], Pixels]]:
-    """Key -> function that reads the array, of an NPZ, MAT or HDF5 file; keys in groups have ``/``.
-
-    Raises:
-        ValueError: If the file cannot be read.
-        ModuleNotFoundError: If it needs h5py, which is not installed.
-    """
+    """Key -> function that reads the array, of an NPZ, MAT or HDF5 file; groups end with ``/``."""
     with reading(path, _WHAT):
         if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as file:

@@ -60,10 +60,6 @@ def find(root: Path, crowd: bool = False, reference: Literal["gold"] | None = No
             preceded by the name of their folder.
         crowd: Take the crowd's masks too, as ``crowd 1`` to ``crowd 7``.
         reference: ``"gold"`` takes the gold standard for the reference.
-
-    Raises:
-        FileNotFoundError: If a folder is missing.
-        ValueError: If names do not match each other; the message names the file and the cure.
     """
     left_out: list[str] = []
     parts = [part for folder in _folders_of(root) if (part := _read(folder, crowd, left_out)).masks]

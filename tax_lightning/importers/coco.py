@@ -118,9 +118,6 @@ def unpacked(counts: str) -> list[int]:
     A number whose highest bit is set is negative. From the fourth on, numbers are differences from
     the run length two before.
 
-    Raises:
-        ValueError: If it holds another character or ends early.
-
     Example:
         >>> unpacked("124")
         [1, 2, 4]

@@ -18,13 +18,7 @@ USAGE = "tax import SOURCE FROM TO [--tile PIXELS] [options of the source]"
 
 
 def import_data(args: Sequence[str]) -> None:
-    """Carry out ``tax import`` with the arguments after it.
-
-    Raises:
-        ValueError: If the source is unknown, or what it finds does not fit together.
-        FileNotFoundError: If a folder or a part of it is missing.
-        ModuleNotFoundError: If the source needs an extra; the message names it.
-    """
+    """Carry out ``tax import`` with the arguments after it."""
     if not args or args[0] in ("-h", "--help"):
         print(_help())
         return

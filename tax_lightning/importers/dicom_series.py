@@ -36,10 +36,6 @@ def sorted_files(root: Path, kinds: Sequence[str]) -> tuple[dict[str, Files], Fi
 
     Returns:
         UID of an image series -> its files; the files of those kinds; and the number of the rest.
-
-    Raises:
-        ValueError: If a header is damaged.
-        ModuleNotFoundError: If pydicom is not installed.
     """
     pydicom = needed("pydicom")
     series: dict[str, Files] = defaultdict(list)
@@ -70,11 +66,7 @@ def patient_of(files: Files) -> str:
 
 
 def series_volume(files: Files) -> Volume:
-    """The slices of a series as a volume ``[columns, rows, slices]``.
-
-    Raises:
-        ValueError: If the slices are not of one kind, or not the same distance apart.
-    """
+    """The slices of a series as a volume ``[columns, rows, slices]``."""
     first_path, first = files[0]
     folder = first_path.parent
     with reading(first_path, DICOM):
@@ -115,9 +107,6 @@ def plane_of(orientation: Sequence[float], spacing: Sequence[float]) -> Affine:
     Args:
         orientation: Directions of the columns and of the rows.
         spacing: Distance of the rows and of the columns.
-
-    Raises:
-        ValueError: If they do not span a plane.
     """
     along = np.array(orientation, np.float64).reshape(2, 3).T
     plane: Affine = along * [float(spacing[1]), float(spacing[0])]
@@ -156,11 +145,7 @@ def _voxels(paths: Sequence[Path]) -> Pixels:
 
 
 def decoded(path: Path, head: Any) -> Pixels:  # noqa: ANN401 - of pydicom
-    """The pixels of a file.
-
-    Raises:
-        ValueError: If they cannot be decoded.
-    """
+    """The pixels of a file."""
     try:
         pixels: Pixels = head.pixel_array
     except Exception as error:  # the decoders raise what they meet

@@ -30,9 +30,6 @@ class Images:
     Args:
         root: An export.
         images: Folder of its images; None: the export's own.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
     """
 
     def __init__(self, root: Path, images: str | None) -> None:
@@ -56,11 +53,7 @@ class Images:
         return name in self._files
 
     def begun(self, start: str) -> str:
-        """The name that is this, or this and some suffixes, of which the fewest; else as given.
-
-        Raises:
-            ValueError: If there are several such names.
-        """
+        """The name that is this, or this and some suffixes, of which the fewest; else as given."""
         names = [start] if start in self else self._by_start.get(start, [])
         fewest = min((name.count(".") for name in names), default=0)
         first, *others = [name for name in names if name.count(".") == fewest] or [start]
@@ -72,12 +65,7 @@ class Images:
         return first
 
     def named(self, name: str) -> Path:
-        """The file that an export names, perhaps with folders before it; of equal copies one.
-
-        Raises:
-            FileNotFoundError: If it is not there.
-            ValueError: If there are several, and the folders do not tell which is meant.
-        """
+        """The file that an export names, perhaps with folders before it; of equal copies one."""
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
         last = parts[-1] if parts else name
         found = self._files.get(last, [])
@@ -125,10 +113,6 @@ class Drawings:
             annotator: Who drew.
             file: In which it stands.
             size: Height and width of what was drawn on, if the file tells them.
-
-        Raises:
-            ValueError: If another file tells what this annotator drew on this image, or a name is
-                no text.
         """
         for what, name in (("image", image), ("annotator", annotator)):
             if not isinstance(name, str):
@@ -201,11 +185,6 @@ def found(
         images: Folder of the images, also in sub-folders; None: that of the export.
         classes: Names in the order of their ids, the background first; None: as the export lists
             them, then further labels by name.
-
-    Raises:
-        FileNotFoundError: If an image is missing.
-        ValueError: If a label is no class, an image has another size than what was drawn on, two
-            files tell the same, or nothing was drawn.
     """
     there = Images(root, images)
     drawn = drawings.by_file(there)

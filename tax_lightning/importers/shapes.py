@@ -49,9 +49,6 @@ class Shape:
         draw: Gives the pixels that belong to it, for the image's height and width.
         order: Of shapes that overlap, the one with the larger number lies above; of equal ones the
             later one.
-
-    Raises:
-        ValueError: If the label is no text.
     """
 
     label: str
@@ -64,11 +61,7 @@ class Shape:
 
 
 def placed(pixels: Bools, top: int, left: int, size: Size) -> Patch:
-    """A mask of a box at its place in the image.
-
-    Raises:
-        ValueError: If the box reaches out of the image.
-    """
+    """A mask of a box at its place in the image."""
     height, width = pixels.shape
     if min(top, left) < 0 or top + height > size[0] or left + width > size[1]:
         raise ValueError(
@@ -111,11 +104,7 @@ def inside(rings: Sequence[Ring], size: Size) -> Bools:
 
 
 def polygon(rings: Iterable[object], label: str, order: int = 0) -> Shape:
-    """A shape from outlines, each a list of x and y: that of the object, then those of holes.
-
-    Raises:
-        ValueError: If an outline is no list of pairs of finite numbers.
-    """
+    """A shape from outlines, each a list of x and y: that of the object, then those of holes."""
     arrays = []
     for ring in rings:
         try:
@@ -171,11 +160,7 @@ def turned(ring: Ring, degrees: float, about: tuple[float, float]) -> Ring:
 
 
 def from_runs(lengths: Sequence[int], size: Size) -> Bools:
-    """The mask of :func:`tax_lightning.exporters.outlines.runs`.
-
-    Raises:
-        ValueError: If the lengths do not add up to the number of pixels.
-    """
+    """The mask of :func:`tax_lightning.exporters.outlines.runs`."""
     if sum(lengths) != size[0] * size[1] or min(lengths, default=0) < 0:
         raise ValueError(
             f"Runs of {sum(lengths)} pixels in a box of {size_text(size)}: expected as many as "
@@ -191,9 +176,6 @@ def from_png(png: bytes, size: Size) -> Bools:
     Args:
         png: The bytes of the file.
         size: Of the image, than which the mask is no larger.
-
-    Raises:
-        ValueError: If it is no such file.
     """
     if png[:8] != b"\x89PNG\r\n\x1a\n" or len(png) < 24:
         raise ValueError("a mask is no PNG file")

@@ -93,9 +93,6 @@ def sliced(
         empty_slices: Keep slices on which nobody drew anything.
         use_affines: Turn masks by their affine, and refuse those that do not fit. False: lay them
             on images as they are stored.
-
-    Raises:
-        ValueError: If a file cannot be read, masks do not fit their image, or nothing is drawn.
     """
     if axis not in (0, 1, 2):
         raise ValueError(f"axis={axis}: expected 0, 1 or 2, the axis to slice along.")
@@ -196,9 +193,6 @@ def names_and_values(
         scans: Their masks are read where no classes are given.
         classes: Names of the values 0, 1, 2 and so on; 255 then means not labelled. None: a class
             for each value that any mask holds.
-
-    Raises:
-        ValueError: If masks hold no such values, or it is not clear what 255 means.
     """
     if classes is not None:
         return tuple(classes), {**dict(enumerate(classes)), IGNORE_INDEX: IGNORE_NAME}
@@ -217,11 +211,7 @@ def names_and_values(
 
 
 def channels_of(scans: Sequence[Scan]) -> int:
-    """Number of channels of the image files, which have the same number.
-
-    Raises:
-        ValueError: If they have not.
-    """
+    """Number of channels of the image files, which have the same number."""
     channels = {scan.images[0].channels: scan.images[0].path for scan in scans}
     if len(channels) > 1:
         (one, path), (other, second) = list(channels.items())[:2]
@@ -234,9 +224,6 @@ def channels_of(scans: Sequence[Scan]) -> int:
 
 def whole_numbers(values: Pixels, path: Path) -> Pixels:
     """Values as integers, of 8 bits where these hold them.
-
-    Raises:
-        ValueError: If they are not whole.
 
     Example:
         >>> whole_numbers(np.array([0.0, 4.0]), Path("a.nii"))
@@ -311,9 +298,6 @@ def laid_on(
         whole: Refuse a volume that covers a part of the image; False: fill up with zeros.
         use_affines: Compare where the two lie. Where one of them does not say, or with False, they
             must be of one shape and stay as they are stored.
-
-    Raises:
-        ValueError: If the two are not the same grid, perhaps turned or mirrored.
 
     Example:
         >>> read = lambda: np.zeros((2, 1, 1))
