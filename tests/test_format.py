@@ -130,6 +130,14 @@ def test_large_images_are_cut_and_tell_their_place(tmp_path):
     np.testing.assert_array_equal(labels, mask(1, (30, 40)))
 
 
+def test_a_mask_that_is_larger_than_its_image_is_refused_before_it_is_cut(tmp_path):
+    large = case(
+        "a", image=lambda: image(0, size=(20, 20)), masks={"Ann": lambda: mask(0, (30, 30))}
+    )
+    with pytest.raises(ValueError, match=r"Ann has the shape \(30, 30\), its image \(20, 20\)"):
+        write(found([large]), tmp_path / "to", tile=16)
+
+
 @pytest.mark.parametrize(
     ("cases", "text"),
     [

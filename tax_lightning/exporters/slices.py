@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -183,6 +184,18 @@ def assembled(images: Iterable[Segmented]) -> Iterator[Whole]:
             drawn = np.where(layer.labels == IGNORE_INDEX, 0, layer.labels).astype(np.uint8)
             part.put(drawn, layers[layer.name].labels)
     yield from layers.values()
+
+
+def write_layers(
+    images: Iterable[Segmented], folder: Path, suffix: str, save: Callable[[Whole, Path], None]
+) -> list[Path]:
+    """Write a file for each layer of all volumes, ``VOLUME/LAYER`` and a suffix."""
+    files = []
+    for whole in assembled(images):
+        files.append(folder / file_name(whole.volume) / f"{file_name(whole.layer)}{suffix}")
+        files[-1].parent.mkdir(parents=True, exist_ok=True)
+        save(whole, files[-1])
+    return files
 
 
 def file_name(name: str) -> str:
