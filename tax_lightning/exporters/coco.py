@@ -35,10 +35,7 @@ def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
             document["images"].append(
                 {"id": number, "file_name": image.file, "height": height, "width": width}
             )
-            for id in range(1, len(layer.classes)):
-                mask = layer.labels == id
-                if not mask.any():
-                    continue
+            for id, _, mask in layer.drawn():
                 rle = coco.encode(np.asfortranarray(mask, np.uint8))
                 document["annotations"].append(
                     {

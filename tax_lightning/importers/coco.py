@@ -27,8 +27,7 @@ import numpy as np
 from tax_lightning.data.pixels import size_text
 from tax_lightning.importers.cases import Found
 from tax_lightning.importers.drawings import Drawings, found
-from tax_lightning.importers.json_files import files_by_annotator, read_json
-from tax_lightning.importers.reading import lazily, reading
+from tax_lightning.importers.reading import files_by_annotator, lazily, read_json, reading
 from tax_lightning.importers.shapes import Patch, Shape, Size, from_runs, polygon
 
 _WHAT = "a COCO file with images, categories and annotations"

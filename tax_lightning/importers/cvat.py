@@ -16,21 +16,11 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tax_lightning.importers import shapes
 from tax_lightning.importers.cases import Found
 from tax_lightning.importers.drawings import Drawings, found
-from tax_lightning.importers.json_files import files_by_annotator
-from tax_lightning.importers.reading import lazily, reading
-from tax_lightning.importers.shapes import (
-    Patch,
-    Shape,
-    Size,
-    ellipse,
-    from_runs,
-    placed,
-    polygon,
-    rectangle,
-    turned,
-)
+from tax_lightning.importers.reading import files_by_annotator, lazily, reading
+from tax_lightning.importers.shapes import Patch, Shape, Size
 
 _WHAT = 'an export "CVAT for images 1.1"'
 _NO_AREA = {"polyline", "points", "cuboid", "skeleton"}
@@ -88,14 +78,15 @@ def _shape(tag: str, given: Mapping[str, str], path: Path) -> Shape:
     turn = float(given.get("rotation", 0))
     if tag == "polygon":
         corners = [[float(x) for x in point.split(",")] for point in given["points"].split(";")]
-        return polygon([corners], label, order)
+        return shapes.polygon([corners], label, order)
     if tag == "box":
         x0, y0, x1, y1 = numbers("xtl", "ytl", "xbr", "ybr")
-        middle = (x0 + x1) / 2, (y0 + y1) / 2
-        return polygon([turned(rectangle(x0, y0, x1, y1), turn, middle)], label, order)
+        ring, middle = shapes.rectangle(x0, y0, x1, y1), ((x0 + x1) / 2, (y0 + y1) / 2)
+        return shapes.polygon([shapes.turned(ring, turn, middle)], label, order)
     if tag == "ellipse":
         x, y, across, down = numbers("cx", "cy", "rx", "ry")
-        return polygon([turned(ellipse(x, y, across, down), turn, (x, y))], label, order)
+        ring = shapes.ellipse(x, y, across, down)
+        return shapes.polygon([shapes.turned(ring, turn, (x, y))], label, order)
     if tag != "mask":
         raise ValueError(f"<{tag}> in an image is unknown, expected {_WHAT}")
     lengths = [int(number) for number in given["rle"].split(",")]
@@ -105,4 +96,4 @@ def _shape(tag: str, given: Mapping[str, str], path: Path) -> Shape:
 
 
 def _placed(lengths: Sequence[int], top: int, left: int, box: Size, size: Size) -> Patch:
-    return placed(from_runs(lengths, box), top, left, size)
+    return shapes.placed(shapes.from_runs(lengths, box), top, left, size)

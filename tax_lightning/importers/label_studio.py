@@ -26,21 +26,11 @@ import numpy as np
 
 from tax_lightning.data.pixels import IMAGE_SUFFIXES, size_text
 from tax_lightning.exporters.outlines import Ring
+from tax_lightning.importers import shapes
 from tax_lightning.importers.cases import Found
 from tax_lightning.importers.drawings import Drawings, Images, found
-from tax_lightning.importers.json_files import export_files, read_json
-from tax_lightning.importers.reading import lazily, reading
-from tax_lightning.importers.shapes import (
-    Patch,
-    Shape,
-    Size,
-    ellipse,
-    from_png,
-    placed,
-    polygon,
-    rectangle,
-    turned,
-)
+from tax_lightning.importers.reading import export_files, lazily, read_json, reading
+from tax_lightning.importers.shapes import Patch, Shape, Size
 
 _WHAT = "an export of Label Studio as JSON"
 # A second result of this id has the label.
@@ -162,7 +152,7 @@ def _shape(
     if "imageDataURL" in value:
         return Shape(label, lazily(path, _WHAT, partial(_bitmask, value["imageDataURL"])))
     outline = _outline(value, np.array([result["original_width"], result["original_height"]]) / 100)
-    return None if outline is None else polygon([outline], label)
+    return None if outline is None else shapes.polygon([outline], label)
 
 
 def _outline(value: Mapping[str, Any], unit: Any) -> Ring | None:  # noqa: ANN401 - an array
@@ -175,13 +165,13 @@ def _outline(value: Mapping[str, Any], unit: Any) -> Ring | None:  # noqa: ANN40
     x, y = np.array([value["x"], value["y"]]) * unit
     if "radiusX" in value:
         across, down = np.array([value["radiusX"], value["radiusY"]]) * unit
-        ring = ellipse(x, y, across, down)
+        ring = shapes.ellipse(x, y, across, down)
     elif "width" in value and "height" in value:
         width, height = np.array([value["width"], value["height"]]) * unit
-        ring = rectangle(x, y, x + width, y + height)
+        ring = shapes.rectangle(x, y, x + width, y + height)
     else:
         return None
-    return turned(ring, value.get("rotation", 0), (x, y))  # about the corner, or the middle
+    return shapes.turned(ring, value.get("rotation", 0), (x, y))  # about the corner, or the middle
 
 
 def _brush(rle: Sequence[int], size: Size) -> Patch:
@@ -191,10 +181,10 @@ def _brush(rle: Sequence[int], size: Size) -> Patch:
 
 
 def _bitmask(address: str, size: Size) -> Patch:
-    mask = from_png(base64.b64decode(address.partition("base64,")[2]), size)
+    mask = shapes.from_png(base64.b64decode(address.partition("base64,")[2]), size)
     if mask.shape != size:
         raise ValueError(f"a bitmask of {size_text(mask.shape)} on an image of {size_text(size)}")
-    return placed(mask, 0, 0, size)
+    return shapes.placed(mask, 0, 0, size)
 
 
 def _covered(values: Any) -> Patch:  # noqa: ANN401 - an array

@@ -20,20 +20,11 @@ from typing import Any
 import numpy as np
 
 from tax_lightning.exporters.outlines import Ring
+from tax_lightning.importers import shapes
 from tax_lightning.importers.cases import Found
 from tax_lightning.importers.drawings import Drawings, found
-from tax_lightning.importers.json_files import read_json
-from tax_lightning.importers.reading import lazily, reading
-from tax_lightning.importers.shapes import (
-    Patch,
-    Shape,
-    Size,
-    ellipse,
-    from_png,
-    placed,
-    polygon,
-    rectangle,
-)
+from tax_lightning.importers.reading import lazily, read_json, reading
+from tax_lightning.importers.shapes import Patch, Shape, Size
 
 _WHAT = "a file of LabelMe with imagePath and shapes"
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
@@ -78,17 +69,18 @@ def _shape(given: Mapping[str, Any], path: Path) -> Shape | None:
     if kind == "mask":
         return Shape(label, lazily(path, _WHAT, partial(_mask, given["mask"], points[0])))
     if kind == "rectangle":
-        points = rectangle(*points[0], *points[1])
+        points = shapes.rectangle(*points[0], *points[1])
     elif kind == "circle":
         radius = float(np.hypot(*(points[1] - points[0])))
-        points = ellipse(points[0, 0], points[0, 1], radius, radius)
+        points = shapes.ellipse(points[0, 0], points[0, 1], radius, radius)
     elif kind in _WITHOUT_AREA:
         return None
     elif kind not in ("polygon", "oriented_rectangle"):  # of which the corners are the points
         raise ValueError(f"the shape_type {kind!r} is not read, expected polygon or mask")
-    return polygon([points], label)
+    return shapes.polygon([points], label)
 
 
 def _mask(data: str, corner: Ring, size: Size) -> Patch:
     left, top = corner.round().astype(int).tolist()
-    return placed(from_png(base64.b64decode(data, validate=True), size), top, left, size)
+    mask = shapes.from_png(base64.b64decode(data, validate=True), size)
+    return shapes.placed(mask, top, left, size)

@@ -16,8 +16,7 @@ from typing import Any
 
 from tax_lightning.importers.cases import Found
 from tax_lightning.importers.drawings import Drawings, Images, found
-from tax_lightning.importers.json_files import export_files, read_json
-from tax_lightning.importers.reading import reading
+from tax_lightning.importers.reading import export_files, read_json, reading
 from tax_lightning.importers.shapes import Shape, polygon
 
 _WHAT = "GeoJSON of QuPath"

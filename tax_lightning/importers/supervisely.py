@@ -24,18 +24,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from tax_lightning.importers import shapes
 from tax_lightning.importers.cases import Found
 from tax_lightning.importers.drawings import Drawings, found
-from tax_lightning.importers.json_files import read_json
-from tax_lightning.importers.reading import lazily, reading
-from tax_lightning.importers.shapes import (
-    Patch,
-    Shape,
-    Size,
-    from_png,
-    placed,
-    rectangle,
-)
+from tax_lightning.importers.reading import lazily, read_json, reading
+from tax_lightning.importers.shapes import Patch, Shape, Size
 
 _WHAT = "an annotation of Supervisely with objects"
 _MOST_BYTES = 2**28  # of a bitmap as PNG
@@ -78,13 +71,13 @@ def _shape(given: Mapping[str, Any], path: Path) -> Shape | None:
     kind, label = given["geometryType"], given["classTitle"]
     if kind == "bitmap":
         bitmap = given["bitmap"]
-        placed = partial(_bitmap, bitmap["data"], tuple(bitmap["origin"]))
-        return Shape(label, lazily(path, _WHAT, placed))
+        draw = partial(_bitmap, bitmap["data"], tuple(bitmap["origin"]))
+        return Shape(label, lazily(path, _WHAT, draw))
     if kind not in ("polygon", "rectangle"):
         return None
     exterior, interior = given["points"]["exterior"], given["points"]["interior"]
     if kind == "rectangle":
-        exterior = rectangle(*exterior[0], *exterior[1])
+        exterior = shapes.rectangle(*exterior[0], *exterior[1])
     return Shape(label, lazily(path, _WHAT, partial(_filled, exterior, interior)))
 
 
@@ -107,4 +100,4 @@ def _bitmap(data: str, origin: Sequence[int], size: Size) -> Patch:
         except zlib.error as error:
             raise ValueError(f"a bitmap cannot be unpacked: {error}") from error
     left, top = origin
-    return placed(from_png(png, size), int(top), int(left), size)
+    return shapes.placed(shapes.from_png(png, size), int(top), int(left), size)
