@@ -26,7 +26,7 @@ import numpy as np
 
 from tax_lightning.data.pixels import size_text
 from tax_lightning.importers.cases import Found
-from tax_lightning.importers.drawings import Drawings, found
+from tax_lightning.importers.drawings import Drawings, Images, found
 from tax_lightning.importers.reading import files_by_annotator, lazily, read_json, reading
 from tax_lightning.importers.shapes import Patch, Shape, Size, from_runs, polygon
 
@@ -66,7 +66,7 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
                     drawings.left_out["An annotation without a segmentation."] += 1
             if told and (rest := listed.keys() - {one["image_id"] for one in data["annotations"]}):
                 drawings.left_out[f"An image of {path} that nobody drew on."] += len(rest)
-    return found(drawings, root, "COCO", images, classes)
+    return found(drawings, "COCO", Images(root, images), classes)
 
 
 def _person(annotation: Mapping[str, Any]) -> str:

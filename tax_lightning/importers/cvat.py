@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 from tax_lightning.importers import shapes
 from tax_lightning.importers.cases import Found
-from tax_lightning.importers.drawings import Drawings, found
+from tax_lightning.importers.drawings import Drawings, Images, found
 from tax_lightning.importers.reading import files_by_annotator, lazily, reading
 from tax_lightning.importers.shapes import Patch, Shape, Size
 
@@ -52,7 +52,7 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
                         drawings.without_area(element.tag, person)
                     elif element.tag != "tag":  # of the whole image
                         own.append(_shape(element.tag, element.attrib, path))
-    return found(drawings, root, "CVAT", images, classes)
+    return found(drawings, "CVAT", Images(root, images), classes)
 
 
 def _document(path: Path) -> ElementTree.Element:

@@ -33,6 +33,7 @@ class Images:
     """
 
     def __init__(self, root: Path, images: str | None) -> None:
+        self.export = root.stem if root.is_file() else root.resolve().name
         own = root if root.is_dir() else root.parent
         self.folder = own if images is None else Path(images)
         if not self.folder.is_dir():
@@ -169,38 +170,30 @@ class Drawings:
         return tuple(names), [said]
 
 
-def found(
-    drawings: Drawings,
-    root: Path,
-    tool: str,
-    images: str | None,
-    classes: Sequence[str] | None,
-) -> Found:
+def found(drawings: Drawings, tool: str, images: Images, classes: Sequence[str] | None) -> Found:
     """All that was drawn as cases.
 
     Args:
         drawings: What the export holds.
-        root: The export, which gives the data set its name.
         tool: The source.
-        images: Folder of the images, also in sub-folders; None: that of the export.
+        images: The image files, of which some were drawn on.
         classes: Names in the order of their ids, the background first; None: as the export lists
             them, then further labels by name.
     """
-    there = Images(root, images)
-    drawn = drawings.by_file(there)
+    drawn = drawings.by_file(images)
     if not drawn:
-        raise ValueError(f"{root} holds no annotation, expected an export with some.")
+        raise ValueError(f"{images.export} holds no annotation, expected an export with some.")
     names, said = drawings.classes(classes)
     stems = Counter(path.stem for path in drawn)
     cases = []
     for path, by in drawn.items():
         alone = stems[path.stem] == 1
-        called = path.stem if alone else path.relative_to(there.folder).with_suffix("").as_posix()
+        called = path.stem if alone else path.relative_to(images.folder).with_suffix("").as_posix()
         masks = {who: partial(_painted, path, one.shapes, names) for who, one in by.items()}
         cases.append(Case(called, path, masks))
     said += [f"{what} ({count})" for what, count in drawings.left_out.items()]
-    name = root.stem if root.is_file() else root.resolve().name
-    return Found(Description(name, names, _channels(drawn), source=tool), cases, {}, said)
+    description = Description(images.export, names, _channels(drawn), source=tool)
+    return Found(description, cases, left_out=said)
 
 
 def _twice(annotator: str, image: str, file: Path, other: Path) -> str:

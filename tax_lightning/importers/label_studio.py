@@ -57,10 +57,10 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
                 for person, annotation in _last(task["annotations"], drawings.left_out):
                     results = annotation["result"] or []
                     before = drawings.left_out.total()
-                    shapes = list(_regions(results, path, drawings.left_out))
-                    if shapes or drawings.left_out.total() == before:
-                        drawings.of(image, person, path, _size(results)).extend(shapes)
-    return found(drawings, root, "Label Studio", images, classes)
+                    drawn = list(_regions(results, path, drawings.left_out))
+                    if drawn or drawings.left_out.total() == before:
+                        drawings.of(image, person, path, _size(results)).extend(drawn)
+    return found(drawings, "Label Studio", there, classes)
 
 
 def _last(

@@ -22,7 +22,7 @@ import numpy as np
 from tax_lightning.exporters.outlines import Ring
 from tax_lightning.importers import shapes
 from tax_lightning.importers.cases import Found
-from tax_lightning.importers.drawings import Drawings, found
+from tax_lightning.importers.drawings import Drawings, Images, found
 from tax_lightning.importers.reading import lazily, read_json, reading
 from tax_lightning.importers.shapes import Patch, Shape, Size
 
@@ -60,7 +60,7 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
                         drawings.without_area(given["shape_type"], folder.name)
                     else:
                         own.append(shape)
-    return found(drawings, root, "LabelMe", images, classes)
+    return found(drawings, "LabelMe", Images(root, images), classes)
 
 
 def _shape(given: Mapping[str, Any], path: Path) -> Shape | None:

@@ -53,7 +53,7 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
                         drawings.without_area(kind, person)
                     else:
                         raise ValueError(f"a geometry {kind} is not read, expected polygons")
-    return found(drawings, root, "QuPath", images, classes)
+    return found(drawings, "QuPath", there, classes)
 
 
 def _shapes(feature: Mapping[str, Any]) -> Iterator[Shape]:

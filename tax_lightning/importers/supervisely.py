@@ -26,7 +26,7 @@ import numpy as np
 
 from tax_lightning.importers import shapes
 from tax_lightning.importers.cases import Found
-from tax_lightning.importers.drawings import Drawings, found
+from tax_lightning.importers.drawings import Drawings, Images, found
 from tax_lightning.importers.reading import lazily, read_json, reading
 from tax_lightning.importers.shapes import Patch, Shape, Size
 
@@ -64,7 +64,7 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
                     drawings.without_area(given["geometryType"], given["labelerLogin"])
                 else:
                     drawings.of(image, given["labelerLogin"], path, size).append(shape)
-    return found(drawings, root, "Supervisely", images, classes)
+    return found(drawings, "Supervisely", Images(root, images), classes)
 
 
 def _shape(given: Mapping[str, Any], path: Path) -> Shape | None:
