@@ -78,7 +78,16 @@ def find(
     names, values = names_and_values(scans, classes)
     description = Description(root.resolve().name, names, channel_names(channels_of(scans)))
     kept = intensity_range or (0.0, 1.0)  # else they would be scaled by percentiles
-    found = sliced(description, scans, values, left_out, axis=axis, intensity_range=kept, **slicing)
+    found = sliced(
+        description,
+        scans,
+        values,
+        left_out,
+        axis=axis,
+        intensity_range=kept,
+        use_affines=False,
+        **slicing,
+    )
     said = replace(found.description, intensity_range=intensity_range)
     return replace(found, description=said)
 

@@ -49,7 +49,7 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
                 own = drawings.of(image.attrib["name"], person, path, size)
                 for element in image:
                     if element.tag in _NO_AREA:
-                        drawings.without_area(element.tag, person)
+                        drawings.leave_out(element.tag, person)
                     elif element.tag != "tag":  # of the whole image
                         own.append(_shape(element.tag, element.attrib, path))
     return found(drawings, "CVAT", Images(root, images), classes)

@@ -108,7 +108,7 @@ def find(
     if loose := [files[0][0] for of, files in series.items() if of not in drawn]:
         left_out.append(f"{len(loose)} series without a segmentation, e.g. that of {loose[0]}.")
     description = Description(root.resolve().name, ("background", *names), ("grey",))
-    return sliced(description, scans, None, left_out, **slicing)
+    return sliced(description, scans, None, left_out, use_affines=True, **slicing)
 
 
 def _series_of(path: Path, head: Any, series: dict[str, Files]) -> str:  # noqa: ANN401

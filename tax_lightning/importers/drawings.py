@@ -61,7 +61,7 @@ class Images:
         if others:
             raise ValueError(
                 f"{start!r} may be the image {first} or {others[0]}. Expected one: call the "
-                f"annotation for its whole name, as {first}.json is."
+                f"annotation {first}.geojson or {others[0]}.geojson."
             )
         return first
 
@@ -123,9 +123,9 @@ class Drawings:
             raise ValueError(_twice(annotator, image, drawing.file, file))
         return drawing.shapes
 
-    def without_area(self, kind: str, annotator: str) -> None:
-        """Count a shape that is left out."""
-        self.left_out[f"A {kind} by {annotator}: it tells no area."] += 1
+    def leave_out(self, kind: str, annotator: str, why: str = "it tells no area") -> None:
+        """Count a shape of this kind that is not taken."""
+        self.left_out[f"A {kind} by {annotator}: {why}."] += 1
 
     def by_file(self, images: Images) -> dict[Path, dict[str, _Drawing]]:
         """The same by image file, which an export may name by several paths."""

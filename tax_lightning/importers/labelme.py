@@ -57,7 +57,7 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
                 for given in data["shapes"]:
                     shape = _shape(given, path)
                     if shape is None:
-                        drawings.without_area(given["shape_type"], folder.name)
+                        drawings.leave_out(given["shape_type"], folder.name)
                     else:
                         own.append(shape)
     return found(drawings, "LabelMe", Images(root, images), classes)

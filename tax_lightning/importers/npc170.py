@@ -70,7 +70,9 @@ def find(
         source="Wu et al., ACM Multimedia 2024; mmis2024.vercel.app",
         licence="The terms of the challenge MMIS 2024",
     )
-    return sliced(description, scans, either("tumour"), left_out, axis=axis, **slicing)
+    return sliced(
+        description, scans, either("tumour"), left_out, axis=axis, use_affines=False, **slicing
+    )
 
 
 def _scan(path: Path, split: str, sequences: Sequence[str]) -> Scan:

@@ -50,7 +50,7 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
                     if kind in ("Polygon", "MultiPolygon"):
                         own.extend(_shapes(feature))
                     elif kind in ("Point", "MultiPoint", "LineString", "MultiLineString"):
-                        drawings.without_area(kind, person)
+                        drawings.leave_out(kind, person)
                     else:
                         raise ValueError(f"a geometry {kind} is not read, expected polygons")
     return found(drawings, "QuPath", there, classes)

@@ -87,7 +87,7 @@ def find(
         scans.append(Scan(sample.id, (image,), drawn, group=sample.group, whole=False))
     channels = channel_names(channels_of(scans), "modality")
     description = Description(root.resolve().name, ("background", *names), channels)
-    return sliced(description, scans, None, left_out, **slicing)
+    return sliced(description, scans, None, left_out, use_affines=True, **slicing)
 
 
 def _segmentation(path: Path, voxels: bool = False) -> dict[str, Any]:

@@ -61,7 +61,9 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
             for given in data["objects"]:
                 shape = _shape(given, path)
                 if shape is None:
-                    drawings.without_area(given["geometryType"], given["labelerLogin"])
+                    drawings.leave_out(
+                        given["geometryType"], given["labelerLogin"], "it is not read"
+                    )
                 else:
                     drawings.of(image, given["labelerLogin"], path, size).append(shape)
     return found(drawings, "Supervisely", Images(root, images), classes)
