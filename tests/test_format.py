@@ -212,3 +212,12 @@ def test_every_source_tells_what_it_reads(capsys):
         with pytest.raises(SystemExit):
             main(["import", name, "--help"])
         assert "--tile" in capsys.readouterr().out
+
+
+def test_options_of_slices_are_those_that_mean_something_to_a_source(capsys):
+    for name, has_affines in (("nifti", True), ("arrays", False), ("dicom_seg", False)):
+        with pytest.raises(SystemExit):
+            main(["import", name, "--help"])
+        said = capsys.readouterr().out
+        assert all(f"--{option}" in said for option in ("axis", "intensity_range", "empty_slices"))
+        assert ("--use_affines" in said) == has_affines

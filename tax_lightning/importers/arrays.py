@@ -78,18 +78,10 @@ def find(
     names, values = names_and_values(scans, classes)
     description = Description(root.resolve().name, names, channel_names(channels_of(scans)))
     kept = intensity_range or (0.0, 1.0)  # else they would be scaled by percentiles
-    found = sliced(
-        description,
-        scans,
-        values,
-        left_out,
-        axis=axis,
-        intensity_range=kept,
-        use_affines=False,
-        **slicing,
-    )
-    said = replace(found.description, intensity_range=intensity_range)
-    return replace(found, description=said)
+    slicing |= {"axis": axis, "intensity_range": kept}
+    whole = sliced(description, scans, values, left_out, use_affines=False, **slicing)
+    said = replace(whole.description, intensity_range=intensity_range)
+    return replace(whole, description=said)
 
 
 _Read = Callable[[], Pixels]

@@ -37,6 +37,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from skimage.segmentation import expand_labels
 
 from tax_lightning.data.description import Description
 from tax_lightning.data.pixels import read_whole, size_text, with_channels
@@ -238,10 +239,7 @@ def _disc_and_cup(
     outside = len(sizes)
     seeds = np.where(small[regions], 0, regions)
     seeds[~filled] = outside
-    nearest = ndimage.distance_transform_edt(
-        seeds == 0, return_distances=False, return_indices=True
-    )
-    regions = seeds[tuple(nearest)]  # pixels of a line belong to the region that is next
+    regions = expand_labels(seeds, np.inf)  # pixels of a line belong to the region that is next
     disc = regions != outside
     border = regions[disc & ~ndimage.binary_erosion(disc)]
     rim = int(np.bincount(border).argmax())
