@@ -19,13 +19,7 @@ UNDISPUTED = 254
 
 
 def export(folder: Path, manifest: Mapping[str, Any], formats: Sequence[str]) -> None:
-    """Write predictions in further formats, each to a folder of its name.
-
-    Args:
-        folder: Of the predictions.
-        manifest: What ``manifest.json`` says of them.
-        formats: Names, see :mod:`tax_lightning.exporters`.
-    """
+    """Write predictions in further formats, each to a folder of its name."""
     for name in formats:
         writer = import_module(f"tax_lightning.exporters.{name}")
         writer.write(_segmented(folder, manifest), folder / name)

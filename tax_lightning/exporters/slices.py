@@ -79,13 +79,7 @@ class Slice:
 
     @classmethod
     def of(cls, facts: Mapping[str, str], name: str, size: tuple[int, int]) -> Slice:
-        """The slice that a row of ``samples.csv`` tells of.
-
-        Args:
-            facts: The columns; without ``slice`` the picture is a volume of its own.
-            name: Of the picture, for that case and for messages.
-            size: Height and width of the picture.
-        """
+        """The slice that a row of ``samples.csv`` tells of; without ``slice``, a volume of one."""
         if "slice" not in facts:
             return cls(name, 0, 0, (1, *size))
         try:

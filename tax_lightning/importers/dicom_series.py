@@ -102,12 +102,7 @@ def series_volume(files: Files) -> Volume:
 
 
 def plane_of(orientation: Sequence[float], spacing: Sequence[float]) -> Affine:
-    """Steps in mm towards left, back and head to the next column and the next row: ``[3, 2]``.
-
-    Args:
-        orientation: Directions of the columns and of the rows.
-        spacing: Distance of the rows and of the columns.
-    """
+    """Steps in mm towards left, back and head to the next column and the next row: ``[3, 2]``."""
     along = np.array(orientation, np.float64).reshape(2, 3).T
     plane: Affine = along * [float(spacing[1]), float(spacing[0])]
     if np.linalg.norm(np.cross(plane[:, 0], plane[:, 1])) < 1e-9:  # mm^2; also where sides are 0

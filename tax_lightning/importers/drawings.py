@@ -109,11 +109,7 @@ class Drawings:
 
         Whoever is asked for here has labelled the image, also if nothing is added.
 
-        Args:
-            image: Its name in the export, perhaps with folders before it.
-            annotator: Who drew.
-            file: In which it stands.
-            size: Height and width of what was drawn on, if the file tells them.
+        The size is the height and width of what was drawn on, if the file tells them.
         """
         for what, name in (("image", image), ("annotator", annotator)):
             if not isinstance(name, str):
@@ -171,15 +167,7 @@ class Drawings:
 
 
 def found(drawings: Drawings, tool: str, images: Images, classes: Sequence[str] | None) -> Found:
-    """All that was drawn as cases.
-
-    Args:
-        drawings: What the export holds.
-        tool: The source.
-        images: The image files, of which some were drawn on.
-        classes: Names in the order of their ids, the background first; None: as the export lists
-            them, then further labels by name.
-    """
+    """All that was drawn as cases."""
     drawn = drawings.by_file(images)
     if not drawn:
         raise ValueError(f"{images.export} holds no annotation, expected an export with some.")

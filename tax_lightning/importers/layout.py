@@ -141,13 +141,7 @@ def join_cases(
 
 
 def read_labels(path: Path, classes: Sequence[str], values: MaskValues) -> Labels:
-    """Class ids of a grey, palette or 1-bit mask file, whose white is 255.
-
-    Args:
-        path: The file.
-        classes: Names in the order of their ids.
-        values: Grey value -> name of its class.
-    """
+    """Class ids of a grey, palette or 1-bit mask file, whose white is 255."""
     return labels_from_values(read_mask(path), classes, values, path, cure="unpack the file anew")
 
 

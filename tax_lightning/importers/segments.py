@@ -13,11 +13,7 @@ from tax_lightning.importers.cases import Labels, Pixels
 def class_names(
     segments: Mapping[Path, Iterable[str]], classes: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """Names of the segments in the order of the class ids, from 1.
-
-    Args:
-        segments: File -> names of its segments.
-        classes: The names that are expected; None: all.
+    """Names of all segments, or those that are expected, in the order of the class ids from 1.
 
     Example:
         >>> class_names({Path("a"): ["liver"], Path("b"): ["cyst", "liver"]}, None)

@@ -74,10 +74,6 @@ def placed(pixels: Bools, top: int, left: int, size: Size) -> Patch:
 def inside(rings: Sequence[Ring], size: Size) -> Bools:
     """The pixels whose centre lies inside an odd number of outlines, bool ``[H, W]``.
 
-    Args:
-        rings: Outlines of objects and of holes in them.
-        size: Height and width.
-
     Example:
         >>> square = np.array([[0, 0], [2, 0], [2, 2], [0, 2]], float)
         >>> inside([square], (3, 3)).astype(int).tolist()
@@ -135,14 +131,7 @@ def _filled(rings: Sequence[Ring], size: Size) -> Patch:
 
 
 def ellipse(x: float, y: float, across: float, down: float) -> Ring:
-    """The outline of an upright ellipse.
-
-    Args:
-        x: Of the centre, in pixels.
-        y: Of the centre, in pixels.
-        across: Half of the width, in pixels.
-        down: Half of the height, in pixels.
-    """
+    """The outline of an upright ellipse about a point, from half of its width and of its height."""
     angle = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
     return np.stack([x + across * np.cos(angle), y + down * np.sin(angle)], axis=1)
 
@@ -171,12 +160,7 @@ def from_runs(lengths: Sequence[int], size: Size) -> Bools:
 
 
 def from_png(png: bytes, size: Size) -> Bools:
-    """The mask of a PNG file inside of an image: what is opaque, or not black.
-
-    Args:
-        png: The bytes of the file.
-        size: Of the image, than which the mask is no larger.
-    """
+    """The mask of a PNG file, no larger than its image: what is opaque, or not black."""
     if png[:8] != b"\x89PNG\r\n\x1a\n" or len(png) < 24:
         raise ValueError("a mask is no PNG file")
     declared = int.from_bytes(png[20:24], "big"), int.from_bytes(png[16:20], "big")

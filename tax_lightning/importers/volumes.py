@@ -239,7 +239,7 @@ def whole_numbers(values: Pixels, path: Path) -> Pixels:
                 f"Mask {path} holds {values[odd][0]:g}, expected whole numbers, one a class. "
                 "Export it without interpolation."
             )
-        values = np.rint(values)
+        values = np.rint(values).clip(-(2**31), 2**31)
     bytes_hold = values.size and values.min() >= 0 and values.max() <= 255
     return values.astype(np.uint8 if bytes_hold else np.int64)
 
