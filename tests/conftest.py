@@ -4,9 +4,11 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from written_files import save
 
 # A tiny network's step takes a hundred times as long with two threads as with one on a busy
 # machine. The variable is for the processes that tests start.
@@ -48,6 +50,14 @@ def imported(
         return done[source]
 
     return folder_of
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder with the black images a.png and b.png of 6 rows and 8 columns."""
+    for name in "ab":
+        save(tmp_path / "images" / f"{name}.png", np.zeros((6, 8), np.uint8))
+    return tmp_path / "images"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,8 +14,8 @@ from tax_lightning.__main__ import main
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data import FolderDataModule
 from tax_lightning.data.description import Description, file_of, name_of
+from tax_lightning.importers import SOURCES
 from tax_lightning.importers.cases import Case, Found
-from tax_lightning.importers.sources import SOURCES
 from tax_lightning.importers.writer import JOURNAL, write
 
 CLASSES = ("background", "cell", "debris")
@@ -130,6 +130,14 @@ def test_large_images_are_cut_and_tell_their_place(tmp_path):
     np.testing.assert_array_equal(labels, mask(1, (30, 40)))
 
 
+def test_a_mask_that_is_larger_than_its_image_is_refused_before_it_is_cut(tmp_path):
+    large = case(
+        "a", image=lambda: image(0, size=(20, 20)), masks={"Ann": lambda: mask(0, (30, 30))}
+    )
+    with pytest.raises(ValueError, match=r"Ann has the shape \(30, 30\), its image \(20, 20\)"):
+        write(found([large]), tmp_path / "to", tile=16)
+
+
 @pytest.mark.parametrize(
     ("cases", "text"),
     [
@@ -204,3 +212,12 @@ def test_every_source_tells_what_it_reads(capsys):
         with pytest.raises(SystemExit):
             main(["import", name, "--help"])
         assert "--tile" in capsys.readouterr().out
+
+
+def test_options_of_slices_are_those_that_mean_something_to_a_source(capsys):
+    for name, has_affines in (("nifti", True), ("arrays", False), ("dicom_seg", False)):
+        with pytest.raises(SystemExit):
+            main(["import", name, "--help"])
+        said = capsys.readouterr().out
+        assert all(f"--{option}" in said for option in ("axis", "intensity_range", "empty_slices"))
+        assert ("--use_affines" in said) == has_affines

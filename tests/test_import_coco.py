@@ -1,41 +1,15 @@
 """COCO: run lengths as pycocotools writes them, and what does not fit or tells no area."""
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
-from written_files import save
+from tool_exports import SIZE, masks_of, write_json
 
 from tax_lightning.exporters.outlines import runs
 from tax_lightning.importers import coco as from_coco
-
-SIZE = (6, 8)
-
-
-@pytest.fixture
-def images(tmp_path):
-    """A folder with the images a.png and b.png."""
-    for name in "ab":
-        save(tmp_path / "images" / f"{name}.png", np.zeros(SIZE, np.uint8))
-    return tmp_path / "images"
-
-
-def masks_of(found):
-    """Image -> annotator -> class ids."""
-    return {
-        case.name: {name: mask().tolist() for name, mask in case.masks.items()}
-        for case in found.cases
-    }
-
-
-def write_json(path, content):
-    path.write_text(json.dumps(content))
-    return path
-
 
 small_masks = arrays.arrays(
     np.uint8, st.tuples(*[st.integers(1, 7)] * 2), elements=st.integers(0, 1)

@@ -59,9 +59,7 @@ def test_missing_and_double_folders(root):
 def test_wrong_names_and_values(root):
     mask = root / "Maps1_T" / "slide001_core003_classimg_nonconvex.png"
     save(mask, np.full((60, 60), 2, np.uint8))
-    with pytest.raises(
-        ValueError, match=r"Maps1_T.* holds the value\(s\) 2, expected 0, 1, 3, 4, 5"
-    ):
+    with pytest.raises(ValueError, match=r"Maps1_T.* holds the value\(s\) 2, expected 0 \(b"):
         core(root).masks["pathologist 1"]()
     mask = mask.rename(mask.with_name("slide009_core001_classimg_nonconvex.png"))
     with pytest.raises(ValueError, match=r"slide009.* belongs to no image: none is named 'slide0"):

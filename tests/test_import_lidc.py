@@ -109,9 +109,7 @@ def test_masks_of_ones_are_read_and_of_others_refused(tmp_path):
     (case,) = (case for case in find(root).cases if case.name == "1.3.6.1_slice2")
     np.testing.assert_array_equal(case.masks["slot 1"](), mask_of("1.3.6.1", "slice2", 1))
     save(path, np.full((16, 16), 7, np.uint8))
-    with pytest.raises(
-        ValueError, match=r"slice2_l1\.png holds the value\(s\) 7, expected 0, 1, 2"
-    ):
+    with pytest.raises(ValueError, match=r"slice2_l1\.png holds the value\(s\) 7, expected 0 "):
         case.masks["slot 1"]()
 
 

@@ -14,6 +14,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from pycocotools import mask as coco
 from skimage.draw import polygon2mask
+from tool_exports import SIZE, box, masks_of, region, task, write_json
+from written_files import save
 
 from tax_lightning.exporters import FORMATS
 from tax_lightning.exporters import coco as to_coco
@@ -30,37 +32,6 @@ from tax_lightning.importers.shapes import from_runs, inside
 
 FILES = Path(__file__).parent / "files"
 CLASSES = ("background", "cell", "debris")
-SIZE = (6, 8)
-
-
-@pytest.fixture
-def images(tmp_path):
-    """A folder with the images a.png and b.png."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for name in "ab":
-        Image.fromarray(np.zeros(SIZE, np.uint8)).save(folder / f"{name}.png")
-    return folder
-
-
-def masks_of(found):
-    """Image -> annotator -> class ids."""
-    return {
-        case.name: {name: mask().tolist() for name, mask in case.masks.items()}
-        for case in found.cases
-    }
-
-
-def box(top, left, bottom, right, value=1, size=SIZE):
-    mask = np.zeros(size, np.uint8)
-    mask[top:bottom, left:right] = value
-    return mask
-
-
-def write_json(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-    return path
 
 
 def png(pixels):
@@ -163,15 +134,6 @@ def test_what_is_exported_is_imported(name, data, tmp_path_factory):
 # Label Studio
 
 
-def task(annotations, **data):
-    return [{"id": 7, "data": {"image": "/data/upload/1/0a1b2c3d-a.png"} | data} | annotations]
-
-
-def region(kind, labels, **value):
-    size = {"original_width": SIZE[1], "original_height": SIZE[0]}
-    return {"type": kind, "value": {kind: labels} | value} | size
-
-
 def test_label_studio_tells_empty_from_cancelled_and_merges_strokes(tmp_path, images):
     stroke = [to_label_studio.encoded(box(0, left, 2, left + 2) > 0) for left in (0, 5)]
     regions = [
@@ -184,7 +146,7 @@ def test_label_studio_tells_empty_from_cancelled_and_merges_strokes(tmp_path, im
         {"id": 2, "completed_by": {"email": "zoe@x.org"}, "result": [], "ground_truth": True},
         {"id": 3, "completed_by": 4, "was_cancelled": True, "result": regions},
     ]
-    path = write_json(tmp_path / "export.json", task({"annotations": annotations}))
+    path = write_json(tmp_path / "export.json", task(annotations))
     found = label_studio.find(path, str(images))
     expected = box(0, 0, 2, 2) + box(0, 5, 2, 7) + box(3, 0, 6, 4, 2)
     assert found.description.classes == CLASSES
@@ -198,7 +160,7 @@ def test_label_studio_rectangles_are_turned(tmp_path, images):
     turned = region("rectanglelabels", ["cell"], x=50, y=0, width=50, height=50, rotation=90)
     path = write_json(
         tmp_path / "e.json",
-        task({"annotations": [{"id": 1, "completed_by": 1, "result": [turned]}]}),
+        task([{"id": 1, "completed_by": 1, "result": [turned]}]),
     )
     # From the corner (4, 0), 4 to the right and 3 down; turned by a quarter, 4 down and 3 to the
     # left, in pixels and not in per cent, which differ in width and height.
@@ -217,7 +179,7 @@ def test_label_studio_takes_the_last_of_a_person_and_labels_of_their_own_tag(tmp
         drawn(1, [[0, 0], [50, 0], [50, 50], [0, 50]], "2026-02-01"),
         drawn(2, [[50, 50], [100, 50], [100, 100], [50, 100]], "2026-01-01"),
     ]
-    path = write_json(tmp_path / "e.json", task({"annotations": annotations}))
+    path = write_json(tmp_path / "e.json", task(annotations))
     found = label_studio.find(path, str(images))
     assert masks_of(found)["a"]["user 1"] == box(0, 0, 3, 4).tolist()
     assert "A brush without a label. (1)" in found.left_out
@@ -227,7 +189,7 @@ def test_label_studio_takes_the_last_of_a_person_and_labels_of_their_own_tag(tmp
 def test_label_studio_names_that_begin_like_an_upload_stay(tmp_path, images):
     for name in ("20230101-a", "20230102-a"):
         Image.fromarray(np.zeros(SIZE, np.uint8)).save(images / f"{name}.png")
-    annotations = {"annotations": [{"id": 1, "completed_by": 1, "result": []}]}
+    annotations = [{"id": 1, "completed_by": 1, "result": []}]
     tasks = [
         entry
         for name in ("20230101-a", "20230102-a", "0a1b2c3d-a")
@@ -253,52 +215,29 @@ def test_label_studio_strokes_of_its_own_library(tmp_path, images):
         np.testing.assert_array_equal(values, mask)
 
 
-@pytest.mark.parametrize("table", ["csv", "min"])
-def test_label_studio_pictures_need_only_a_list_of_annotations(tmp_path, images, table):
-    """Names as label-studio-sdk 2.1.2 writes them, converter.brush; the tag may have any name."""
-    rows = [
-        {
-            "image": "/data/upload/1/0a1b2c3d-a.png",
-            "id": 7,
-            "annotator": who,
-            "annotation_id": number,
-        }
-        for number, who in ((5, "me@x.org"), (6, "you@x.org"))
-    ]
-    path = tmp_path / "export.json"
-    if table == "csv":
-        path = path.with_suffix(".csv")
-        lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
-        path.write_text("\n".join(lines))
-    else:
-        write_json(path, rows)
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    mask = Image.fromarray(box(1, 1, 3, 3, 255))
-    mask.save(pictures / "task-7-annotation-5-by-me@x.org-brush-my-cell-0.png")
-    mask.save(pictures / "task-9-annotation-5-by-me@x.org-brush-my-cell-0.png")
-    found = label_studio.find(path, str(images), pictures=str(pictures))
-    assert found.description.classes == ("background", "my-cell")
-    assert masks_of(found)["a"] == {
-        "me@x.org": box(1, 1, 3, 3).tolist(),
-        "you@x.org": np.zeros(SIZE, int).tolist(),
-    }
-    assert "A picture of an annotation that was not taken or listed. (1)" in found.left_out
-
-
-def test_label_studio_pictures_are_joined_by_task_and_annotation(tmp_path, images):
-    annotations = [{"id": 5, "completed_by": 1, "result": []}]
-    path = write_json(tmp_path / "export.json", task({"annotations": annotations}))
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    Image.fromarray(box(1, 1, 3, 3, 255)).save(
-        pictures / "task-7-annotation-5-by-me@x.org-tag-cell-0.png"
-    )
-    found = label_studio.find(path, str(images), pictures=str(pictures))
-    assert masks_of(found)["a"]["user 1"] == box(1, 1, 3, 3).tolist()
-
-
 # The others
+
+
+def test_labelme_copies_of_an_image_are_one_and_other_images_are_not(tmp_path):
+    for name in ("Ann", "Bob"):
+        save(tmp_path / name / "a.png", box(0, 0, 1, 1))
+        write_json(tmp_path / name / "a.json", {"imagePath": "a.png", "shapes": []})
+    (case,) = labelme.find(tmp_path).cases
+    assert (case.name, sorted(case.masks)) == ("a", ["Ann", "Bob"])
+    save(tmp_path / "Bob" / "a.png", box(0, 0, 1, 2))
+    with pytest.raises(ValueError, match=r"'a.png' may be .*Ann.a\.png or .*Bob.a\.png, which"):
+        labelme.find(tmp_path)
+
+
+def test_qupath_finds_images_whose_names_have_several_suffixes(tmp_path, images):
+    save(images / "slide.ome.tif", box(0, 0, 1, 1))
+    for name in ("slide", "slide.ome", "slide.ome.tif"):
+        path = write_json(tmp_path / name / "q/Ann" / f"{name}.geojson", [])
+        found = qupath.find(path.parent.parent, str(images))
+        assert [case.name for case in found.cases] == ["slide.ome"]
+    save(images / "slide.rgb.png", box(0, 0, 1, 1))
+    with pytest.raises(ValueError, match=r"'slide' may be the image slide\.\w+\.\w+ or slide"):
+        qupath.find(tmp_path / "slide" / "q", str(images))
 
 
 def test_coco_by_field_and_by_file_with_all_kinds_of_geometry(tmp_path, images):
@@ -484,7 +423,7 @@ def test_qupath_writes_a_single_object_without_a_list(tmp_path, images):
 @pytest.mark.parametrize(
     ("source", "name", "content", "text"),
     [
-        (label_studio, "a.json", "{}", "expected an export of Label Studio"),
+        (label_studio, "a.json", "{}", "Expected an export of Label Studio"),
         (
             label_studio,
             "a.json",
@@ -492,9 +431,9 @@ def test_qupath_writes_a_single_object_without_a_list(tmp_path, images):
             "name no image file|lacks 'annotations'",
         ),
         (label_studio, "a.json", "[" * 9999, "cannot be read as JSON"),
-        (from_coco, "a.json", '{"images": []}', "lacks 'categories', expected a COCO file"),
+        (from_coco, "a.json", '{"images": []}', "lacks 'categories'. Expected a COCO file"),
         (from_coco, "a.json", "[1]", "is built otherwise"),
-        (from_cvat, "a.xml", "<annotations/>", "expected an export"),
+        (from_cvat, "a.xml", "<annotations/>", "xpected an export"),
         (
             from_cvat,
             "a.xml",
@@ -548,8 +487,8 @@ def test_what_was_drawn_on_another_size_is_refused(tmp_path, images, tool):
     if tool == "label_studio":
         square = region("polygonlabels", ["cell"], points=[[0, 0], [50, 0], [50, 50]])
         square |= {"original_width": 80, "original_height": 60}
-        result = {"annotations": [{"id": 1, "completed_by": 1, "result": [square]}]}
-        write_json(root / "a.json", task(result))
+        annotation = {"id": 1, "completed_by": 1, "result": [square]}
+        write_json(root / "a.json", task([annotation]))
     elif tool == "coco":
         listed = [{"id": 1, "file_name": "a.png"} | size]
         write_json(root / "Ann.json", {"images": listed, "categories": [], "annotations": []})

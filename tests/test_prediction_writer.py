@@ -366,7 +366,7 @@ def test_parts_that_two_processes_predict_are_averaged(tmp_path, monkeypatch, ki
 def test_pixels_of_no_part_are_unknown(tmp_path, monkeypatch):
     seen = []
     paper = SimpleNamespace(write=lambda images, folder: seen.extend(images))
-    monkeypatch.setitem(prediction_writer.FORMATS, "paper", "paper")
+    monkeypatch.setitem(prediction_writer.FORMATS, "paper", None)
     monkeypatch.setitem(sys.modules, "tax_lightning.exporters.paper", paper)
     with pytest.warns(UserWarning, match="Image 'w': 50% of its pixels have no result"):
         writer = parts_of(tmp_path, monkeypatch, [(4, 1)], format=["paper"])
@@ -423,7 +423,7 @@ def test_a_pixel_that_two_patches_show_is_measured_once(ramp):
 def test_formats_get_every_layer_of_every_image(tmp_path, monkeypatch):
     seen = []
     paper = SimpleNamespace(write=lambda images, folder: seen.extend([folder, *images]))
-    monkeypatch.setitem(prediction_writer.FORMATS, "paper", "paper")
+    monkeypatch.setitem(prediction_writer.FORMATS, "paper", None)
     monkeypatch.setitem(sys.modules, "tax_lightning.exporters.paper", paper)
     predict(tmp_path / "out", ["1", "2"], explain=all_differ, format=["paper"])
     folder, first, second = seen
@@ -436,7 +436,7 @@ def test_formats_get_every_layer_of_every_image(tmp_path, monkeypatch):
 
 def test_a_format_that_fails_leaves_the_predictions(tmp_path, monkeypatch):
     paper = SimpleNamespace(write=lambda images, folder: 1 / 0)
-    monkeypatch.setitem(prediction_writer.FORMATS, "paper", "paper")
+    monkeypatch.setitem(prediction_writer.FORMATS, "paper", None)
     monkeypatch.setitem(sys.modules, "tax_lightning.exporters.paper", paper)
     with pytest.raises(ZeroDivisionError):
         predict(tmp_path / "out", format=["paper"])
@@ -445,6 +445,6 @@ def test_a_format_that_fails_leaves_the_predictions(tmp_path, monkeypatch):
 
 
 def test_a_format_whose_library_is_missing_is_refused_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setitem(prediction_writer.NEEDED, "qupath", ("no_such_library", "tools"))
-    with pytest.raises(ModuleNotFoundError, match=r"needs no_such_library.*tax-lightning\[tools"):
-        predict(tmp_path / "out", format=["qupath"], explain=lambda images, ids: 1 / 0)
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    with pytest.raises(ModuleNotFoundError, match=r"need nibabel.*tax-lightning\[volumes"):
+        predict(tmp_path / "out", format=["nifti"], explain=lambda images, ids: 1 / 0)

@@ -7,9 +7,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from tax_lightning.callbacks.stitching import Stitcher, Whole, together
@@ -27,8 +24,9 @@ from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.patches import PLACE, Place
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import Explanation, Prediction
-from tax_lightning.exporters import FORMATS, NEEDED
-from tax_lightning.exporters.layers import Layer, Segmented
+from tax_lightning.exporters import FORMATS
+from tax_lightning.exporters.extras import needed
+from tax_lightning.exporters.predictions import UNDISPUTED, export
 from tax_lightning.files import file_name
 from tax_lightning.models.samples import coherent_samples
 from tax_lightning.visualization.drawing import as_array
@@ -41,7 +39,6 @@ from tax_lightning.visualization.palette import (
     value_colours,
 )
 
-_UNDISPUTED = 254  # in pictures of indices, and so the most annotators that they name
 _GREY: Colour = (200, 200, 200)
 _WHITE: Colour = (255, 255, 255)
 _RESERVED = ("fused", "who", "votes")  # files beside those that are named for annotators
@@ -133,12 +130,8 @@ class PredictionWriter(BasePredictionWriter):
             return
         self._images, self._template, self._stitcher = {}, None, None
         for name in self.format:
-            library, extra = NEEDED.get(name, ("numpy", ""))
-            if find_spec(library) is None:
-                raise ModuleNotFoundError(
-                    f"PredictionWriter: format={name!r} needs {library}, which is not installed: "
-                    f'pip install "tax-lightning[{extra}]".'
-                )
+            if (library := FORMATS[name]) is not None:
+                needed(library)
         if self.manifest.exists() and not self.overwrite:
             raise FileExistsError(
                 f"PredictionWriter: output_dir={str(self.output_dir)!r} holds the predictions of "
@@ -240,9 +233,7 @@ class PredictionWriter(BasePredictionWriter):
         unfinished = self.manifest.with_suffix(".json.tmp")
         unfinished.write_text(json.dumps(plain, ensure_ascii=False, indent=2), "utf-8")
         os.replace(unfinished, self.manifest)
-        for name in self.format:
-            writer = import_module(f"tax_lightning.exporters.{FORMATS[name]}")
-            writer.write(self._segmented(images, names), self.output_dir / name)
+        export(self.output_dir, {**names, "images": images}, self.format)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -250,28 +241,6 @@ class PredictionWriter(BasePredictionWriter):
         """Remove the parts of images that will not be put together."""
         if self._stitcher is not None:
             shutil.rmtree(self.output_dir / _PARTS, ignore_errors=True)
-
-    def _segmented(
-        self, images: Iterable[Mapping[str, Any]], names: Mapping[str, Any]
-    ) -> Iterator[Segmented]:
-        """The images as exporters take them, read back one at a time."""
-        classes = tuple(entry["name"] for entry in names["classes"])
-        for image in images:
-            files, facts = image["files"], dict(image["facts"])
-            layers = [Layer("result", classes, self._read(files["fused"]))]
-            layers += [
-                Layer(name, classes, self._read(file)) for name, file in files["annotators"].items()
-            ]
-            if (index := files.get("who", files.get("votes"))) is not None:
-                values = self._read(index)
-                disputed = np.where(values == IGNORE_INDEX, values, values != _UNDISPUTED)
-                layers.append(Layer("dispute", ("agreed", "disputed"), disputed.astype(np.uint8)))
-            name = str(image["id"])
-            yield Segmented(name, facts.pop("file", f"{name}.png"), tuple(layers), facts)
-
-    def _read(self, file: str) -> NDArray[np.uint8]:
-        with Image.open(self.output_dir / file) as picture:
-            return np.asarray(picture)
 
     def _write_image(
         self,
@@ -388,12 +357,12 @@ def _cannot_be_put_back(trainer: L.Trainer, id: str) -> str:
 def _index_colours(explanation: Explanation) -> tuple[str, dict[int, Colour]]:
     """The picture of indices, ``"who"`` where that follows the image, and its colours."""
     n = len(explanation.annotators)
-    if n >= _UNDISPUTED:
+    if n >= UNDISPUTED:
         raise ValueError(
             f"PredictionWriter: {n} annotators, but a picture of indices tells at most "
-            f"{_UNDISPUTED - 1} apart; read the tensors of the explanation instead."
+            f"{UNDISPUTED - 1} apart; read the tensors of the explanation instead."
         )
-    others = {_UNDISPUTED: _GREY, IGNORE_INDEX: _WHITE}
+    others = {UNDISPUTED: _GREY, IGNORE_INDEX: _WHITE}
     if explanation.trust.kind == "image":
         return "who", {**dict(enumerate(annotator_palette(n))), **others}
     shades = value_colours(2 * (1 - np.arange(n + 1) / n)).tolist()
@@ -422,7 +391,7 @@ def _arrays(prediction: Prediction, samples: int) -> dict[str, NDArray[Any]]:
         index = prediction.leader[0] if follows else prediction.votes[0].round()
         why = torch.stack([prediction.reason[0], prediction.reason_kernel[0]])
         arrays |= {
-            "index": pictured(torch.where(prediction.undisputed[0], _UNDISPUTED, index)),
+            "index": pictured(torch.where(prediction.undisputed[0], UNDISPUTED, index)),
             "who": as_array(prediction.who[0]).astype(np.float16),
             "why": np.where(known, as_array(why), -1).astype(np.int16),
             "dispute": as_array(prediction.dispute[0]).astype(np.float16),

@@ -65,6 +65,7 @@ def labels_from_values(
     mask_values: MaskValues | None,
     source: Path | str,
     out: npt.NDArray[np.uint8] | None = None,
+    cure: str = "",
 ) -> npt.NDArray[np.uint8]:
     """Map the values of a mask to class ids.
 
@@ -74,6 +75,7 @@ def labels_from_values(
         mask_values: Value -> class name or ``"ignore"``; None: the values are class ids.
         source: Where the values come from, for the message.
         out: Array ``[H, W]`` to write to; None: a new one.
+        cure: For the message, where ``mask_values`` are not the user's.
 
     Returns:
         uint8 class ids ``[H, W]``; `IGNORE_INDEX` where the value means "ignore".
@@ -102,7 +104,7 @@ def labels_from_values(
     place = np.searchsorted(codes, pixels).clip(max=len(codes) - 1)
     unknown = codes[place] != pixels
     if unknown.any():
-        raise ValueError(_unknown_text(values, unknown, classes, mask_values, source))
+        raise ValueError(_unknown_text(values, unknown, classes, mask_values, source, cure))
     if out is None:
         labels: npt.NDArray[np.uint8] = ids[place]
         return labels
@@ -185,6 +187,7 @@ def _unknown_text(
     classes: Sequence[str],
     mask_values: MaskValues | None,
     source: Path | str,
+    cure: str,
 ) -> str:
     """The message for values that are no class, with the cure that fits the values found."""
     found = value_texts(values)
@@ -193,7 +196,9 @@ def _unknown_text(
         expected = f"the class ids 0..{len(classes) - 1} ({', '.join(classes)})"
     else:
         expected = ", ".join(f"{value} ({name})" for value, name in mask_values.items())
-    if len(found) == len(classes) and mask_values is None:
+    if cure:
+        pass
+    elif len(found) == len(classes) and mask_values is None:
         pairs = ", ".join(f"{value}: {name}" for value, name in zip(found, classes, strict=True))
         cure = f"add mask_values: {{{pairs}}}"
     else:

@@ -2,22 +2,17 @@
 
 A format is a module of this folder with a function ``write(images, folder)``. It takes images as
 :class:`~tax_lightning.exporters.layers.Segmented`, one at a time, and returns the files written.
+The folder is made if it is missing. A ValueError tells of slices that do not fit together.
 """
 
 from __future__ import annotations
 
-FORMATS: dict[str, str] = {
-    "coco": "coco",
-    "cvat": "cvat",
-    "label_studio": "label_studio",
-    "nifti": "nifti",
-    "qupath": "qupath",
-    "seg_nrrd": "seg_nrrd",
+FORMATS: dict[str, str | None] = {
+    "coco": "pycocotools.mask",
+    "cvat": None,
+    "label_studio": None,
+    "nifti": "nibabel",
+    "qupath": None,
+    "seg_nrrd": None,
 }
-"""Name of a format on the command line -> name of its module here."""
-
-NEEDED: dict[str, tuple[str, str]] = {
-    "coco": ("pycocotools", "tools"),
-    "nifti": ("nibabel", "volumes"),
-}
-"""Name of a format -> the library that writes it and our extra that installs it."""
+"""Name of a format, which is that of its module here -> the library of an extra that it needs."""

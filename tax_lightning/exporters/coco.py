@@ -10,22 +10,18 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from tax_lightning.exporters.extras import needed
 from tax_lightning.exporters.layers import Segmented
 from tax_lightning.files import file_name
 
 
 def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
-    """Write ``LAYER.json`` for each layer; see :mod:`tax_lightning.exporters`.
-
-    Raises:
-        ModuleNotFoundError: If pycocotools is not installed.
-    """
-    coco = pycocotools()
+    """Write ``LAYER.json`` for each layer; see :mod:`tax_lightning.exporters`."""
+    coco = needed("pycocotools.mask")
     documents: dict[str, dict[str, list[Any]]] = defaultdict(
         lambda: {"images": [], "categories": [], "annotations": []}
     )
@@ -39,10 +35,7 @@ def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
             document["images"].append(
                 {"id": number, "file_name": image.file, "height": height, "width": width}
             )
-            for id in range(1, len(layer.classes)):
-                mask = layer.labels == id
-                if not mask.any():
-                    continue
+            for id, _, mask in layer.drawn():
                 rle = coco.encode(np.asfortranarray(mask, np.uint8))
                 document["annotations"].append(
                     {
@@ -67,18 +60,3 @@ def write_json(folder: Path, documents: dict[str, Any]) -> list[Path]:
         path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
         written.append(path)
     return written
-
-
-def pycocotools() -> ModuleType:
-    """The library's module of masks.
-
-    Raises:
-        ModuleNotFoundError: If it is not installed.
-    """
-    try:
-        from pycocotools import mask
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'pycocotools is missing: pip install "tax-lightning[tools]".'
-        ) from error
-    return mask  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from tax_lightning.exporters.layers import Layer, Segmented
-from tax_lightning.exporters.outlines import runs
+from tax_lightning.exporters.outlines import Bools, runs
 from tax_lightning.files import file_name
 
 
@@ -25,8 +25,8 @@ def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
             root = documents.setdefault(layer.name, _document(layer))
             attributes = {"id": str(number), "name": image.file, "width": width, "height": height}
             element = ElementTree.SubElement(root, "image", attributes)
-            for id in range(1, len(layer.classes)):
-                _add_mask(element, layer, id)
+            for _, name, mask in layer.drawn():
+                _add_mask(element, name, mask)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, root in documents.items():
@@ -46,16 +46,13 @@ def _document(layer: Layer) -> ElementTree.Element:
     return root
 
 
-def _add_mask(image: ElementTree.Element, layer: Layer, id: int) -> None:
-    mask = layer.labels == id
-    if not mask.any():
-        return
+def _add_mask(image: ElementTree.Element, name: str, mask: Bools) -> None:
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     top, left = int(rows[0]), int(columns[0])
     height, width = int(rows[-1]) - top + 1, int(columns[-1]) - left + 1
     box = mask[top : top + height, left : left + width]
     attributes = {
-        "label": layer.classes[id],
+        "label": name,
         "source": "auto",
         "occluded": "0",
         "rle": ", ".join(map(str, runs(box))),

@@ -37,20 +37,17 @@ def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
 
 def _results(layer: Layer) -> Iterable[dict[str, Any]]:
     height, width = layer.labels.shape
-    for id, name in enumerate(layer.classes):
-        mask = layer.labels == id
-        if id and mask.any():
-            value = {"format": "rle", "rle": encoded(mask), "brushlabels": [name]}
-            yield {
-                "id": f"{layer.name}-{id}",
-                "type": "brushlabels",
-                "from_name": "label",
-                "to_name": "image",
-                "original_width": width,
-                "original_height": height,
-                "image_rotation": 0,
-                "value": value,
-            }
+    for id, name, mask in layer.drawn():
+        yield {
+            "id": f"{layer.name}-{id}",
+            "type": "brushlabels",
+            "from_name": "label",
+            "to_name": "image",
+            "original_width": width,
+            "original_height": height,
+            "image_rotation": 0,
+            "value": {"format": "rle", "rle": encoded(mask), "brushlabels": [name]},
+        }
 
 
 def encoded(mask: Bools) -> list[int]:

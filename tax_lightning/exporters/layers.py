@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,13 @@ class Layer:
     name: str
     classes: tuple[str, ...]
     labels: npt.NDArray[np.uint8]
+
+    def drawn(self) -> Iterator[tuple[int, str, npt.NDArray[np.bool_]]]:
+        """Id, name and pixels of each class that is drawn on the image."""
+        for id, name in enumerate(self.classes):
+            mask = self.labels == id
+            if id and mask.any():
+                yield id, name, mask
 
 
 @dataclass(frozen=True)

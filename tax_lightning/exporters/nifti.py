@@ -12,47 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from tax_lightning.exporters.extras import needed
 from tax_lightning.exporters.layers import Segmented
-from tax_lightning.exporters.slices import assembled, file_name
+from tax_lightning.exporters.slices import Whole, write_layers
 
 _COMMENT = 6  # code of a header's extension that holds text
 
 
 def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
-    """Write the layers of all volumes; returns the files.
+    """Write the layers of volumes, whose slices come one after the other."""
+    nibabel = needed("nibabel")
 
-    Args:
-        images: The slices of a volume one after the other.
-        folder: Where to; made if it is missing.
-
-    Raises:
-        ValueError: If slices do not fit together.
-        ModuleNotFoundError: If nibabel is not installed.
-    """
-    nibabel = _nibabel()
-    files = []
-    for whole in assembled(images):
-        path = folder / file_name(whole.volume) / f"{file_name(whole.layer)}.nii.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def save(whole: Whole, path: Path) -> None:
         image = nibabel.Nifti1Image(whole.labels, whole.affine)
         image.header.set_xyzt_units("mm")
         names = "\n".join(f"{place} {name}" for place, name in enumerate(whole.classes))
-        image.header.extensions.append(
-            nibabel.nifti1.Nifti1Extension(_COMMENT, names.encode("utf-8"))
-        )
+        comment = nibabel.nifti1.Nifti1Extension(_COMMENT, names.encode("utf-8"))
+        image.header.extensions.append(comment)
         nibabel.save(image, path)
-        files.append(path)
-    return files
 
-
-def _nibabel() -> Any:  # noqa: ANN401 - a module
-    try:
-        import nibabel
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "NIfTI files need nibabel, which is not installed: "
-            'pip install "tax-lightning[volumes]".'
-        ) from error
-    return nibabel
+    return write_layers(images, folder, ".nii.gz", save)

@@ -32,9 +32,8 @@ def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
 
 
 def _features(layer: Layer) -> Iterable[dict[str, Any]]:
-    for id, name in enumerate(layer.classes):
-        mask = layer.labels == id
-        for rings in outlines(mask) if id and mask.any() else ():
+    for _, name, mask in layer.drawn():
+        for rings in outlines(mask):
             yield {
                 "type": "Feature",
                 "geometry": {"type": "Polygon", "coordinates": [_closed(ring) for ring in rings]},

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tax_lightning.exporters.layers import Segmented
-from tax_lightning.exporters.slices import Whole, assembled, file_name
+from tax_lightning.exporters.slices import Whole, write_layers
 
 _COLOURS = (  # of segments, red, green and blue from 0 to 1; told apart by the colour-blind
     (0.90, 0.62, 0.00),
@@ -31,24 +31,14 @@ _COLOURS = (  # of segments, red, green and blue from 0 to 1; told apart by the 
 
 
 def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
-    """Write the layers of all volumes; returns the files.
+    """Write the layers of volumes, whose slices come one after the other."""
+    return write_layers(images, folder, ".seg.nrrd", _save)
 
-    Args:
-        images: The slices of a volume one after the other.
-        folder: Where to; made if it is missing.
 
-    Raises:
-        ValueError: If slices do not fit together.
-    """
-    files = []
-    for whole in assembled(images):
-        path = folder / file_name(whole.volume) / f"{file_name(whole.layer)}.seg.nrrd"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        header = "\n".join(_header(whole)) + "\n\n"  # an empty line ends it
-        voxels = whole.labels.tobytes(order="F")  # the first axis varies fastest
-        path.write_bytes(header.encode("utf-8") + gzip.compress(voxels, mtime=0))
-        files.append(path)
-    return files
+def _save(whole: Whole, path: Path) -> None:
+    header = "\n".join(_header(whole)) + "\n\n"  # an empty line ends it
+    voxels = whole.labels.tobytes(order="F")  # the first axis varies fastest
+    path.write_bytes(header.encode("utf-8") + gzip.compress(voxels, mtime=0))
 
 
 def _header(whole: Whole) -> Iterator[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -78,16 +79,7 @@ class Slice:
 
     @classmethod
     def of(cls, facts: Mapping[str, str], name: str, size: tuple[int, int]) -> Slice:
-        """The slice that a row of ``samples.csv`` tells of.
-
-        Args:
-            facts: The columns; without ``slice`` the picture is a volume of its own.
-            name: Of the picture, for that case and for messages.
-            size: Height and width of the picture.
-
-        Raises:
-            ValueError: If the columns do not say this, or the picture is of another size.
-        """
+        """The slice that a row of ``samples.csv`` tells of; without ``slice``, a volume of one."""
         if "slice" not in facts:
             return cls(name, 0, 0, (1, *size))
         try:
@@ -155,10 +147,6 @@ def assembled(images: Iterable[Segmented]) -> Iterator[Whole]:
 
     Args:
         images: The slices of a volume one after the other; other pictures are volumes of a slice.
-
-    Raises:
-        ValueError: If the slices of a volume come apart, or a slice comes twice; if what
-            ``samples.csv`` says of them does not fit together.
     """
     done: set[str] = set()
     layers: dict[str, Whole] = {}
@@ -190,6 +178,18 @@ def assembled(images: Iterable[Segmented]) -> Iterator[Whole]:
             drawn = np.where(layer.labels == IGNORE_INDEX, 0, layer.labels).astype(np.uint8)
             part.put(drawn, layers[layer.name].labels)
     yield from layers.values()
+
+
+def write_layers(
+    images: Iterable[Segmented], folder: Path, suffix: str, save: Callable[[Whole, Path], None]
+) -> list[Path]:
+    """Write a file for each layer of all volumes, ``VOLUME/LAYER`` and a suffix."""
+    files = []
+    for whole in assembled(images):
+        files.append(folder / file_name(whole.volume) / f"{file_name(whole.layer)}{suffix}")
+        files[-1].parent.mkdir(parents=True, exist_ok=True)
+        save(whole, files[-1])
+    return files
 
 
 def file_name(name: str) -> str:

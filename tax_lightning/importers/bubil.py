@@ -60,10 +60,6 @@ def find(root: Path, crowd: bool = False, reference: Literal["gold"] | None = No
             preceded by the name of their folder.
         crowd: Take the crowd's masks too, as ``crowd 1`` to ``crowd 7``.
         reference: ``"gold"`` takes the gold standard for the reference.
-
-    Raises:
-        FileNotFoundError: If a folder is missing.
-        ValueError: If names do not match each other; the message names the file and the cure.
     """
     left_out: list[str] = []
     parts = [part for folder in _folders_of(root) if (part := _read(folder, crowd, left_out)).masks]
@@ -71,9 +67,8 @@ def find(root: Path, crowd: bool = False, reference: Literal["gold"] | None = No
         raise ValueError(
             f"{root} has no masks that fit their images: datasets 4 to 6 need the option crowd."
         )
-    deep = {path: _is_deep(path) for part in parts for path in part.images.values()}
-    all_deep = all(deep.values())
-    show = partial(_image, deep=deep, white=_WHITE if all_deep else MAX_GREY)
+    deep = {_is_deep(path) for part in parts for path in part.images.values()}
+    show = partial(_image, white=_WHITE if deep == {True} else MAX_GREY)
     cases: list[Case] = []
     for part in parts:
         prefix = f"{part.folder.name}_" if len(parts) > 1 else ""
@@ -88,13 +83,13 @@ def find(root: Path, crowd: bool = False, reference: Literal["gold"] | None = No
         left_out.append(
             "The gold standard equals Person2_ImageJ in datasets 1 to 3: it favours that annotator."
         )
-    if any(deep.values()) and not all_deep:
+    if len(deep) > 1:
         left_out.append("Images of 12 bits were rescaled to 16 bits, beside others of 8 bits.")
     description = Description(
         "BU-BIL",
         ("background", "cell"),
         ("grey",),
-        intensity_range=(0, _WHITE) if all_deep else None,
+        intensity_range=(0, _WHITE) if deep == {True} else None,
         persons=not crowd,
         source="Gurari et al., How to collect segmentations for biomedical images?, WACV 2015",
         licence="BSD with an advertising clause: see README.txt of the data set",
@@ -225,21 +220,17 @@ def _is_deep(path: Path) -> bool:
         return image.mode.startswith("I")
 
 
-def _image(path: Path, deep: Mapping[Path, bool], white: int) -> Path | Callable[[], Pixels]:
+def _image(path: Path, white: int) -> Path | Callable[[], Pixels]:
     """A grey picture of 8 bits as its file; others as a function."""
-    if deep[path]:
-        return partial(_scaled, path, white)
     with Image.open(path) as image:
-        return path if image.mode == "L" else partial(_grey, path)
+        return path if image.mode == "L" else partial(_grey, path, white)
 
 
-def _grey(path: Path) -> Pixels:
-    return with_channels(read_whole(path), 1, path)[..., 0]
-
-
-def _scaled(path: Path, white: int) -> Pixels:
-    """A picture of 12 bits, with white at this value."""
-    pixels = read_whole(path)
+def _grey(path: Path, white: int) -> Pixels:
+    """Grey values; those of 12 bits with white at this value."""
+    pixels = with_channels(read_whole(path), 1, path)[..., 0]
+    if pixels.dtype == np.uint8:
+        return pixels
     if pixels.max() > _WHITE:
         raise ValueError(
             f"Image {path} holds values up to {pixels.max()}, expected 0 to {_WHITE}, as in the "

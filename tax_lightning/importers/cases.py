@@ -11,9 +11,37 @@ import numpy as np
 import numpy.typing as npt
 
 from tax_lightning.data.description import Description
+from tax_lightning.data.labels import MaskValues
 
 Pixels: TypeAlias = npt.NDArray[Any]
 Labels: TypeAlias = npt.NDArray[np.uint8]
+
+BACKGROUND = "background"
+RGB = ("red", "green", "blue")
+
+
+def either(name: str) -> MaskValues:
+    """The meaning of masks of one class, in which 1 or the white of pictures is drawn upon.
+
+    Example:
+        >>> either("vessel")
+        {0: 'background', 1: 'vessel', 255: 'vessel'}
+    """
+    return {0: BACKGROUND, 1: name, 255: name}
+
+
+def channel_names(count: int, kind: str = "channel") -> tuple[str, ...]:
+    """What the channels of an image are, of which a file tells the number alone.
+
+    Example:
+        >>> channel_names(1), channel_names(3), channel_names(2, "modality")
+        (('grey',), ('red', 'green', 'blue'), ('modality 1', 'modality 2'))
+    """
+    if count == 1:
+        return ("grey",)
+    if count == len(RGB) and kind == "channel":
+        return RGB
+    return tuple(f"{kind} {number + 1}" for number in range(count))
 
 
 @dataclass(frozen=True)

@@ -18,19 +18,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from tax_lightning.data.description import Description
-from tax_lightning.importers.cases import Found
-from tax_lightning.importers.layout import by_name, join_cases, match_files, read_ids
+from tax_lightning.importers.cases import BACKGROUND, RGB, Found, either
+from tax_lightning.importers.layout import by_name, join_cases, match_files, read_labels
 
-_IDS = {0: 0, 255: 1}
+_CLASSES = (BACKGROUND, "vessel")
 
 
 def find(root: Path) -> Found:
-    """The photographs in a folder and the tracings of them.
-
-    Raises:
-        FileNotFoundError: If there are no such files.
-        ValueError: If names do not match each other; the message names the file and the cure.
-    """
+    """The photographs in a folder and the tracings of them."""
     found = match_files(
         root, r"(image_(\d+)[lr])(?:_(1stHO|2ndHO))?", "Image_01L.jpg or Image_01L_1stHO.png"
     )
@@ -40,12 +35,12 @@ def find(root: Path) -> Found:
         for suffix in ("", "1stho", "2ndho")
     )
     masks = {"1stHO": first, "2ndHO": second}
-    cases, loose = join_cases(images, masks, lambda name, path: read_ids(path, _IDS), children)
-    description = Description(
-        "CHASE_DB1",
-        ("background", "vessel"),
-        ("red", "green", "blue"),
-        source="Fraz et al., IEEE TBME 59(9), 2012",
-        licence="The terms on the data set's page at Kingston University London",
+    cases, loose = join_cases(
+        images, masks, lambda _, path: read_labels(path, _CLASSES, either("vessel")), children
     )
+    source, licence = (
+        "Fraz et al., IEEE TBME 59(9), 2012",
+        "The terms on the data set's page at Kingston University London",
+    )
+    description = Description("CHASE_DB1", _CLASSES, RGB, source=source, licence=licence)
     return Found(description, cases, left_out=loose)

@@ -26,8 +26,9 @@ import numpy as np
 
 from tax_lightning.data.pixels import size_text
 from tax_lightning.importers.cases import Found
-from tax_lightning.importers.json_files import files_by_annotator, lazily, of_file, read_json
-from tax_lightning.importers.shapes import Drawings, Patch, Shape, Size, from_runs, polygon
+from tax_lightning.importers.drawings import Drawings, Images, found
+from tax_lightning.importers.reading import files_by_annotator, lazily, read_json, reading
+from tax_lightning.importers.shapes import Patch, Shape, Size, from_runs, polygon
 
 _WHAT = "a COCO file with images, categories and annotations"
 
@@ -37,16 +38,12 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
 
     Args:
         root: The JSON file, or a folder with one for each annotator.
-        images: Folder of the images; None: that of the export.
+        images: Folder of the images, also in sub-folders; None: that of the export.
         classes: Names in the order of their ids, the background first; None: as listed.
-
-    Raises:
-        FileNotFoundError: If an image or the export is missing.
-        ValueError: If a file is no such export; the message names it.
     """
     drawings = Drawings()
     for path, owner in files_by_annotator(root):
-        with of_file(path, _WHAT):
+        with reading(path, _WHAT):
             data = read_json(path)
             listed = {image["id"]: image for image in data["images"]}
             labels = {category["id"]: category["name"] for category in data["categories"]}
@@ -69,7 +66,7 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
                     drawings.left_out["An annotation without a segmentation."] += 1
             if told and (rest := listed.keys() - {one["image_id"] for one in data["annotations"]}):
                 drawings.left_out[f"An image of {path} that nobody drew on."] += len(rest)
-    return drawings.found(root, images, classes, root.stem, "COCO")
+    return found(drawings, "COCO", Images(root, images), classes)
 
 
 def _person(annotation: Mapping[str, Any]) -> str:
@@ -119,9 +116,6 @@ def unpacked(counts: str) -> list[int]:
     A character is 48 and six bits more: five of a number, the lowest first, and 32 if more follow.
     A number whose highest bit is set is negative. From the fourth on, numbers are differences from
     the run length two before.
-
-    Raises:
-        ValueError: If it holds another character or ends early.
 
     Example:
         >>> unpacked("124")

@@ -11,20 +11,14 @@ from types import ModuleType
 from jsonargparse import ArgumentParser
 
 from tax_lightning.data.layouts import nearest
-from tax_lightning.importers.sources import SOURCES
+from tax_lightning.importers import SOURCES
 from tax_lightning.importers.writer import write
 
 USAGE = "tax import SOURCE FROM TO [--tile PIXELS] [options of the source]"
 
 
 def import_data(args: Sequence[str]) -> None:
-    """Carry out ``tax import`` with the arguments after it.
-
-    Raises:
-        ValueError: If the source is unknown, or what it finds does not fit together.
-        FileNotFoundError: If a folder or a part of it is missing.
-        ModuleNotFoundError: If the source needs an extra; the message names it.
-    """
+    """Carry out ``tax import`` with the arguments after it."""
     if not args or args[0] in ("-h", "--help"):
         print(_help())
         return
@@ -68,7 +62,7 @@ def _help() -> str:
 
 
 def _module(name: str) -> ModuleType:
-    return import_module(f"tax_lightning.importers.{SOURCES[name]}")
+    return import_module(f"tax_lightning.importers.{name}")
 
 
 def _show_progress(done: int, total: int) -> None:

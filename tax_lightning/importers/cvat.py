@@ -14,22 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree
 
+from tax_lightning.importers import shapes
 from tax_lightning.importers.cases import Found
-from tax_lightning.importers.json_files import files_by_annotator, lazily, of_file
-from tax_lightning.importers.shapes import (
-    Drawings,
-    Patch,
-    Shape,
-    Size,
-    ellipse,
-    from_runs,
-    placed,
-    polygon,
-    rectangle,
-    turned,
-)
-from tax_lightning.importers.xml_files import read_xml
+from tax_lightning.importers.drawings import Drawings, Images, found
+from tax_lightning.importers.reading import files_by_annotator, lazily, reading
+from tax_lightning.importers.shapes import Patch, Shape, Size
 
 _WHAT = 'an export "CVAT for images 1.1"'
 _NO_AREA = {"polyline", "points", "cuboid", "skeleton"}
@@ -40,18 +31,13 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
 
     Args:
         root: The XML file, or a folder with one for each annotator.
-        images: Folder of the images; None: that of the export.
-        classes: Names in the order of their ids, the background first; None: as the
-            export lists them.
-
-    Raises:
-        FileNotFoundError: If an image or the export is missing.
-        ValueError: If a file is no such export; the message names it.
+        images: Folder of the images, also in sub-folders; None: that of the export.
+        classes: Names in the order of their ids, the background first; None: as listed.
     """
     drawings = Drawings()
     for path, person in files_by_annotator(root, ".xml"):
-        with of_file(path, _WHAT):
-            document = read_xml(path)
+        with reading(path, _WHAT):
+            document = _document(path)
             listed = document.findall("image")
             if document.tag != "annotations" or not listed:
                 raise ValueError(f"expected {_WHAT} with images, found <{document.tag}>")
@@ -63,11 +49,24 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
                 own = drawings.of(image.attrib["name"], person, path, size)
                 for element in image:
                     if element.tag in _NO_AREA:
-                        what = f"A {element.tag} by {person}: it tells no area."
-                        drawings.left_out[what] += 1
+                        drawings.leave_out(element.tag, person)
                     elif element.tag != "tag":  # of the whole image
                         own.append(_shape(element.tag, element.attrib, path))
-    return drawings.found(root, images, classes, root.stem, "CVAT")
+    return found(drawings, "CVAT", Images(root, images), classes)
+
+
+def _document(path: Path) -> ElementTree.Element:
+    """The root element, if the file declares no entities, by which a small one can become huge."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # in other encodings they would be overlooked
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8, in which tools write XML: {error}.") from error
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise ValueError(f"{path} declares a document type or entities, which are not read.")
+    try:
+        return ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{path} cannot be read as XML: {error}.") from error
 
 
 def _shape(tag: str, given: Mapping[str, str], path: Path) -> Shape:
@@ -79,14 +78,15 @@ def _shape(tag: str, given: Mapping[str, str], path: Path) -> Shape:
     turn = float(given.get("rotation", 0))
     if tag == "polygon":
         corners = [[float(x) for x in point.split(",")] for point in given["points"].split(";")]
-        return polygon([corners], label, order)
+        return shapes.polygon([corners], label, order)
     if tag == "box":
         x0, y0, x1, y1 = numbers("xtl", "ytl", "xbr", "ybr")
-        middle = (x0 + x1) / 2, (y0 + y1) / 2
-        return polygon([turned(rectangle(x0, y0, x1, y1), turn, middle)], label, order)
+        ring, middle = shapes.rectangle(x0, y0, x1, y1), ((x0 + x1) / 2, (y0 + y1) / 2)
+        return shapes.polygon([shapes.turned(ring, turn, middle)], label, order)
     if tag == "ellipse":
         x, y, across, down = numbers("cx", "cy", "rx", "ry")
-        return polygon([turned(ellipse(x, y, across, down), turn, (x, y))], label, order)
+        ring = shapes.ellipse(x, y, across, down)
+        return shapes.polygon([shapes.turned(ring, turn, (x, y))], label, order)
     if tag != "mask":
         raise ValueError(f"<{tag}> in an image is unknown, expected {_WHAT}")
     lengths = [int(number) for number in given["rle"].split(",")]
@@ -96,4 +96,4 @@ def _shape(tag: str, given: Mapping[str, str], path: Path) -> Shape:
 
 
 def _placed(lengths: Sequence[int], top: int, left: int, box: Size, size: Size) -> Patch:
-    return placed(from_runs(lengths, box), top, left, size)
+    return shapes.placed(shapes.from_runs(lengths, box), top, left, size)

@@ -18,8 +18,7 @@ Source: DICOM PS3.3, A.51 Segmentation IOD and C.8.20 Segmentation Modules.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,23 @@ from typing import Any
 import numpy as np
 
 from tax_lightning.data.description import Description
-from tax_lightning.exporters.slices import Affine
+from tax_lightning.exporters.extras import needed
 from tax_lightning.importers.cases import Found, Labels, Pixels
-from tax_lightning.importers.seg_nrrd import class_names, combined, overlap
-from tax_lightning.importers.volumes import Scan, Volume, slices
+from tax_lightning.importers.dicom_series import (
+    DICOM,
+    Files,
+    affine_of,
+    decoded,
+    patient_of,
+    plane_of,
+    series_volume,
+    sorted_files,
+)
+from tax_lightning.importers.reading import reading
+from tax_lightning.importers.segments import class_names, combined, overlap
+from tax_lightning.importers.volumes import Scan, Volume, sliced
 
 _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
-_USED = ("SeriesInstanceUID", "FrameOfReferenceUID", "PatientID", "ContentCreatorName")
 _OFF = 0.1  # of the distance of slices, by which one may lie beside its place
 _ANNOTATOR: dict[str, Callable[[Path, Any], str]] = {
     "creator": lambda path, head: " ".join(
@@ -49,9 +58,7 @@ def find(
     root: Path,
     annotator: str = "creator",
     classes: Sequence[str] | None = None,
-    axis: int = 2,
-    intensity_range: tuple[float, float] | None = None,
-    empty_slices: bool = False,
+    **slicing: Any,  # noqa: ANN401 - of sliced
 ) -> Found:
     """The series below a folder and the segmentations of them.
 
@@ -61,19 +68,12 @@ def find(
             ``series``.
         classes: Labels of the segments in the order of the ids, without the background; others are
             refused. None: all, in the order in which they are found.
-        axis: The axis to slice along: 2 for the slices of the series, 1 for rows, 0 for columns.
-        intensity_range: Values that mean black and white, such as -1000 and 400 for the lung. None:
-            percentiles of each volume.
-        empty_slices: Keep slices on which nobody drew anything.
-
-    Raises:
-        FileNotFoundError: If there are no segmentations.
-        ValueError: If files do not fit each other; the message names them.
-        ModuleNotFoundError: If pydicom is not installed.
+        slicing: As :func:`~tax_lightning.importers.volumes.sliced` takes it. The stored axes are
+            the columns, the rows and the slices of the series.
     """
     if annotator not in _ANNOTATOR:
         raise ValueError(f"annotator: {annotator!r}, expected one of {', '.join(_ANNOTATOR)}.")
-    series, segmentations, others = _sorted_files(root)
+    series, segmentations, others = sorted_files(root, _SEGMENTATIONS)
     if not segmentations:
         raise FileNotFoundError(f"{root} holds no DICOM segmentation (SEG) among its files.")
     names = class_names(
@@ -81,7 +81,7 @@ def find(
     )
     drawn: dict[str, dict[str, tuple[Path, Any]]] = defaultdict(dict)
     for path, head in segmentations:
-        with _named(path):
+        with reading(path, DICOM):
             by, of = _ANNOTATOR[annotator](path, head), _series_of(path, head, series)
         if not by:
             raise ValueError(
@@ -95,55 +95,23 @@ def find(
             )
         drawn[of][by] = path, head
     left_out = [f"{others} files that are no DICOM images."] if others else []
-    patients = Counter(_patient(series[of]) for of in drawn)
+    patients = Counter(patient_of(series[of]) for of in drawn)
     scans = []
     for of, masks in drawn.items():
-        image, patient = _volume(series[of]), _patient(series[of])
+        image, patient = series_volume(series[of]), patient_of(series[of])
         own = {}
         for by, (path, head) in masks.items():
-            with _named(path):
+            with reading(path, DICOM):
                 own[by] = _mask(path, head, image, names, left_out)
         name = patient if patients[patient] == 1 else f"{patient}_{of[-12:]}"
         scans.append(Scan(name, (image,), own, group=patient, whole=False))
     if loose := [files[0][0] for of, files in series.items() if of not in drawn]:
         left_out.append(f"{len(loose)} series without a segmentation, e.g. that of {loose[0]}.")
-    description = Description(
-        root.resolve().name, ("background", *names), ("grey",), intensity_range
-    )
-    ids = {place: place for place in range(len(names) + 1)}
-    cases = slices(scans, ids, axis, intensity_range, empty_slices)
-    return Found(description, cases, left_out=left_out)
+    description = Description(root.resolve().name, ("background", *names), ("grey",))
+    return sliced(description, scans, None, left_out, use_affines=True, **slicing)
 
 
-_Files = list[tuple[Path, Any]]
-
-
-def _sorted_files(root: Path) -> tuple[dict[str, _Files], _Files, int]:
-    """UID of a series -> its files and headers; segmentations; and the number of other files."""
-    pydicom = _pydicom()
-    series: dict[str, _Files] = defaultdict(list)
-    segmentations: _Files = []
-    others = 0
-    for path in sorted(root.rglob("*")):
-        if not path.is_file() or path.name.startswith("."):
-            continue
-        with _named(path):
-            try:
-                head = pydicom.dcmread(path, stop_before_pixels=True)
-            except pydicom.errors.InvalidDicomError:
-                others += 1
-                continue
-            kind, uid, *_ = [head.get(key) for key in ("SOPClassUID", *_USED)]  # decodes them
-        if kind in _SEGMENTATIONS:
-            segmentations.append((path, head))
-        elif uid and "ImagePositionPatient" in head and "Rows" in head:
-            series[uid].append((path, head))
-        else:
-            others += 1
-    return dict(series), segmentations, others
-
-
-def _series_of(path: Path, head: Any, series: dict[str, _Files]) -> str:  # noqa: ANN401
+def _series_of(path: Path, head: Any, series: dict[str, Files]) -> str:  # noqa: ANN401
     """UID of the series that a segmentation is of."""
     named = [str(item.SeriesInstanceUID) for item in head.get("ReferencedSeriesSequence", ())]
     frame = head.get("FrameOfReferenceUID")
@@ -155,85 +123,6 @@ def _series_of(path: Path, head: Any, series: dict[str, _Files]) -> str:  # noqa
             f"{len(found)} are there, expected one. Add the images of that series."
         )
     return found[0]
-
-
-def _patient(files: _Files) -> str:
-    return str(files[0][1].get("PatientID", "")) or files[0][0].parent.name
-
-
-def _volume(files: _Files) -> Volume:
-    """The slices of a series as a volume ``[columns, rows, slices]``."""
-    first_path, first = files[0]
-    folder = first_path.parent
-    with _named(first_path):
-        plane = _plane(first.ImageOrientationPatient, first.PixelSpacing)
-        columns, rows = int(first.Columns), int(first.Rows)
-        thickness = float(first.get("SliceThickness") or 1)
-    places = np.zeros((len(files), 3))
-    for place, (path, head) in zip(places, files, strict=True):
-        with _named(path):
-            keys = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient")
-            odd = [key for key in keys if head.get(key) != first.get(key)]
-            if odd or head.get("SamplesPerPixel") != 1 or int(head.get("NumberOfFrames", 1)) != 1:
-                raise ValueError(
-                    f"{path} differs from {first_path} in "
-                    f"{', '.join(odd) or 'its frames or colours'}, expected a series of grey "
-                    "slices of one size and direction, a file each."
-                )
-            place[:] = head.ImagePositionPatient
-    normal = np.cross(plane[:, 0], plane[:, 1])
-    normal /= np.linalg.norm(normal)
-    order = np.argsort(places @ normal)
-    steps = np.diff(places[order], axis=0)
-    step = steps.mean(axis=0) if len(steps) else normal * thickness
-    size = np.linalg.norm(step)
-    if len(steps) and (size == 0 or np.abs(steps - step).max() > _OFF * size):
-        apart = (steps @ normal).round(2).tolist()
-        raise ValueError(
-            f"The slices in {folder} are {min(apart)} to {max(apart)} mm apart, expected the same "
-            "everywhere. Add slices that are missing, or take away those that stand twice."
-        )
-    affine = _affine(plane, step, places[order[0]])
-    paths = [files[place][0] for place in order]
-    return Volume(folder, (columns, rows, len(files)), affine, partial(_voxels, paths))
-
-
-def _plane(orientation: Sequence[float], spacing: Sequence[float]) -> Affine:
-    """Steps in mm towards left, back and head to the next column and the next row: ``[3, 2]``."""
-    along = np.array(orientation, np.float64).reshape(2, 3).T
-    plane: Affine = along * [float(spacing[1]), float(spacing[0])]
-    if np.linalg.norm(np.cross(plane[:, 0], plane[:, 1])) < 1e-9:  # mm^2; also where sides are 0
-        raise ValueError(f"its columns and rows step by {plane.T.tolist()} mm, which span no plane")
-    return plane
-
-
-def _affine(plane: Affine, step: Affine, origin: Affine) -> Affine:
-    """Towards right, front and head."""
-    affine = np.eye(4)
-    affine[:3] = np.column_stack([plane, step, origin])
-    turned: Affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    return turned
-
-
-def _voxels(paths: Sequence[Path]) -> Pixels:
-    """Values of a series with slope and intercept: integers where these are whole."""
-    planes = []
-    for path in paths:
-        with _named(path):
-            head = _pydicom().dcmread(path)
-            slope = float(head.get("RescaleSlope", 1))
-            shift = float(head.get("RescaleIntercept", 0))
-            plane = _pixels(path, head).T
-        whole = slope.is_integer() and shift.is_integer()
-        planes.append(
-            plane.astype(np.int32) * int(slope) + int(shift)
-            if whole
-            else (plane * slope + shift).astype(np.float32)
-        )
-    voxels: Pixels = np.stack(planes, axis=2)
-    limits = np.iinfo(np.int16)
-    short = voxels.dtype == np.int32 and voxels.min() >= limits.min and voxels.max() <= limits.max
-    return voxels.astype(np.int16) if short else voxels
 
 
 def _mask(
@@ -248,7 +137,7 @@ def _mask(
     turn = _group(path, head, frames[0], "PlaneOrientationSequence")
     measures = _group(path, head, frames[0], "PixelMeasuresSequence")
     places = [_group(path, head, f, "PlanePositionSequence").ImagePositionPatient for f in frames]
-    plane = _plane(turn.ImageOrientationPatient, measures.PixelSpacing)
+    plane = plane_of(turn.ImageOrientationPatient, measures.PixelSpacing)
     normal = np.cross(plane[:, 0], plane[:, 1])
     image_affine = image.affine if image.affine is not None else np.eye(4)
     step = normal / np.linalg.norm(normal) * np.linalg.norm(image_affine[:3, 2])
@@ -264,18 +153,15 @@ def _mask(
     read = partial(_segments, path, numbers, shape)
     labels = _labels(path, head)
     apart = len(labels) < 2 or head.get("SegmentsOverlap") == "NO"
-    if twice := 0 if apart else overlap([mask for _, mask in read(labels)]):
-        left_out.append(
-            f"{path}: {twice} voxels lie in several segments, and have the class that stands last "
-            f"in {', '.join(names)}."
-        )
-    affine = _affine(plane, step, origins[depth.argmin()])
+    if not apart:
+        left_out += overlap(path, read(labels), names)
+    affine = affine_of(plane, step, origins[depth.argmin()])
     return Volume(path, shape, affine, lambda: combined(read(labels), names, shape))
 
 
 def _labels(path: Path, head: Any) -> dict[int, str]:  # noqa: ANN401 - of pydicom
     """Number of a segment -> its label; 0 is the background of a label map."""
-    with _named(path):
+    with reading(path, DICOM):
         segments = {int(s.SegmentNumber): str(s.SegmentLabel) for s in head.SegmentSequence}
     return {number: label for number, label in segments.items() if number}
 
@@ -293,9 +179,9 @@ def _segments(
     path: Path, numbers: Labels, shape: tuple[int, int, int], labels: dict[int, str]
 ) -> list[tuple[str, Pixels]]:
     """Label and voxels ``[columns, rows, slices]`` of each segment."""
-    with _named(path):
-        head = _pydicom().dcmread(path)
-        stored = _pixels(path, head).reshape(-1, int(head.Rows), int(head.Columns))
+    with reading(path, DICOM):
+        head = needed("pydicom").dcmread(path)
+        stored = decoded(path, head).reshape(-1, int(head.Rows), int(head.Columns))
         half = int(head.get("MaximumFractionalValue", 1)) / 2
         kinds = head.get("SegmentationType")
         masks = {number: np.zeros(shape, np.bool_) for number in labels}
@@ -311,39 +197,3 @@ def _segments(
                     frame > half if kinds == "FRACTIONAL" else frame > 0
                 ).T
     return [(labels[number], mask) for number, mask in masks.items()]
-
-
-def _pixels(path: Path, head: Any) -> Pixels:  # noqa: ANN401 - of pydicom
-    try:
-        pixels: Pixels = head.pixel_array
-    except Exception as error:  # the decoders raise what they meet
-        raise ValueError(
-            f"Cannot decode the pixels of {path}: {error}. Replace the file, or unpack its pixels, "
-            "e.g. with dcmdjpeg."
-        ) from error
-    return pixels
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Give every failure to read a file the file's name."""
-    try:
-        yield
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:  # a damaged header is decoded when it is asked, and raises anything
-        if isinstance(error, ValueError) and str(path) in str(error):
-            raise  # says already what is wrong
-        raise ValueError(
-            f"Cannot read {path}: {error}. Expected a whole DICOM file: export it anew."
-        ) from error
-
-
-def _pydicom() -> Any:  # noqa: ANN401 - a module
-    try:
-        import pydicom
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'DICOM files need pydicom, which is not installed: pip install "tax-lightning[dicom]".'
-        ) from error
-    return pydicom

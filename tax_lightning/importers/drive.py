@@ -30,7 +30,7 @@ import numpy.typing as npt
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.description import Description
 from tax_lightning.data.pixels import read_whole, size_text, with_channels
-from tax_lightning.importers.cases import Case, Found, Labels
+from tax_lightning.importers.cases import RGB, Case, Found, Labels
 from tax_lightning.importers.layout import by_pattern, join_cases
 
 _MIDDLE = 127
@@ -44,10 +44,6 @@ def find(root: Path, use_training: bool = False, field_of_view: bool = False) ->
         use_training: Take the part ``training`` too, which the first annotator alone labelled.
         field_of_view: What lies outside of the round field of view is unknown, by the files in
             ``mask``; otherwise it is background.
-
-    Raises:
-        FileNotFoundError: If a folder, or the field of view of an image, is missing.
-        ValueError: If names do not match each other; the message names the file and the cure.
     """
     if not (root / "test" / "2nd_manual").is_dir():
         raise FileNotFoundError(
@@ -67,7 +63,7 @@ def find(root: Path, use_training: bool = False, field_of_view: bool = False) ->
     description = Description(
         "DRIVE",
         ("background", "vessel"),
-        ("red", "green", "blue"),
+        RGB,
         persons=False,
         source="Staal et al., IEEE TMI 23(4), 2004; drive.grand-challenge.org",
         licence="Research and education only, not to be passed on",

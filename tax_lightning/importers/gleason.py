@@ -19,20 +19,30 @@ from __future__ import annotations
 from pathlib import Path
 
 from tax_lightning.data.description import Description
-from tax_lightning.importers.cases import Found
-from tax_lightning.importers.layout import by_name, find_folder, join_cases, match_files, read_ids
+from tax_lightning.data.labels import MaskValues
+from tax_lightning.importers.cases import BACKGROUND, RGB, Found
+from tax_lightning.importers.layout import (
+    by_name,
+    find_folder,
+    join_cases,
+    match_files,
+    read_labels,
+)
 
 _CORE = r"slide(\d+)_core(\d+)"
-_IDS = {0: 0, 1: 1, 6: 1, 3: 2, 4: 3, 5: 4}  # grey value -> class id
+_CLASSES = (BACKGROUND, "benign", "grade 3", "grade 4", "grade 5")
+_VALUES: MaskValues = {
+    0: BACKGROUND,
+    1: "benign",
+    6: "benign",
+    3: "grade 3",
+    4: "grade 4",
+    5: "grade 5",
+}
 
 
 def find(root: Path) -> Found:
-    """The cores below a folder and the maps of them.
-
-    Raises:
-        FileNotFoundError: If a folder is missing.
-        ValueError: If names do not match each other; the message names the file and the cure.
-    """
+    """The cores below a folder and the maps of them."""
     images = _cores(find_folder(root, "Train_imgs", "Train Imgs"), _CORE)
     masks = {
         f"pathologist {number}": _cores(
@@ -41,11 +51,13 @@ def find(root: Path) -> Found:
         for number in range(1, 7)
     }
     slides = {name: name.partition("_")[0] for name in images}
-    cases, loose = join_cases(images, masks, lambda name, path: read_ids(path, _IDS), slides)
+    cases, loose = join_cases(
+        images, masks, lambda _, path: read_labels(path, _CLASSES, _VALUES), slides
+    )
     description = Description(
         "Gleason 2019",
-        ("background", "benign", "grade 3", "grade 4", "grade 5"),
-        ("red", "green", "blue"),
+        _CLASSES,
+        RGB,
         source="Nir et al., Medical Image Analysis 50, 2018; gleason2019.grand-challenge.org",
         licence="The terms on gleason2019.grand-challenge.org",
     )

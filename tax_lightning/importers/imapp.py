@@ -32,12 +32,12 @@ from functools import partial
 from pathlib import Path
 
 from tax_lightning.data.description import Description
-from tax_lightning.importers.cases import Case, Found
-from tax_lightning.importers.layout import is_image, read_ids
+from tax_lightning.importers.cases import BACKGROUND, RGB, Case, Found, either
+from tax_lightning.importers.layout import by_name, is_image, read_labels
 
 _COLUMNS = ("ISIC_id", "seg_filename", "annotator", "tool", "skill_level", "mskObjectID")
 _CONSENSUS = ("ST", "MV")
-_IDS = {0: 0, 1: 1, 255: 1}
+_CLASSES = (BACKGROUND, "lesion")
 
 
 def find(root: Path, table: str = "IMAplusplus_seg_metadata.csv", by_person: bool = False) -> Found:
@@ -48,10 +48,6 @@ def find(root: Path, table: str = "IMAplusplus_seg_metadata.csv", by_person: boo
         table: Name of the table of masks. ``IMAplusplus_multiannotator_subset_seg_metadata.csv``
             has the 2,394 images with several masks.
         by_person: One annotator a person, ``A00`` to ``A15``, whatever the tool and the skill.
-
-    Raises:
-        FileNotFoundError: If the table or all images are missing, or a mask of an image is.
-        ValueError: If a table lacks a column, or two files have one name.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder, expected that of IMA++.")
@@ -80,7 +76,7 @@ def find(root: Path, table: str = "IMAplusplus_seg_metadata.csv", by_person: boo
                 raise FileNotFoundError(
                     f"{path}: {row['seg_filename']} is nowhere below {root}. Unpack segs.zip there."
                 )
-            masks[annotator] = partial(read_ids, mask, _IDS)
+            masks[annotator] = partial(read_labels, mask, _CLASSES, either("lesion"))
         cases.append(Case(name, files[name.casefold()], masks, group=groups.get(name, "")))
     taken = sum(map(len, newest.values()))
     left_out = [
@@ -94,8 +90,8 @@ def find(root: Path, table: str = "IMAplusplus_seg_metadata.csv", by_person: boo
     ]
     description = Description(
         "IMA++",
-        ("background", "lesion"),
-        ("red", "green", "blue"),
+        _CLASSES,
+        RGB,
         source="Abhishek, Kawahara and Hamarneh, arXiv:2512.21472; doi.org/10.5281/zenodo.14201692",
         licence="Images: CC-0 and CC-BY-NC, see IMAplusplus_img_metadata.csv; masks: see Zenodo",
     )
@@ -117,10 +113,7 @@ def _annotator(row: Mapping[str, str], by_person: bool) -> str:
 
 def _only(root: Path, name: str) -> Path | None:
     """The file of this name below the root."""
-    found = sorted(root.rglob(name))
-    if len(found) > 1:
-        raise ValueError(f"{found[0]} and {found[1]} have one name: move one of them away.")
-    return found[0] if found else None
+    return by_name((name, path) for path in sorted(root.rglob(name))).get(name)
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
@@ -139,14 +132,8 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
 
 def _files(root: Path) -> dict[str, Path]:
     """The image files below the root by name without extension, in small letters."""
-    found: dict[str, Path] = {}
-    for path in sorted(root.rglob("ISIC_*")):
-        if is_image(path):
-            name = path.stem.casefold()
-            if name in found:
-                raise ValueError(f"{found[name]} and {path} have one name: move one of them away.")
-            found[name] = path
-    return found
+    paths = sorted(root.rglob("ISIC_*"))
+    return by_name((path.stem.casefold(), path) for path in paths if is_image(path))
 
 
 def _groups(root: Path) -> dict[str, str]:

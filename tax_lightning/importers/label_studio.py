@@ -6,11 +6,6 @@ person for one task all but the last. An annotation without a region says that t
 see; one whose regions all lack a label, or tell no area, says nothing of the image. Several strokes
 of one label are one region; a pixel belongs to a stroke that covers half of it.
 
-The export as PNG names person and label in its files, but not the image. With the option
-``pictures`` strokes are read from its files, which hold nothing else, and the images' names from
-the export as JSON, JSON-MIN or CSV. Somebody of whom an annotation is listed there without a file
-found nothing.
-
 Source: the JSON format of Label Studio's documentation; brush strokes are run lengths of RGBA
 values in bits, whose fourth channel is the mask (``label_studio_sdk.converter.brush``), and
 bitmasks PNG files in base64, opaque where drawn.
@@ -19,7 +14,6 @@ bitmasks PNG files in base64, opaque where drawn.
 from __future__ import annotations
 
 import base64
-import csv
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,90 +24,43 @@ from urllib.parse import parse_qs, unquote, urlparse
 
 import numpy as np
 
-from tax_lightning.data.pixels import IMAGE_SUFFIXES, read_mask, size_text
+from tax_lightning.data.pixels import IMAGE_SUFFIXES, size_text
 from tax_lightning.exporters.outlines import Ring
+from tax_lightning.importers import shapes
 from tax_lightning.importers.cases import Found
-from tax_lightning.importers.json_files import json_files, lazily, of_file, read_json
-from tax_lightning.importers.shapes import (
-    Drawings,
-    Patch,
-    Shape,
-    Size,
-    ellipse,
-    folder_of,
-    from_png,
-    images_below,
-    placed,
-    polygon,
-    rectangle,
-    turned,
-)
+from tax_lightning.importers.drawings import Drawings, Images, found
+from tax_lightning.importers.reading import export_files, lazily, read_json, reading
+from tax_lightning.importers.shapes import Patch, Shape, Size
 
 _WHAT = "an export of Label Studio as JSON"
 # A second result of this id has the label.
 _BARE = {"polygon", "brush", "rectangle", "ellipse", "bitmask", "magicwand"}
-_STROKES = {"brushlabels", "brush", "magicwand"}
-_PICTURE = re.compile(r"task-(\d+)-annotation-(\d+)-by-([^-]*)-(.+)-(\d+)")
 
 
-def find(
-    root: Path,
-    images: str | None = None,
-    classes: Sequence[str] | None = None,
-    pictures: str | None = None,
-) -> Found:
+def find(root: Path, images: str | None = None, classes: Sequence[str] | None = None) -> Found:
     """The annotations of all tasks, by image and person.
 
     Args:
-        root: The JSON file, or a folder with JSON files; with ``pictures`` also a CSV file.
-        images: Folder of the images; None: that of the export.
+        root: The JSON file, or a folder with JSON files.
+        images: Folder of the images, also in sub-folders; None: that of the export.
         classes: Names in the order of their ids, the background first; None: by name.
-        pictures: Folder of the export as PNG, whose masks are taken in place of the strokes.
-
-    Raises:
-        FileNotFoundError: If an image or the export is missing.
-        ValueError: If a file is no such export; the message names it.
     """
     drawings = Drawings()
-    there = {path.name for path in images_below(folder_of(root, images))}
-    masks = _pictures(Path(pictures)) if pictures is not None else None
-    for path in json_files(root):
-        with of_file(path, _WHAT):
-            for task in _tasks(path, listed=masks is not None):
+    there = Images(root, images)
+    for path in export_files(root, below=False):
+        with reading(path, _WHAT):
+            tasks = read_json(path)
+            if not isinstance(tasks, list):
+                raise ValueError(f"it holds {type(tasks).__name__}, no list of tasks")
+            for task in tasks:
                 image = _image(task, there)
                 for person, annotation in _last(task["annotations"], drawings.left_out):
-                    results, shapes = annotation["result"] or [], list[Shape]()
-                    if masks is not None:
-                        key = int(task["id"]), int(annotation["id"])
-                        shapes += _pictured(masks.pop(key, {}), results, key)
-                        results = [one for one in results if not _is_stroke(one)]
+                    results = annotation["result"] or []
                     before = drawings.left_out.total()
-                    shapes += _regions(results, path, drawings.left_out)
-                    if shapes or drawings.left_out.total() == before:
-                        size = _size(annotation["result"] or [])
-                        drawings.of(image, person, path, size).extend(shapes)
-    if masks:
-        drawings.left_out["A picture of an annotation that was not taken or listed."] += len(masks)
-    return drawings.found(root, images, classes, root.stem, "Label Studio")
-
-
-def _tasks(path: Path, listed: bool) -> Iterator[Mapping[str, Any]]:
-    """The tasks of an export; ``listed``: it need only list annotations, as JSON-MIN and CSV do."""
-    if path.suffix.lower() == ".csv" and listed:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows: Any = list(csv.DictReader(file))
-    else:
-        rows = read_json(path)
-    if not isinstance(rows, list):
-        raise ValueError(f"expected {_WHAT}, a list of tasks")
-    for row in rows:
-        if "annotations" in row or not listed:
-            yield row
-        else:
-            person = row["annotator"]
-            person = int(person) if str(person).isdigit() else person
-            one = {"id": row["annotation_id"], "completed_by": person, "result": []}
-            yield {"id": row["id"], "data": row, "annotations": [one]}
+                    drawn = list(_regions(results, path, drawings.left_out))
+                    if drawn or drawings.left_out.total() == before:
+                        drawings.of(image, person, path, _size(results)).extend(drawn)
+    return found(drawings, "Label Studio", there, classes)
 
 
 def _last(
@@ -132,7 +79,7 @@ def _last(
     yield from by.items()
 
 
-def _image(task: Mapping[str, Any], there: set[str]) -> str:
+def _image(task: Mapping[str, Any], there: Images) -> str:
     """The name of a task's image file: the first value of its data that ends like one."""
     for value in task["data"].values():
         if not isinstance(value, str):
@@ -205,7 +152,7 @@ def _shape(
     if "imageDataURL" in value:
         return Shape(label, lazily(path, _WHAT, partial(_bitmask, value["imageDataURL"])))
     outline = _outline(value, np.array([result["original_width"], result["original_height"]]) / 100)
-    return None if outline is None else polygon([outline], label)
+    return None if outline is None else shapes.polygon([outline], label)
 
 
 def _outline(value: Mapping[str, Any], unit: Any) -> Ring | None:  # noqa: ANN401 - an array
@@ -218,13 +165,13 @@ def _outline(value: Mapping[str, Any], unit: Any) -> Ring | None:  # noqa: ANN40
     x, y = np.array([value["x"], value["y"]]) * unit
     if "radiusX" in value:
         across, down = np.array([value["radiusX"], value["radiusY"]]) * unit
-        ring = ellipse(x, y, across, down)
+        ring = shapes.ellipse(x, y, across, down)
     elif "width" in value and "height" in value:
         width, height = np.array([value["width"], value["height"]]) * unit
-        ring = rectangle(x, y, x + width, y + height)
+        ring = shapes.rectangle(x, y, x + width, y + height)
     else:
         return None
-    return turned(ring, value.get("rotation", 0), (x, y))  # about the corner, or the middle
+    return shapes.turned(ring, value.get("rotation", 0), (x, y))  # about the corner, or the middle
 
 
 def _brush(rle: Sequence[int], size: Size) -> Patch:
@@ -234,10 +181,10 @@ def _brush(rle: Sequence[int], size: Size) -> Patch:
 
 
 def _bitmask(address: str, size: Size) -> Patch:
-    mask = from_png(base64.b64decode(address.partition("base64,")[2]), size)
+    mask = shapes.from_png(base64.b64decode(address.partition("base64,")[2]), size)
     if mask.shape != size:
         raise ValueError(f"a bitmask of {size_text(mask.shape)} on an image of {size_text(size)}")
-    return placed(mask, 0, 0, size)
+    return shapes.placed(mask, 0, 0, size)
 
 
 def _covered(values: Any) -> Patch:  # noqa: ANN401 - an array
@@ -251,9 +198,6 @@ def decoded(rle: Sequence[int]) -> np.ndarray[Any, Any]:
     Bits: 32 for the number of values, 5 for the length of a value less 1, four times 4 for lengths
     of run lengths less 1. Then in turn: 1 whether a run follows or single values, 2 which of the
     four lengths, the number of values less 1 in so many bits, and the value, or each value.
-
-    Raises:
-        ValueError: If the bytes end early.
     """
     bits = "".join(f"{byte:08b}" for byte in bytes(rle))
     at = 0
@@ -281,54 +225,3 @@ def decoded(rle: Sequence[int]) -> np.ndarray[Any, Any]:
                 values[place] = take(word)
         filled += count
     return values
-
-
-def _pictures(folder: Path) -> dict[tuple[int, int], dict[Path, str]]:
-    """By task and annotation the files of the export as PNG, each with its tag and label."""
-    found: dict[tuple[int, int], dict[Path, str]] = {}
-    for path in sorted(folder.glob("*.png")):
-        match = _PICTURE.fullmatch(path.stem)
-        if match is None:
-            raise ValueError(
-                f"{path} is named otherwise, expected task-ID-annotation-ID-by-PERSON-TAG-LABEL-I."
-            )
-        found.setdefault((int(match[1]), int(match[2])), {})[path] = match[4]
-    if not found:
-        raise FileNotFoundError(f"pictures: {folder} holds no PNG files, expected that export.")
-    return found
-
-
-def _is_stroke(result: Mapping[str, Any]) -> bool:
-    return result["type"] in _STROKES or "rle" in result.get("value", {})
-
-
-def _pictured(
-    files: Mapping[Path, str], results: Iterable[Mapping[str, Any]], key: tuple[int, int]
-) -> Iterator[Shape]:
-    """The strokes of an annotation from its files, each with its tag and labels."""
-    labels_of = {}  # as names of files write tag and labels, any of which may hold a hyphen
-    for result in results:
-        labels = result.get("value", {}).get(result["type"])
-        if _is_stroke(result) and labels:
-            called = "-".join([str(result.get("from_name")), *labels])
-            labels_of[re.sub(r"[/\\]", "-", called)] = labels
-    if labels_of and not files:
-        raise ValueError(
-            f"task {key[0]} has strokes in its annotation {key[1]}, but pictures has no file "
-            f"task-{key[0]}-annotation-{key[1]}-... of it. Export the pictures anew"
-        )
-    for path, rest in files.items():
-        for label in labels_of.get(rest) or [rest.partition("-")[2]]:
-            if not label:
-                raise ValueError(f"{path} names no label, expected ...-TAG-LABEL-I.png")
-            yield Shape(label, partial(_read_picture, path))
-
-
-def _read_picture(path: Path, size: Size) -> Patch:
-    mask = read_mask(path)
-    if mask.shape != size:
-        raise ValueError(
-            f"{path} has {size_text(mask.shape)} pixels, its image {size_text(size)}: expected the "
-            "same."
-        )
-    return _covered(mask)

@@ -20,19 +20,11 @@ from typing import Any
 import numpy as np
 
 from tax_lightning.exporters.outlines import Ring
+from tax_lightning.importers import shapes
 from tax_lightning.importers.cases import Found
-from tax_lightning.importers.json_files import lazily, of_file, read_json
-from tax_lightning.importers.shapes import (
-    Drawings,
-    Patch,
-    Shape,
-    Size,
-    ellipse,
-    from_png,
-    placed,
-    polygon,
-    rectangle,
-)
+from tax_lightning.importers.drawings import Drawings, Images, found
+from tax_lightning.importers.reading import lazily, read_json, reading
+from tax_lightning.importers.shapes import Patch, Shape, Size
 
 _WHAT = "a file of LabelMe with imagePath and shapes"
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
@@ -43,12 +35,8 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
 
     Args:
         root: A folder with one folder of JSON files for each annotator.
-        images: Folder of the images; None: the root.
-        classes: Names in the order of their ids, the background first; None: by name.
-
-    Raises:
-        FileNotFoundError: If an image or the annotators' folders are missing.
-        ValueError: If a file is none of LabelMe; the message names it.
+        images: Folder of the images, also in sub-folders; None: that of the export.
+        classes: Names in the order of their ids, the background first; None: as listed.
     """
     folders = [
         path for path in sorted(root.glob("*")) if path.is_dir() and any(path.rglob("*.json"))
@@ -61,7 +49,7 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
     drawings = Drawings()
     for folder in folders:
         for path in sorted(folder.rglob("*.json")):
-            with of_file(path, _WHAT):
+            with reading(path, _WHAT):
                 data = read_json(path)
                 told = data.get("imageHeight") is not None and data.get("imageWidth") is not None
                 size = (int(data["imageHeight"]), int(data["imageWidth"])) if told else None
@@ -69,11 +57,10 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
                 for given in data["shapes"]:
                     shape = _shape(given, path)
                     if shape is None:
-                        what = f"A {given['shape_type']} by {folder.name}: it tells no area."
-                        drawings.left_out[what] += 1
+                        drawings.leave_out(given["shape_type"], folder.name)
                     else:
                         own.append(shape)
-    return drawings.found(root, images, classes, root.name, "LabelMe")
+    return found(drawings, "LabelMe", Images(root, images), classes)
 
 
 def _shape(given: Mapping[str, Any], path: Path) -> Shape | None:
@@ -82,17 +69,18 @@ def _shape(given: Mapping[str, Any], path: Path) -> Shape | None:
     if kind == "mask":
         return Shape(label, lazily(path, _WHAT, partial(_mask, given["mask"], points[0])))
     if kind == "rectangle":
-        points = rectangle(*points[0], *points[1])
+        points = shapes.rectangle(*points[0], *points[1])
     elif kind == "circle":
         radius = float(np.hypot(*(points[1] - points[0])))
-        points = ellipse(points[0, 0], points[0, 1], radius, radius)
+        points = shapes.ellipse(points[0, 0], points[0, 1], radius, radius)
     elif kind in _WITHOUT_AREA:
         return None
     elif kind not in ("polygon", "oriented_rectangle"):  # of which the corners are the points
         raise ValueError(f"the shape_type {kind!r} is not read, expected polygon or mask")
-    return polygon([points], label)
+    return shapes.polygon([points], label)
 
 
 def _mask(data: str, corner: Ring, size: Size) -> Patch:
     left, top = corner.round().astype(int).tolist()
-    return placed(from_png(base64.b64decode(data, validate=True), size), top, left, size)
+    mask = shapes.from_png(base64.b64decode(data, validate=True), size)
+    return shapes.placed(mask, top, left, size)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
+from tax_lightning.data.labels import MaskValues, labels_from_values
 from tax_lightning.data.pixels import IMAGE_SUFFIXES, read_mask
 from tax_lightning.importers.cases import Case, Labels, Pixels
 
@@ -21,10 +20,6 @@ def find_folder(root: Path, *names: str) -> Path:
     Args:
         root: The folder of the data set.
         names: Spellings of the folder's name that are in circulation.
-
-    Raises:
-        FileNotFoundError: If there is no such folder with image files.
-        ValueError: If there are several.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder, expected the folder of the data set.")
@@ -55,10 +50,6 @@ def match_files(folder: Path, pattern: str, example: str) -> list[tuple[tuple[st
 
     Returns:
         The groups of the expression and the file, for every image file.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If the name of an image file is of another form.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder, expected one with files like {example}.")
@@ -76,11 +67,7 @@ def match_files(folder: Path, pattern: str, example: str) -> list[tuple[tuple[st
 
 
 def by_name(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
-    """Files by name, each of which may stand once.
-
-    Raises:
-        ValueError: If two files have one name.
-    """
+    """Files by name, each of which may stand once."""
     found: dict[str, Path] = {}
     for name, path in files:
         if name in found:
@@ -118,10 +105,6 @@ def join_cases(
         groups: Name -> patient, slide or scan. None: every image stands alone.
         show: Gives the image of a case from its file.
 
-    Raises:
-        FileNotFoundError: If there are no images.
-        ValueError: If a mask belongs to no image, or an annotator has no mask.
-
     Example:
         >>> a, b, mask = Path("a.png"), Path("b.png"), Path("m/a.png")
         >>> zeros = lambda name, path: np.zeros((4, 4), np.uint8)
@@ -157,26 +140,9 @@ def join_cases(
     return cases, [said.format(loose[0])] if loose else []
 
 
-def read_ids(path: Path, ids: Mapping[int, int]) -> Labels:
-    """Class ids of a mask file.
-
-    Args:
-        path: A grey, palette or 1-bit file, whose white is 255.
-        ids: Grey value -> class id.
-
-    Raises:
-        ValueError: If the file holds other values or cannot be decoded.
-    """
-    values = read_mask(path)
-    if values.ndim != 2 or (odd := sorted(set(np.unique(values).tolist()) - ids.keys())):
-        found = "colours" if values.ndim != 2 else f"the value(s) {', '.join(map(str, odd[:8]))}"
-        raise ValueError(
-            f"Mask {path} holds {found}, expected {', '.join(map(str, sorted(ids)))}. Unpack the "
-            "file anew."
-        )
-    table = np.zeros(1 + max(ids), np.uint8)
-    table[list(ids)] = list(ids.values())
-    return table[values]
+def read_labels(path: Path, classes: Sequence[str], values: MaskValues) -> Labels:
+    """Class ids of a grey, palette or 1-bit mask file, whose white is 255."""
+    return labels_from_values(read_mask(path), classes, values, path, cure="unpack the file anew")
 
 
 def _unpacked(path: Path) -> str:

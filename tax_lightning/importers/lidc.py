@@ -21,33 +21,27 @@ segmentation of ambiguous images", NeurIPS 2018.
 
 from __future__ import annotations
 
-import configparser
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache, partial
-from importlib import import_module
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tax_lightning.data.description import Description
 from tax_lightning.data.pixels import find_images
 from tax_lightning.data.splits import SPLITS
-from tax_lightning.importers.cases import Case, Found, Labels, Pixels
-from tax_lightning.importers.layout import read_ids
+from tax_lightning.importers.cases import BACKGROUND, Case, Found, Labels, Pixels, either
+from tax_lightning.importers.layout import read_labels
+from tax_lightning.importers.lidc_scans import SLOTS, cases_of_scans
 from tax_lightning.importers.pickles import load_pickle
 
-SLOTS = ("slot 0", "slot 1", "slot 2", "slot 3")
 _PICKLE = "data_lidc.pickle"
 _LAYOUT = f"""Expected one of these layouts, or a file {_PICKLE}:
     SPLIT/images/SERIES/SLICE.png with SPLIT/gt/SERIES/SLICE_l0.png to _l3.png
     SPLIT/images/SERIES_SLICE.png with SPLIT/lesions/SERIES_SLICE_l0.png to _l3.png
 where SPLIT is train, val or test."""
 _MASK_FOLDERS = ("gt", "lesions")
-_IDS = {0: 0, 1: 1, 255: 1}
+_CLASSES = (BACKGROUND, "nodule")
 
 
 def find(
@@ -63,23 +57,18 @@ def find(
         dicom: Cut crops out of the DICOM files with the readers' outlines of pylidc.
         size: With ``dicom``: height and width of the crops in pixels of the scan's own size.
         hounsfield: With ``dicom``: the densities that become black and white, in Hounsfield units.
-
-    Raises:
-        ModuleNotFoundError: If ``dicom`` is set and pylidc is not installed.
-        FileNotFoundError: If a folder is missing, or no scan is found.
-        ValueError: If names do not match each other, the pickle holds something else, or an
-            argument is out of range; the message names the file and the cure.
     """
     left_out = ["Who is who: slots 0 to 3 are not persons, their order differs between scans."]
     if dicom:
-        cases = _cases_of_scans(root, size, hounsfield, left_out)
+        cases, absent = cases_of_scans(root, size, hounsfield)
+        left_out += absent
     elif root.is_file() or (root / _PICKLE).is_file():
         cases = list(_cases_of_pickle(root if root.is_file() else root / _PICKLE))
     else:
         cases = _cases_of_folders(root)
     description = Description(
         "LIDC-IDRI",
-        ("background", "nodule"),
+        _CLASSES,
         ("grey",),
         persons=False,
         source="Armato et al., Medical Physics 38(2), 2011; The Cancer Imaging Archive, LIDC-IDRI",
@@ -120,7 +109,7 @@ def _cases(folder: Path, split: str) -> Iterator[Case]:
                     f"{image} lacks its mask {name}_l{number} in {parents[0]}, expected four, of "
                     "which some are empty. Unpack the archive again."
                 )
-            own[slot] = partial(read_ids, path, _IDS)
+            own[slot] = partial(read_labels, path, _CLASSES, either("nodule"))
         yield Case(f"{series}_{name}", image, own, group=series, split=split)
     if masks:
         raise ValueError(
@@ -157,14 +146,14 @@ def _cases_of_pickle(path: Path) -> Iterator[Case]:
             f"{_PICKLE}."
         )
     for key, crop in content.items():
+        what = f"{path}: crop {key!r}"
         if not isinstance(key, str) or not isinstance(crop, dict):
             raise ValueError(f"{path}: entry {key!r} is no crop with a name.")
         if missing := {"image", "masks", "series_uid"} - set(crop):
             raise ValueError(
-                f"{path}: crop {key!r} lacks {', '.join(sorted(missing))}, expected image, masks "
-                "and series_uid."
+                f"{what} lacks {', '.join(sorted(missing))}, expected image, masks and series_uid."
             )
-        masks, what = crop["masks"], f"{path}: crop {key!r}"
+        masks = crop["masks"]
         if not isinstance(masks, list | tuple | np.ndarray) or len(masks) != len(SLOTS):
             count = len(masks) if hasattr(masks, "__len__") else f"{masks!r} for"
             raise ValueError(f"{what} has {count} masks, expected {len(SLOTS)}.")
@@ -197,146 +186,3 @@ def _pickled_mask(values: object, what: str) -> Labels:
 
 def _text(pixels: Pixels) -> str:
     return f"an array {list(pixels.shape)} of {pixels.dtype}"
-
-
-# From the DICOM files
-
-
-def _cases_of_scans(
-    root: Path, size: int, hounsfield: tuple[float, float], left_out: list[str]
-) -> list[Case]:
-    """Crops around the middle of what all readers outlined, from each slice with an outline.
-
-    Outlines of one nodule are put together by ``pylidc.Scan.cluster_annotations``.
-    """
-    low, high = hounsfield
-    if size < 1 or not low < high:
-        raise ValueError(
-            f"size={size}, hounsfield={hounsfield}: expected a size from 1 up, and the density of "
-            "black below that of white, e.g. 128 and [-1000, 400]."
-        )
-    pylidc, consensus = _pylidc()
-    cases: list[Case] = []
-    absent, crowded, reason = 0, 0, "pylidc lists none"
-    with _set_up(root):
-        for scan in pylidc.query(pylidc.Scan):
-            try:
-                scan.get_path_to_dicom_files()
-            except (OSError, RuntimeError) as error:  # how pylidc says that there is no such folder
-                absent, reason = absent + 1, str(error)
-                continue
-            volume = _volume_of(scan, root)
-            for number, nodule in enumerate(scan.cluster_annotations(verbose=False)):
-                if len(nodule) > len(SLOTS):
-                    crowded += 1
-                    continue
-                _, box, masks = consensus(nodule)
-                for depth, level in enumerate(range(box[2].start, box[2].stop)):
-                    planes = [np.asarray(mask[:, :, depth], np.uint8) for mask in masks]
-                    if any(plane.any() for plane in planes):
-                        name = f"{scan.patient_id}_scan{scan.id:04d}-{number}-slice{level:03d}"
-                        crop = _Crop(volume, box, level, size)
-                        image = partial(crop.image, low, high)
-                        empty = np.zeros_like(planes[0])
-                        planes += [empty] * (len(SLOTS) - len(planes))
-                        own = {
-                            slot: partial(crop.mask, plane)
-                            for slot, plane in zip(SLOTS, planes, strict=True)
-                        }
-                        cases.append(Case(name, image, own, group=str(scan.patient_id)))
-    if not cases:
-        raise FileNotFoundError(
-            f"{root} holds no scan of LIDC-IDRI ({reason}). Expected folders LIDC-IDRI-0001 and so "
-            "on with DICOM files: download the collection."
-        )
-    if absent:
-        left_out.append(f"{absent} scan(s) that are not on disk.")
-    if crowded:
-        left_out.append(
-            f"{crowded} group(s) of more than {len(SLOTS)} outlines, which are several nodules "
-            "close together."
-        )
-    return cases
-
-
-def _volume_of(scan: Any, root: Path) -> Callable[[], Pixels]:  # noqa: ANN401 - of pylidc
-    return lambda: _read_volume(scan, root)
-
-
-@lru_cache(maxsize=1)  # cases of a scan follow each other
-def _read_volume(scan: Any, root: Path) -> Pixels:  # noqa: ANN401 - of pylidc
-    with _set_up(root):
-        return np.asarray(scan.to_volume(verbose=False))
-
-
-class _Crop:
-    """A square of one slice around the middle of a box."""
-
-    def __init__(
-        self, volume: Callable[[], Pixels], box: Sequence[slice], level: int, size: int
-    ) -> None:
-        self._volume, self._box, self._level, self._size = volume, box[:2], level, size
-
-    def image(self, low: float, high: float) -> npt.NDArray[np.uint8]:
-        """Grey values of 8 bits."""
-        plane = self._cut(self._volume()[:, :, self._level])
-        shares = (plane.clip(low, high) - low) / (high - low)
-        return (255 * shares).round().astype(np.uint8)
-
-    def mask(self, outlined: Labels) -> Labels:
-        """What was outlined in the box, in the crop."""
-        plane = np.zeros(self._volume().shape[:2], np.uint8)
-        plane[self._box[0], self._box[1]] = outlined
-        return self._cut(plane)
-
-    def _cut(self, plane: Pixels) -> Pixels:
-        if min(plane.shape) < self._size:
-            height, width = plane.shape
-            raise ValueError(f"size={self._size}: a scan has slices of {height} x {width} pixels.")
-        middles = [(span.start + span.stop) // 2 for span in self._box]
-        starts = [
-            min(max(middle - self._size // 2, 0), length - self._size)
-            for middle, length in zip(middles, plane.shape, strict=True)
-        ]
-        rows, columns = (slice(start, start + self._size) for start in starts)
-        return plane[rows, columns]
-
-
-def _pylidc() -> tuple[ModuleType, Any]:
-    try:
-        pylidc, utils = import_module("pylidc"), import_module("pylidc.utils")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"Reading the DICOM files of LIDC-IDRI needs pylidc ({error}). Install the extra: "
-            'pip install "tax-lightning[pylidc]".'
-        ) from error
-    return pylidc, utils.consensus
-
-
-@contextmanager
-def _set_up(root: Path) -> Iterator[None]:
-    """What pylidc 0.2.3, its last release, needs: the folder, and names that have been dropped.
-
-    It calls what NumPy and Python no longer have, and reads the folder from a file in the user's
-    home, which it would write.
-    """
-    scans = import_module("pylidc.Scan")
-    wanted: list[tuple[Any, str, Any]] = [
-        (np, "int", int),
-        (np, "float", float),
-        (np, "bool", bool),
-        (configparser, "SafeConfigParser", configparser.ConfigParser),
-    ]
-    lent = [(module, name) for module, name, _ in wanted if name not in vars(module)]
-    for module, name, value in wanted:
-        if (module, name) in lent:
-            setattr(module, name, value)
-    place = "_get_dicom_file_path_from_config_file"
-    before = getattr(scans, place)
-    setattr(scans, place, lambda: str(root))
-    try:
-        yield
-    finally:
-        setattr(scans, place, before)
-        for module, name in lent:
-            delattr(module, name)

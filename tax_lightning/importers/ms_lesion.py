@@ -23,11 +23,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tax_lightning.data.description import Description
-from tax_lightning.importers.cases import Found
+from tax_lightning.importers.cases import Found, either
 from tax_lightning.importers.nifti import find_nifti, open_nifti
-from tax_lightning.importers.volumes import Scan, slices
+from tax_lightning.importers.volumes import Scan, sliced
 
 MODALITIES = ("flair", "mprage", "pd", "t2")
 _LAYOUT = """Expected this layout, plain or compressed:
@@ -40,23 +41,14 @@ _MASK = re.compile(r"(?P<scan>training\d+_\d+)_mask(?P<kind>[12])")
 def find(
     root: Path,
     modalities: Sequence[str] = MODALITIES,
-    empty_slices: bool = False,
-    axis: int = 2,
-    use_affines: bool = True,
+    **slicing: Any,  # noqa: ANN401 - of sliced
 ) -> Found:
     """The scans of the training part.
 
     Args:
         root: The folder that holds ``training``, or that folder itself.
         modalities: The channels of the images, in this order.
-        empty_slices: Keep slices on which no rater drew a lesion.
-        axis: The stored axis to slice along; 2 gives axial slices.
-        use_affines: Turn masks by their affine. False: lay them on images as they are stored.
-
-    Raises:
-        FileNotFoundError: If the folder, its patients or a modality are missing.
-        ValueError: If files do not fit each other; the message names them.
-        ModuleNotFoundError: If nibabel is not installed.
+        slicing: As :func:`~tax_lightning.importers.volumes.sliced` takes it.
     """
     unknown = [name for name in modalities if name not in MODALITIES]
     if unknown or not modalities or len(set(modalities)) < len(modalities):
@@ -77,9 +69,8 @@ def find(
         source="A. Carass et al., NeuroImage 148, 2017; MS lesion challenge of ISBI 2015",
         licence="The terms accepted at registration for the challenge",
     )
-    cases = slices(labelled, {0: 0, 1: 1, 255: 1}, axis, None, empty_slices, use_affines)
     left_out = [f"{scan.name} has no mask." for scan in scans if not scan.masks]
-    return Found(description, cases, left_out=left_out)
+    return sliced(description, labelled, either("lesion"), left_out, **slicing)
 
 
 def _scans(patient: Path, modalities: Sequence[str]) -> Iterator[Scan]:

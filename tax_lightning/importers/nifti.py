@@ -22,9 +22,7 @@ Source: Cox et al., "A (sort of) new image data format standard: NIfTI-1", Neuro
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +30,21 @@ import numpy as np
 
 from tax_lightning.data.description import Description
 from tax_lightning.data.layouts import from_patterns
-from tax_lightning.importers.cases import Found, Pixels
-from tax_lightning.importers.volumes import Scan, Shape, Volume, names_and_ids, slices
+from tax_lightning.exporters.extras import needed
+from tax_lightning.importers.cases import Found, Pixels, channel_names
+from tax_lightning.importers.layout import by_name
+from tax_lightning.importers.reading import reading
+from tax_lightning.importers.volumes import (
+    Scan,
+    Shape,
+    Volume,
+    channels_of,
+    names_and_values,
+    sliced,
+)
 
 SUFFIXES = (".nii", ".nii.gz")
+_WHAT = f"a whole NIfTI file ({', '.join(SUFFIXES)}): replace it or remove it"
 
 
 def find(
@@ -43,10 +52,7 @@ def find(
     images: str = "{name}/image.nii*",
     masks: str = "{name}/label_annot_{annotator}.nii*",
     classes: Sequence[str] | None = None,
-    axis: int = 2,
-    intensity_range: tuple[float, float] | None = None,
-    empty_slices: bool = False,
-    use_affines: bool = True,
+    **slicing: Any,  # noqa: ANN401 - of sliced
 ) -> Found:
     """The volumes below a folder whose paths follow patterns.
 
@@ -56,16 +62,7 @@ def find(
         masks: Pattern of the masks.
         classes: Names of the values 0, 1, 2 and so on; 255 then means not labelled. None: a class
             for each value that any mask holds, to find which all masks are read.
-        axis: The stored axis to slice along, 0 to 2.
-        intensity_range: Values that mean black and white, such as -1000 and 400 for the lung. None:
-            percentiles of each volume.
-        empty_slices: Keep slices on which nobody drew anything.
-        use_affines: Turn masks by their affine. False: lay them on images as they are stored.
-
-    Raises:
-        FileNotFoundError: If there are no such files.
-        ValueError: If files do not fit each other; the message names them.
-        ModuleNotFoundError: If nibabel is not installed.
+        slicing: As :func:`~tax_lightning.importers.volumes.sliced` takes it.
     """
     samples, _ = from_patterns(root, images, masks, suffixes={".nii", ".gz"})
     scans = [
@@ -78,44 +75,20 @@ def find(
         for sample in samples
         if sample.masks
     ]
-    channels = {scan.images[0].channels: scan.images[0].path for scan in scans}
-    if len(channels) > 1:
-        (one, path), (other, second) = list(channels.items())[:2]
-        raise ValueError(
-            f"{path} has {one} modalities, but {second} has {other}. Expected the same number: "
-            "move one of them away."
-        )
-    names, ids = names_and_ids(scans, classes)
-    count = next(iter(channels))
-    description = Description(
-        root.resolve().name,
-        names,
-        ("grey",) if count == 1 else tuple(f"modality {i + 1}" for i in range(count)),
-        intensity_range,
-    )
+    channels = channel_names(channels_of(scans), "modality")
+    names, values = names_and_values(scans, classes)
     left_out = [f"{s.id}: {s.image} has no mask." for s in samples if not s.masks]
-    cases = slices(scans, ids, axis, intensity_range, empty_slices, use_affines)
-    return Found(description, cases, left_out=left_out)
+    description = Description(root.resolve().name, names, channels)
+    return sliced(description, scans, values, left_out, **slicing)
 
 
 def find_nifti(folder: Path) -> dict[str, Path]:
-    """NIfTI files of a folder by name without extension, sorted; hidden ones are passed over.
-
-    Raises:
-        ValueError: If a file is there both plain and compressed.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith(".") or not path.name.endswith(SUFFIXES):
-            continue
-        name = path.name.removesuffix(".gz").removesuffix(".nii")
-        if name in found:
-            raise ValueError(
-                f"{path} and {found[name]} have the same name {name!r}. Expected one file a name: "
-                "delete one of them."
-            )
-        found[name] = path
-    return found
+    """NIfTI files of a folder by name without extension, sorted; hidden ones are passed over."""
+    return by_name(
+        (path.name.removesuffix(".gz").removesuffix(".nii"), path)
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
+        if path.name.endswith(SUFFIXES) and not path.name.startswith(".")
+    )
 
 
 def open_nifti(path: Path, channels: int | None = 1) -> Volume:
@@ -126,13 +99,9 @@ def open_nifti(path: Path, channels: int | None = 1) -> Volume:
             header does not claim to know, or that is singular, counts as unknown.
         channels: Length of the last axis that is longer than 1, if that holds modalities. None:
             what lies behind the third axis does.
-
-    Raises:
-        ValueError: If it cannot be read, or holds no such volume.
-        ModuleNotFoundError: If nibabel is not installed.
     """
-    with _named(path):
-        image = _nibabel().load(path)
+    with reading(path, _WHAT):
+        image = needed("nibabel").load(path)
         kind = image.get_data_dtype()
         if kind.kind not in "iuf":
             raise ValueError(f"its voxels are of type {kind}, expected numbers")
@@ -143,8 +112,8 @@ def open_nifti(path: Path, channels: int | None = 1) -> Volume:
     known = known and bool(np.isfinite(affine).all()) and abs(np.linalg.det(affine)) > 1e-12
 
     def read() -> Pixels:
-        with _named(path):
-            voxels: Pixels = np.asanyarray(_nibabel().load(path).dataobj)
+        with reading(path, _WHAT):
+            voxels: Pixels = np.asanyarray(needed("nibabel").load(path).dataobj)
         return voxels.reshape(shape if last == 1 else (*shape, last))
 
     return Volume(path, shape, affine if known else None, read, last)
@@ -168,36 +137,3 @@ def _arranged(path: Path, stored: tuple[int, ...], channels: int | None) -> tupl
             f"axes) or a volume (three){also}. Take the file out, or correct it."
         )
     return (one, two, three), last
-
-
-def _nibabel() -> Any:  # noqa: ANN401 - a module
-    try:
-        import nibabel
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "NIfTI files need nibabel, which is not installed: "
-            'pip install "tax-lightning[volumes]".'
-        ) from error
-    return nibabel
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Give every failure to read a file the file's name."""
-    nibabel = _nibabel()
-    broken = (
-        OSError,
-        EOFError,
-        ValueError,
-        zlib.error,
-        nibabel.filebasedimages.ImageFileError,
-        nibabel.spatialimages.HeaderDataError,
-        nibabel.wrapstruct.WrapStructError,
-    )
-    try:
-        yield
-    except broken as error:
-        raise ValueError(
-            f"Cannot read {path}: {error}. Expected a whole NIfTI file ({', '.join(SUFFIXES)}): "
-            "replace it or remove it."
-        ) from error

@@ -23,11 +23,12 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tax_lightning.data.description import Description
-from tax_lightning.importers.arrays import open_arrays
-from tax_lightning.importers.cases import Found, Pixels
-from tax_lightning.importers.volumes import Scan, Shape, Volume, slices
+from tax_lightning.importers.array_files import open_arrays
+from tax_lightning.importers.cases import Found, Pixels, either
+from tax_lightning.importers.volumes import Scan, Shape, Volume, sliced
 
 PARTS = {"training_2d": "train", "validation": "val", "testing": "test"}
 SEQUENCES = ("t1", "t1c", "t2")
@@ -38,21 +39,16 @@ _LABEL = re.compile(r"label_a(\d+)")
 def find(
     root: Path,
     sequences: Sequence[str] = SEQUENCES,
-    intensity_range: tuple[float, float] | None = None,
-    empty_slices: bool = False,
+    axis: int = 0,
+    **slicing: Any,  # noqa: ANN401 - of sliced
 ) -> Found:
     """The slices and volumes of all parts.
 
     Args:
         root: The folder that holds ``training_2d`` and the other parts.
         sequences: The channels of the images, in this order.
-        intensity_range: Values that mean black and white. None: percentiles.
-        empty_slices: Keep slices of volumes on which nobody drew anything.
-
-    Raises:
-        FileNotFoundError: If there are no such files.
-        ValueError: If a file cannot be read, lacks a sequence, or its arrays differ in shape.
-        ModuleNotFoundError: If h5py is not installed.
+        axis: The stored axis to slice along, 0 to 2; 0 gives axial slices.
+        slicing: As :func:`~tax_lightning.importers.volumes.sliced` takes it.
     """
     scans: list[Scan] = []
     left_out: list[str] = []
@@ -71,12 +67,12 @@ def find(
         "NPC-170",
         ("background", "tumour"),
         tuple(sequences),
-        intensity_range,
         source="Wu et al., ACM Multimedia 2024; mmis2024.vercel.app",
         licence="The terms of the challenge MMIS 2024",
     )
-    cases = slices(scans, {0: 0, 1: 1, 255: 1}, 0, intensity_range, empty_slices)
-    return Found(description, cases, left_out=left_out)
+    return sliced(
+        description, scans, either("tumour"), left_out, axis=axis, use_affines=False, **slicing
+    )
 
 
 def _scan(path: Path, split: str, sequences: Sequence[str]) -> Scan:

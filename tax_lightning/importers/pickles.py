@@ -12,45 +12,29 @@ import numpy as np
 import numpy.typing as npt
 
 _PLAIN_KINDS = "biufcSU"  # NumPy's kinds of values that are nothing but bytes
-_BROKEN_PICKLE = (
-    pickle.UnpicklingError,
-    ArithmeticError,
-    AttributeError,
-    BufferError,
-    EOFError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 
 class _Refused(pickle.UnpicklingError):
     """Something that a pickle of pictures has no need of."""
 
 
-class UID(str):
+class _Plain:
+    """Stands in for a class of pydicom: of what is noted beside the value nothing counts."""
+
+    def __new__(cls, value: Any = "", *_: object) -> Any:  # noqa: ANN401 - text or a number
+        """Take the value alone."""
+        return super().__new__(cls, value)  # type: ignore[call-arg]
+
+    def __setstate__(self, state: object) -> None:
+        """Nothing but the value counts."""
+
+
+class UID(_Plain, str):
     """Stands in for ``pydicom.uid.UID``: the text of an identifier."""
 
-    def __new__(cls, value: str = "", *_: object) -> UID:
-        """Drop what pydicom notes beside the text."""
-        return super().__new__(cls, value)
 
-    def __setstate__(self, state: object) -> None:
-        """Nothing but the text counts."""
-
-
-class DSfloat(float):
+class DSfloat(_Plain, float):
     """Stands in for ``pydicom.valuerep.DSfloat``: the number of a decimal string."""
-
-    def __new__(cls, value: float | str = 0.0, *_: object) -> DSfloat:
-        """Drop what pydicom notes beside the number."""
-        return super().__new__(cls, value)
-
-    def __setstate__(self, state: object) -> None:
-        """Nothing but the number counts."""
 
 
 class MultiValue(list[Any]):
@@ -66,12 +50,11 @@ class _Array(np.ndarray[Any, Any]):
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, by_columns, values = state
-        plain = _plain(dtype)
         if isinstance(values, str):  # written by Python 2
             values = values.encode("latin1")
         if not isinstance(values, bytes):
             raise _Refused("an array whose values are no bytes")
-        checked = (1, shape, plain, bool(by_columns), values)
+        checked = (1, shape, _plain(dtype), bool(by_columns), values)
         super().__setstate__(checked)  # type: ignore[arg-type]  # NumPy wants Python's own bool
 
 
@@ -79,19 +62,15 @@ class _DType:
     """What a pickle says about the type of an array's values."""
 
     def __init__(self, code: str, *_: object) -> None:
-        self.dtype = _checked(np.dtype(str(code)))
+        self.dtype = np.dtype(str(code))
+        if self.dtype.kind not in _PLAIN_KINDS:
+            raise _Refused(f"an array of numpy.dtype({self.dtype.str!r})")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, order, part, names, fields, *_ = state
-        if part is not None or names is not None or fields is not None:
+        _, order, *parts = state
+        if parts[:3] != [None, None, None]:  # an array in each value, or names and fields
             raise _Refused("an array of numpy.dtype with fields")
         self.dtype = self.dtype.newbyteorder(order)
-
-
-def _checked(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    if dtype.kind not in _PLAIN_KINDS:
-        raise _Refused(f"an array of numpy.dtype({dtype.str!r})")
-    return dtype
 
 
 def _plain(dtype: object) -> np.dtype[Any]:
@@ -233,7 +212,7 @@ def load_pickle(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
             "and pydicom's UID, DSfloat and MultiValue: anything else in a pickle can run code. "
             "Get the file from its publisher, or save it again with plain values only."
         ) from error
-    except _BROKEN_PICKLE as error:
+    except Exception as error:  # of a damaged file the reader raises what it meets
         raise ValueError(
             f"{path} cannot be read as a pickle of arrays ({type(error).__name__}: {error}). "
             "Download it again."

@@ -30,15 +30,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tax_lightning.data.description import Description
 from tax_lightning.data.splits import split_groups
-from tax_lightning.importers.cases import Case, Found
+from tax_lightning.importers.cases import Case, Found, channel_names, either
 from tax_lightning.importers.nifti import find_nifti, open_nifti
-from tax_lightning.importers.volumes import Scan, slices
+from tax_lightning.importers.volumes import Scan, sliced
 
 _LAYOUT = """Expected this layout, with FROM = ORGAN:
     ORGAN/Training/caseNN/image.nii.gz
@@ -47,7 +48,6 @@ _LAYOUT = """Expected this layout, with FROM = ORGAN:
 _FIRST_AXIS = ("pancreas", "pancreatic-lesion")
 _MASK = re.compile(r"(?:task(?P<task>\d+)|case.*)_seg(?P<rater>\d+)")  # case...: the only task
 _PATIENT = re.compile(r"case\d+")
-_IDS = {0: 0, 1: 1, 255: 1}
 
 
 def find(
@@ -55,12 +55,10 @@ def find(
     task: int = 1,
     class_name: str | None = None,
     axis: int | None = None,
-    empty_slices: bool = False,
-    intensity_range: tuple[float, float] | None = None,
-    use_affines: bool = True,
     published_split: bool = True,
     val_fraction: float = 0.15,
     split_seed: int = 0,
+    **slicing: Any,  # noqa: ANN401 - of sliced
 ) -> Found:
     """The cases of one organ.
 
@@ -69,18 +67,10 @@ def find(
         task: Number of the task, from 1.
         class_name: Name of what is outlined. None: of the folder.
         axis: The stored axis to slice along. None: 0 for the pancreas and its lesions, else 2.
-        empty_slices: Keep slices of a volume on which no rater drew anything.
-        intensity_range: Values that mean black and white, such as -125 and 275 Hounsfield units for
-            the abdomen. None: percentiles of each scan.
-        use_affines: Turn masks by their affine. False: lay them on images as they are stored.
         published_split: Test on ``Validation``. False: all splits are left to be drawn.
         val_fraction: Share of the training images for validation.
         split_seed: Seed of that draw.
-
-    Raises:
-        FileNotFoundError: If the folder, its cases or an image are missing.
-        ValueError: If there is no such task, or files do not fit each other.
-        ModuleNotFoundError: If nibabel is not installed.
+        slicing: As :func:`~tax_lightning.importers.volumes.sliced` takes it.
     """
     root = root.resolve()
     scans: list[Scan] = []
@@ -116,20 +106,20 @@ def find(
         raise ValueError(f"task={task}: {root} has no such task, expected one of: {found}.")
     if axis is None:
         axis = 0 if root.name in _FIRST_AXIS else 2
-    cases = slices(scans, _IDS, axis, intensity_range, empty_slices, use_affines)
-    if published_split:
-        cases = _split(cases, val_fraction, split_seed)
     name = root.name if len(tasks) == 1 else f"{root.name} {task}"
+    structure = class_name or name
     description = Description(
         f"QUBIQ {name}",
-        ("background", class_name or name),
-        ("grey",) if channels == 1 else tuple(f"modality {i + 1}" for i in range(channels)),
-        intensity_range,
+        ("background", structure),
+        channel_names(channels, "modality"),
         persons=False,
         source="H. B. Li et al., arXiv:2405.18435; qubiq.grand-challenge.org",
         licence="The terms accepted at registration for the challenge",
     )
-    return Found(description, cases, left_out=left_out)
+    whole = sliced(description, scans, either(structure), left_out, axis=axis, **slicing)
+    if not published_split:
+        return whole
+    return replace(whole, cases=_split(whole.cases, val_fraction, split_seed))
 
 
 def _folders(root: Path) -> Iterator[tuple[str, Path]]:
@@ -169,7 +159,7 @@ def _channels(image: Path, mask: Path) -> int:
     return whole.channels
 
 
-def _split(cases: list[Case], val_fraction: float, seed: int) -> list[Case]:
+def _split(cases: Sequence[Case], val_fraction: float, seed: int) -> Sequence[Case]:
     """Validation becomes the test split; nothing is split where there is no such part."""
     tested = [case.group.startswith("Validation") for case in cases]
     if not any(tested) or all(tested):

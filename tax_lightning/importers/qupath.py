@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tax_lightning.importers.cases import Found
-from tax_lightning.importers.json_files import json_files, of_file, read_json
-from tax_lightning.importers.shapes import Drawings, Shape, folder_of, images_below, polygon
+from tax_lightning.importers.drawings import Drawings, Images, found
+from tax_lightning.importers.reading import export_files, read_json, reading
+from tax_lightning.importers.shapes import Shape, polygon
 
 _WHAT = "GeoJSON of QuPath"
 _UNCLASSIFIED = "object"
@@ -28,37 +29,31 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
     Args:
         root: A folder with one folder of ``.geojson`` files for each annotator, one such folder, or
             one file.
-        images: Folder of the images; None: the root.
+        images: Folder of the images, also in sub-folders; None: that of the export.
         classes: Names in the order of their ids, the background first; None: by name.
-
-    Raises:
-        FileNotFoundError: If an image or the files are missing.
-        ValueError: If a file is no such GeoJSON; the message names it.
     """
     folders = [p for p in sorted(root.glob("*")) if p.is_dir() and any(p.glob("*.geojson"))]
-    there = {p.name for p in images_below(folder_of(root, images))}
-    by_stem = {Path(name).stem: name for name in there}
+    there = Images(root, images)
     drawings = Drawings()
     for folder in folders or [root]:
         person = folder.name if folder.is_dir() else folder.resolve().parent.name
-        for path in json_files(folder, ".geojson"):
-            with of_file(path, _WHAT):
+        for path in export_files(folder, ".geojson", below=False):
+            with reading(path, _WHAT):
                 data = read_json(path)
                 alone = isinstance(data, dict) and data.get("type") == "Feature"
                 some = [data] if alone else data
                 features = some["features"] if isinstance(some, dict) else some
-                # "slide.svs.geojson" and "slide.geojson" both name the image slide.
-                name = path.stem if path.stem in there else by_stem.get(path.stem, path.stem)
-                own = drawings.of(name, person, path)
+                # "slide.ome.tif.geojson" and "slide.geojson" both name the image slide.
+                own = drawings.of(there.begun(path.stem), person, path)
                 for feature in features:
                     kind = feature["geometry"]["type"]
                     if kind in ("Polygon", "MultiPolygon"):
                         own.extend(_shapes(feature))
                     elif kind in ("Point", "MultiPoint", "LineString", "MultiLineString"):
-                        drawings.left_out[f"A {kind} by {person}: it tells no area."] += 1
+                        drawings.leave_out(kind, person)
                     else:
                         raise ValueError(f"a geometry {kind} is not read, expected polygons")
-    return drawings.found(root, images, classes, root.name, "QuPath")
+    return found(drawings, "QuPath", there, classes)
 
 
 def _shapes(feature: Mapping[str, Any]) -> Iterator[Shape]:

@@ -37,10 +37,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from skimage.segmentation import expand_labels
 
 from tax_lightning.data.description import Description
 from tax_lightning.data.pixels import read_whole, size_text, with_channels
-from tax_lightning.importers.cases import Found, Labels
+from tax_lightning.importers.cases import RGB, Found, Labels
 from tax_lightning.importers.layout import by_name, find_folder, join_cases, match_files
 
 PARTS = {
@@ -69,10 +70,6 @@ def find(
         root: The folder of the data set.
         sources: Which of ``BinRushed``, ``Magrabia`` and ``MESSIDOR`` to take. None: all three.
         exclude_drawings: Drawings to leave out, by folder and name: ``"BinRushed2/image20-3"``.
-
-    Raises:
-        FileNotFoundError: If a folder is missing.
-        ValueError: If a name is unknown; the message names the file and the cure.
     """
     if unknown := [name for name in sources or () if name not in PARTS]:
         raise ValueError(
@@ -111,7 +108,7 @@ def find(
     description = Description(
         "RIGA",
         ("background", "disc", "cup"),
-        ("red", "green", "blue"),
+        RGB,
         source="Almazroa et al., SPIE Medical Imaging 2018; Deep Blue Data, University of Michigan",
         licence="The terms on the data set's page at Deep Blue Data",
     )
@@ -242,10 +239,7 @@ def _disc_and_cup(
     outside = len(sizes)
     seeds = np.where(small[regions], 0, regions)
     seeds[~filled] = outside
-    nearest = ndimage.distance_transform_edt(
-        seeds == 0, return_distances=False, return_indices=True
-    )
-    regions = seeds[tuple(nearest)]  # pixels of a line belong to the region that is next
+    regions = expand_labels(seeds, np.inf)  # pixels of a line belong to the region that is next
     disc = regions != outside
     border = regions[disc & ~ndimage.binary_erosion(disc)]
     rim = int(np.bincount(border).argmax())

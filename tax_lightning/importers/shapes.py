@@ -5,31 +5,21 @@ them: the pixel in row y and column x covers x to x + 1 and y to y + 1. It belon
 its centre lies inside, and a centre on the outline belongs to what is on its right, so that
 neighbours with a common border neither share a pixel nor leave one out. Where an outline crosses
 itself, inside is what a way from outside reaches over an odd number of lines.
-
-A region labelled ``ignore``, or ``Ignore*`` as QuPath has it, marks what is not labelled: 255.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data.description import Description
-from tax_lightning.data.labels import IGNORE_NAME
-from tax_lightning.data.layouts import nearest
-from tax_lightning.data.pixels import IMAGE_SUFFIXES, read_size, size_text
+from tax_lightning.data.pixels import size_text
 from tax_lightning.exporters.outlines import Bools, Ring
-from tax_lightning.importers.cases import Case, Found, Labels
 
 Size = tuple[int, int]
 """Height and width."""
@@ -59,9 +49,6 @@ class Shape:
         draw: Gives the pixels that belong to it, for the image's height and width.
         order: Of shapes that overlap, the one with the larger number lies above; of equal ones the
             later one.
-
-    Raises:
-        ValueError: If the label is no text.
     """
 
     label: str
@@ -74,11 +61,7 @@ class Shape:
 
 
 def placed(pixels: Bools, top: int, left: int, size: Size) -> Patch:
-    """A mask of a box at its place in the image.
-
-    Raises:
-        ValueError: If the box reaches out of the image.
-    """
+    """A mask of a box at its place in the image."""
     height, width = pixels.shape
     if min(top, left) < 0 or top + height > size[0] or left + width > size[1]:
         raise ValueError(
@@ -91,15 +74,13 @@ def placed(pixels: Bools, top: int, left: int, size: Size) -> Patch:
 def inside(rings: Sequence[Ring], size: Size) -> Bools:
     """The pixels whose centre lies inside an odd number of outlines, bool ``[H, W]``.
 
-    Args:
-        rings: Outlines of objects and of holes in them.
-        size: Height and width.
-
     Example:
         >>> square = np.array([[0, 0], [2, 0], [2, 2], [0, 2]], float)
         >>> inside([square], (3, 3)).astype(int).tolist()
         [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
     """
+    # OpenCV and scikit-image give pixels on a common border to both neighbours or to none, and
+    # shapely needs half a minute for an outline of ragged pixels; so the crossings are counted here
     height, width = size
     starts = np.concatenate(rings)
     ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
@@ -119,11 +100,7 @@ def inside(rings: Sequence[Ring], size: Size) -> Bools:
 
 
 def polygon(rings: Iterable[object], label: str, order: int = 0) -> Shape:
-    """A shape from outlines, each a list of x and y: that of the object, then those of holes.
-
-    Raises:
-        ValueError: If an outline is no list of pairs of finite numbers.
-    """
+    """A shape from outlines, each a list of x and y: that of the object, then those of holes."""
     arrays = []
     for ring in rings:
         try:
@@ -154,14 +131,7 @@ def _filled(rings: Sequence[Ring], size: Size) -> Patch:
 
 
 def ellipse(x: float, y: float, across: float, down: float) -> Ring:
-    """The outline of an upright ellipse.
-
-    Args:
-        x: Of the centre, in pixels.
-        y: Of the centre, in pixels.
-        across: Half of the width, in pixels.
-        down: Half of the height, in pixels.
-    """
+    """The outline of an upright ellipse about a point, from half of its width and of its height."""
     angle = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
     return np.stack([x + across * np.cos(angle), y + down * np.sin(angle)], axis=1)
 
@@ -179,11 +149,7 @@ def turned(ring: Ring, degrees: float, about: tuple[float, float]) -> Ring:
 
 
 def from_runs(lengths: Sequence[int], size: Size) -> Bools:
-    """The mask of :func:`tax_lightning.exporters.outlines.runs`.
-
-    Raises:
-        ValueError: If the lengths do not add up to the number of pixels.
-    """
+    """The mask of :func:`tax_lightning.exporters.outlines.runs`."""
     if sum(lengths) != size[0] * size[1] or min(lengths, default=0) < 0:
         raise ValueError(
             f"Runs of {sum(lengths)} pixels in a box of {size_text(size)}: expected as many as "
@@ -194,15 +160,7 @@ def from_runs(lengths: Sequence[int], size: Size) -> Bools:
 
 
 def from_png(png: bytes, size: Size) -> Bools:
-    """The mask of a PNG file inside of an image: what is opaque, or not black.
-
-    Args:
-        png: The bytes of the file.
-        size: Of the image, than which the mask is no larger.
-
-    Raises:
-        ValueError: If it is no such file.
-    """
+    """The mask of a PNG file, no larger than its image: what is opaque, or not black."""
     if png[:8] != b"\x89PNG\r\n\x1a\n" or len(png) < 24:
         raise ValueError("a mask is no PNG file")
     declared = int.from_bytes(png[20:24], "big"), int.from_bytes(png[16:20], "big")
@@ -213,217 +171,3 @@ def from_png(png: bytes, size: Size) -> Bools:
         raise ValueError("a mask is no whole PNG file")
     colours = np.asarray(pixels).reshape(*declared, -1)
     return np.asarray((colours[..., 3:] if colours.shape[2] == 4 else colours).any(2), np.bool_)
-
-
-@dataclass(frozen=True)
-class _Drawing:
-    """What one annotator drew on one image, and in which file it stands."""
-
-    file: Path
-    size: Size | None
-    shapes: list[Shape]
-
-
-class Drawings:
-    """What an export holds: shapes by image and annotator, in the order of their drawing."""
-
-    def __init__(self) -> None:
-        self._drawn: dict[str, dict[str, _Drawing]] = defaultdict(dict)
-        self.declared: dict[str, None] = {}
-        """Classes that the export lists, in its order, whether or not somebody drew them."""
-        self.left_out: Counter[str] = Counter()
-        """What was left out and why -> how often."""
-
-    def of(self, image: str, annotator: str, file: Path, size: Size | None = None) -> list[Shape]:
-        """The shapes of an annotator on an image, to be added to.
-
-        Whoever is asked for here has labelled the image, also if nothing is added.
-
-        Args:
-            image: Its name in the export, perhaps with folders before it.
-            annotator: Who drew.
-            file: In which it stands.
-            size: Height and width of what was drawn on, if the file tells them.
-
-        Raises:
-            ValueError: If another file tells what this annotator drew on this image, or a name is
-                no text.
-        """
-        for what, name in (("image", image), ("annotator", annotator)):
-            if not isinstance(name, str):
-                raise ValueError(f"{name!r} as the name of an {what} is no text.")
-        drawing = self._drawn[image].setdefault(annotator, _Drawing(file, size, []))
-        if drawing.file != file:
-            raise ValueError(_twice(annotator, image, drawing.file, file))
-        return drawing.shapes
-
-    def found(
-        self,
-        root: Path,
-        images: str | None,
-        classes: Sequence[str] | None,
-        name: str,
-        source: str,
-    ) -> Found:
-        """All of it as cases.
-
-        Args:
-            root: The export.
-            images: Folder of the images; None: the export's own folder. Sub-folders are searched.
-            classes: Names in the order of their ids, the background first; None: the background,
-                then the classes that the export lists, then further labels by name.
-            name: Of the data set.
-            source: The tool.
-
-        Raises:
-            FileNotFoundError: If an image is missing.
-            ValueError: If a label is no class, an image has another size than what was drawn on,
-                two files tell the same, or nothing was drawn.
-        """
-        folder = folder_of(root, images)
-        files = images_below(folder)
-        drawn: dict[Path, dict[str, _Drawing]] = defaultdict(dict)
-        for image, by in self._drawn.items():  # which files may name by other paths
-            path = image_named(image, files, folder)
-            for person, drawing in by.items():
-                if drawn[path].setdefault(person, drawing) is not drawing:
-                    raise ValueError(
-                        _twice(person, str(path), drawn[path][person].file, drawing.file)
-                    )
-                _check_size(path, drawing)
-        if not drawn:
-            raise ValueError(f"{root} holds no annotation, expected an export with some.")
-        names, said = self._classes(classes)
-        stems = Counter(path.stem for path in drawn)
-        cases = []
-        for path, by in drawn.items():
-            alone = stems[path.stem] == 1
-            called = path.stem if alone else path.relative_to(folder).with_suffix("").as_posix()
-            masks = {who: partial(_painted, path, one.shapes, names) for who, one in by.items()}
-            cases.append(Case(called, path, masks))
-        left_out = [*said, *(f"{what} ({count})" for what, count in self.left_out.items())]
-        return Found(Description(name, names, _channels(drawn), source=source), cases, {}, left_out)
-
-    def _classes(self, classes: Sequence[str] | None) -> tuple[tuple[str, ...], list[str]]:
-        """Names in the order of the ids, and what is to be said of them."""
-        labels = {
-            shape.label
-            for by in self._drawn.values()
-            for drawing in by.values()
-            for shape in drawing.shapes
-            if not _is_unknown(shape.label)
-        }
-        if classes is not None:
-            if unknown := sorted(labels.difference(classes)):
-                raise ValueError(
-                    f"classes: the label {unknown[0]!r} is not among {', '.join(classes)}. Add it."
-                )
-            return tuple(classes), []
-        listed = [label for label in self.declared if not _is_unknown(label)]
-        names = [*listed, *sorted(labels.difference(listed))]
-        # LabelMe has a class _background_
-        first = next((n for n in names if n.strip("_").casefold() == "background"), "background")
-        names = [first, *(label for label in names if label != first)]
-        order = "as the export lists them" if listed else "in the order of their names"
-        said = f"The classes are {', '.join(names)}, {order}; --classes gives another order."
-        return tuple(names), [said]
-
-
-def folder_of(root: Path, images: str | None) -> Path:
-    """The folder of the images: the one given, else that of the export."""
-    return Path(images) if images is not None else root if root.is_dir() else root.parent
-
-
-def images_below(folder: Path) -> list[Path]:
-    """Image files at any depth below a folder, sorted.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"images: {folder} is no folder, expected that of the images.")
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    ]
-
-
-def image_named(name: str, files: Sequence[Path], folder: Path) -> Path:
-    """The image file that an export names, perhaps with folders before it.
-
-    Raises:
-        FileNotFoundError: If it is not there.
-        ValueError: If there are several, and the folders do not tell which is meant.
-    """
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    found = [path for path in files if path.name == parts[-1]] if parts else []
-    named = [path for path in found if list(path.parts[-len(parts) :]) == parts]
-    if not found:
-        last = parts[-1] if parts else name
-        raise FileNotFoundError(
-            f"The image {last!r} is not below {folder}.{nearest(last, [p.name for p in files])} "
-            "Name the folder of the images by --images."
-        )
-    if len(named or found) > 1:
-        one, other, *_ = named or found
-        raise ValueError(
-            f"The image {name!r} may be {one} or {other}: expected one of that name. Rename it, or "
-            "name its folder by --images."
-        )
-    return (named or found)[0]
-
-
-def _twice(annotator: str, image: str, file: Path, other: Path) -> str:
-    where = f"twice in {file}" if file == other else f"in {file} and in {other}"
-    return f"{annotator!r} drew {image!r} {where}. Expected it once: remove one of them."
-
-
-def _check_size(path: Path, drawing: _Drawing) -> None:
-    size = read_size(path)
-    if drawing.size is not None and drawing.size != size:
-        raise ValueError(
-            f"{path} is {size_text(size)}, but by {drawing.file} it was drawn on "
-            f"{size_text(drawing.size)} pixels. Name the folder of the right images by --images."
-        )
-
-
-def _painted(path: Path, shapes: Sequence[Shape], classes: Sequence[str]) -> Labels:
-    """The class ids of an image, the shapes laid over each other in their order."""
-    size = read_size(path)
-    labels = np.zeros(size, np.uint8)
-    for shape in sorted(shapes, key=lambda shape: shape.order):  # stable: equal ones stay in order
-        value = IGNORE_INDEX if _is_unknown(shape.label) else classes.index(shape.label)
-        shape.draw(size).paint(labels, value)
-    return labels
-
-
-def _is_unknown(label: str) -> bool:
-    return label.rstrip("*").casefold() == IGNORE_NAME
-
-
-def _channels(paths: Iterable[Path]) -> tuple[str, ...]:
-    """Names of the channels of images, among which grey ones may stand beside colours."""
-    found = {_count_channels(path): path for path in paths}
-    most = max(found)
-    if odd := found.keys() - ({1, 3} if most <= 3 else {most}):
-        raise ValueError(
-            f"{found[min(odd)]} has {min(odd)} channels, and {found[most]} has {most}. Expected "
-            "the same number: save one of them otherwise."
-        )
-    known: Mapping[int, tuple[str, ...]] = {1: ("grey",), 3: ("red", "green", "blue")}
-    return known.get(most) or tuple(f"channel {number + 1}" for number in range(most))
-
-
-def _count_channels(path: Path) -> int:
-    """Channels of an image without transparency, by the header of its file."""
-    if path.suffix.lower() in (".tif", ".tiff"):
-        import tifffile  # takes a while
-
-        with tifffile.TiffFile(path) as file:
-            page = file.pages.first
-            return 3 if page.colormap is not None else page.samplesperpixel * len(file.pages)
-    with Image.open(path) as image:
-        if image.mode in ("P", "PA"):
-            return 3
-        return sum(band != "A" for band in image.getbands()) if image.mode != "CMYK" else 3

@@ -16,7 +16,6 @@ threshold probing of a matched filter response", IEEE TMI 19(3), 2000.
 from __future__ import annotations
 
 import gzip
-import zlib
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -26,17 +25,16 @@ import numpy.typing as npt
 from PIL import Image
 
 from tax_lightning.data.description import Description
-from tax_lightning.importers.cases import Found, Labels
+from tax_lightning.data.labels import labels_from_values
+from tax_lightning.importers.cases import BACKGROUND, RGB, Found, Labels, either
 from tax_lightning.importers.layout import by_pattern, find_folder, join_cases
+from tax_lightning.importers.reading import reading
+
+_CLASSES = (BACKGROUND, "vessel")
 
 
 def find(root: Path) -> Found:
-    """The photographs below a folder and the tracings of them.
-
-    Raises:
-        FileNotFoundError: If a folder is missing.
-        ValueError: If names do not match each other; the message names the file and the cure.
-    """
+    """The photographs below a folder and the tracings of them."""
     images = by_pattern(find_folder(root, "stare-images"), r"(im\d+)", "im0001.ppm")
     masks = {
         name: by_pattern(
@@ -47,8 +45,8 @@ def find(root: Path) -> Found:
     cases, loose = join_cases(images, masks, _mask, show=lambda path: partial(_pixels, path))
     description = Description(
         "STARE",
-        ("background", "vessel"),
-        ("red", "green", "blue"),
+        _CLASSES,
+        RGB,
         source="Hoover, Kouznetsova and Goldbaum, IEEE TMI 19(3), 2000",
         licence="none stated",
     )
@@ -57,24 +55,16 @@ def find(root: Path) -> Found:
 
 def _mask(name: str, path: Path) -> Labels:
     colours = _pixels(path)
-    odd = sorted(set(np.unique(colours).tolist()) - {0, 255})
-    if odd or (colours != colours[..., :1]).any():
-        raise ValueError(
-            f"Mask {path} holds the value(s) {', '.join(map(str, odd[:8])) or 'of colours'}, "
-            "expected black 0 and white 255. Unpack the file anew."
-        )
-    return (colours[..., 0] > 0).astype(np.uint8)
+    grey = colours[..., 0] if (colours == colours[..., :1]).all() else colours
+    cure = "unpack the file anew"
+    return labels_from_values(grey, _CLASSES, either("vessel"), path, cure=cure)
 
 
 def _pixels(path: Path) -> npt.NDArray[np.uint8]:
     """Colours of a picture that may be packed by gzip, ``[H, W, 3]``."""
-    try:
+    with reading(path, "a whole image file: unpack it anew"):
         content = path.read_bytes()
         if path.suffix.lower() == ".gz":
             content = gzip.decompress(content)
         with Image.open(BytesIO(content)) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, EOFError, SyntaxError, ValueError, zlib.error) as error:
-        raise ValueError(
-            f"Cannot read {path}: {error}. Expected a whole image file: unpack it anew."
-        ) from error

@@ -24,17 +24,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from tax_lightning.importers import shapes
 from tax_lightning.importers.cases import Found
-from tax_lightning.importers.json_files import lazily, of_file, read_json
-from tax_lightning.importers.shapes import (
-    Drawings,
-    Patch,
-    Shape,
-    Size,
-    from_png,
-    placed,
-    rectangle,
-)
+from tax_lightning.importers.drawings import Drawings, Images, found
+from tax_lightning.importers.reading import lazily, read_json, reading
+from tax_lightning.importers.shapes import Patch, Shape, Size
 
 _WHAT = "an annotation of Supervisely with objects"
 _MOST_BYTES = 2**28  # of a bitmap as PNG
@@ -46,23 +40,19 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
 
     Args:
         root: The folder of the project or data set.
-        images: Folder of the images; None: the root.
-        classes: Names in the order of their ids, the background first; None: by name.
-
-    Raises:
-        FileNotFoundError: If an image or the annotations are missing.
-        ValueError: If a file is none of Supervisely; the message names it.
+        images: Folder of the images, also in sub-folders; None: that of the export.
+        classes: Names in the order of their ids, the background first; None: as listed.
     """
     paths = [path for path in sorted(root.rglob("*.json")) if path.parent.name == "ann"]
     if not paths:
         raise FileNotFoundError(f"{root} holds no folder ann with JSON files.")
     drawings = Drawings()
     for meta in sorted(root.glob("meta.json")):
-        with of_file(meta, "a list of Supervisely's classes"):
+        with reading(meta, "a list of Supervisely's classes"):
             drawings.declared |= dict.fromkeys(one["title"] for one in read_json(meta)["classes"])
     for path in paths:
         image = (path.parent.parent.relative_to(root) / "img" / path.stem).as_posix()
-        with of_file(path, _WHAT):
+        with reading(path, _WHAT):
             data = read_json(path)
             told = data.get("size")
             size = (int(told["height"]), int(told["width"])) if told else None
@@ -71,24 +61,25 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
             for given in data["objects"]:
                 shape = _shape(given, path)
                 if shape is None:
-                    what = f"A {given['geometryType']} by {given['labelerLogin']}: it is not read."
-                    drawings.left_out[what] += 1
+                    drawings.leave_out(
+                        given["geometryType"], given["labelerLogin"], "it is not read"
+                    )
                 else:
                     drawings.of(image, given["labelerLogin"], path, size).append(shape)
-    return drawings.found(root, images, classes, root.name, "Supervisely")
+    return found(drawings, "Supervisely", Images(root, images), classes)
 
 
 def _shape(given: Mapping[str, Any], path: Path) -> Shape | None:
     kind, label = given["geometryType"], given["classTitle"]
     if kind == "bitmap":
         bitmap = given["bitmap"]
-        placed = partial(_bitmap, bitmap["data"], tuple(bitmap["origin"]))
-        return Shape(label, lazily(path, _WHAT, placed))
+        draw = partial(_bitmap, bitmap["data"], tuple(bitmap["origin"]))
+        return Shape(label, lazily(path, _WHAT, draw))
     if kind not in ("polygon", "rectangle"):
         return None
     exterior, interior = given["points"]["exterior"], given["points"]["interior"]
     if kind == "rectangle":
-        exterior = rectangle(*exterior[0], *exterior[1])
+        exterior = shapes.rectangle(*exterior[0], *exterior[1])
     return Shape(label, lazily(path, _WHAT, partial(_filled, exterior, interior)))
 
 
@@ -111,4 +102,4 @@ def _bitmap(data: str, origin: Sequence[int], size: Size) -> Patch:
         except zlib.error as error:
             raise ValueError(f"a bitmap cannot be unpacked: {error}") from error
     left, top = origin
-    return placed(from_png(png, size), int(top), int(left), size)
+    return shapes.placed(shapes.from_png(png, size), int(top), int(left), size)

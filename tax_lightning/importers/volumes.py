@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data.description import check_range
+from tax_lightning.data.description import Description
+from tax_lightning.data.labels import IGNORE_NAME, MaskValues, labels_from_values
 from tax_lightning.data.pixels import MAX_GREY
 from tax_lightning.exporters.slices import Affine, Slice
-from tax_lightning.importers.cases import Case, Labels, Pixels
+from tax_lightning.importers.cases import Case, Found, Labels, Pixels
 
 PERCENTILES = (0.5, 99.5)
 """Of a volume's voxels: these become black and white where no intensities are given."""
@@ -65,47 +65,65 @@ class Scan:
     whole: bool = True
 
 
-def slices(
+def sliced(
+    description: Description,
     scans: Iterable[Scan],
-    ids: Mapping[int, int],
+    values: MaskValues | None = None,
+    left_out: Sequence[str] = (),
     axis: int = 2,
     intensity_range: tuple[float, float] | None = None,
     empty_slices: bool = False,
     use_affines: bool = True,
-) -> list[Case]:
+) -> Found:
     """The slices of volumes as cases, which are to be read in this order.
 
-    Each volume and channel is scaled to 16 bits by the percentiles 0.5 and 99.5 of its voxels; what
-    is no number becomes black. With an ``intensity_range``, values stay as they are stored.
+    Headers are read, and the masks of volumes with several slices. Each volume and channel is
+    scaled to 16 bits by the percentiles 0.5 and 99.5 of its voxels; what is no number becomes
+    black. With an ``intensity_range``, values stay as they are stored.
 
     Args:
-        scans: The volumes. Their headers are read, and of those with several slices the masks.
-        ids: Value in the masks -> class id.
-        axis: The stored axis to slice along. A volume of one slice is sliced along its short axis.
-        intensity_range: Values that mean black and white. None: the percentiles.
+        description: Of the data set, but for ``intensity_range``.
+        scans: The volumes.
+        values: Value in the masks -> name of its class, or ``"ignore"``. None: they are class ids.
+        left_out: As in :class:`~tax_lightning.importers.cases.Found`.
+        axis: The stored axis to slice along, 0 to 2; 2 gives axial slices of most files. A volume
+            of one slice is sliced along its short axis.
+        intensity_range: Values that mean black and white, such as -1000 and 400 for the lung. None:
+            percentiles of each volume.
         empty_slices: Keep slices on which nobody drew anything.
         use_affines: Turn masks by their affine, and refuse those that do not fit. False: lay them
-            on the image as they are stored.
-
-    Raises:
-        ValueError: If a file cannot be read, masks do not fit their image, or nothing is drawn.
+            on images as they are stored.
     """
     if axis not in (0, 1, 2):
         raise ValueError(f"axis={axis}: expected 0, 1 or 2, the axis to slice along.")
-    if intensity_range is not None:
-        check_range(intensity_range)
+    description = replace(description, intensity_range=intensity_range)
     kept = _Kept()
     cases: list[Case] = []
-    path = None
+    scan = None
     for scan in scans:
-        path = scan.images[0].path
-        cases += _cases(scan, ids, axis, intensity_range, empty_slices, use_affines, kept)
+        image = scan.images[0]
+        parts = [
+            (volume, laid_on(volume, image, scan.whole, use_affines)) for volume in scan.images
+        ]
+        drawn = {
+            by: partial(
+                _labels,
+                mask,
+                description.classes,
+                values,
+                laid_on(mask, image, scan.whole, use_affines),
+            )
+            for by, mask in scan.masks.items()
+        }
+        read = {"": partial(_grey, parts, intensity_range), **drawn}
+        cases += _cases(scan, read, axis, empty_slices, kept)
     if not cases:
+        path = scan.images[0].path if scan else None
         raise ValueError(
             f"All masks are empty, e.g. those beside {path}, expected something drawn. Set "
             "empty_slices to true to keep empty slices."
         )
-    return cases
+    return Found(description, cases, left_out=left_out)
 
 
 class _Kept:
@@ -113,126 +131,103 @@ class _Kept:
 
     def __init__(self) -> None:
         self._scan = ""
-        self._kept: dict[str, Any] = {}
+        self._kept: dict[str, Pixels] = {}
 
-    def __call__(self, scan: str, part: str, read: Callable[[], Pixels]) -> Pixels:
-        if scan != self._scan:
-            self._scan, self._kept = scan, {}
-        if part not in self._kept:
-            self._kept[part] = read()
-        voxels: Pixels = self._kept[part]
-        return voxels
+    def slice(self, part: Slice, by: str, read: Callable[[], Pixels]) -> Pixels:
+        if part.volume != self._scan:
+            self._scan, self._kept = part.volume, {}
+        if by not in self._kept:
+            self._kept[by] = read()
+        return np.ascontiguousarray(part.cut(self._kept[by]))
 
 
 def _cases(
     scan: Scan,
-    ids: Mapping[int, int],
+    read: Mapping[str, Callable[[], Pixels]],
     axis: int,
-    intensity_range: tuple[float, float] | None,
     empty_slices: bool,
-    use_affines: bool,
     kept: _Kept,
 ) -> Iterator[Case]:
-    """The slices of one volume."""
-    image = scan.images[0]
-    lie = partial(laid_on, image=image, whole=scan.whole, use_affines=use_affines)
-    parts = [(volume, lie(volume)) for volume in scan.images]
-    drawn = {
-        name: partial(_labels, volume, ids, lie(volume)) for name, volume in scan.masks.items()
-    }
-    if image.shape[axis] > 1 and 1 in image.shape:
-        axis = image.shape.index(1)
-    count = image.shape[axis]
+    """The slices of one volume, of which "" reads the image and each annotator a mask."""
+    shape, affine = scan.images[0].shape, scan.images[0].affine
+    if shape[axis] > 1 and 1 in shape:
+        axis = shape.index(1)
+    count = shape[axis]
     used = np.ones(count, np.bool_)
     if count > 1 and not empty_slices:
         others = tuple(other for other in range(3) if other != axis)
-        used = np.any([read().any(axis=others) for read in drawn.values()], axis=0)
-    read_image = partial(_grey, parts, intensity_range)
+        used = np.any([read[by]().any(axis=others) for by in scan.masks], axis=0)
     for number in np.flatnonzero(used).tolist():
-        part = Slice(scan.name, number, axis, image.shape, image.affine)
+        part = Slice(scan.name, number, axis, shape, affine)
         name = f"{scan.name}_slice{number:0{max(3, len(str(count - 1)))}d}"
         yield Case(
             name if count > 1 else scan.name,
-            partial(_cut, part, kept, "", read_image),
-            {by: partial(_cut, part, kept, f"by {by}", read) for by, read in drawn.items()},
+            partial(kept.slice, part, "", read[""]),
+            {by: partial(kept.slice, part, by, read[by]) for by in scan.masks},
             group=scan.group or scan.name,
             split=scan.split,
-            facts=part.facts() if count > 1 or image.affine is not None else {},
+            facts=part.facts() if count > 1 or affine is not None else {},
         )
 
 
-def _cut(part: Slice, kept: _Kept, what: str, read: Callable[[], Pixels]) -> Pixels:
-    return np.ascontiguousarray(part.cut(kept(part.volume, what, read)))
-
-
-def _labels(volume: Volume, ids: Mapping[int, int], lie: Callable[[Pixels], Pixels]) -> Labels:
-    labels: Labels = lie(to_ids(volume.read(), ids, volume.path))
+def _labels(
+    volume: Volume,
+    classes: Sequence[str],
+    values: MaskValues | None,
+    lie: Callable[[Pixels], Pixels],
+) -> Labels:
+    """The class ids of a mask, laid on its image."""
+    found = whole_numbers(volume.read(), volume.path)
+    cure = "name all classes, or export the mask anew"
+    ids = labels_from_values(found.ravel(), classes, values, volume.path, cure=cure)
+    labels: Labels = lie(ids.reshape(found.shape))
     return labels
 
 
-def to_ids(values: Pixels, ids: Mapping[int, int], path: Path) -> Labels:
-    """Class ids of a mask of any shape.
-
-    Args:
-        values: What the file holds: whole numbers, of whichever type.
-        ids: Value from 0 to 65535 -> class id.
-        path: Of the file, for messages.
-
-    Raises:
-        ValueError: If there are other values.
-
-    Example:
-        >>> to_ids(np.array([0.0, 4.0]), {0: 0, 4: 1}, Path("a.nii")).tolist()
-        [0, 1]
-    """
-    numbers = whole_numbers(values, path)
-    table = np.full(MAX_GREY + 2, -1, np.int16)
-    table[list(ids)] = list(ids.values())
-    found = table[numbers]
-    if (found < 0).any():
-        odd = np.unique(values[found < 0])[:8].tolist()
-        raise ValueError(
-            f"Mask {path} holds the value(s) {', '.join(f'{value:g}' for value in odd)}, expected "
-            f"{', '.join(map(str, ids))}. Name all classes, or export the mask anew."
-        )
-    labels: Labels = found.astype(np.uint8)
-    return labels
-
-
-def names_and_ids(
+def names_and_values(
     scans: Iterable[Scan], classes: Sequence[str] | None
-) -> tuple[tuple[str, ...], dict[int, int]]:
-    """Names of the classes, and value in the masks -> class id.
+) -> tuple[tuple[str, ...], MaskValues]:
+    """Names of the classes, and value in the masks -> name.
 
     Args:
         scans: Their masks are read where no classes are given.
         classes: Names of the values 0, 1, 2 and so on; 255 then means not labelled. None: a class
             for each value that any mask holds.
-
-    Raises:
-        ValueError: If masks hold no such values, or it is not clear what 255 means.
     """
     if classes is not None:
-        return tuple(classes), {value: value for value in (*range(len(classes)), IGNORE_INDEX)}
+        return tuple(classes), {**dict(enumerate(classes)), IGNORE_INDEX: IGNORE_NAME}
     found = {0}
     for volume in (mask for scan in scans for mask in scan.masks.values()):
-        values = np.flatnonzero(np.bincount(whole_numbers(volume.read(), volume.path).ravel()))
-        found |= set(values.tolist())
-        if values[-1] > MAX_GREY or (IGNORE_INDEX in found and len(found) > 2):
+        found |= set(np.unique(whole_numbers(volume.read(), volume.path)).tolist())
+        if min(found) < 0 or max(found) > MAX_GREY or (IGNORE_INDEX in found and len(found) > 2):
             raise ValueError(
                 f"Mask {volume.path} or one before it holds values outside 0 to 65535, or 255 "
                 "beside other classes. Name the classes of 0, 1, 2 and so on with the option "
                 "classes; 255 then means not labelled."
             )
-    ids = {value: place for place, value in enumerate(sorted(found))}
-    return ("background", *(f"class {value}" for value in ids if value)), ids
+    values: MaskValues
+    values = {value: f"class {value}" if value else "background" for value in sorted(found)}
+    return tuple(values.values()), values
+
+
+def channels_of(scans: Sequence[Scan]) -> int:
+    """Number of channels of the image files, which have the same number."""
+    channels = {scan.images[0].channels: scan.images[0].path for scan in scans}
+    if len(channels) > 1:
+        (one, path), (other, second) = list(channels.items())[:2]
+        raise ValueError(
+            f"{path} has {one} modalities, but {second} has {other}. Expected the same number: "
+            "move one of them away."
+        )
+    return next(iter(channels))
 
 
 def whole_numbers(values: Pixels, path: Path) -> Pixels:
-    """Values as integers; those beyond 0 to 65535 become 65536.
+    """Values as integers, of 8 bits where these hold them.
 
-    Raises:
-        ValueError: If they are not whole.
+    Example:
+        >>> whole_numbers(np.array([0.0, 4.0]), Path("a.nii"))
+        array([0, 4], dtype=uint8)
     """
     if values.dtype.kind not in "biuf":
         raise ValueError(f"Mask {path} holds {values.dtype} values, expected whole numbers.")
@@ -244,9 +239,9 @@ def whole_numbers(values: Pixels, path: Path) -> Pixels:
                 f"Mask {path} holds {values[odd][0]:g}, expected whole numbers, one a class. "
                 "Export it without interpolation."
             )
-        values = np.rint(values)
-    beyond = (values < 0) | (values > MAX_GREY)
-    return np.where(beyond, MAX_GREY + 1, values).astype(np.int32)
+        values = np.rint(values).clip(-(2**31), 2**31)
+    bytes_hold = values.size and values.min() >= 0 and values.max() <= 255
+    return values.astype(np.uint8 if bytes_hold else np.int64)
 
 
 def _grey(
@@ -303,9 +298,6 @@ def laid_on(
         whole: Refuse a volume that covers a part of the image; False: fill up with zeros.
         use_affines: Compare where the two lie. Where one of them does not say, or with False, they
             must be of one shape and stay as they are stored.
-
-    Raises:
-        ValueError: If the two are not the same grid, perhaps turned or mirrored.
 
     Example:
         >>> read = lambda: np.zeros((2, 1, 1))

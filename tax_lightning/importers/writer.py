@@ -9,7 +9,9 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import numpy as np
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.description import FILE, file_of
 from tax_lightning.data.patches import PLACE, Place, patch_windows
-from tax_lightning.data.pixels import IMAGE_SUFFIXES, read_size, read_whole
+from tax_lightning.data.pixels import cut, read_size, read_whole
 from tax_lightning.data.samples import check_names
 from tax_lightning.importers.cases import Case, Found, Labels, Pixels
 
@@ -63,9 +65,8 @@ def write(
 ) -> Report:
     """Write what an importer found as a folder in the one format; resumable.
 
-    Every file is written beside its place and then moved there, so that an interrupted import
-    leaves no half file. The same call goes on where the last one ended. ``dataset.yaml`` comes
-    last: a folder without it is no data set yet.
+    The same call goes on where the last one ended. ``dataset.yaml`` comes last: a folder without
+    it is no data set yet.
 
     Args:
         found: Description, cases and annotators.
@@ -82,9 +83,11 @@ def write(
     _check(found)
     done = _Journal(folder, found, origin)
     report = Report(left_out=list(found.left_out))
+    classes = len(found.description.classes)
     for number, case in enumerate(found.cases):
         if case.name not in done:
-            done.add(case.name, [_write_case(*part, found, folder) for part in _parts(case, tile)])
+            tiles = _tiles(case, tile, classes)
+            done.add(case.name, [_write_case(part, found, folder) for part in tiles])
         progress(number + 1, len(found.cases))
     for row in done.rows():
         report.images += 1
@@ -92,7 +95,7 @@ def write(
         report.empty.update(row["empty"])
     done.finish()
     _write_annotators(found, folder, report.masks)
-    _replace(folder / "import.txt", f"{origin}\n{report}\n".encode())
+    _write_bytes(folder / "import.txt", f"{origin}\n{report}\n".encode())
     found.description.write(folder)
     return report
 
@@ -175,87 +178,62 @@ class _Journal:
         self.path.unlink()
 
 
-@dataclass(frozen=True)
-class _Window:
-    """A rectangle of a case; the whole of it where ``size`` is None."""
-
-    top: int = 0
-    left: int = 0
-    size: tuple[int, int] | None = None
-    whole: tuple[int, int] | None = None
-
-    def cut(self, pixels: Pixels) -> Pixels:
-        if self.size is None:
-            return pixels
-        return pixels[self.top : self.top + self.size[0], self.left : self.left + self.size[1]]
-
-
-def _parts(case: Case, tile: int | None) -> Iterator[tuple[Case, str, _Window]]:
+def _tiles(case: Case, tile: int | None, classes: int) -> Iterator[Case]:
     """The case itself, or its tiles; pixels are decoded once for all of them."""
-    if tile is None or not _is_larger(case, tile):
-        yield case, case.name, _Window()
+    if tile is None:
+        yield case
+        return
+    size = read_size(case.image) if isinstance(case.image, Path) else case.image().shape[:2]
+    if max(size) <= tile:
+        yield case
         return
     image = _pixels(case)
-    masks = {name: mask() for name, mask in case.masks.items()}
+    masks = {
+        by: _checked(mask(), size, classes, f"{case.name!r}: the mask by {by}")
+        for by, mask in case.masks.items()
+    }
     reference = None if case.reference is None else case.reference()
-    whole = Case(
-        case.name,
-        lambda: image,
-        {name: (lambda mask=mask: mask) for name, mask in masks.items()},  # type: ignore[misc]
-        None if reference is None else lambda: reference,
-        case.group or case.name,
-        case.split,
-        case.facts,
-    )
-    height, width = image.shape[:2]
-    for top, left, rows, columns in patch_windows(height, width, tile):
-        name = f"{case.name}@{top},{left}"
-        yield whole, name, _Window(top, left, (rows, columns), (height, width))
-
-
-def _is_larger(case: Case, tile: int) -> bool:
-    size = read_size(case.image) if isinstance(case.image, Path) else _pixels(case).shape[:2]
-    return bool(max(size) > tile)
+    for window in patch_windows(size[0], size[1], tile):
+        place = Place(case.name, window.top, window.left, size[0], size[1])
+        yield replace(
+            case,
+            name=f"{case.name}@{window.top},{window.left}",
+            image=partial(cut, image, window),
+            masks={by: partial(cut, mask, window) for by, mask in masks.items()},
+            reference=None if reference is None else partial(cut, reference, window),
+            group=case.group or case.name,
+            facts={**case.facts, **place.facts()},
+        )
 
 
 def _pixels(case: Case) -> Pixels:
     return read_whole(case.image) if isinstance(case.image, Path) else case.image()
 
 
-def _write_case(case: Case, name: str, window: _Window, found: Found, root: Path) -> dict[str, Any]:
-    """The files of a case or of a tile of it; returns what the journal notes."""
-    classes, file = found.description.classes, file_of(name)
-    copied = window.size is None and _fits(case.image)
-    if copied and isinstance(case.image, Path):
+def _write_case(case: Case, found: Found, root: Path) -> dict[str, Any]:
+    """The files of a case; returns what the journal notes."""
+    classes, file = len(found.description.classes), file_of(case.name)
+    if isinstance(case.image, Path) and case.image.suffix.lower() in _COPIED:
         size = read_size(case.image)
+        with _appearing(root / "images" / f"{file}{case.image.suffix.lower()}") as part:
+            shutil.copyfile(case.image, part)
     else:
-        image = window.cut(_pixels(case))
+        image = _pixels(case)
         size = (image.shape[0], image.shape[1])
         _check_channels(case, image, found)
+        suffix, data = _encoded(image)
+        _write_bytes(root / "images" / f"{file}{suffix}", data)
     empty = []
     for annotator, mask in case.masks.items():
-        labels = window.cut(mask())
-        _check_labels(labels, size, len(classes), f"{case.name!r}: the mask by {annotator}")
-        _replace(root / "masks" / file_of(annotator) / f"{file}.png", _png(labels))
+        labels = _checked(mask(), size, classes, f"{case.name!r}: the mask by {annotator}")
+        _write_bytes(root / "masks" / file_of(annotator) / f"{file}.png", _png(labels))
         if not labels.any():
             empty.append(annotator)
     if case.reference is not None:
-        labels = window.cut(case.reference())
-        _check_labels(labels, size, len(classes), f"{case.name!r}: the reference")
-        _replace(root / "reference" / f"{file}.png", _png(labels))
-    if copied and isinstance(case.image, Path):
-        _copy(case.image, root / "images" / f"{file}{case.image.suffix.lower()}")
-    else:
-        suffix, data = _encoded(image)
-        _replace(root / "images" / f"{file}{suffix}", data)
-    sample = {"name": name, "group": case.group, "split": case.split, **case.facts}
-    if window.whole is not None:
-        sample |= Place(case.name, window.top, window.left, *window.whole).facts()
+        labels = _checked(case.reference(), size, classes, f"{case.name!r}: the reference")
+        _write_bytes(root / "reference" / f"{file}.png", _png(labels))
+    sample = {"name": case.name, "group": case.group, "split": case.split, **case.facts}
     return {"sample": sample, "drawn": list(case.masks), "empty": empty}
-
-
-def _fits(image: object) -> bool:
-    return isinstance(image, Path) and image.suffix.lower() in _COPIED & IMAGE_SUFFIXES
 
 
 def _check_channels(case: Case, image: Pixels, found: Found) -> None:
@@ -267,7 +245,8 @@ def _check_channels(case: Case, image: Pixels, found: Found) -> None:
         )
 
 
-def _check_labels(labels: Labels, size: tuple[int, int], classes: int, what: str) -> None:
+def _checked(labels: Labels, size: tuple[int, int], classes: int, what: str) -> Labels:
+    """Class ids that fit their image."""
     if labels.shape != tuple(size):
         raise ValueError(
             f"{what} has the shape {labels.shape}, its image {tuple(size)}: expected the same "
@@ -280,6 +259,7 @@ def _check_labels(labels: Labels, size: tuple[int, int], classes: int, what: str
             f"{what} holds {labels.dtype} values {values[:8].tolist()}, expected class ids below "
             f"{classes} and {IGNORE_INDEX} for unknown."
         )
+    return labels
 
 
 def _encoded(image: Pixels) -> tuple[str, bytes]:
@@ -310,19 +290,18 @@ def _png(pixels: Pixels) -> bytes:
     return data.tobytes()
 
 
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    shutil.copyfile(source, part)
-    os.replace(part, target)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all."""
+@contextmanager
+def _appearing(path: Path) -> Iterator[Path]:
+    """Where to write a file, so that it is there as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
+    yield part
     os.replace(part, path)
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    with _appearing(path) as part:
+        part.write_bytes(data)
 
 
 def _write_table(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) -> None:
@@ -330,7 +309,7 @@ def _write_table(path: Path, columns: list[str], rows: Sequence[Mapping[str, str
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _replace(path, text.getvalue().encode("utf-8"))
+    _write_bytes(path, text.getvalue().encode("utf-8"))
 
 
 def _write_annotators(found: Found, folder: Path, drawn: Mapping[str, int]) -> None:
