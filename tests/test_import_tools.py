@@ -202,7 +202,7 @@ def test_label_studio_names_that_begin_like_an_upload_stay(tmp_path, images):
 
 def test_label_studio_strokes_have_soft_edges(tmp_path, images):
     for values, expected in (((0, 100, 200), [0, 0, 1]), ((0, 1, 1), [0, 1, 1])):
-        patch = label_studio._covered(np.array([values], np.uint8))
+        patch = label_studio.covered(np.array([values], np.uint8))
         assert patch.pixels[0].tolist() == expected
 
 

@@ -23,6 +23,7 @@ SOURCES = (
     "gleason",
     "imapp",
     "label_studio",
+    "label_studio_png",
     "labelme",
     "lidc",
     "ms_lesion",

@@ -53,8 +53,8 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
             if not isinstance(tasks, list):
                 raise ValueError(f"it holds {type(tasks).__name__}, no list of tasks")
             for task in tasks:
-                image = _image(task, there)
-                for person, annotation in _last(task["annotations"], drawings.left_out):
+                image = image_of(task, there)
+                for person, annotation in last_of_each(task["annotations"], drawings.left_out):
                     results = annotation["result"] or []
                     before = drawings.left_out.total()
                     drawn = list(_regions(results, path, drawings.left_out))
@@ -63,7 +63,7 @@ def find(root: Path, images: str | None = None, classes: Sequence[str] | None = 
     return found(drawings, "Label Studio", there, classes)
 
 
-def _last(
+def last_of_each(
     annotations: Iterable[Mapping[str, Any]], left_out: Counter[str]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each person with the last of their annotations that count."""
@@ -79,7 +79,7 @@ def _last(
     yield from by.items()
 
 
-def _image(task: Mapping[str, Any], there: Images) -> str:
+def image_of(task: Mapping[str, Any], there: Images) -> str:
     """The name of a task's image file: the first value of its data that ends like one."""
     for value in task["data"].values():
         if not isinstance(value, str):
@@ -177,7 +177,7 @@ def _outline(value: Mapping[str, Any], unit: Any) -> Ring | None:  # noqa: ANN40
 def _brush(rle: Sequence[int], size: Size) -> Patch:
     if int.from_bytes(bytes(rle[:4]), "big") != size[0] * size[1] * 4:  # before it is decoded
         raise ValueError(f"a stroke does not hold four values for each of {size_text(size)} pixels")
-    return _covered(decoded(rle).reshape(*size, 4)[..., 3])
+    return covered(decoded(rle).reshape(*size, 4)[..., 3])
 
 
 def _bitmask(address: str, size: Size) -> Patch:
@@ -187,7 +187,7 @@ def _bitmask(address: str, size: Size) -> Patch:
     return shapes.placed(mask, 0, 0, size)
 
 
-def _covered(values: Any) -> Patch:  # noqa: ANN401 - an array
+def covered(values: Any) -> Patch:  # noqa: ANN401 - an array
     """What is covered by half at least, since strokes have soft edges; some masks hold 0 and 1."""
     return Patch(0, 0, values > values.max(initial=0) / 2)
 
