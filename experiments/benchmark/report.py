@@ -27,9 +27,11 @@ COLUMNS = {
     "Annotator Dice": ("dice/mean", HIGHER),
     "Fused Dice": ("fused_dice/mean", HIGHER),
     "GED²": ("ged2", LOWER),
+    "GED², samples": ("samples/ged2", LOWER),
     "Dice soft": ("dice_soft/mean", HIGHER),
     "Dice max": ("dice_max/mean", HIGHER),
     "Dice match": ("dice_match", HIGHER),
+    "Dice match, samples": ("samples/dice_match", HIGHER),
     "ECE annotators": ("ece_annotators", LOWER),
 }
 # Metric -> the scores of single images, where there are some.
