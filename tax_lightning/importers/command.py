@@ -11,8 +11,33 @@ from types import ModuleType
 from jsonargparse import ArgumentParser
 
 from tax_lightning.data.layouts import nearest
-from tax_lightning.importers import SOURCES
 from tax_lightning.importers.writer import write
+
+SOURCES = (
+    "arrays",
+    "bubil",
+    "chase",
+    "coco",
+    "cvat",
+    "dicom_seg",
+    "drive",
+    "gleason",
+    "imapp",
+    "label_studio",
+    "label_studio_png",
+    "labelme",
+    "lidc",
+    "ms_lesion",
+    "nifti",
+    "npc170",
+    "qubiq",
+    "qupath",
+    "riga",
+    "seg_nrrd",
+    "stare",
+    "supervisely",
+)
+"""The sources that ``tax import`` knows: names of modules of this folder."""
 
 USAGE = "tax import SOURCE FROM TO [--tile PIXELS] [options of the source]"
 
