@@ -12,7 +12,10 @@ import torch
 from test_method import Scenes, make_backbone, make_module, make_trainer
 from torch.utils.data import DataLoader, DistributedSampler
 
+from tax_lightning.modules import calibration
+
 STEPS = 30
+calibration.FIT_STEPS = 60  # as in conftest.py
 # Only the expert is right just outside an object, which tells how certain who may be.
 TOO_LARGE = (0.0, 2.5, 2.0, 3.0, 3.5)
 # Annotators whose labels are missing, by image. Of two processes the first has the even images, of
