@@ -12,6 +12,8 @@ from tax_lightning.constants import IGNORE_INDEX, LABEL_KEYS
 
 Batch: TypeAlias = dict[str, Any]
 
+_SMALLER = (torch.bool, torch.int8, torch.int16, torch.int32)
+
 
 def complete_batch(
     batch: Batch, annotators: Sequence[str], classes: Sequence[str], needs_labels: bool = True
@@ -106,7 +108,16 @@ def _check_masks(batch: Batch, annotators: Sequence[str], classes: Sequence[str]
     expected = (len(images), len(annotators), *images.shape[-2:])
     if "masks" not in batch:
         raise ValueError(f"batch: no key 'masks'; expected int64 class ids {list(expected)}.")
+    for key in LABEL_KEYS:  # whole numbers of any size are as good as int64
+        labels = batch.get(key)
+        if isinstance(labels, torch.Tensor) and labels.dtype in _SMALLER:
+            batch[key] = labels.long()
     masks = batch["masks"]
+    if not isinstance(masks, torch.Tensor):
+        raise ValueError(
+            f"batch['masks'] is a {type(masks).__name__}, expected a tensor {list(expected)}. "
+            "Stack the masks of the annotators, as by torch.stack(masks, dim=1)."
+        )
     if tuple(masks.shape) != expected or masks.dtype not in (torch.long, torch.uint8):
         raise ValueError(
             f"batch['masks'] is {masks.dtype} {list(masks.shape)}, expected torch.int64 "

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.core import LightningModule
@@ -30,6 +30,7 @@ from tax_lightning.data.images import ExplainedImages, images_for
 from tax_lightning.inspection import inspect
 from tax_lightning.modules.checkpoints import load_model, read_checkpoint
 from tax_lightning.modules.tax import TAXLightningModule
+from tax_lightning.short_errors import ShortErrorParser
 from tax_lightning.visualization.report import write_report
 
 # Given once, by the data; the model takes them over.
@@ -77,6 +78,7 @@ class TAXCLI(LightningCLI):
             seed_everything_default=0,
             save_config_callback=LoggedConfig,
             save_config_kwargs={"overwrite": True},
+            parser_class=ShortErrorParser,
             parser_kwargs={
                 "prog": "tax",
                 "description": "Train, test and explain models of several annotators.",
@@ -115,9 +117,13 @@ class TAXCLI(LightningCLI):
         """Parse with the checkpoint's hyper-parameters as the first of all configuration files."""
         assert isinstance(args, list)  # from `run`
         arguments = list(args)
-        paths, _ = _values("--ckpt_path", arguments)
+        paths, arguments = _values("--ckpt_path", arguments)
+        if paths:
+            paths[-1] = checkpoint_in(paths[-1])
+            arguments.append(f"--ckpt_path={paths[-1]}")
         if not paths or paths[-1] in ("best", "last", "hpc", "registry"):
             self.config = parser.parse_args(arguments)
+            _refuse_random_weights(self.config)
             return
         model = _model_of_checkpoint(paths[-1])
         with tempfile.TemporaryDirectory() as folder:
@@ -321,6 +327,36 @@ def metric_table(metrics: Mapping[str, Tensor], prefix: str) -> str:
             kinds[kind].append(f"{member} {float(metrics[key]):.3f}".strip())
     width = max(map(len, kinds), default=0)
     return "\n".join(f"{kind:<{width}}  {'  '.join(values)}" for kind, values in kinds.items())
+
+
+def checkpoint_in(path: str) -> str:
+    """The one best checkpoint below a folder; another path as it is."""
+    if not Path(path).is_dir():
+        return path
+    found = sorted(Path(path).rglob("best.ckpt"))
+    if len(found) > 1:
+        raise ValueError(
+            f"--ckpt_path {path}: this folder holds {len(found)} files best.ckpt, expected one. "
+            f"Give one of them, such as {found[-1]}."
+        )
+    if not found:
+        raise FileNotFoundError(
+            f"--ckpt_path {path}: there is no best.ckpt in this folder. Give the .ckpt file, or a "
+            "folder that holds the best.ckpt of a run."
+        )
+    print(f"checkpoint  {found[0]}")
+    return str(found[0])
+
+
+def _refuse_random_weights(config: Namespace) -> None:
+    """Commands that only apply a model need one that has learnt something."""
+    command = config.subcommand
+    if command in ("validate", "test", "predict") and config[command].ckpt_path is None:
+        raise ValueError(
+            f"tax {command}: --ckpt_path is missing, so the weights would be random. Give the "
+            "checkpoint that tax fit named at its end, or a folder that holds its best.ckpt, as in "
+            f"`tax {command} --config mine.yaml --ckpt_path runs/.../best.ckpt`."
+        )
 
 
 def _model_of_checkpoint(path: str) -> dict[str, Any]:

@@ -95,7 +95,6 @@ def test_no_masks():
         (torch.zeros(3, 2, 4, 5).long(), r"torch.int64 \[3, 2, 4, 5\]"),
         (torch.zeros(2, 2, 4, 4).long(), r"torch.int64 \[2, 2, 4, 4\]"),
         (torch.zeros(3, 2, 4, 4), r"torch.float32 \[3, 2, 4, 4\]"),
-        (torch.zeros(3, 2, 4, 4).int(), r"torch.int32 \[3, 2, 4, 4\]"),
     ],
 )
 def test_masks_of_another_shape_or_type(masks, found):
@@ -139,3 +138,18 @@ def test_images_and_references_of_another_form(key, value, message):
     batch = {"image": torch.zeros(1, 3, 4, 4), "masks": torch.zeros(1, 2, 4, 4).long()}
     with pytest.raises(ValueError, match=message):
         complete_batch(batch | {key: value}, ["Ana", "Ben"], ["background", "cell"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.int16, torch.int32])
+def test_masks_of_smaller_numbers_become_int64(dtype):
+    masks = torch.tensor([[[[0, 1]]]])
+    batch = {"image": torch.zeros(1, 3, 1, 2), "masks": masks.to(dtype)}
+    made = complete_batch(batch, ["Ana"], ["background", "cell"])["masks"]
+    assert made.dtype == torch.int64
+    assert torch.equal(made, masks)
+
+
+def test_a_list_of_masks_is_refused_with_the_cure():
+    batch = {"image": torch.zeros(1, 3, 1, 2), "masks": [torch.zeros(1, 1, 2)]}
+    with pytest.raises(ValueError, match=r"is a list, expected a tensor.*Stack the masks"):
+        complete_batch(batch, ["Ana"], ["background", "cell"])

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tax_lightning import __version__
 from tax_lightning.__main__ import main
-from tax_lightning.cli import TAXCLI, metric_table
+from tax_lightning.cli import TAXCLI, checkpoint_in, metric_table
 
 NETWORK = {
     "encoder": "tu-test_resnet.r160_in1k",
@@ -358,3 +358,69 @@ def test_a_missing_extra_is_one_line(capsys, monkeypatch, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         main(["import", "qubiq", str(tmp_path), str(tmp_path / "out")])
     assert 'pip install "tax-lightning[volumes]"' in str(stopped.value.code)
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_model_that_learnt_nothing_is_not_applied(command, config, tmp_path, capsys):
+    said = refused([command, "--config", str(config)], capsys)
+    assert f"tax {command}: --ckpt_path is missing" in said
+    assert "runs/.../best.ckpt" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_stands_for_the_one_best_checkpoint_in_it(tmp_path, capsys):
+    with pytest.raises(FileNotFoundError, match=r"there is no best\.ckpt"):
+        checkpoint_in(str(tmp_path))
+    best = tmp_path / "a" / "checkpoints" / "best.ckpt"
+    best.parent.mkdir(parents=True)
+    best.touch()
+    assert checkpoint_in(str(tmp_path)) == checkpoint_in(str(best)) == str(best)
+    assert f"checkpoint  {best}" in capsys.readouterr().out
+    (tmp_path / "best.ckpt").touch()
+    with pytest.raises(ValueError, match=r"2 files best\.ckpt, expected one"):
+        checkpoint_in(str(tmp_path))
+
+
+def test_an_unknown_command_names_the_known_and_the_nearest(capsys):
+    said = refused(["preditc"], capsys)
+    assert "explain, fit, import, inspect, predict, test, validate. Did you mean predict?" in said
+
+
+@pytest.mark.parametrize(
+    ("flag", "key", "nearest"),
+    [
+        ("--trainer.maxepochs=3", "trainer.maxepochs", "trainer.max_epochs"),
+        ("--trainer.logger.class_path=WandbLoger", "trainer.logger", "WandbLogger"),
+        ("--model=TAXLightnigModule", "model", "TAXLightningModule"),
+        ("--model.init_args.kernles=3", "kernles", "kernels"),
+        ("--data=FolderDataModul", "data", "FolderDataModule"),
+        ("--data.init_args.clases=[a,b]", "clases", "classes"),
+        ("--checkpoint.save_lst=true", "checkpoint.save_lst", "checkpoint.save_last"),
+        ("--explanations.sampels=2", "explanations.sampels", "explanations.samples"),
+    ],
+)
+def test_a_misspelt_name_is_answered_by_the_nearest(flag, key, nearest, config, capsys):
+    said = refused(["fit", "--config", str(config), flag], capsys)
+    assert key in said
+    assert f"Did you mean {nearest}?" in said
+    assert len(said.splitlines()) <= 10
+    assert "Namespace" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("trainer:\n  maxepochs: 3\n", "maxepochs"),
+        ("dta:\n  class_path: FolderDataModule\n", "dta"),
+        ("trainer:\n  max_epochs: many\n", "many"),
+        ("model:\n  init_args:\n    kernels: few\n", "few"),
+        ("data: 3\n", "data"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_ten_lines(text, key, config, tmp_path, capsys):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(text)
+    said = refused(["fit", "--config", str(config), "--config", str(overlay)], capsys)
+    assert key in said
+    assert len(said.splitlines()) <= 10
+    assert "Namespace" not in said
