@@ -28,8 +28,10 @@ from tax_lightning.callbacks.loggers import LoggedConfig, working
 from tax_lightning.data import MultiAnnotatorDataModule
 from tax_lightning.data.images import ExplainedImages, images_for
 from tax_lightning.inspection import inspect
-from tax_lightning.modules.checkpoints import load_model, read_checkpoint
+from tax_lightning.modules.checkpoints import checkpoint_in, load_model, read_checkpoint
 from tax_lightning.modules.tax import TAXLightningModule
+from tax_lightning.progress import show_progress
+from tax_lightning.run_record import note_metrics
 from tax_lightning.short_errors import ShortErrorParser
 from tax_lightning.visualization.report import write_report
 
@@ -119,7 +121,8 @@ class TAXCLI(LightningCLI):
         arguments = list(args)
         paths, arguments = _values("--ckpt_path", arguments)
         if paths:
-            paths[-1] = checkpoint_in(paths[-1])
+            name = "last.ckpt" if "fit" in arguments else "best.ckpt"
+            paths[-1] = checkpoint_in(paths[-1], name)
             arguments.append(f"--ckpt_path={paths[-1]}")
         if not paths or paths[-1] in ("best", "last", "hpc", "registry"):
             self.config = parser.parse_args(arguments)
@@ -167,14 +170,22 @@ class TAXCLI(LightningCLI):
                 self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False
             )
         _report(self.trainer, checkpoint)
-        self._say_types()
+        self._end("fit", checkpoint)
 
-    def _say_types(self) -> None:
-        note = getattr(self.model, "type_note", "")
-        if note and self.trainer.is_global_zero:
+    def after_validate(self) -> None:
+        """Keep the figures."""
+        self._end("validate", self.trainer.ckpt_path)
+
+    def after_test(self) -> None:
+        """Keep the figures."""
+        self._end("test", self.trainer.ckpt_path)
+
+    @rank_zero_only
+    def _end(self, stage: str, checkpoint: Any) -> None:  # noqa: ANN401 - a path, or nothing
+        if checkpoint:
+            print(f"metrics     {note_metrics(checkpoint, stage, self.trainer.callback_metrics)}")
+        if note := getattr(self.model, "type_note", ""):
             print(f"\n{note}")
-
-    after_validate = after_test = _say_types
 
 
 @rank_zero_only
@@ -217,7 +228,7 @@ def inspect_data(args: Sequence[str]) -> None:
         model = load_model(config.ckpt_path, "--ckpt_path").to(_device(config.device))
     name = files[-1].stem if files else type(data).__name__
     folder = Path(config.output or Path("runs", "inspect", name))
-    print(inspect(data, folder, name, _show_progress, config.threads, model))
+    print(inspect(data, folder, name, show_progress, config.threads, model))
     print(f"\nqueue {folder / 'review.csv'}\npage  {folder / 'index.html'}")
 
 
@@ -252,7 +263,7 @@ def explain_images(args: Sequence[str]) -> None:
             model.to(_device(config.device)),
             prepared.images,
             prepared.to_picture,
-            _show_progress,
+            show_progress,
             () if data is None else data.annotators,
         ),
         config.output,
@@ -304,13 +315,6 @@ def _data_part(path: Path) -> dict[str, Any]:
     return {key: settings[key] for key in settings if key == "data"}
 
 
-def _show_progress(done: int, total: int) -> None:
-    """One line that counts up, where somebody watches."""
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\rlooked at {done} of {total} images", end=end, file=sys.stderr, flush=True)
-
-
 def metric_table(metrics: Mapping[str, Tensor], prefix: str) -> str:
     """The metrics whose keys begin with ``prefix``, as lines of text, those of a kind on one.
 
@@ -327,25 +331,6 @@ def metric_table(metrics: Mapping[str, Tensor], prefix: str) -> str:
             kinds[kind].append(f"{member} {float(metrics[key]):.3f}".strip())
     width = max(map(len, kinds), default=0)
     return "\n".join(f"{kind:<{width}}  {'  '.join(values)}" for kind, values in kinds.items())
-
-
-def checkpoint_in(path: str) -> str:
-    """The one best checkpoint below a folder; another path as it is."""
-    if not Path(path).is_dir():
-        return path
-    found = sorted(Path(path).rglob("best.ckpt"))
-    if len(found) > 1:
-        raise ValueError(
-            f"--ckpt_path {path}: this folder holds {len(found)} files best.ckpt, expected one. "
-            f"Give one of them, such as {found[-1]}."
-        )
-    if not found:
-        raise FileNotFoundError(
-            f"--ckpt_path {path}: there is no best.ckpt in this folder. Give the .ckpt file, or a "
-            "folder that holds the best.ckpt of a run."
-        )
-    print(f"checkpoint  {found[0]}")
-    return str(found[0])
 
 
 def _refuse_random_weights(config: Namespace) -> None:

@@ -1,8 +1,10 @@
 """The command ``tax`` as a user meets it."""
 
+import hashlib
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ from PIL import Image
 
 from tax_lightning import __version__
 from tax_lightning.__main__ import main
-from tax_lightning.cli import TAXCLI, checkpoint_in, metric_table
+from tax_lightning.cli import TAXCLI, metric_table
+from tax_lightning.modules.checkpoints import checkpoint_in
 
 NETWORK = {
     "encoder": "tu-test_resnet.r160_in1k",
@@ -162,6 +165,14 @@ def test_model_is_built_from_the_checkpoint_alone(checkpoint, config):
     config.write_text(yaml.safe_dump(data))
     cli = TAXCLI.run(["test", "--config", str(config), "--ckpt_path", checkpoint])
     assert cli.model.annotators == ("Ana", "Ben")
+    noted = json.loads(Path(checkpoint).with_name("metrics.json").read_text())
+    assert noted.keys() == {"fit", "test"}
+    assert noted["fit"]["metrics"]["val/dice/Ana"] is not None
+    tested = noted["test"]
+    assert tested["metrics"]["test/dice/mean"] == cli.trainer.callback_metrics["test/dice/mean"]
+    assert tested["checkpoint"] == checkpoint
+    assert tested["sha256"] == hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+    assert tested["versions"]["torch"] == version("torch")
 
 
 def test_predict_writes_every_kind_of_output(checkpoint, config, tmp_path):
@@ -176,6 +187,8 @@ def test_predict_writes_every_kind_of_output(checkpoint, config, tmp_path):
         ]
     )
     manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["checkpoint"] == checkpoint
+    assert len(manifest["sha256"]) == 64
     assert [annotator["name"] for annotator in manifest["annotators"]] == ["Ana", "Ben"]
     for image in manifest["images"]:
         files = image["files"]
@@ -368,17 +381,17 @@ def test_a_model_that_learnt_nothing_is_not_applied(command, config, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_stands_for_the_one_best_checkpoint_in_it(tmp_path, capsys):
+def test_a_folder_stands_for_the_one_checkpoint_in_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no best\.ckpt"):
-        checkpoint_in(str(tmp_path))
+        checkpoint_in(str(tmp_path), "best.ckpt")
     best = tmp_path / "a" / "checkpoints" / "best.ckpt"
     best.parent.mkdir(parents=True)
     best.touch()
-    assert checkpoint_in(str(tmp_path)) == checkpoint_in(str(best)) == str(best)
-    assert f"checkpoint  {best}" in capsys.readouterr().out
+    for given in (tmp_path, best):
+        assert checkpoint_in(str(given), "best.ckpt") == str(best)
     (tmp_path / "best.ckpt").touch()
     with pytest.raises(ValueError, match=r"2 files best\.ckpt, expected one"):
-        checkpoint_in(str(tmp_path))
+        checkpoint_in(str(tmp_path), "best.ckpt")
 
 
 def test_an_unknown_command_names_the_known_and_the_nearest(capsys):

@@ -116,7 +116,8 @@ def test_explain_by_the_checkpoint_alone(trained, new_images, tmp_path, capsys):
     said = capsys.readouterr()
     assert said.out.endswith(f"page  {output / 'index.html'}\n")
     listed = explained(output)
-    assert said.err.splitlines() == [f"note  {note}" for note in listed["notes"]]
+    progress = [f"{done} of 3 images" for done in (1, 2, 3)]
+    assert said.err.splitlines() == [*progress, *(f"note  {note}" for note in listed["notes"])]
     assert [image["id"] for image in listed["images"]] == ["new 0", "new 1", "new 2"]
     assert [annotator["name"] for annotator in listed["annotators"]] == ["Ana", "Ben"]
     for image in listed["images"]:

@@ -26,6 +26,7 @@ from squares import (
 from torch import Tensor
 from torch.utils.data import SubsetRandomSampler
 
+from tax_lightning import TAXLightningModule
 from tax_lightning.consensus import agreement, majority
 from tax_lightning.losses import LossWeights
 from tax_lightning.models.network import Encoded, TAXNetwork
@@ -499,3 +500,18 @@ def test_pruned_prototypes_are_reported(monkeypatch):
     message = r"of 2 prototypes .* pruned, .*: 1 of Ana, 1 of Ben, 1 of"
     with pytest.warns(UserWarning, match=message):
         module.project(make_loader())
+
+
+def test_reasons_of_weights_before_the_final_projection_come_with_a_warning():
+    module = make_module().eval()
+    with pytest.warns(UserWarning, match="no prototype is a training pixel yet"):
+        module.explain(torch.rand(1, 3, 32, 32))
+    module.network.memory.projected = torch.tensor(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module.explain(torch.rand(1, 3, 32, 32))
+
+
+def test_numbers_in_place_of_names_are_refused_with_the_cure():
+    with pytest.raises(ValueError, match=r"annotators=3: expected a list of at least 1 different"):
+        TAXLightningModule(3, 2)

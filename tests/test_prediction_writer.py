@@ -224,7 +224,7 @@ def test_rank_zero_alone_writes_one_manifest_of_all_processes(tmp_path, monkeypa
     )
     for rank in (2, 1, 0):  # more processes than images: none for rank 0
         strategy = SimpleNamespace(barrier=lambda: None)
-        trainer = SimpleNamespace(is_global_zero=rank == 0, strategy=strategy)
+        trainer = SimpleNamespace(is_global_zero=rank == 0, strategy=strategy, ckpt_path=None)
         writer = PredictionWriter(str(tmp_path))
         writer.setup(trainer, Model(), "predict")
         if rank:
@@ -331,7 +331,9 @@ def parts_of(tmp_path, monkeypatch, parts, rows=6, columns=8, kind=torch.float32
     monkeypatch.setattr(prediction_writer, "from_all_processes", gather)
     for rank in reversed(range(len(parts))):
         strategy = SimpleNamespace(barrier=lambda: None)
-        trainer = SimpleNamespace(is_global_zero=rank == 0, global_rank=rank, strategy=strategy)
+        trainer = SimpleNamespace(
+            is_global_zero=rank == 0, global_rank=rank, strategy=strategy, ckpt_path=None
+        )
         writer = PredictionWriter(str(tmp_path / "out"), **options)
         if rank == len(parts) - 1:
             writer.setup(trainer, Model(), "predict")

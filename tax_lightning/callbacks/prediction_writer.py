@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +27,7 @@ from tax_lightning.exporters.extras import needed
 from tax_lightning.exporters.predictions import UNDISPUTED, export
 from tax_lightning.files import file_name
 from tax_lightning.models.samples import coherent_samples
+from tax_lightning.run_record import run_record, write_json
 from tax_lightning.visualization.drawing import as_array
 from tax_lightning.visualization.palette import (
     Colour,
@@ -227,13 +226,9 @@ class PredictionWriter(BasePredictionWriter):
         images.sort(key=lambda image: str(image["id"]))
         names = {} if template is None else _names(template)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        # Numbers that JSON lacks become null; the file appears whole or not at all.
-        text = json.dumps({**names, "images": images})
-        plain = json.loads(text, parse_constant=lambda _: None)
-        unfinished = self.manifest.with_suffix(".json.tmp")
-        unfinished.write_text(json.dumps(plain, ensure_ascii=False, indent=2), "utf-8")
-        os.replace(unfinished, self.manifest)
-        export(self.output_dir, {**names, "images": images}, self.format)
+        content = {**run_record(trainer.ckpt_path), **names, "images": images}
+        write_json(self.manifest, content)
+        export(self.output_dir, content, self.format)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

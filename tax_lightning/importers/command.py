@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +11,7 @@ from jsonargparse import ArgumentParser
 
 from tax_lightning.data.layouts import nearest
 from tax_lightning.importers.writer import write
+from tax_lightning.progress import show_progress
 
 SOURCES = (
     "arrays",
@@ -73,7 +73,7 @@ def import_data(args: Sequence[str]) -> None:
     found = module.find(source, **chosen)
     said = " ".join(f"--{key} {value}" for key, value in chosen.items() if value is not None)
     origin = f"tax import {name} {source.resolve()} {said}".strip()
-    report = write(found, Path(config.to), origin, config.tile, _show_progress)
+    report = write(found, Path(config.to), origin, config.tile, show_progress)
     print(f"{report}\n\ndata  {config.to}")
 
 
@@ -88,10 +88,3 @@ def _help() -> str:
 
 def _module(name: str) -> ModuleType:
     return import_module(f"tax_lightning.importers.{name}")
-
-
-def _show_progress(done: int, total: int) -> None:
-    """One line that counts up, where somebody watches."""
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\rimported {done} of {total} images", end=end, file=sys.stderr, flush=True)

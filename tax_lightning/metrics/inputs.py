@@ -36,8 +36,8 @@ def check_inputs(*arguments: tuple[str, Tensor, str], **sizes: int) -> None:
 
 def check_names(argument: str, names: Sequence[str], least: int) -> tuple[str, ...]:
     """Return names that become keys; a ValueError if some are equal, reserved or too few."""
-    alike = len(set(names)) < len(names)
-    if isinstance(names, str) or len(names) < least or alike or "mean" in names:
+    listed = isinstance(names, Sequence) and not isinstance(names, str)
+    if not listed or len(names) < least or len(set(names)) < len(names) or "mean" in names:
         hint = " Name the background first, then at least one class." if least == 2 else ""
         raise ValueError(
             f"{argument}={names!r}: expected a list of at least {least} different names, none of "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -42,6 +43,24 @@ def settings_from(kind: type[Settings], value: Settings | Mapping[str, Any] | No
                 f"If this comes from a checkpoint: {TRAIN_AGAIN}"
             )
     return kind(**value)
+
+
+def checkpoint_in(path: str, name: str) -> str:
+    """The one checkpoint of this name below a folder; another path as it is."""
+    if not Path(path).is_dir():
+        return path
+    found = sorted(Path(path).rglob(name))
+    if len(found) > 1:
+        raise ValueError(
+            f"--ckpt_path {path}: this folder holds {len(found)} files {name}, expected one. "
+            f"Give one of them, such as {found[-1]}."
+        )
+    if not found:
+        raise FileNotFoundError(
+            f"--ckpt_path {path}: there is no {name} in this folder. Give the .ckpt file, or a "
+            f"folder that holds the {name} of a run."
+        )
+    return str(found[0])
 
 
 def read_checkpoint(

@@ -136,8 +136,17 @@ class TAXLightningModule(ExplainingModule):
     def explain(self, images: Tensor, ids: Sequence[str] | None = None) -> Explanation:
         """Segment images and say who decided each pixel and which prototypes are the reason.
 
-        Images are ``[B, ch, H, W]``, ``ids`` their names.
+        Images are ``[B, ch, H, W]``, ``ids`` their names. Warns where the weights are of a time
+        before the final projection, so that no prototype names a training pixel.
         """
+        trainer = self._trainer
+        fitting = trainer is not None and trainer.state.fn == "fit" and not trainer.state.finished
+        if not self.explained and not fitting:
+            L.pytorch.utilities.rank_zero_warn(
+                "explain: no prototype is a training pixel yet, as these weights are of a time "
+                "before the final projection. Train to the end, and take the checkpoint that "
+                "ExplainedCheckpoint keeps."
+            )
         with evaluating(self.network):
             bands = self.network.bands(self.network.encode(images))
             parts = [_explanation_maps(band) for band in bands]
