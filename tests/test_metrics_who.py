@@ -72,8 +72,8 @@ def test_an_absent_annotator_is_never_named():
         assert found["who_chance_d1"] == 1 / 2
         assert found["who_agreement_lift"] == pytest.approx((2 / 3 - 1 / 3) / (1 - 1 / 3))
         assert found["who_ece_d1"] == pytest.approx((0.2 + 0.25) / 2)
-        # Ben is named at the 4th pixel too, whose expert is Cem: errors -.5, .25, .2.
-        assert found["who_ece_expert"] == pytest.approx((0.5 + 0.25 + 0.2) / 3)
+        # At the 4th pixel, whose expert is Cem, each is named in half: errors 0, .25, .2.
+        assert found["who_ece_expert"] == pytest.approx((0 + 0.25 + 0.2) / 3)
 
 
 @pytest.mark.parametrize(
@@ -224,3 +224,13 @@ def test_a_tie_counts_half_to_each_side_and_the_absent_have_no_weight():
     assert found["trust_log_score"] == pytest.approx(-(math.log(0.75) + math.log(0.25)) / 2)
     alone = trust(who=who, masks=masks, present=WITHOUT_ADA, right=right)
     assert all(math.isnan(value) for value in alone.values())
+
+
+def test_equal_weights_name_everybody_in_part():
+    who = torch.full((1, 3, 1, 2), 1 / 3)
+    masks = torch.tensor([[1, 0], [1, 1], [0, 1]]).view(1, 3, 1, 2)
+    given = {"masks": masks, "present": everyone(3), "reference": torch.ones(1, 1, 2).long()}
+    found = accuracy(who=who, **given, expert=torch.tensor([[[0, 2]]]))
+    assert found["who_accuracy_expert"] == pytest.approx(1 / 3)
+    assert found["who_agreement_lift"] == pytest.approx(0, abs=1e-6)
+    assert found["who_ece_expert"] == pytest.approx(0, abs=1e-6)

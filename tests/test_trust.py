@@ -68,6 +68,19 @@ def test_overconfident_evidence_is_scaled_down():
     assert trust.scale == pytest.approx(0.5, abs=0.06)
 
 
+def test_evidence_is_followed_though_few_images_mislead_about_who_is_better():
+    """In each half of the images another annotator is right more often; the evidence tells who."""
+    first = one_right(400, [0.9, 0.1])
+    second = one_right(400, [0.1, 0.9])
+    right = torch.stack([first, second], 1).flatten(0, 1)
+    evidence = told_by(right, 1.5)
+    image = torch.arange(800) % 2 + 2 * (torch.arange(800) // 200)
+    trust = Trust(2)
+    trust.fit(TrustCases(evidence, right, torch.ones(800), image))
+    assert trust.kind == "image"
+    assert not trust.offset.any()
+
+
 def test_those_who_did_not_label_take_no_part():
     right = one_right(2000, [0.8, 0.2])
     evidence = torch.zeros(2000, 3)

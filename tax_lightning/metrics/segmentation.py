@@ -227,12 +227,14 @@ def confidence_bins() -> Tensor:
 def histogram(confidence: Tensor, hits: Tensor, cases: Tensor) -> Tensor:
     """Number of cases by confidence, and sum of (hit - confidence) in 2^-24, ``[2, 1000]``.
 
-    ``hits`` says how many of the ``cases`` with a confidence in [0, 1] are right, boolean or
-    integer; where there is no case, the rest is not read. Whole numbers add up exactly.
+    ``hits`` says how many of the ``cases`` with a confidence in [0, 1] are right, in parts perhaps;
+    where there is no case, the rest is not read. Whole numbers add up exactly.
     """
     cases = cases.flatten().long()
     confidence = torch.where(cases > 0, confidence.float().flatten(), 0)
-    gaps = hits.flatten() * cases.sign() * _UNIT - cases * (confidence * _UNIT).round().long()
+    right = hits.flatten()
+    units = (right * _UNIT).round().long() if right.is_floating_point() else right * _UNIT
+    gaps = units * cases.sign() - cases * (confidence * _UNIT).round().long()
     index = (confidence * _BINS).long().clamp(0, _BINS - 1)
     return confidence_bins().to(index.device).index_add(1, index, torch.stack([cases, gaps]))
 

@@ -1,7 +1,8 @@
 """Who decides: does the model name the right annotator where annotators disagree?
 
-The annotator named at a pixel is the one with the largest share among those who labelled it. The
-pixels of all images are pooled. Arguments are explained in :mod:`tax_lightning.metrics`.
+The annotator named at a pixel is the one with the largest share among those who labelled it; where
+several have it, each is named in part. The pixels of all images are pooled. Arguments are explained
+in :mod:`tax_lightning.metrics`.
 """
 
 from __future__ import annotations
@@ -80,13 +81,15 @@ class WhoAccuracy(Averages):
         labelled = labelled_pixels(masks, present)
         disputed = disputed_pixels(masks, present)
         right, labels = labelled & (masks == reference.unsqueeze(1)), labelled.sum(1)
-        named = who.masked_fill(~labelled, -torch.inf).argmax(1, keepdim=True)
+        among = who.masked_fill(~labelled, -torch.inf)
+        leaders = among == among.amax(1, keepdim=True)  # several where all weigh the same
         index = expert.masked_fill(expert == IGNORE_INDEX, 0).unsqueeze(1)
         known = disputed & (reference != IGNORE_INDEX)
         d1 = known & (right.sum(1) == 1)
         by_expert = known & (expert != IGNORE_INDEX) & labelled.gather(1, index).squeeze(1)
 
-        hit, is_expert = right.gather(1, named).squeeze(1), (named == index).squeeze(1)
+        hit = (leaders & right).sum(1) / leaders.sum(1)
+        is_expert = leaders.gather(1, index).squeeze(1) / leaders.sum(1)
         ceiling = right.gather(1, index).squeeze(1) / right.sum(1)  # 0 / 0 where nobody is right
         entropy = torch.special.entr(who.float()).sum(1) / math.log(max(2, who.shape[1]))
         self.add_pixels(
@@ -104,7 +107,7 @@ class WhoAccuracy(Averages):
         shares = who.float().masked_fill(~labelled, 0)
         shares = torch.where(shares.sum(1, keepdim=True) > 0, shares, labelled.float())
         total = shares.sum(1).clamp(min=torch.finfo(shares.dtype).tiny)
-        confidence = shares.gather(1, named).squeeze(1) / total
+        confidence = shares.amax(1) / total
         self.add(
             who_ece_d1=histogram(confidence, hit, d1),
             who_ece_expert=histogram(confidence, is_expert, by_expert),
@@ -219,9 +222,8 @@ class TrustScore(PooledMetric):
             for i, weights in enumerate(kinds):
                 among = weights.float() * there
                 believed = (among * hit).sum(1) / among.sum(1).clamp_min(1e-12)
-                leads = hit.gather(1, among.argmax(1, keepdim=True)).squeeze(1)
-                if i == 1:
-                    leads = believed  # all lead
+                leaders = there & (among == among.amax(1, keepdim=True))
+                leads = (leaders & hit).sum(1) / leaders.sum(1)
                 log = -believed.clamp_min(1e-6).log()
                 sums[i] += torch.stack([(x * share).sum() for x in (believed, leads, log)])
         self.add(sums_of_cases=sums, number=number)

@@ -14,6 +14,10 @@ LEAST_ROWS = 100  # from fewer pixels all that could be fitted would be a guess
 # Of the fitted numbers, so that they stay finite where all pixels are named rightly.
 _PENALTY = 1e-3
 _LARGEST_SCALE = 10.0  # and 1 / 10 the smallest
+# What is fitted: a scale of the evidence, and an offset of each annotator. Few images may tell how
+# far to follow the evidence and yet not whom to prefer besides.
+_UNIFORM, _CONSTANT, _SCALED, _SHIFTED = (False, False), (False, True), (True, False), (True, True)
+_FORMS = (_UNIFORM, _CONSTANT, _SCALED, _SHIFTED)
 
 
 def bounded_scale(logarithm: Tensor) -> Tensor:
@@ -42,7 +46,8 @@ class Trust(nn.Module):
     w says whom to believe, and can be no better than what it was taught with. So after training
     three forms of it are fitted and compared on images that were not trained on: ``"uniform"``, the
     same weight for all; ``"constant"``, one weight for each annotator; and ``"image"``, weights
-    that follow the evidence at each pixel. The simplest that is not worse than the next is kept.
+    that follow the evidence at each pixel, with an offset of each annotator only if that is better.
+    The simplest that is not worse than the next is kept.
 
     The score is the log score -log sum_{n right} w_n at pixels where annotators disagree. It is
     proper: in the mean it is smallest for weights that are right as often as they say.
@@ -104,36 +109,42 @@ class Trust(nn.Module):
         half = cases.image % 2 == 0
         if half.all() or not half.any():
             half = cases.image <= cases.image.median()
-        scored = torch.zeros(len(TRUST_KINDS), len(cases.image), dtype=torch.float64)
+        scored = torch.zeros(len(_FORMS), len(cases.image), dtype=torch.float64)
         for part in (half, ~half):
             fitted = _fitted(TrustCases(*(values[part] for values in cases)))
-            for kind, (scale, offset) in enumerate(fitted):
-                scored[kind, ~part] = _score(cases, scale, offset)[~part]
+            for form, (scale, offset) in enumerate(fitted):
+                scored[form, ~part] = _score(cases, scale, offset)[~part]
         fitted = _fitted(cases)
         of_images = [cases.image == image for image in images]
         by_image = torch.stack([_mean(scored[:, at], cases.weight[at]) for at in of_images])
-        chosen = 0
-        for kind in (1, 2):
-            gain = by_image[:, chosen] - by_image[:, kind]
-            if gain.mean() > gain.std() / len(gain) ** 0.5:
-                chosen = kind
-        self.scores.copy_(_mean(scored, cases.weight))
-        self.constant.copy_(fitted[1][1].log_softmax(0))
+
+        def better(form: int, than: int) -> bool:
+            gain = by_image[:, than] - by_image[:, form]
+            return bool(gain.mean() > gain.std() / len(gain) ** 0.5)
+
+        uniform, constant, scaled, shifted = range(len(_FORMS))
+        image = shifted if better(shifted, scaled) else scaled
+        chosen = uniform
+        for form in (constant, image):
+            chosen = form if better(form, chosen) else chosen
+        self.scores.copy_(_mean(scored[[uniform, constant, image]], cases.weight))
+        self.constant.copy_(fitted[constant][1].log_softmax(0))
         scale, offset = fitted[chosen]
         self.scale.copy_(scale)
         self.offset.copy_(offset)
 
 
 def _fitted(cases: TrustCases) -> list[tuple[Tensor, Tensor]]:
-    """Scale and offset of the three forms with the best log score on these cases."""
-    uniform = torch.zeros(()).double(), torch.zeros(cases.evidence.shape[1]).double()
-    return [uniform, *(_minimised(cases, follows_evidence=image) for image in (False, True))]
+    """Scale and offset of all forms with the best log score on these cases."""
+    return [_minimised(cases, *form) for form in _FORMS]
 
 
-def _minimised(cases: TrustCases, follows_evidence: bool) -> tuple[Tensor, Tensor]:
-    offset = torch.zeros(cases.evidence.shape[1]).double().requires_grad_()
-    log_scale = torch.zeros(()).double().requires_grad_()
-    learnt = [offset, log_scale] if follows_evidence else [offset]
+def _minimised(cases: TrustCases, follows_evidence: bool, shifts: bool) -> tuple[Tensor, Tensor]:
+    offset = torch.zeros(cases.evidence.shape[1]).double().requires_grad_(shifts)
+    log_scale = torch.zeros(()).double().requires_grad_(follows_evidence)
+    learnt = [number for number in (offset, log_scale) if number.requires_grad]
+    if not learnt:
+        return torch.zeros_like(log_scale), offset
     optimizer = torch.optim.LBFGS(learnt, max_iter=100, line_search_fn="strong_wolfe")
 
     def scale() -> Tensor:
