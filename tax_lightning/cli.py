@@ -32,7 +32,7 @@ from tax_lightning.modules.checkpoints import checkpoint_in, load_model, read_ch
 from tax_lightning.modules.tax import TAXLightningModule
 from tax_lightning.progress import show_progress
 from tax_lightning.run_record import note_metrics
-from tax_lightning.short_errors import ShortErrorParser
+from tax_lightning.short_errors import ShortErrorParser, first_null
 from tax_lightning.visualization.report import write_report
 
 # Given once, by the data; the model takes them over.
@@ -127,6 +127,7 @@ class TAXCLI(LightningCLI):
         if not paths or paths[-1] in ("best", "last", "hpc", "registry"):
             self.config = parser.parse_args(arguments)
             _refuse_random_weights(self.config)
+            _refuse_nulls(self.config)
             return
         model = _model_of_checkpoint(paths[-1])
         with tempfile.TemporaryDirectory() as folder:
@@ -136,6 +137,7 @@ class TAXCLI(LightningCLI):
             arguments[command + 1 : command + 1] = ["--config", str(config)]
             self.config = parser.parse_args(arguments)
         del self.config[self.config.subcommand].config[0]  # the file is gone
+        _refuse_nulls(self.config)
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way, in which the checkpoint beats the user."""
@@ -342,6 +344,15 @@ def _refuse_random_weights(config: Namespace) -> None:
             "checkpoint that tax fit named at its end, or a folder that holds its best.ckpt, as in "
             f"`tax {command} --config mine.yaml --ckpt_path runs/.../best.ckpt`."
         )
+
+
+def _refuse_nulls(config: Namespace) -> None:
+    settings = config[config.subcommand].as_dict()
+    model = (settings.get("model") or {}).get("init_args") or {}
+    for name in LINKED.values():  # known when the data are there
+        model.pop(name, None)
+    if key := first_null(settings):
+        raise ValueError(f"{key}: null, expected a value. Leave the key out for its default.")
 
 
 def _model_of_checkpoint(path: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -56,13 +56,58 @@ def shortened(message: str, keys: Iterable[str] = ()) -> str:
     return _plain(message)
 
 
+def first_null(config: Any, key: str = "") -> str | None:  # noqa: ANN401 - any part of it
+    """The first argument that is null though its class takes no null; the parser lets it pass.
+
+    Args:
+        config: a configuration, or a part of one, as dictionaries and lists.
+        key: its key.
+
+    Example:
+        >>> module = {"class_path": "torch.optim.SGD", "init_args": {"lr": None, "foreach": None}}
+        >>> first_null({"optimizer": module})
+        'optimizer.init_args.lr'
+    """
+    if isinstance(config, list):
+        return next(filter(None, (first_null(part, key) for part in config)), None)
+    if not isinstance(config, dict):
+        return None
+    needed = _needed(_imported(str(config.get("class_path"))))
+    for name, value in config.items():
+        here = f"{key}.{name}" if key else name
+        arguments = value if name == "init_args" and isinstance(value, dict) else {}
+        nulls = (f"{here}.{one}" for one in arguments if arguments[one] is None and one in needed)
+        found = next(nulls, None) or first_null(value, here)
+        if found:
+            return found
+    return None
+
+
+def _needed(kind: type | None) -> set[str]:
+    """The arguments of a class that may not be null."""
+    needed: dict[str, bool] = {}
+    for base in kind.__mro__ if kind is not None else ():
+        if "__init__" not in vars(base):
+            continue
+        start = vars(base)["__init__"]
+        try:
+            hints = get_type_hints(start)
+        except (NameError, TypeError):  # annotations that only a type checker can read
+            continue
+        for name, parameter in inspect.signature(start).parameters.items():
+            hint = hints.get(name, Any)
+            optional = hint is Any or type(None) in get_args(hint) or parameter.default is None
+            needed.setdefault(name, not optional)
+    return {name for name, is_needed in needed.items() if is_needed}
+
+
 def _unknown(what: str, name: str, known: Iterable[str], listed: bool = True, of: str = "") -> str:
     """Say that a name is unknown, what exists, and what is nearest."""
     names = sorted(set(known))
-    near = get_close_matches(name, names, 1, 0.5)
+    near = get_close_matches(name, names, 1, 0.7)
     if not near:  # a short key may be meant that is spelt right at its end
         ends = {full.rpartition(".")[2]: full for full in names}
-        near = [ends[end] for end in get_close_matches(name.rpartition(".")[2], ends, 1, 0.6)]
+        near = [ends[end] for end in get_close_matches(name.rpartition(".")[2], ends, 1, 0.7)]
     text = f"{what} is unknown"
     if listed and names:
         shown = get_close_matches(name, names, _NAMES, 0.0) if len(names) > _NAMES else names

@@ -428,6 +428,8 @@ def test_a_misspelt_name_is_answered_by_the_nearest(flag, key, nearest, config, 
         ("trainer:\n  max_epochs: many\n", "many"),
         ("model:\n  init_args:\n    kernels: few\n", "few"),
         ("data: 3\n", "data"),
+        ("data:\n  init_args:\n    batch_size: null\n", "data.init_args.batch_size: null"),
+        ("model:\n  init_args:\n    kernels: null\n", "model.init_args.kernels: null"),
     ],
 )
 def test_a_wrong_file_is_refused_in_ten_lines(text, key, config, tmp_path, capsys):
