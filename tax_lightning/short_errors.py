@@ -104,7 +104,7 @@ def _needed(kind: type | None) -> set[str]:
 def _unknown(what: str, name: str, known: Iterable[str], listed: bool = True, of: str = "") -> str:
     """Say that a name is unknown, what exists, and what is nearest."""
     names = sorted(set(known))
-    near = get_close_matches(name, names, 1, 0.7)
+    near = get_close_matches(name, names, 1, 0.6)
     if not near:  # a short key may be meant that is spelt right at its end
         ends = {full.rpartition(".")[2]: full for full in names}
         near = [ends[end] for end in get_close_matches(name.rpartition(".")[2], ends, 1, 0.7)]
