@@ -60,6 +60,10 @@ def complete_batch(
             f"batch['annotators'] is {tuple(batch['annotators'])}, but the model's annotators are "
             f"{tuple(annotators)}. Name the same annotators in the same order."
         )
+    for key in LABEL_KEYS:  # whole numbers of any size are as good as int64
+        labels = batch.get(key)
+        if isinstance(labels, torch.Tensor) and labels.dtype in _SMALLER:
+            batch[key] = labels.long()
     if needs_labels:
         _check_masks(batch, annotators, classes)
     if "masks" in batch:
@@ -108,10 +112,6 @@ def _check_masks(batch: Batch, annotators: Sequence[str], classes: Sequence[str]
     expected = (len(images), len(annotators), *images.shape[-2:])
     if "masks" not in batch:
         raise ValueError(f"batch: no key 'masks'; expected int64 class ids {list(expected)}.")
-    for key in LABEL_KEYS:  # whole numbers of any size are as good as int64
-        labels = batch.get(key)
-        if isinstance(labels, torch.Tensor) and labels.dtype in _SMALLER:
-            batch[key] = labels.long()
     masks = batch["masks"]
     if not isinstance(masks, torch.Tensor):
         raise ValueError(

@@ -121,7 +121,8 @@ class TAXCLI(LightningCLI):
         arguments = list(args)
         paths, arguments = _values("--ckpt_path", arguments)
         if paths:
-            name = "last.ckpt" if "fit" in arguments else "best.ckpt"
+            subcommand = next((a for a in arguments if a in self.subcommands()), "")
+            name = "last.ckpt" if subcommand == "fit" else "best.ckpt"
             paths[-1] = checkpoint_in(paths[-1], name)
             arguments.append(f"--ckpt_path={paths[-1]}")
         if not paths or paths[-1] in ("best", "last", "hpc", "registry"):
@@ -185,7 +186,14 @@ class TAXCLI(LightningCLI):
     @rank_zero_only
     def _end(self, stage: str, checkpoint: Any) -> None:  # noqa: ANN401 - a path, or nothing
         if checkpoint:
-            print(f"metrics     {note_metrics(checkpoint, stage, self.trainer.callback_metrics)}")
+            try:
+                noted = note_metrics(checkpoint, stage, self.trainer.callback_metrics)
+                print(f"metrics     {noted}")
+            except (
+                OSError,
+                ValueError,
+            ) as error:  # the run itself did not fail
+                warnings.warn(f"metrics.json beside {checkpoint}: {error}.", stacklevel=2)
         if note := getattr(self.model, "type_note", ""):
             print(f"\n{note}")
 

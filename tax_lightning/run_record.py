@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tax_lightning.constants import __version__
+from tax_lightning.files import write_json
 
 _LIBRARIES = ("torch", "lightning", "torchmetrics", "segmentation-models-pytorch")
 
@@ -53,35 +52,15 @@ def note_metrics(checkpoint: str | Path, stage: str, metrics: Mapping[str, Any])
 
     Returns:
         The file.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If there is a file of that name that is no such JSON.
     """
     path = Path(checkpoint).with_name("metrics.json")
     known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if not isinstance(known, dict):
+        raise ValueError(f"it holds {type(known).__name__}")
     values = {name: float(metrics[name]) for name in sorted(metrics)}
     write_json(path, {**known, stage: {**run_record(checkpoint), "metrics": values}})
     return path
-
-
-def write_json(path: Path, content: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
-    """Write a file that appears whole or not at all; numbers that JSON lacks become null.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_json(Path(folder, "a.json"), {"dice": float("nan")})
-        ...     Path(folder, "a.json").read_text().split()
-        ['{', '"dice":', 'null', '}']
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(_plain(content), ensure_ascii=False, indent=2), "utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _plain(content: Any) -> Any:  # noqa: ANN401
-    if isinstance(content, Mapping):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content

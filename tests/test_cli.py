@@ -439,3 +439,12 @@ def test_a_wrong_file_is_refused_in_ten_lines(text, key, config, tmp_path, capsy
     assert key in said
     assert len(said.splitlines()) <= 10
     assert "Namespace" not in said
+
+
+def test_a_folder_that_cannot_be_written_costs_no_figures(checkpoint, config, capsys):
+    noted = Path(checkpoint).with_name("metrics.json")
+    noted.write_text("[]")
+    with pytest.warns(UserWarning, match=r"metrics\.json beside .*: it holds list"):
+        main(["test", "--config", str(config), "--ckpt_path", checkpoint])
+    assert "test/dice/mean" in capsys.readouterr().out
+    assert noted.read_text() == "[]"

@@ -13,7 +13,8 @@ from PIL import Image
 from tax_lightning.__main__ import main
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data import FolderDataModule
-from tax_lightning.data.description import Description, file_of, name_of
+from tax_lightning.data.description import Description
+from tax_lightning.files import file_of, name_of
 from tax_lightning.importers.cases import Case, Found
 from tax_lightning.importers.command import SOURCES
 from tax_lightning.importers.writer import JOURNAL, write

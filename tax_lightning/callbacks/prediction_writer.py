@@ -23,11 +23,11 @@ from tax_lightning.data.patches import PLACE, Place
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import Explanation, Prediction
 from tax_lightning.exporters import FORMATS
-from tax_lightning.exporters.extras import needed
 from tax_lightning.exporters.predictions import UNDISPUTED, export
-from tax_lightning.files import file_name
+from tax_lightning.extras import needed
+from tax_lightning.files import file_name, write_json
 from tax_lightning.models.samples import coherent_samples
-from tax_lightning.run_record import run_record, write_json
+from tax_lightning.run_record import run_record
 from tax_lightning.visualization.drawing import as_array
 from tax_lightning.visualization.palette import (
     Colour,

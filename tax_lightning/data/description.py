@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
 
 import yaml
 
@@ -14,7 +13,6 @@ from tax_lightning.constants import IGNORE_INDEX
 
 FILE = "dataset.yaml"
 FORMAT = 1
-_KEPT = " ()[]{}+,;=@!#$&'^~`"  # characters that every file system takes beside letters and digits
 
 
 @dataclass(frozen=True)
@@ -142,25 +140,3 @@ def check_range(limits: Sequence[float]) -> tuple[float, float]:
             "white, e.g. [0, 4095]."
         )
     return float(low), float(high)
-
-
-def file_of(name: str) -> str:
-    """The name of a file, without its ending, for a name that may hold anything.
-
-    What some file system does not take is written as ``%`` and its bytes in hexadecimal.
-
-    Example:
-        >>> file_of("slide 7/a:b"), name_of("slide 7%2Fa%3Ab")
-        ('slide 7%2Fa%3Ab', 'slide 7/a:b')
-    """
-    safe = "".join(c if c.isalnum() else quote(c, safe=_KEPT) for c in name)
-    if safe[:1] in (".", " "):
-        safe = f"%{ord(safe[0]):02X}{safe[1:]}"
-    if safe[-1:] in (".", " "):
-        safe = f"{safe[:-1]}%{ord(safe[-1]):02X}"
-    return safe
-
-
-def name_of(file: str) -> str:
-    """The name that :func:`file_of` wrote as this file."""
-    return unquote(file)

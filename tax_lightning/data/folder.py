@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data.description import FILE, Description, check_range, name_of
+from tax_lightning.data.description import FILE, Description, check_range
 from tax_lightning.data.labels import IGNORE_NAME, value_texts
 from tax_lightning.data.layouts import (
     Listed,
@@ -27,6 +27,7 @@ from tax_lightning.data.metadata import Metadata, composed, read_metadata
 from tax_lightning.data.pixels import IMAGE_SUFFIXES, Pictures, find_images
 from tax_lightning.data.samples import Sample, SampleTable
 from tax_lightning.data.table import TableDataModule
+from tax_lightning.files import name_of
 
 _LAYOUT = """Expected this layout:
     images/NAME.png

@@ -196,18 +196,15 @@ def _unknown_text(
         expected = f"the class ids 0..{len(classes) - 1} ({', '.join(classes)})"
     else:
         expected = ", ".join(f"{value} ({name})" for value, name in mask_values.items())
-    if cure:
-        pass
-    elif len(found) == len(classes) and mask_values is None:
+    usual = (
+        "say under mask_values which class each value means, or map it to 'ignore' "
+        "(masks saved as JPEG hold stray values: save them as PNG)"
+    )
+    if len(found) == len(classes) and mask_values is None:
         pairs = ", ".join(f"{value}: {name}" for value, name in zip(found, classes, strict=True))
-        cure = f"add mask_values: {{{pairs}}}"
-    else:
-        cure = (
-            "say under mask_values which class each value means, or map it to 'ignore' "
-            "(masks saved as JPEG hold stray values: save them as PNG)"
-        )
+        usual = f"add mask_values: {{{pairs}}}"
     more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     return (
         f"Mask {source} holds the value(s) {', '.join(bad[:_SHOWN])}{more}, "
-        f"expected {expected}. Cure: {cure}."
+        f"expected {expected}. Cure: {cure or usual}."
     )

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from tax_lightning.exporters.extras import needed
 from tax_lightning.exporters.layers import Segmented
+from tax_lightning.extras import needed
 from tax_lightning.files import file_name
 
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from tax_lightning.exporters.extras import needed
 from tax_lightning.exporters.layers import Segmented
 from tax_lightning.exporters.slices import Whole, write_layers
+from tax_lightning.extras import needed
 
 _COMMENT = 6  # code of a header's extension that holds text
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.exporters.layers import Segmented
+from tax_lightning.files import file_of
 
 Affine = npt.NDArray[np.float64]
 """``[4, 4]``: from the index of a voxel to its place in mm, towards right, front and head."""
@@ -186,18 +186,7 @@ def write_layers(
     """Write a file for each layer of all volumes, ``VOLUME/LAYER`` and a suffix."""
     files = []
     for whole in assembled(images):
-        files.append(folder / file_name(whole.volume) / f"{file_name(whole.layer)}{suffix}")
+        files.append(folder / file_of(whole.volume) / f"{file_of(whole.layer)}{suffix}")
         files[-1].parent.mkdir(parents=True, exist_ok=True)
         save(whole, files[-1])
     return files
-
-
-def file_name(name: str) -> str:
-    """A name as that of a file or folder: characters that some system does not take are escaped.
-
-    Example:
-        >>> file_name("patient 7/scan:1")
-        'patient 7%2Fscan%3A1'
-    """
-    safe = "".join(c if c.isalnum() or c in " -_.()+,@" else quote(c, safe="") for c in name)
-    return f"%{ord(safe[0]):02X}{safe[1:]}" if safe[:1] in (".", " ") else safe

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tax_lightning.exporters.extras import needed
+from tax_lightning.extras import needed
 from tax_lightning.importers.cases import Pixels
 from tax_lightning.importers.reading import reading
 

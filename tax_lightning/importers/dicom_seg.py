@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from tax_lightning.data.description import Description
-from tax_lightning.exporters.extras import needed
+from tax_lightning.extras import needed
 from tax_lightning.importers.cases import Found, Labels, Pixels
 from tax_lightning.importers.dicom_series import (
     DICOM,

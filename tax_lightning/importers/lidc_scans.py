@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from tax_lightning.exporters.extras import needed
+from tax_lightning.extras import needed
 from tax_lightning.importers.cases import Case, Labels, Pixels
 
 SLOTS = ("slot 0", "slot 1", "slot 2", "slot 3")

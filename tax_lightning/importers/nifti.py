@@ -30,7 +30,7 @@ import numpy as np
 
 from tax_lightning.data.description import Description
 from tax_lightning.data.layouts import from_patterns
-from tax_lightning.exporters.extras import needed
+from tax_lightning.extras import needed
 from tax_lightning.importers.cases import Found, Pixels, channel_names
 from tax_lightning.importers.layout import by_name
 from tax_lightning.importers.reading import reading

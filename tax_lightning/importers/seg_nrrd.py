@@ -32,7 +32,7 @@ import numpy as np
 
 from tax_lightning.data.description import Description
 from tax_lightning.data.layouts import from_patterns
-from tax_lightning.exporters.extras import needed
+from tax_lightning.extras import needed
 from tax_lightning.importers.cases import Found, Labels, Pixels, channel_names
 from tax_lightning.importers.nifti import SUFFIXES, open_nifti
 from tax_lightning.importers.reading import reading

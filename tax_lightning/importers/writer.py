@@ -9,7 +9,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +18,11 @@ import cv2
 import numpy as np
 
 from tax_lightning.constants import IGNORE_INDEX
-from tax_lightning.data.description import FILE, file_of
+from tax_lightning.data.description import FILE
 from tax_lightning.data.patches import PLACE, Place, patch_windows
 from tax_lightning.data.pixels import cut, read_size, read_whole
 from tax_lightning.data.samples import check_names
+from tax_lightning.files import appearing, file_of
 from tax_lightning.importers.cases import Case, Found, Labels, Pixels
 
 JOURNAL = "samples.csv.part"
@@ -215,7 +215,7 @@ def _write_case(case: Case, found: Found, root: Path) -> dict[str, Any]:
     classes, file = len(found.description.classes), file_of(case.name)
     if isinstance(case.image, Path) and case.image.suffix.lower() in _COPIED:
         size = read_size(case.image)
-        with _appearing(root / "images" / f"{file}{case.image.suffix.lower()}") as part:
+        with appearing(root / "images" / f"{file}{case.image.suffix.lower()}") as part:
             shutil.copyfile(case.image, part)
     else:
         image = _pixels(case)
@@ -290,17 +290,8 @@ def _png(pixels: Pixels) -> bytes:
     return data.tobytes()
 
 
-@contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """Where to write a file, so that it is there as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    yield part
-    os.replace(part, path)
-
-
 def _write_bytes(path: Path, data: bytes) -> None:
-    with _appearing(path) as part:
+    with appearing(path) as part:
         part.write_bytes(data)
 
 

@@ -14,10 +14,10 @@ LEAST_ROWS = 100  # from fewer pixels all that could be fitted would be a guess
 # Of the fitted numbers, so that they stay finite where all pixels are named rightly.
 _PENALTY = 1e-3
 _LARGEST_SCALE = 10.0  # and 1 / 10 the smallest
-# What is fitted: a scale of the evidence, and an offset of each annotator. Few images may tell how
-# far to follow the evidence and yet not whom to prefer besides.
-_UNIFORM, _CONSTANT, _SCALED, _SHIFTED = (False, False), (False, True), (True, False), (True, True)
-_FORMS = (_UNIFORM, _CONSTANT, _SCALED, _SHIFTED)
+# Whether the scale of the evidence is fitted, and whether an offset of each annotator. Few images
+# may tell how far to follow the evidence, and yet not whom to prefer besides.
+_FORMS = ((False, False), (False, True), (True, False), (True, True))
+_UNIFORM, _CONSTANT, _SCALED, _SHIFTED = range(len(_FORMS))
 
 
 def bounded_scale(logarithm: Tensor) -> Tensor:
@@ -122,13 +122,12 @@ class Trust(nn.Module):
             gain = by_image[:, than] - by_image[:, form]
             return bool(gain.mean() > gain.std() / len(gain) ** 0.5)
 
-        uniform, constant, scaled, shifted = range(len(_FORMS))
-        image = shifted if better(shifted, scaled) else scaled
-        chosen = uniform
-        for form in (constant, image):
+        image = _SHIFTED if better(_SHIFTED, _SCALED) else _SCALED
+        chosen = _UNIFORM
+        for form in (_CONSTANT, image):
             chosen = form if better(form, chosen) else chosen
-        self.scores.copy_(_mean(scored[[uniform, constant, image]], cases.weight))
-        self.constant.copy_(fitted[constant][1].log_softmax(0))
+        self.scores.copy_(_mean(scored[[_UNIFORM, _CONSTANT, image]], cases.weight))
+        self.constant.copy_(fitted[_CONSTANT][1].log_softmax(0))
         scale, offset = fitted[chosen]
         self.scale.copy_(scale)
         self.offset.copy_(offset)

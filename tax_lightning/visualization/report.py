@@ -16,7 +16,7 @@ from PIL import Image
 
 from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation
-from tax_lightning.files import file_name
+from tax_lightning.files import file_name, write_json
 from tax_lightning.findings import Finding
 from tax_lightning.tendencies import Groups, agreement, tendency_table
 from tax_lightning.visualization import page as base
@@ -129,8 +129,7 @@ def write_report(
     page = folder / "index.html"
     page.write_text(report.page(title, source, notes), encoding="utf-8", newline="\n")
     content = {"tax_lightning": __version__, "source": source, "notes": notes, **report.content()}
-    text = json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False)
-    numbers.write_text(text, encoding="utf-8", newline="\n")
+    write_json(numbers, content)
     return page
 
 
