@@ -13,6 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_hook
 
 from tax_lightning.models.pretrained import load_encoder, packaged_weights
 
@@ -109,7 +110,8 @@ class DenseNetwork(nn.Module):
     def _run_backbone(self, images: Tensor) -> tuple[Any, Any]:
         """What the backbone gives for padded images: features, and context or ``None``."""
         model: Any = self.backbone
-        if self.asks_for_context and _is_encoder_decoder(model):
+        # Decoders of smp models with a forward of their own take something else than all levels.
+        if self.asks_for_context and type(model).forward is smp.base.SegmentationModel.forward:
             levels = model.encoder(images)
             return model.decoder(levels), levels[-1]
         given = model(images)
@@ -131,13 +133,8 @@ class DenseNetwork(nn.Module):
         side = 128 * math.ceil(self.size_multiple / 128)
         images = torch.zeros(1, in_channels, side, side, device=probe.device)
         ran: set[nn.Module] = set()
-        hooks = [
-            module.register_forward_hook(lambda module, *_: ran.add(module))
-            for module in self.backbone.modules()
-        ]
-        features, context = self._run_backbone(images)
-        for hook in hooks:
-            hook.remove()
+        with register_module_forward_hook(lambda module, *_: ran.add(module)):
+            features, context = self._run_backbone(images)
         maps = [features] if context is None else [features, context]
         for given in maps:
             if not isinstance(given, Tensor) or given.ndim != 4:
@@ -178,12 +175,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(was_training)
-
-
-def _is_encoder_decoder(backbone: nn.Module) -> bool:
-    """Whether it is one of smp whose decoder takes the list of what the encoder's levels give."""
-    plain = smp.base.SegmentationModel
-    return isinstance(backbone, plain) and type(backbone).forward is plain.forward
 
 
 def _build_backbone(

@@ -66,14 +66,15 @@ class PrototypeMemory(nn.Module):
         self.temperature = temperature
         self.vectors = nn.Parameter(F.normalize(torch.randn(annotators, kernels, channels), dim=-1))
         self.prior = nn.Parameter(torch.zeros(annotators))
-        self.register_buffer("active", torch.ones(annotators, kernels, dtype=torch.bool))
+        self.register_buffer("active", torch.empty(annotators, kernels, dtype=torch.bool))
         self.register_buffer("projected", torch.tensor(False))
         # The pixel that a prototype was taken from, then its examples of every class.
         places = (annotators, kernels, 1 + EXAMPLES * classes)
-        self.register_buffer("pixel_place", torch.full((*places, 2), -1))
-        self.register_buffer("pixel_label", torch.full(places, -1))
-        self.register_buffer("pixel_similarity", torch.full(places, float("nan")))
-        self.pixel_ids = _no_ids(annotators, kernels)
+        self.register_buffer("pixel_place", torch.empty(*places, 2, dtype=torch.long))
+        self.register_buffer("pixel_label", torch.empty(places, dtype=torch.long))
+        self.register_buffer("pixel_similarity", torch.empty(places))
+        self.pixel_ids: list[list[list[str]]] = []
+        self.forget_sources()
 
     @property
     def unit_vectors(self) -> Tensor:
@@ -96,7 +97,7 @@ class PrototypeMemory(nn.Module):
 
         Of embeddings ``[B, E, H, W]`` of unit length, ``[B, N, K, H, W]``.
         """
-        bias = full_precision(self.prior).unsqueeze(1).expand_as(self.active)
+        bias = full_precision(self.prior).repeat_interleave(self.active.shape[1])
         evidence = self._respond(embedding, self.unit_vectors / self.temperature, bias)
         # Not as a bias of -inf: some convolutions make NaN of it, such as PyTorch's without oneDNN.
         return evidence.masked_fill(~self.active[:, :, None, None], float("-inf"))
@@ -106,7 +107,6 @@ class PrototypeMemory(nn.Module):
         # In float32 also where the convolutions run in bf16, so that the shares add up.
         with torch.autocast(embedding.device.type, enabled=False):
             weight = vectors.flatten(0, 1)[..., None, None]
-            bias = None if bias is None else bias.flatten()
             response: Tensor = F.conv2d(full_precision(embedding), weight, bias)
         by_prototype: Tensor = response.unflatten(1, self.active.shape)
         return by_prototype
@@ -166,8 +166,10 @@ class PrototypeMemory(nn.Module):
 
     def forget_sources(self, keep: int = 0) -> None:
         """Forget all pixels but those of the first ``keep`` annotators, and unprune the others."""
-        annotators, kernels = self.active.shape
-        self.pixel_ids = [*self.pixel_ids[:keep], *_no_ids(annotators - keep, kernels)]
+        self.pixel_ids = [
+            *self.pixel_ids[:keep],
+            *([[] for _ in row] for row in self.active[keep:]),
+        ]
         self.pixel_place[keep:] = -1
         self.pixel_label[keep:] = -1
         self.pixel_similarity[keep:] = float("nan")
@@ -281,8 +283,8 @@ class SourceSearch(PixelSearch):
         ``preferred``, broadcastable to it, those that come before any other.
         """
         rank = similarity + 4.0 * preferred  # cosines differ by 2 at most
-        for b, n, k, _, y, x, label in _largest(rank, eligible, labels):
-            value = float(similarity[b, n, k, y, x])
+        for b, n, k, _, y, x in _largest(rank, eligible):
+            value, label = float(similarity[b, n, k, y, x]), int(labels[b, n, y, x])
             first = bool(preferred.expand_as(rank)[b, n, k, y, x])
             # A copy: a view would keep the whole batch in memory, and send it to other processes.
             vector = full_precision(embedding[b, :, y, x]).cpu().clone()
@@ -309,7 +311,7 @@ class ExampleSearch(PixelSearch):
         """Consider the images of one batch; arguments as of :meth:`SourceSearch.update`."""
         for c in range(self.classes):
             of_class = eligible & (labels == c).unsqueeze(2)
-            for b, n, k, value, y, x, _ in _largest(similarity, of_class, labels):
+            for b, n, k, value, y, x in _largest(similarity, of_class):
                 self._add((n, k, c), [Pixel(value, ids[b], y, x, c)])
 
     def examples(self, n: int, k: int) -> list[Pixel]:
@@ -317,18 +319,10 @@ class ExampleSearch(PixelSearch):
         return [pixel for c in range(self.classes) for pixel in self.best.get((n, k, c), [])]
 
 
-def _largest(
-    values: Tensor, eligible: Tensor, labels: Tensor
-) -> Iterator[tuple[int, int, int, float, int, int, int]]:
-    """Of each image, annotator and kernel the largest eligible value, its row, column and label."""
-    width = values.shape[-1]
-    highest, index = values.masked_fill(~eligible, -torch.inf).flatten(3).max(dim=3)
-    label = labels.flatten(2).gather(2, index)
-    highest, index, label = highest.cpu(), index.cpu(), label.cpu()
+def _largest(values: Tensor, eligible: Tensor) -> Iterator[tuple[int, int, int, float, int, int]]:
+    """Of each image, annotator and kernel the largest eligible value, and its row and column."""
+    largest = values.masked_fill(~eligible, -torch.inf).flatten(3).max(dim=3)
+    highest, index = (part.cpu() for part in largest)
     for b, n, k in highest.isfinite().nonzero().tolist():
-        y, x = divmod(int(index[b, n, k]), width)
-        yield b, n, k, float(highest[b, n, k]), y, x, int(label[b, n, k])
-
-
-def _no_ids(annotators: int, kernels: int) -> list[list[list[str]]]:
-    return [[[] for _ in range(kernels)] for _ in range(annotators)]
+        y, x = divmod(int(index[b, n, k]), values.shape[-1])
+        yield b, n, k, float(highest[b, n, k]), y, x

@@ -90,10 +90,7 @@ class Trust(nn.Module):
 
     def reset(self) -> None:
         """Follow the evidence as it is trained."""
-        self.scale.fill_(1.0)
-        self.offset.zero_()
-        self.constant.fill_(-torch.tensor(float(len(self.constant))).log())
-        self.scores.fill_(torch.nan)
+        self.load_state_dict(Trust(len(self.offset)).state_dict())
 
     def fit(self, cases: TrustCases) -> None:
         """Choose and fit the form of the weights; with too few cases they stay as they are.
@@ -111,10 +108,9 @@ class Trust(nn.Module):
             half = cases.image <= cases.image.median()
         scored = torch.zeros(len(_FORMS), len(cases.image), dtype=torch.float64)
         for part in (half, ~half):
-            fitted = _fitted(TrustCases(*(values[part] for values in cases)))
-            for form, (scale, offset) in enumerate(fitted):
-                scored[form, ~part] = _score(cases, scale, offset)[~part]
-        fitted = _fitted(cases)
+            learnt_from = TrustCases(*(values[part] for values in cases))
+            for form, freedom in enumerate(_FORMS):
+                scored[form, ~part] = _score(cases, *_minimised(learnt_from, *freedom))[~part]
         of_images = [cases.image == image for image in images]
         by_image = torch.stack([_mean(scored[:, at], cases.weight[at]) for at in of_images])
 
@@ -127,18 +123,14 @@ class Trust(nn.Module):
         for form in (_CONSTANT, image):
             chosen = form if better(form, chosen) else chosen
         self.scores.copy_(_mean(scored[[_UNIFORM, _CONSTANT, image]], cases.weight))
-        self.constant.copy_(fitted[_CONSTANT][1].log_softmax(0))
-        scale, offset = fitted[chosen]
+        self.constant.copy_(_minimised(cases, *_FORMS[_CONSTANT])[1].log_softmax(0))
+        scale, offset = _minimised(cases, *_FORMS[chosen])
         self.scale.copy_(scale)
         self.offset.copy_(offset)
 
 
-def _fitted(cases: TrustCases) -> list[tuple[Tensor, Tensor]]:
-    """Scale and offset of all forms with the best log score on these cases."""
-    return [_minimised(cases, *form) for form in _FORMS]
-
-
 def _minimised(cases: TrustCases, follows_evidence: bool, shifts: bool) -> tuple[Tensor, Tensor]:
+    """Scale and offset of this form with the best log score on these cases."""
     offset = torch.zeros(cases.evidence.shape[1]).double().requires_grad_(shifts)
     log_scale = torch.zeros(()).double().requires_grad_(follows_evidence)
     learnt = [number for number in (offset, log_scale) if number.requires_grad]
@@ -147,7 +139,7 @@ def _minimised(cases: TrustCases, follows_evidence: bool, shifts: bool) -> tuple
     optimizer = torch.optim.LBFGS(learnt, max_iter=100, line_search_fn="strong_wolfe")
 
     def scale() -> Tensor:
-        return bounded_scale(log_scale) if follows_evidence else torch.zeros(()).double()
+        return bounded_scale(log_scale) * follows_evidence
 
     def objective() -> Tensor:
         optimizer.zero_grad()
