@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from torchmetrics import Metric, MetricCollection
 
 from tax_lightning.metrics.dispute import Dispute, Votes
-from tax_lightning.metrics.explanation import ExplanationMetrics, WhoMetrics
+from tax_lightning.metrics.explanation import ExplanationMetrics, PrototypesInUse, WhoMetrics
 from tax_lightning.metrics.segmentation import (
     AnnotatorDice,
     FusedOverlap,
@@ -43,7 +43,6 @@ from tax_lightning.metrics.sets import (
 )
 from tax_lightning.metrics.tendencies import Tendencies
 from tax_lightning.metrics.who import AnnotatorShares, TrustScore, WhoAccuracy
-from tax_lightning.metrics.why import PrototypesInUse
 
 __all__ = [
     "AnnotatorDice",

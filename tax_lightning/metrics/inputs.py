@@ -28,9 +28,9 @@ def check_inputs(*arguments: tuple[str, Tensor, str], **sizes: int) -> None:
                 f"`{name}` has shape {list(tensor.shape)}, expected [{expected}]; pass tensors of "
                 "one batch, in the order of the names that the metric was built with."
             )
-        if name in ("present", "cases") and tensor.dtype is not torch.bool:
+        if name == "present" and tensor.dtype is not torch.bool:
             raise ValueError(
-                f"`{name}` has dtype {tensor.dtype}, expected torch.bool; pass `{name}.bool()`."
+                f"`present` has dtype {tensor.dtype}, expected torch.bool; pass `present.bool()`."
             )
 
 
