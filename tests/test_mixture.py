@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tax_lightning.models.mixture import among, logsumexp, mix
+from tax_lightning.models.mixture import logsumexp, mix
 
 INF = float("inf")
 
@@ -79,28 +79,6 @@ def test_gradients_are_finite_also_of_certainty_and_of_those_left_out(scale):
         assert gradient.isfinite().all()
         assert (gradient[:, 1] == 0).all()
     assert (logits.grad[:, [0, 2]] != 0).any()  # also a certain mistake is learnt from
-
-
-# ---------------------------------------------------------------------- among
-
-
-@given(WEIGHTS, st.lists(st.booleans(), min_size=3, max_size=3).filter(any))
-def test_those_chosen_keep_their_proportions(log_weights, chosen):
-    left = among(log_weights, torch.tensor(chosen).view(3, 1, 1))
-    weights = left.exp()
-    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2, 1, 2).double())
-    assert (weights[:, ~torch.tensor(chosen)] == 0).all()
-    gained = (left - log_weights)[:, chosen]
-    torch.testing.assert_close(gained, gained[:, :1].expand_as(gained))
-
-
-def test_mixing_among_some_is_mixing_these_alone():
-    log_weights = torch.randn(2, 3, 4, 4).log_softmax(dim=1)
-    log_probs = torch.randn(2, 3, 5, 4, 4).log_softmax(dim=2)
-    chosen = torch.tensor([True, False, True])
-    alone = mix(log_weights[:, chosen].log_softmax(dim=1), log_probs[:, chosen])
-    some = mix(among(log_weights, chosen.view(3, 1, 1)), log_probs)
-    torch.testing.assert_close(some, alone)
 
 
 # ---------------------------------------------------------------------- logsumexp

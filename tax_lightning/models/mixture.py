@@ -36,20 +36,6 @@ def mix(log_weights: Tensor, log_probs: Tensor) -> Tensor:
     return logsumexp(log_weights.unsqueeze(-3), dim=-4, added=log_probs)
 
 
-def among(log_weights: Tensor, chosen: Tensor) -> Tensor:
-    """The weights ``[..., M, H, W]`` if only some parts took part; these sum to 1 again.
-
-    ``chosen`` is bool, broadcastable to that shape, at least one of M at every pixel.
-
-    Example:
-        >>> log_weights = torch.tensor([0.5, 0.3, 0.2]).log().view(3, 1, 1)
-        >>> among(log_weights, torch.tensor([False, True, True]).view(3, 1, 1)).exp().flatten()
-        tensor([0.0000, 0.6000, 0.4000])
-    """
-    left: Tensor = log_weights.masked_fill(~chosen, -torch.inf).log_softmax(dim=-3)
-    return left
-
-
 def logsumexp(values: Tensor, dim: int, added: Tensor | None = None) -> Tensor:
     """``torch.logsumexp`` with a cheaper backward pass, since there are N K C values a pixel.
 

@@ -11,8 +11,8 @@ from tax_lightning.batch import Batch, complete_batch
 from tax_lightning.consensus import right_labels
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.losses import LossWeights
-from tax_lightning.models.mixture import among, mix
 from tax_lightning.models.output import TAXOutput
+from tax_lightning.modules.base import result
 from tax_lightning.modules.checkpoints import read_checkpoint
 from tax_lightning.modules.schedule import Schedule
 from tax_lightning.modules.tax import TAXLightningModule
@@ -148,15 +148,10 @@ class AddedAnnotators(TAXLightningModule):
 
     def reference_labels(self, batch: Batch, output: TAXOutput) -> Tensor | None:
         """The labels given with the data, else the result of the annotators known before."""
-        if self.reference == "none":
-            return None
-        if self.reference == "given" and "reference" in batch:
-            given: Tensor = batch["reference"]
-            return given
-        known = torch.arange(len(self.annotators), device=output.log_who.device) < self.kept
-        weights = among(output.log_who.detach(), known[:, None, None])
-        log_probs = output.log_annotator_probs.detach()
-        return mix(weights, log_probs).argmax(dim=1)
+        if self.reference == "none" or (self.reference == "given" and "reference" in batch):
+            return super().reference_labels(batch, output)
+        with torch.no_grad():
+            return result(output, list(range(self.kept))).argmax(dim=1)
 
     def right_labels(self, batch: Batch) -> Tensor:
         """None are known where the data lack the reference; trust stays that of the base."""
