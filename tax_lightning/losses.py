@@ -40,7 +40,6 @@ from tax_lightning.models.output import ModelOutput, TAXOutput
 from tax_lightning.models.prototypes import PrototypeMemory
 
 SegmentationLoss = Literal["ce", "dice", "ce+dice"]
-SHARPNESS = 60.0  # how quickly disagreement inside the window lowers the agreement
 PROTOTYPE_PIXELS = 1024  # per image, for the cluster term: neighbouring pixels teach the same
 
 
@@ -139,7 +138,7 @@ class TAXLoss(SegmentationTerms):
         if window < 1 or window % 2 == 0:
             raise ValueError(f"who_window={window}: expected an odd number of pixels.")
         self.window = window
-        self.sharpness = SHARPNESS
+        self.sharpness = 60.0  # how quickly disagreement inside the window lowers the agreement
         # Share of images that each annotator labelled, counted while training.
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.long))
         self.register_buffer("images_labelled", torch.zeros(annotators, dtype=torch.long))

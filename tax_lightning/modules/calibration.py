@@ -77,15 +77,12 @@ class PixelSample(NamedTuple):
 def kernel_logits(bank: KernelBank, pixels: PixelSample) -> Tensor:
     """What the kernels say of M pixels, ``[M, N, K, C]``."""
     flat = F.linear(pixels.patches, bank.weight.flatten(3).flatten(0, 2), bank.bias.flatten())
-    logits: Tensor = flat.unflatten(1, bank.bias.shape)
-    return logits
+    return flat.view(-1, *bank.bias.shape)
 
 
 def log_annotator_probs(logits: Tensor, pixels: PixelSample) -> Tensor:
     """Log of each annotator's own segmentation ``[M, N, C]``, of logits ``[M, N, K, C]``."""
-    joint = logits.log_softmax(dim=3) + pixels.log_within.unsqueeze(3)
-    log_probs: Tensor = joint.logsumexp(dim=2)
-    return log_probs
+    return (logits.log_softmax(dim=3) + pixels.log_within.unsqueeze(3)).logsumexp(dim=2)
 
 
 def finish(
@@ -233,18 +230,16 @@ def fit_kernels(bank: KernelBank, training: PixelSample, held_out: PixelSample) 
     """
     if not len(training.image):  # nobody labelled anything
         return
-    learnt = list(bank.parameters())
-    optimizer = torch.optim.Adam(learnt, lr=FIT_RATE)
+    optimizer = torch.optim.Adam(bank.parameters(), lr=FIT_RATE)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, FIT_STEPS)
     generator = torch.Generator().manual_seed(0)
     pixels = min(FIT_PIXELS, len(training.image))
-    best, kept = float("inf"), [p.detach().clone() for p in learnt]
+    best, kept = float("inf"), bank.state_dict()
     for step in range(FIT_STEPS + 1):
         if step % FIT_CHECK == 0 and len(held_out.image):
-            with torch.no_grad():
-                loss = _held_out_loss(bank, held_out)
+            loss = _held_out_loss(bank, held_out)
             if loss < best:
-                best, kept = loss, [p.detach().clone() for p in learnt]
+                best, kept = loss, copy.deepcopy(bank.state_dict())
         rows = torch.randint(len(training.image), (pixels,), generator=generator)
         optimizer.zero_grad()
         drawn = training.at(rows)
@@ -252,9 +247,7 @@ def fit_kernels(bank: KernelBank, training: PixelSample, held_out: PixelSample) 
         optimizer.step()
         scheduler.step()
     if len(held_out.image):
-        with torch.no_grad():
-            for parameter, value in zip(learnt, kept, strict=True):
-                parameter.copy_(value)
+        bank.load_state_dict(kept)
 
 
 def _label_loss(logits: Tensor, pixels: PixelSample) -> Tensor:

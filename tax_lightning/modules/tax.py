@@ -234,11 +234,9 @@ class TAXLightningModule(ExplainingModule):
 
     def _weighted(self, terms: Mapping[str, Tensor], ramp: float = 1.0) -> Tensor:
         """Sum of the terms by their weights; ``ramp`` is for all but the segmentation terms."""
-        factors = {"annotator": 1.0, "fused": 1.0}
-        weighted = [
-            self.loss_weights[name] * factors.get(name, ramp) * term for name, term in terms.items()
-        ]
-        return torch.stack(weighted).sum()
+        factors = {name: ramp * weight for name, weight in self.loss_weights.items()}
+        factors |= {name: self.loss_weights[name] for name in ("annotator", "fused")}
+        return torch.stack([factors[name] * term for name, term in terms.items()]).sum()
 
     def _observe(self, present: Tensor) -> None:
         """Count whose labels came, over all processes."""
@@ -315,9 +313,8 @@ class TAXLightningModule(ExplainingModule):
     ) -> None:
         """Move every prototype onto its nearest training pixel and note where that is.
 
-        Pixels qualify where the annotator labelled, agrees with the reference around, and the
-        prototype is the nearest of the annotator's own. The schedule calls this; with
-        ``schedule.enabled=false`` call it yourself after training.
+        Which pixels qualify is said in :func:`~tax_lightning.modules.projection.find_sources`. The
+        schedule calls this; with ``schedule.enabled=false`` call it yourself after training.
 
         Args:
             loader: batches of training images, not augmented; of this process.
