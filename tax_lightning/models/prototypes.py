@@ -166,10 +166,8 @@ class PrototypeMemory(nn.Module):
 
     def forget_sources(self, keep: int = 0) -> None:
         """Forget all pixels but those of the first ``keep`` annotators, and unprune the others."""
-        self.pixel_ids = [
-            *self.pixel_ids[:keep],
-            *([[] for _ in row] for row in self.active[keep:]),
-        ]
+        none: list[list[list[str]]] = [[[] for _ in row] for row in self.active[keep:]]
+        self.pixel_ids = [*self.pixel_ids[:keep], *none]
         self.pixel_place[keep:] = -1
         self.pixel_label[keep:] = -1
         self.pixel_similarity[keep:] = float("nan")
