@@ -5,8 +5,6 @@ Arguments mean the same everywhere: ``masks`` are the annotators' class ids ``[B
 ``num_classes`` is C; ``window`` is the side in pixels, odd, of a square around each pixel.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 

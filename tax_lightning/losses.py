@@ -22,8 +22,6 @@ taken over all of them (:attr:`TAXLoss.total`). So the terms and gradients are t
 with the whole batch. Only Dice is computed over the images of each process.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 

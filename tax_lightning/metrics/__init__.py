@@ -18,8 +18,6 @@ all of them, and a ValueError says which does not fit:
 - ``who`` ``[B, N, H, W]``: weight of each annotator in the result, sums to 1 over N.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torchmetrics import Metric, MetricCollection

@@ -5,8 +5,6 @@ stands beside what constants reach that are fitted to the same masks, so that a 
 only as far as it is better. Arguments are explained in :mod:`tax_lightning.metrics`.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Is the explanation right? All metrics of who and why at once, each beside its control."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

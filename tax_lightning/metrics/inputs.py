@@ -1,7 +1,5 @@
 """What all metrics share: checks of arguments, reading of label maps, and states that add up."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

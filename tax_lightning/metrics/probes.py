@@ -10,8 +10,6 @@
 A ValueError says which argument does not fit, or which source lies outside its image.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Are the predictions right? Overlap, relative areas and calibration of segmentations."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -5,8 +5,6 @@ Scores of images ``[B]`` are NaN for an image that nobody labelled. Arguments ar
 :mod:`tax_lightning.metrics`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Tendencies: does each annotator, as predicted, draw like the real one?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

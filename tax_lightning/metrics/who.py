@@ -5,8 +5,6 @@ several have it, each is named in part. The pixels of all images are pooled. Arg
 in :mod:`tax_lightning.metrics`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

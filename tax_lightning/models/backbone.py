@@ -1,7 +1,5 @@
 """Any encoder-decoder as the source of dense features."""
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The kernel bank: each annotator's labelling tendency as a subset of convolution kernels."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ The same sum is used twice, over an annotator's kernels (weights g_nk) and over 
 (weights w_n). Probabilities are mixed, so the shares of the parts in a decision add up to 1.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

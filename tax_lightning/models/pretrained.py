@@ -1,7 +1,5 @@
 """Pretrained encoder weights without a network: from a file, or from an installed package."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

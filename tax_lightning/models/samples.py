@@ -1,7 +1,5 @@
 """Plausible segmentations drawn from class probabilities, with whole outlines."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Trust: how far the evidence for an annotator may weigh in the result."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -10,8 +10,6 @@ Such a hard assignment is that of a mixture trained by hard EM, with every type 
 which keeps types from dying. Whether two sets of masks are alike does not depend on their order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

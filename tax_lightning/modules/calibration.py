@@ -4,8 +4,6 @@ All of it works on a sample of pixels whose features are computed once, since ev
 kernels is frozen by then.
 """
 
-from __future__ import annotations
-
 import copy
 import zlib
 from collections.abc import Iterable, Sequence

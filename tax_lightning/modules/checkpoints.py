@@ -3,8 +3,6 @@
 It consists of tensors and primitives only, so it loads with ``weights_only=True``.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping
 from importlib import import_module

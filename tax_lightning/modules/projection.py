@@ -1,7 +1,5 @@
 """Passes over images, in which prototypes start and find their source pixels."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice

@@ -1,7 +1,5 @@
 """When in a training run the prototypes are started, projected and frozen."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
