@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -85,44 +86,37 @@ class Prediction:
     def __getitem__(self, i: int) -> Self:
         """What is said of image ``i`` alone, with B = 1."""
         position = range(len(self.ids))[i]
-        tensors = {
-            name: tensor[position : position + 1] for name, tensor in self._tensors().items()
-        }
-        return dataclasses.replace(self, ids=(self.ids[position],), **tensors)  # type: ignore[arg-type]
+        ids = (self.ids[position],)
+        return self._mapped(lambda tensor: tensor[position : position + 1], ids=ids)
 
     def part(self, top: int, left: int, height: int, width: int) -> Self:
         """A rectangle of every image, in pixels."""
         rows, columns = slice(top, top + height), slice(left, left + width)
-        tensors = {name: tensor[..., rows, columns] for name, tensor in self._tensors().items()}
-        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
+        return self._mapped(lambda tensor: tensor[..., rows, columns])
 
     def resized(self, height: int, width: int) -> Self:
         """The same at another size: shares between neighbours by distance, indices the nearest."""
         if tuple(self.probs.shape[-2:]) == (height, width):
             return self
-        tensors = {
-            name: _resized(tensor, (height, width)) for name, tensor in self._tensors().items()
-        }
-        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
+        return self._mapped(lambda tensor: _resized(tensor, (height, width)))
 
     def sampled(self, rows: Tensor, columns: Tensor) -> Self:
         """The pixels at these rows and columns, such as to show an image smaller or larger."""
         rows, columns = rows.to(self.probs.device), columns.to(self.probs.device)
-        tensors = {
-            name: tensor.index_select(-2, rows).index_select(-1, columns)
-            for name, tensor in self._tensors().items()
-        }
-        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
+        return self._mapped(lambda tensor: tensor.index_select(-2, rows).index_select(-1, columns))
 
     def to(self, device: torch.device | str) -> Self:
         """The same with every tensor on ``device``."""
-        tensors = {name: tensor.to(device) for name, tensor in self._tensors().items()}
-        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
+        return self._mapped(lambda tensor: tensor.to(device))
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """The tensor fields by name."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by the names of their fields, each ``[B, ..., H, W]``."""
+        return {name: getattr(self, name) for name in self._axes()}
+
+    def _mapped(self, change: Callable[[Tensor], Tensor], **fields: Any) -> Self:  # noqa: ANN401
+        """The same with every tensor changed, and with these other fields."""
+        tensors = {name: change(value) for name, value in self.tensors().items()}
+        return dataclasses.replace(self, **fields, **tensors)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +36,7 @@ class Stitcher:
     part, and of indices those of the part that lies around the pixel are kept.
 
     Args:
-        folder: Where this process may keep files; removed by :meth:`close`.
+        folder: Where this process may keep files.
 
     Example:
         >>> import tempfile
@@ -48,7 +47,6 @@ class Stitcher:
         ...     for column in (0, 2):
         ...         stitcher.add(left, Whole("a", 4, 6), top=0, left=column)
         ...     bands = list(together([Path(folder) / "parts"], Whole("a", 4, 6), left))
-        ...     stitcher.close()
         >>> [tuple(band.probs.shape) for _, band in bands], bands[0][1].probs.unique()
         ([(1, 2, 4, 6)], tensor([0.5000]))
     """
@@ -75,23 +73,29 @@ class Stitcher:
             )
         rows, columns = slice(top, top + height), slice(left, left + width)
         weight = _tent(height)[:, None] * _tent(width)
-        best = _canvas(self.folder, whole, "best", (), np.float32)
+        best = self._canvas(whole, "best", np.float32)
         around = weight > best[rows, columns]
         best[rows, columns] = np.maximum(best[rows, columns], weight)
-        total = _canvas(self.folder, whole, "total", (), np.float32)
-        total[rows, columns] += weight
-        for name, values in _maps_of(part).items():
+        self._canvas(whole, "total", np.float32)[rows, columns] += weight
+        for name, values in part.tensors().items():
             array = as_array(values[0])
             if values.is_floating_point():
-                sums = _canvas(self.folder, whole, name, array.shape[:-2], np.float32)
+                sums = self._canvas(whole, name, np.float32, array.shape[:-2])
                 sums[..., rows, columns] += array * weight
             else:
-                kept = _canvas(self.folder, whole, name, array.shape[:-2], np.int16)
+                kept = self._canvas(whole, name, np.int16, array.shape[:-2])
                 kept[..., rows, columns] = np.where(around, array, kept[..., rows, columns])
 
-    def close(self) -> None:
-        """Remove the files."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def _canvas(
+        self, whole: Whole, name: str, kind: type, axes: tuple[int, ...] = ()
+    ) -> npt.NDArray[Any]:
+        """An array on disk of the size of the whole image, zeros at first."""
+        path = _file(self.folder, whole, name)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.lib.format.open_memmap(path, "w+", kind, (*axes, whole.height, whole.width))
+        opened: npt.NDArray[Any] = np.load(path, "r+")
+        return opened
 
 
 def together(
@@ -109,53 +113,32 @@ def together(
         came.
     """
     there = [folder for folder in folders if _file(folder, whole, "best").exists()]
+
+    def stored(name: str, rows: slice) -> npt.NDArray[Any]:
+        return np.stack([np.load(_file(f, whole, name), "r")[..., rows, :] for f in there])
+
     for top in range(0, whole.height, _BAND):
         rows = slice(top, min(top + _BAND, whole.height))
-        weights = [np.load(_file(f, whole, "total"), "r")[rows] for f in there]
-        bests = np.stack([np.load(_file(f, whole, "best"), "r")[rows] for f in there])
-        total, first = np.sum(weights, axis=0), bests.argmax(0)
+        total, first = stored("total", rows).sum(0), stored("best", rows).argmax(0)
         total[total == 0] = np.nan  # no part shows these pixels
         maps: dict[str, Tensor] = {}
-        for name, values in _maps_of(template).items():
-            parts = np.stack([np.load(_file(f, whole, name), "r")[..., rows, :] for f in there])
+        for name, values in template.tensors().items():
+            parts = stored(name, rows)
             if values.is_floating_point():
                 maps[name] = torch.from_numpy(parts.sum(0) / total)[None]
             else:
                 at = np.broadcast_to(first, parts.shape[1:])[None]
-                kept = np.take_along_axis(parts, at, 0)[0]
-                maps[name] = torch.from_numpy(kept.astype(np.int64))[None]
+                kept = np.take_along_axis(parts, at, 0)
+                maps[name] = torch.from_numpy(kept.astype(np.int64))
         band = dataclasses.replace(template, ids=(whole.id,), **maps)  # type: ignore[arg-type]
         yield top, band
-
-
-def _maps_of(prediction: Prediction) -> dict[str, Tensor]:
-    values = {
-        field.name: getattr(prediction, field.name) for field in dataclasses.fields(prediction)
-    }
-    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def _tent(length: int) -> npt.NDArray[np.float32]:
     """Weights along a side: 1 in the middle, little at both ends."""
     place = (np.arange(length) + 0.5) / length
-    weights: npt.NDArray[np.float32]
-    weights = np.maximum(1 - np.abs(2 * place - 1), _LEAST).astype(np.float32)
-    return weights
+    return (1 - abs(2 * place - 1)).clip(_LEAST).astype(np.float32)
 
 
 def _file(folder: Path, whole: Whole, name: str) -> Path:
     return folder / file_name(whole.id) / f"{name}.npy"
-
-
-def _canvas(
-    folder: Path, whole: Whole, name: str, axes: tuple[int, ...], kind: type
-) -> npt.NDArray[Any]:
-    """An array on disk of the size of the whole image, zeros at first."""
-    path = _file(folder, whole, name)
-    if path.exists():
-        opened: npt.NDArray[Any] = np.load(path, "r+")
-        return opened
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shape = (*axes, whole.height, whole.width)
-    made: npt.NDArray[Any] = np.lib.format.open_memmap(path, "w+", kind, shape)
-    return made
