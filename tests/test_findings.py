@@ -9,8 +9,7 @@ from made_up import TRUSTED, make_explanation
 
 from tax_lightning.explanation import TrustBasis
 from tax_lightning.findings import LabelCounts
-from tax_lightning.visualization.findings import findings
-from tax_lightning.visualization.summary import Summary
+from tax_lightning.visualization.summary import Summary, findings
 
 NAMES = ("Ana", "Ben", "Cleo", "Dan")
 

@@ -10,11 +10,10 @@ from tax_lightning.callbacks.loggers import Destinations
 from tax_lightning.callbacks.samples import explained_samples, training_reader, undisturbed
 from tax_lightning.files import file_name
 from tax_lightning.findings import Finding
-from tax_lightning.visualization.findings import findings
 from tax_lightning.visualization.gallery import read_cards, render_gallery, with_use
 from tax_lightning.visualization.panel import render_panel
 from tax_lightning.visualization.report import write_page
-from tax_lightning.visualization.summary import Summary
+from tax_lightning.visualization.summary import Summary, findings
 
 
 class ExplanationLogger(Callback):

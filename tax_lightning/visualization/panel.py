@@ -15,7 +15,6 @@ from tax_lightning.explanation import Example, Explanation
 from tax_lightning.tendencies import Groups, figures
 from tax_lightning.visualization import drawing
 from tax_lightning.visualization.annotations import Argument, CallOut, SourcePatch, find_callouts
-from tax_lightning.visualization.findings import findings
 from tax_lightning.visualization.gallery import origin
 from tax_lightning.visualization.palette import (
     Colour,
@@ -31,6 +30,7 @@ from tax_lightning.visualization.summary import (
     SHARED,
     Summary,
     cast_of,
+    findings,
     standing,
     tendencies,
     threshold_words,

@@ -22,7 +22,6 @@ from tax_lightning.tendencies import Groups, agreement, tendency_table
 from tax_lightning.visualization import page as base
 from tax_lightning.visualization.annotations import Read, find_callouts
 from tax_lightning.visualization.drawing import data_uri, shrunk
-from tax_lightning.visualization.findings import findings
 from tax_lightning.visualization.gallery import (
     TAGLINE,
     PrototypeCard,
@@ -43,6 +42,7 @@ from tax_lightning.visualization.sheet import Sheet
 from tax_lightning.visualization.summary import (
     MOST_NAMED,
     Summary,
+    findings,
     tendencies,
     threshold_words,
     trust_words,

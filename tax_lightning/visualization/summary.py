@@ -1,7 +1,8 @@
-"""What can be said of some images in numbers and words, and who is named in them."""
+"""What is said of some images in numbers and words, what misleads in them, and who is named."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,17 @@ from numpy.typing import NDArray
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Explanation, TrustBasis
-from tax_lightning.findings import Counts, LabelCounts, Shares
+from tax_lightning.findings import (
+    Counts,
+    Finding,
+    LabelCounts,
+    Shares,
+    listed,
+    noise,
+    slots,
+    ties,
+    wrong_alike,
+)
 from tax_lightning.tendencies import tendency_sums
 from tax_lightning.visualization.drawing import as_array
 from tax_lightning.visualization.palette import Colour, annotator_palette
@@ -22,6 +33,7 @@ SHARED, DECIDES, OUTVOTED = range(3)
 """How the annotator with the largest weight stands to the result; see `standing`."""
 
 _OTHERS: Colour = (150, 150, 150)
+_ALIKE = 0.02  # mean distance of probabilities below which two annotators are not told apart
 
 
 def standing(explanation: Explanation) -> NDArray[np.uint8]:
@@ -145,6 +157,90 @@ def trust_words(trust: TrustBasis) -> str:
     scores = "uniform {:.2f}, constant {:.2f}, image {:.2f}".format(*trust.scores)
     kept = f"{_FORM[trust.kind]} {_MEANING[trust.kind]}"
     return f"{taught} (log score, smaller is better: {scores}). {kept}"
+
+
+# --------------------------------------------------------------------------------------- findings
+
+
+def findings(of: Explanation, summary: Summary) -> list[Finding]:
+    """What misleads in explained images: one of them, for the names, and the counts of all."""
+    trust, labels = of.trust, summary.labels
+    found = [] if of.persons else [slots(of.annotators)]
+    if not summary.foreground:
+        found.append(_nothing(of.classes[0], summary.pixels))
+    if of.persons:
+        found += _not_told_apart(of.annotators, summary)
+        found += noise(of.annotators, labels.kappa, labels.classes, bool(labels.given))
+    if trust.reference == "given":
+        found += wrong_alike(labels)
+    if trust.reference == "majority":
+        found += ties(labels)
+    return found + list(_trust(trust))
+
+
+def _nothing(background: str, pixels: int) -> Finding:
+    return Finding(
+        "nothing",
+        "warning",
+        f"The result is {background} everywhere",
+        f"The model found nothing at any of {pixels} pixels, so that votes, who and why speak of "
+        "background alone. If there is something to be seen, train longer or at another learning "
+        "rate, or look whether the images are prepared as those of the training.",
+    )
+
+
+def _not_told_apart(annotators: Sequence[str], summary: Summary) -> Iterator[Finding]:
+    """All annotators, or pairs of them, of whom the model expects the same."""
+    distance = summary.shares(summary.apart)
+    near = np.triu(distance < _ALIKE, 1)
+    pairs = [f"{annotators[n]} and {annotators[m]}" for n, m in np.argwhere(near)]
+    people = len(annotators)
+    certain = summary.foreground and not summary.disputed
+    if people > 1 and (certain or len(pairs) == people * (people - 1) / 2):
+        evidence = f"On the {summary.dispute:.0%} of the pixels that are disputed, no two of them "
+        evidence += f"differ by {_ALIKE:.0%} in probability on average."
+        yield Finding(
+            "identical",
+            "warning",
+            f"The model expects the same of all {people} annotators",
+            f"{'No pixel is disputed.' if certain else evidence} "
+            "It cannot tell them apart, so that names mean nothing here. Train longer; if it stays "
+            "so, look with `tax inspect` whether their masks are equal.",
+        )
+    elif pairs:
+        yield Finding(
+            "duplicate",
+            "warning",
+            f"The model expects nearly the same of {listed(pairs, 4)}",
+            f"Their probabilities differ by {distance[near].max():.1%} or less on average where "
+            "annotators are disputed. Which of the two is named is chance, and together they count "
+            "twice in votes. If one was entered twice, leave one out with exclude_annotators.",
+        )
+
+
+def _trust(trust: TrustBasis) -> Iterator[Finding]:
+    uniform, constant, image = trust.scores
+    if not trust.measured:
+        yield Finding(
+            "unmeasured",
+            "warning",
+            "Trust in the annotators was not measured",
+            "It is not known whether the weights are right: do not rely on them. They are measured "
+            "at the end of a training, on two or more validation images.",
+        )
+    elif trust.reference == "given" and trust.kind != "image":
+        kept, score = "equal weights", uniform
+        if trust.kind == "constant":
+            kept, score = "one constant for each annotator", constant
+        yield Finding(
+            "invisible",
+            "warning",
+            "The images do not show who is right",
+            f"There is a reference, but weights that follow the image have a log score of "
+            f"{image:.2f} on validation images, {kept} of {score:.2f}, and smaller is better. So "
+            "who is to be believed at a spot is not known: read votes and dispute instead. More "
+            "images, or channels that show what the experts saw, may help.",
+        )
 
 
 # ------------------------------------------------------------------------------------------- cast
