@@ -43,14 +43,9 @@ _TAGLINE = (
     "Numbers lead to the cards below: the training pixels that speak for the result and against it"
 )
 _CARDS_TITLE = "WHY, continued: the spots with numbers"
-_WHY = (
-    Entry("colour: the annotator whose prototype is the first reason"),
-    Entry("shade: which of their prototypes"),
-)
-_WHY_ALL_ALIKE = (
-    Entry("colour: who most surely says the result; all annotators count the same"),
-    Entry("shade: which of their prototypes"),
-)
+_WHY = "colour: the annotator whose prototype is the first reason"
+_WHY_ALL_ALIKE = "colour: who most surely says the result; all annotators count the same"
+_SHADE = "shade: which of their prototypes"
 _OUTLINE = (
     "%: of the area of the result. px: how far the outline lies from that of the majority on "
     "average, as drawn and as the model expects, + outside and - inside"
@@ -110,7 +105,7 @@ def render_panel(
     summary, callouts = Summary.of(explanation, masks, reference), find_callouts(explanation)
     view = View(explanation, image, masks, reference, summary)
     sheet = Sheet(view.scale)
-    why = _WHY if explanation.trust.kind == "image" else _WHY_ALL_ALIKE
+    why = [Entry(_WHY if explanation.trust.kind == "image" else _WHY_ALL_ALIKE), Entry(_SHADE)]
     drawn, how, may = "Annotators", "as each of them drew", ""
     if masks is None:
         drawn, how, may = "Annotators, as predicted", "as expected of each", "would "
@@ -119,8 +114,8 @@ def render_panel(
             sheet.tile("Image", view.image, [Entry("{1} x {0} pixels".format(*size))]),
             sheet.tile(drawn, view.contours(), [Entry(how)]),
             sheet.tile("Result", view.result(), _class_entries(view)),
-            _who_tile(sheet, view, explanation, summary),
-            sheet.tile("WHY", _with_numbers(view.why(), view, callouts, sheet), why),
+            _who_tile(sheet, view),
+            sheet.tile("WHY", _numbered_why(sheet, view, callouts), why),
             sheet.tile("DISPUTE", view.dispute_map(), dispute_notes(explanation, summary)),
         ],
         _COLUMNS,
@@ -129,7 +124,7 @@ def render_panel(
     own = f"EACH ANNOTATOR: solid, they {may}add to the result; striped, they {may}leave out"
     hatched = drawing.grey_rgb(np.where(drawing.hatching(_CHIP, 2 * _CHIP, 7), 178.0, 220.0))
     sign = Entry(f"hatched: {threshold_words(explanation.dispute_threshold)}", hatched)
-    cards = [_card(sheet, view, explanation, callout, patches or {}) for callout in callouts]
+    cards = [_card(sheet, view, callout, patches or {}) for callout in callouts]
     return sheet.framed(
         [
             sheet.heading(explanation.ids[0], _TAGLINE, width),
@@ -138,7 +133,7 @@ def render_panel(
             sheet.flow([sign], width),
             sheet.flow(annotator_entries(view, explanation.annotators, summary, groups), width),
             sheet.line(own, sheet.title, width),
-            _own_maps(sheet, view, explanation.annotators, tendencies(explanation, masks), width),
+            _own_maps(sheet, view, tendencies(explanation, masks), width),
             sheet.text([_OUTLINE], width),
             sheet.line(_CARDS_TITLE if cards else _NOBODY, sheet.title, width),
             *([sheet.grid(cards, _COLUMNS)] if cards else []),
@@ -161,9 +156,9 @@ class View:
         reference: NDArray[np.integer] | None,
         summary: Summary,
     ) -> None:
+        self.explanation, self.summary = explanation, summary
         self.named, colours = cast_of(summary)
         self.colours = np.asarray(colours, dtype=np.uint8)
-        self.classes, self.kernels = explanation.classes, explanation.kernels
         source_size = image.shape[:2]
         self.size = height, width = _display_size(*source_size)
         self.zoom = np.divide(self.size, source_size)
@@ -194,7 +189,7 @@ class View:
     def result(self) -> Picture:
         """The resulting classes over the grey image, the reference as a dashed line."""
         picture = drawing.grey_rgb(self.grey)
-        colours = np.asarray(class_palette(len(self.classes)), dtype=np.uint8)
+        colours = np.asarray(class_palette(len(self.explanation.classes)), dtype=np.uint8)
         inside = self.decision > 0
         picture[inside] = drawing.blend(picture[inside], colours[self.decision[inside]], 0.55)
         outline = drawing.contours(self.decision, self.line)
@@ -218,18 +213,21 @@ class View:
 
     def why(self) -> Picture:
         """Shades of an annotator's colour for the prototypes behind the result."""
-        shades = [[self.shade(n, k) for k in range(self.kernels)] for n in range(len(self.masks))]
+        shades = [
+            [self.shade(n, k) for k in range(self.explanation.kernels)]
+            for n in range(len(self.masks))
+        ]
         place = self.map("reason"), self.map("reason_kernel")
         return self._with_undisputed(np.asarray(shades, np.uint8)[place])
 
     def shade(self, annotator: int, kernel: int) -> Colour:
         """The colour of a prototype."""
         r, g, b = self.colours[annotator].tolist()
-        return kernel_shade((r, g, b), kernel, self.kernels)
+        return kernel_shade((r, g, b), kernel, self.explanation.kernels)
 
     def dispute_map(self) -> Picture:
         """The expected share of pairs who differ, dark where it is that of even odds or more."""
-        return value_colours(self.map("dispute") / (1 - 1 / len(self.classes)))
+        return value_colours(self.map("dispute") / (1 - 1 / len(self.explanation.classes)))
 
     def own(self, annotator: int) -> tuple[Picture, float, float]:
         """What an annotator would add, solid, and leave out, striped; and both areas as shares."""
@@ -260,25 +258,21 @@ def _display_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _who_tile(sheet: Sheet, view: View, explanation: Explanation, summary: Summary) -> Image.Image:
+def _who_tile(sheet: Sheet, view: View) -> Image.Image:
     """Whom the result follows, where that is known from the image; else the expected votes."""
-    if explanation.trust.kind == "image":
+    if view.explanation.trust.kind == "image":
         words = "colour: who weighs most; the paler, the more the others weigh"
         return sheet.tile("WHO weighs most", view.who(), [Entry(words)])
-    n = len(explanation.annotators)
+    n = len(view.explanation.annotators)
     notes = [Entry("how many would say the same:")]
     notes += [Entry(f"{n} of {n}"), Entry(f"{n / 2:g} of {n} or fewer", _scale_bar())]
-    if summary.disputed:
-        notes.append(Entry(f"on average {summary.votes:.1f} of {n} where not hatched"))
+    if view.summary.disputed:
+        notes.append(Entry(f"on average {view.summary.votes:.1f} of {n} where not hatched"))
     return sheet.tile("VOTES", view.votes_map(), notes)
 
 
 def _own_maps(
-    sheet: Sheet,
-    view: View,
-    annotators: Sequence[str],
-    sums: Mapping[str, NDArray[np.float64]],
-    width: int,
+    sheet: Sheet, view: View, sums: Mapping[str, NDArray[np.float64]], width: int
 ) -> Image.Image:
     """A small map for each annotator who is named, and where their outlines lie."""
     said = {"masks": "drawn", "model": "expected"}
@@ -298,7 +292,7 @@ def _own_maps(
             for how, outline in outlines.items()
             if not np.isnan(outline[n])
         ]
-        name = sheet.text([shorten(annotators[n])], side)
+        name = sheet.text([shorten(view.explanation.annotators[n])], side)
         tiles.append(sheet.stacked([name, small, sheet.text(words, side)], gap=2))
     return sheet.grid(tiles, columns)
 
@@ -337,8 +331,9 @@ def dispute_notes(explanation: Explanation, summary: Summary) -> list[Entry]:
 
 def _class_entries(view: View) -> list[Entry]:
     """The classes, and the reference's line where there is one."""
-    colours = map(_solid_chip, class_palette(len(view.classes)))
-    entries = [Entry(shorten(name), chip) for name, chip in zip(view.classes, colours, strict=True)]
+    classes = view.explanation.classes
+    chips = map(_solid_chip, class_palette(len(classes)))
+    entries = [Entry(shorten(name), chip) for name, chip in zip(classes, chips, strict=True)]
     if view.reference is not None:
         ground = drawing.grey_rgb(np.full((_CHIP, 20), 225.0))
         line = np.pad(np.ones((3, 20), dtype=bool), ((6, _CHIP - 9), (0, 0)))
@@ -386,11 +381,7 @@ def argument_words(argument: Argument, patches: Mapping[Example, SourcePatch]) -
 
 
 def _card(
-    sheet: Sheet,
-    view: View,
-    explanation: Explanation,
-    callout: CallOut,
-    patches: Mapping[Example, SourcePatch],
+    sheet: Sheet, view: View, callout: CallOut, patches: Mapping[Example, SourcePatch]
 ) -> Image.Image:
     """A call-out's number and result, and the examples for and against it."""
 
@@ -401,9 +392,9 @@ def _card(
         )
         words = [said, *argument_words(argument, patches)]
         text = sheet.text(words, sheet.cell - box.width - sheet.nearby)
-        return sheet.side_by_side([box, text], sheet.nearby)
+        return sheet.grid([box, text], 2, sheet.nearby)
 
-    words = callout_words(explanation, callout)
+    words = callout_words(view.explanation, callout)
     head = sheet.text(words, sheet.cell, indent=sheet.disc + sheet.frame)
     sheet.number(head, callout.number, sheet.disc / 2, sheet.disc / 2)
     reason, other = callout.reason, callout.against
@@ -415,11 +406,9 @@ def _card(
     return sheet.stacked([head, reasons, dissent])
 
 
-def _with_numbers(
-    picture: Picture, view: View, callouts: Sequence[CallOut], sheet: Sheet
-) -> Picture:
-    """Put the call-outs' numbers on their spots."""
-    canvas = Image.fromarray(picture)
+def _numbered_why(sheet: Sheet, view: View, callouts: Sequence[CallOut]) -> Picture:
+    """The prototypes behind the result, with the call-outs' numbers on their spots."""
+    canvas = Image.fromarray(view.why())
     for callout in callouts:
         y, x = (np.array([callout.y, callout.x]) + 0.5) * view.zoom
         sheet.number(canvas, callout.number, x, y)

@@ -48,21 +48,23 @@ class Sheet:
         """The finished sheet: the blocks below each other, with a margin all round."""
         return np.asarray(ImageOps.expand(self.stacked(blocks), self.margin, PAPER))
 
-    def side_by_side(self, blocks: Sequence[Image.Image], gap: int | None = None) -> Image.Image:
-        """Blocks in a row, their tops aligned."""
-        return _joined(blocks, self.gap if gap is None else gap, down=False)
-
     def stacked(self, blocks: Sequence[Image.Image], gap: int | None = None) -> Image.Image:
         """Blocks below each other, their left edges aligned."""
-        return _joined(blocks, self.nearby if gap is None else gap, down=True)
+        return self.grid(blocks, 1, self.nearby if gap is None else gap)
 
     def grid(
         self, blocks: Sequence[Image.Image], columns: int, gap: int | None = None
     ) -> Image.Image:
-        """Blocks in rows of so many."""
-        starts = range(0, len(blocks), columns)
-        rows = [self.side_by_side(blocks[start : start + columns], gap) for start in starts]
-        return self.stacked(rows, self.gap if gap is None else gap)
+        """Blocks in rows of so many, their tops aligned."""
+        gap = self.gap if gap is None else gap
+        places, right, bottom = [], 0, -gap
+        for start in range(0, len(blocks), columns):
+            x, y = 0, bottom + gap
+            for block in blocks[start : start + columns]:
+                places.append((block, (x, y)))
+                right, bottom = max(right, x + block.width), max(bottom, y + block.height)
+                x += block.width + gap
+        return _pasted(places, right, bottom)
 
     def heading(self, title: str, tagline: str, width: int) -> Image.Image:
         """What the sheet is of, and in one sentence what it shows."""
@@ -128,10 +130,7 @@ class Sheet:
             places.append((item, (x, y)))
             x += item.width + self.nearby + self.frame
             bottom = max(bottom, y + item.height)
-        block = Image.new("RGB", (width, bottom), PAPER)
-        for item, place in places:
-            block.paste(item, place)
-        return block
+        return _pasted(places, width, bottom)
 
     def _legend_item(self, entry: Entry, width: int) -> Image.Image:
         """A chip and its text."""
@@ -174,15 +173,13 @@ class Sheet:
         return ImageOps.expand(inside, self.frame, edge)
 
 
-def _joined(blocks: Sequence[Image.Image], gap: int, down: bool) -> Image.Image:
-    """Blocks one after the other, with gaps between them."""
-    widths, heights = zip(*(block.size for block in blocks), strict=True)
-    gaps = gap * (len(blocks) - 1)
-    size = (max(widths), sum(heights) + gaps) if down else (sum(widths) + gaps, max(heights))
-    paper, at = Image.new("RGB", size, PAPER), 0
-    for block in blocks:
-        paper.paste(block, (0, at) if down else (at, 0))
-        at += gap + (block.height if down else block.width)
+def _pasted(
+    blocks: Iterable[tuple[Image.Image, tuple[int, int]]], width: int, height: int
+) -> Image.Image:
+    """Blocks on paper of this size, each with its left and top edge."""
+    paper = Image.new("RGB", (width, height), PAPER)
+    for block, place in blocks:
+        paper.paste(block, place)
     return paper
 
 
