@@ -81,13 +81,6 @@ def spread(length: int, count: int) -> NDArray[np.int32]:
     return ((np.arange(count) + 0.5) * length / count).astype(np.int32)
 
 
-def shrunk(picture: Picture, size: tuple[int, int]) -> Picture:
-    """The picture with this height and width, which are not larger than its own."""
-    if picture.shape[:2] == size:
-        return picture
-    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.LANCZOS))
-
-
 def data_uri(picture: Picture) -> str:
     """A picture as the address of itself: PNG or JPEG, whichever is smaller."""
     image = Image.fromarray(picture)
@@ -109,15 +102,13 @@ def blend(
 def contours(labels: NDArray[Any], width: int) -> NDArray[np.bool_]:
     """The inner edges of regions of class ids ``[..., H, W]``; 255 counts as background."""
     known = np.where(labels == IGNORE_INDEX, 0, labels).astype(np.uint8)
-    planes = np.moveaxis(known.reshape(-1, *known.shape[-2:]), 0, -1)  # as channels for OpenCV
-    planes = np.ascontiguousarray(planes)
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    edge = cv2.morphologyEx(planes, cv2.MORPH_GRADIENT, cross).reshape(planes.shape)
-    edge[planes == 0] = 0
-    side = 2 * width - 1
-    wide = cv2.dilate(edge, np.ones((side, side), np.uint8)).reshape(planes.shape)
-    lines: NDArray[np.bool_] = (wide > 0) & (planes > 0)
-    return np.moveaxis(lines, -1, 0).reshape(known.shape)
+    square = np.ones((2 * width - 1, 2 * width - 1), np.uint8)
+    lines = np.empty(known.shape, np.bool_)
+    for place in np.ndindex(known.shape[:-2]):
+        edge = cv2.morphologyEx(known[place], cv2.MORPH_GRADIENT, cross) * (known[place] > 0)
+        lines[place] = cv2.dilate(edge, square) > 0
+    return lines & (known > 0)
 
 
 def dashed(picture: Picture, line: NDArray[np.bool_]) -> Picture:

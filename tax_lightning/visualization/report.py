@@ -21,7 +21,7 @@ from tax_lightning.findings import Finding
 from tax_lightning.tendencies import Groups, agreement, tendency_table
 from tax_lightning.visualization import page as base
 from tax_lightning.visualization.annotations import Read, find_callouts
-from tax_lightning.visualization.drawing import data_uri, shrunk
+from tax_lightning.visualization.drawing import data_uri
 from tax_lightning.visualization.gallery import (
     TAGLINE,
     PrototypeCard,
@@ -127,7 +127,7 @@ def write_report(
         raise ValueError("there are no images to explain, expected at least one.")
     notes = [*notes, *(found.said for found in report.findings())]
     page = folder / "index.html"
-    page.write_text(report.page(title, source, notes), encoding="utf-8", newline="\n")
+    report.write_page(page, title, source, notes)
     content = {"tax_lightning": __version__, "source": source, "notes": notes, **report.content()}
     write_json(numbers, content)
     return page
@@ -142,11 +142,10 @@ def write_page(
 ) -> None:
     """The page of `write_report` alone, of at least one image, with the cards of all prototypes."""
     report = _Report(_MAX_SIDE, groups)
+    report.cards = list(cards)
     for explanation, picture, *given in explained:
-        report.cards = list(cards)
         report.add(explanation, picture, *given)
-    text = report.page(_TITLE, source, [found.said for found in report.findings()])
-    path.write_text(text, encoding="utf-8", newline="\n")
+    report.write_page(path, _TITLE, source, [found.said for found in report.findings()])
 
 
 class _Report:
@@ -182,10 +181,11 @@ class _Report:
         else:
             self.first, self.summary = explanation, summary
         maps = base.compact(explanation, self.max_side, masks)
-        shown = shrunk(picture, maps["result"].shape)
+        size = maps["result"].shape
+        shown = Image.fromarray(picture).resize(size[::-1], Image.Resampling.LANCZOS)
         number = len(self.images)
         self.blocks += [
-            _block(f"picture-{number}", data_uri(shown)),
+            _block(f"picture-{number}", data_uri(np.asarray(shown))),
             _block(f"maps-{number}", base.packed(maps)),
         ]
         self.tendencies.append(tendencies(explanation, masks))
@@ -193,7 +193,7 @@ class _Report:
             {
                 "id": name,
                 "size": list(picture.shape[:2]),
-                "shown": list(shown.shape[:2]),
+                "shown": list(size),
                 "planes": base.planes_of(maps),
                 "disputed": summary.dispute,
                 "disputed_in_masks": summary.labels.dispute,
@@ -210,22 +210,18 @@ class _Report:
         missing = sum(card.source.taken_from not in card.patches for card in taken)
         if not taken:
             title = "The prototypes of this model are no training pixels yet"
-            cure = (
-                "So no example can be named. Train to the end, or take the checkpoint that "
-                "`tax fit` names there."
-            )
+            cure = "So no example can be named. Train to the end, or take the checkpoint that "
+            cure += "`tax fit` names there."
             found.append(Finding("unprojected", "warning", title, cure))
         elif missing:
             title = f"The training images of {missing} of {len(taken)} prototypes are not at hand"
-            cure = (
-                "These examples are named but not shown. Give the configuration of the training "
-                "with --config to see them."
-            )
+            cure = "These examples are named but not shown. Give the configuration of the "
+            cure += "training with --config to see them."
             found.append(Finding("examples", "hint", title, cure))
         return found
 
-    def page(self, title: str, source: str, notes: Sequence[str]) -> str:
-        """The page as HTML."""
+    def write_page(self, path: Path, title: str, source: str, notes: Sequence[str]) -> None:
+        """Write the page, as HTML."""
         people, count = len(self.first.annotators), len(self.images)
         summary = (
             f"{count} picture{'s' if count > 1 else ''}"
@@ -250,7 +246,7 @@ class _Report:
         known = json.dumps(self.content(), ensure_ascii=False, allow_nan=False)
         # The end of a script's element is found before its text is read.
         known = known.replace("<", "\\u003c")
-        return base.page(
+        text = base.page(
             title,
             summary,
             sections,
@@ -260,6 +256,7 @@ class _Report:
             + "".join([*self.blocks, self._crops()]),
             notes=notes,
         )
+        path.write_text(text, encoding="utf-8", newline="\n")
 
     def content(self) -> dict[str, Any]:
         """The report in numbers, for the page's script."""
