@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from squares import ANNOTATORS, QUIET, Squares, fast, make_loader, make_module, make_trainer
 
 from tax_lightning import TAXLightningModule
-from tax_lightning.callbacks.samples import explained_samples
+from tax_lightning.callbacks.explanation_logger import explained_samples
 from tax_lightning.modules.add_annotators import AddedAnnotators
 from tax_lightning.modules.annotation_types import TypeNumbers, best_order, in_order, type_words
 from tax_lightning.modules.projection import on_device
