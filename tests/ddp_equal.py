@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from tax_lightning.modules import calibration
 
-STEPS = 30
+STEPS = 21
 calibration.FIT_STEPS = 60  # as in conftest.py
 # Only the expert is right just outside an object, which tells how certain who may be.
 TOO_LARGE = (0.0, 2.5, 2.0, 3.0, 3.5)
@@ -59,7 +59,7 @@ def run(devices: int, folder: Path, apart: bool = False) -> None:
         max_steps=STEPS,
         use_distributed_sampler=False,  # that of Lightning shuffles
         num_sanity_val_steps=0,
-        check_val_every_n_epoch=10,  # once, at the end
+        check_val_every_n_epoch=7,  # once, at the end
         callbacks=[Apart()] if apart else [],
     )
     trainer.fit(module, loader(devices), loader(devices, seed=1))

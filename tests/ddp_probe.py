@@ -5,6 +5,9 @@ from pathlib import Path
 import lightning as L
 import torch
 
+from tax_lightning.modules import calibration
+
+calibration.FIT_STEPS = 60  # as in conftest.py
 
 class Probe(L.Callback):
     def __init__(self, folder: str) -> None:

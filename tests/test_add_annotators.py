@@ -212,7 +212,8 @@ def test_also_in_bands_the_others_stay(base, run):
     assert_same(before.exp(), after.exp())
 
 
-def test_through_the_command_line(tmp_path, capsys):
+def test_through_the_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(calibration, "FIT_STEPS", 60)
     tiny = ["--config", str(REPO / "tests" / "tiny.yaml"), "--trainer.logger=false"]
     quickstart = str(REPO / "experiments" / "quickstart.yaml")
     known = "--data.init_args.annotators=[Ana, Ben, Chloe, Dara]"
