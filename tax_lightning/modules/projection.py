@@ -35,6 +35,7 @@ class ExplainingModule(MultiAnnotatorModule):
 
     network: TAXNetwork
     loss: TAXLoss
+    loss_weights: dict[str, float]
 
 
 @torch.no_grad()
