@@ -19,6 +19,7 @@ from PIL import Image
 
 from tax_lightning import TAXLightningModule
 from tax_lightning.batch import unpacked
+from tax_lightning.palette import Picture
 from tax_lightning.simulation import SyntheticDataModule
 from tax_lightning.visualization.gallery import (
     PrototypeCard,
@@ -26,7 +27,6 @@ from tax_lightning.visualization.gallery import (
     render_gallery,
     with_use,
 )
-from tax_lightning.visualization.palette import Picture
 from tax_lightning.visualization.panel import render_panel
 from tax_lightning.visualization.summary import Summary
 

@@ -1,7 +1,5 @@
 """What a batch must hold, checked while it is still in the CPU's memory."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias

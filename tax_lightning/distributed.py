@@ -1,7 +1,5 @@
 """What the processes of a distributed run know together: sums and objects of all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeAlias
 

@@ -1,7 +1,5 @@
 """What a model says of images: the result, what each annotator would draw, who decides, and why."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

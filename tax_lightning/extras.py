@@ -1,7 +1,5 @@
 """Libraries of our extras, which are imported when a file needs them."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from types import ModuleType
 

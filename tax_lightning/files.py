@@ -1,7 +1,5 @@
 """Names of files that every file system takes, and files that appear whole or not at all."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """What was run, for whoever finds its files later: the command, versions, the checkpoint."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shlex

@@ -1,7 +1,5 @@
 """Tables of text, the same for terminals and pages."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ expects of the annotators. All figures come from sums, which add up over images,
 annotators of a group.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

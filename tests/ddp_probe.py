@@ -9,6 +9,7 @@ from tax_lightning.modules import calibration
 
 calibration.FIT_STEPS = 60  # as in conftest.py
 
+
 class Probe(L.Callback):
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)

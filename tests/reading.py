@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tax_lightning.data.pixels import Pictures
-from tax_lightning.visualization.palette import INK, PAPER
+from tax_lightning.palette import INK, PAPER
 from tax_lightning.visualization.sheet import font_for
 
 

@@ -4,6 +4,7 @@ from made_up import make_source, make_sources
 from reading import places_of, says, written
 
 from tax_lightning.explanation import Example, PrototypeSource
+from tax_lightning.palette import annotator_palette
 from tax_lightning.visualization.annotations import SourcePatch
 from tax_lightning.visualization.gallery import (
     PrototypeCard,
@@ -12,7 +13,6 @@ from tax_lightning.visualization.gallery import (
     render_gallery,
     shown_examples,
 )
-from tax_lightning.visualization.palette import annotator_palette
 
 BODY, TITLE = 14, 18
 BLUE, ORANGE = annotator_palette(2)

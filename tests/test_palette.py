@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from tax_lightning.visualization.palette import annotator_palette, class_palette, kernel_shade
+from tax_lightning.palette import annotator_palette, class_palette, kernel_shade
 
 # What is seen of linear light without the cones of one kind: Machado, Oliveira and Fernandes, "A
 # physiologically-based model for simulation of color vision deficiency", 2009, at full severity.

@@ -9,13 +9,13 @@ from made_up import KERNELS, make_explanation, make_sources, quarters
 from reading import places_of, says, written
 
 from tax_lightning.explanation import TrustBasis
-from tax_lightning.visualization.annotations import SourcePatch, find_callouts
-from tax_lightning.visualization.palette import (
+from tax_lightning.palette import (
     annotator_palette,
     class_palette,
     kernel_shade,
     value_colours,
 )
+from tax_lightning.visualization.annotations import SourcePatch, find_callouts
 from tax_lightning.visualization.panel import (
     View,
     annotator_entries,

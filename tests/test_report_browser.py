@@ -11,7 +11,7 @@ from made_up import MadeUpImages, MadeUpModel, grey_picture
 
 from tax_lightning.data.images import ExplainedImages
 from tax_lightning.explanation import TrustBasis
-from tax_lightning.visualization.palette import (
+from tax_lightning.palette import (
     annotator_palette,
     class_palette,
     kernel_shade,

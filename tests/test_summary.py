@@ -9,7 +9,7 @@ from made_up import make_explanation, quarters
 
 from tax_lightning.explanation import TrustBasis
 from tax_lightning.findings import LabelCounts
-from tax_lightning.visualization.palette import annotator_palette
+from tax_lightning.palette import annotator_palette
 from tax_lightning.visualization.summary import (
     DECIDES,
     OUTVOTED,

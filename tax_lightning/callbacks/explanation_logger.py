@@ -22,10 +22,10 @@ from tax_lightning.callbacks.loggers import Destinations
 from tax_lightning.explanation import Explanation
 from tax_lightning.files import file_name
 from tax_lightning.findings import Finding
+from tax_lightning.palette import Picture
 from tax_lightning.visualization.annotations import Read
 from tax_lightning.visualization.drawing import as_picture
 from tax_lightning.visualization.gallery import read_cards, render_gallery, with_use
-from tax_lightning.visualization.palette import Picture
 from tax_lightning.visualization.panel import render_panel
 from tax_lightning.visualization.report import write_page
 from tax_lightning.visualization.summary import Summary, findings

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
-from tax_lightning.visualization.palette import Picture
+from tax_lightning.palette import Picture
 
 
 class Destinations:

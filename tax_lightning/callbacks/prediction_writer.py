@@ -1,7 +1,5 @@
 """Predictions on disk: what ``tax predict`` leaves behind for every image."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import shutil
@@ -27,9 +25,7 @@ from tax_lightning.exporters.predictions import UNDISPUTED, export
 from tax_lightning.extras import needed
 from tax_lightning.files import file_name, write_json
 from tax_lightning.models.samples import coherent_samples
-from tax_lightning.run_record import run_record
-from tax_lightning.visualization.drawing import as_array
-from tax_lightning.visualization.palette import (
+from tax_lightning.palette import (
     Colour,
     annotator_palette,
     class_palette,
@@ -37,6 +33,8 @@ from tax_lightning.visualization.palette import (
     indexed_png,
     value_colours,
 )
+from tax_lightning.run_record import run_record
+from tax_lightning.visualization.drawing import as_array
 
 _GREY: Colour = (200, 200, 200)
 _WHITE: Colour = (255, 255, 255)

@@ -1,7 +1,5 @@
 """Predictions of the parts of an image, put together to one of the whole image."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Cheap checks of samples that are decoded anyway: what would spoil a training without a word."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from threading import Lock
 from typing import Any

@@ -52,7 +52,7 @@ from tax_lightning.data.transforms import (
     check_transforms,
     training_transforms,
 )
-from tax_lightning.visualization.palette import annotator_palette
+from tax_lightning.palette import annotator_palette
 
 STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 _PLOT_SIZE = 512  # pixels of the longer side of a plot, about

@@ -1,7 +1,5 @@
 """Images and masks of several annotators in a folder: the one format, and other layouts."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

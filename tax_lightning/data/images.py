@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tax_lightning.batch import unpacked
@@ -16,11 +18,10 @@ from tax_lightning.data.pixels import IMAGE_SUFFIXES, Pictures, find_images
 from tax_lightning.data.preparation import Preparation
 from tax_lightning.data.samples import Sample, SampleTable
 from tax_lightning.explanation import Explanation
-from tax_lightning.visualization.palette import Picture
+from tax_lightning.palette import Picture
 
 if TYPE_CHECKING:
     from tax_lightning.data.datamodule import MultiAnnotatorDataModule
-    from tax_lightning.visualization.report import Item
 
 
 class ExplainedImages:
@@ -51,7 +52,9 @@ class ExplainedImages:
         """How many."""
         return len(self.images)
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(
+        self,
+    ) -> Iterator[tuple[Explanation, Picture, *tuple[NDArray[np.integer] | None, ...]]]:
         """The explanation of each image on the CPU, the image as a picture, and its labels."""
         for number in range(len(self)):
             sample = self.images[number]

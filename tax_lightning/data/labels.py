@@ -1,7 +1,5 @@
 """What the pixels of a mask mean: grey values or colours, and the class ids that they stand for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Ways in which images and masks lie on disk, each listed as a table of samples."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

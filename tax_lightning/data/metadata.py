@@ -1,7 +1,5 @@
 """What is known of annotators beside their names: person, tool, skill, and groups by these."""
 
-from __future__ import annotations
-
 import csv
 import unicodedata
 from collections.abc import Mapping, Sequence

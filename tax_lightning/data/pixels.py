@@ -1,7 +1,5 @@
 """Image and mask files: found, measured, and decoded to the values that were saved."""
 
-from __future__ import annotations
-
 import os
 import struct
 import zlib

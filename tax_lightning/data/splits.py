@@ -1,7 +1,5 @@
 """Who is trained, validated and tested on: whole groups drawn into splits or folds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -5,8 +5,6 @@ A format is a module of this folder with a function ``write(images, folder)``. I
 The folder is made if it is missing. A ValueError tells of slices that do not fit together.
 """
 
-from __future__ import annotations
-
 FORMATS: dict[str, str | None] = {
     "coco": "pycocotools.mask",
     "cvat": None,

@@ -4,8 +4,6 @@ Each class of an image is one annotation, whatever number of objects it has: not
 objects apart.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterable

@@ -3,8 +3,6 @@
 Upload a file to a job of the same images as annotations. Each class of an image is one mask.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree

@@ -5,8 +5,6 @@ project's labels need ``<Image name="image" value="$image"/>`` and ``<BrushLabel
 toName="image">`` with the classes; the images must be where the project finds them by name.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable
 from pathlib import Path

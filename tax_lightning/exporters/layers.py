@@ -1,7 +1,5 @@
 """What an exporter writes: for each image, layers of class ids in the image's own pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 

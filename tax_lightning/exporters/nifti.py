@@ -8,8 +8,6 @@ where the images lie beside the layers.
 Source: Cox et al., "A (sort of) new image data format standard: NIfTI-1", NeuroImage 22, 2004.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -4,8 +4,6 @@ The point (0, 0) is the upper left corner of an image, and (1, 1) the lower righ
 first pixel. An outline along the edges of pixels encloses exactly the pixels that it was made of.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import numpy.typing as npt

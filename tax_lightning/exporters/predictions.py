@@ -1,7 +1,5 @@
 """Predictions that ``tax predict`` wrote, read back one image at a time for the tools' formats."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path

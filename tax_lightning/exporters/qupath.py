@@ -4,8 +4,6 @@ Drag a file onto the opened image. Outlines lie along the edges of pixels, so th
 `tax import qupath` reads the same masks again.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path

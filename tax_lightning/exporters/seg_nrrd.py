@@ -8,8 +8,6 @@ Source: the NRRD format (teem.sourceforge.net/nrrd/format.html), and the fields 
 Slicer's developer guide (MRML overview, segmentations).
 """
 
-from __future__ import annotations
-
 import gzip
 from collections.abc import Iterable, Iterator
 from pathlib import Path

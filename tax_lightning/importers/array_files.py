@@ -1,7 +1,5 @@
 """Arrays in NPY, NPZ, MAT or HDF5 files, each read when it is asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path

@@ -20,8 +20,6 @@
 Source: the NumPy format (numpy.lib.format); MAT-File Format, The MathWorks; HDF5, The HDF Group.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial

@@ -26,8 +26,6 @@ Source: Gurari et al., "How to collect segmentations for biomedical images? A be
 the performance of experts, crowdsourced non-experts, and algorithms", WACV 2015.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial

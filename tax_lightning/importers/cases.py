@@ -1,7 +1,5 @@
 """What an importer finds: images with their masks, whose pixels are read when needed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

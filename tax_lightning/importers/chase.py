@@ -13,8 +13,6 @@ Source: Fraz et al., "An ensemble classification-based approach applied to retin
 segmentation", IEEE TBME 59(9), 2012.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tax_lightning.data.description import Description

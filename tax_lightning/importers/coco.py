@@ -15,8 +15,6 @@ They are read here, since pycocotools fills up those that are too short with wha
 memory. Polygons follow the rule of :mod:`tax_lightning.importers.shapes`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The command ``tax import``: from a tool's export or a published data set to the one format."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path

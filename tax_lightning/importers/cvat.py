@@ -9,8 +9,6 @@ Source: the documentation of CVAT's XML format; ``rle`` holds runs of a mask in 
 zeros first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path

@@ -15,8 +15,6 @@ image series, those with one slice a file are read, as of CT, MR and PET.
 Source: DICOM PS3.3, A.51 Segmentation IOD and C.8.20 Segmentation Modules.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial

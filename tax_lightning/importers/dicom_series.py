@@ -1,7 +1,5 @@
 """DICOM: image series as volumes, of which CT, MR and PET have one slice a file."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial

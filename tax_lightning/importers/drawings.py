@@ -3,8 +3,6 @@
 A region labelled ``ignore``, or ``Ignore*`` as QuPath has it, marks what is not labelled: 255.
 """
 
-from __future__ import annotations
-
 import filecmp
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence

@@ -19,8 +19,6 @@ Source: Staal et al., "Ridge-based vessel segmentation in color images of the re
 23(4), 2004.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

@@ -14,8 +14,6 @@ Source: Nir et al., "Automatic grading of prostate cancer in digitized histopath
 learning from multiple experts", Medical Image Analysis 50, 2018.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tax_lightning.data.description import Description

@@ -24,8 +24,6 @@ lesion segmentation dataset", arXiv:2512.21472, 2025. Masks and tables:
 doi.org/10.5281/zenodo.14201692.
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator, Mapping
 from functools import partial

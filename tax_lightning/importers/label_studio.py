@@ -11,8 +11,6 @@ values in bits, whose fourth channel is the mask (``label_studio_sdk.converter.b
 bitmasks PNG files in base64, opaque where drawn.
 """
 
-from __future__ import annotations
-
 import base64
 import re
 from collections import Counter

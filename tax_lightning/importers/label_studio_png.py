@@ -12,8 +12,6 @@ strokes alone: of polygons take the export as JSON, by ``tax import label_studio
 Source: the names that ``label_studio_sdk.converter`` gives to the files.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections import defaultdict

@@ -9,8 +9,6 @@ Source: the files of labelme (the Python program): ``imagePath`` and ``shapes`` 
 the points.
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """Published data sets: folders and files found by name, joined into cases."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial

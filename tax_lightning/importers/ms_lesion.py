@@ -18,8 +18,6 @@ Source: A. Carass et al., "Longitudinal multiple sclerosis lesion segmentation: 
 challenge", NeuroImage 148, 2017.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -20,8 +20,6 @@ that ``tax`` writes in the format nifti are read with ``--masks "{name}/{annotat
 Source: Cox et al., "A (sort of) new image data format standard: NIfTI-1", NeuroImage 22, 2004.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -17,8 +17,6 @@ Source: Wu et al., "Dataset, challenge, and evaluation for tumor segmentation va
 Multimedia 2024.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """Pickles of pictures, read without running the code that a pickle may hold."""
 
-from __future__ import annotations
-
 import copyreg
 import pickle
 from collections.abc import Callable

@@ -26,8 +26,6 @@ Source: H. B. Li et al., "QUBIQ: Uncertainty quantification for biomedical image
 challenge", arXiv:2405.18435, 2024.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

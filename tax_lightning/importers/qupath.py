@@ -8,8 +8,6 @@ is ``properties.classification.name``. What is drawn later lies above.
 Source: QuPath's documentation of its GeoJSON; coordinates are pixels of the full resolution.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Foreign files, found and read: whatever goes wrong with a broken one names it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

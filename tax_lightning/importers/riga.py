@@ -25,8 +25,6 @@ Source: Almazroa et al., "Retinal fundus images for glaucoma analysis: the RIGA 
 Medical Imaging 2018.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Iterable, Sequence

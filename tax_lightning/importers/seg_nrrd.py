@@ -20,8 +20,6 @@ Source: the NRRD format (teem.sourceforge.net/nrrd/format.html), and the fields 
 Slicer's developer guide (MRML overview, segmentations).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial

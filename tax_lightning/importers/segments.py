@@ -1,7 +1,5 @@
 """Segments with names, as classes: those of 3D Slicer and of DICOM."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 

@@ -7,8 +7,6 @@ neighbours with a common border neither share a pixel nor leave one out. Where a
 itself, inside is what a way from outside reaches over an odd number of lines.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial

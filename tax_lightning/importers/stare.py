@@ -13,8 +13,6 @@ Source: Hoover, Kouznetsova and Goldbaum, "Locating blood vessels in retinal ima
 threshold probing of a matched filter response", IEEE TMI 19(3), 2000.
 """
 
-from __future__ import annotations
-
 import gzip
 from functools import partial
 from io import BytesIO

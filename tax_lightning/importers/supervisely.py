@@ -12,8 +12,6 @@ Source: Supervisely's annotation format and the package ``supervisely``: polygon
 base64, whose place is ``bitmap.origin``.
 """
 
-from __future__ import annotations
-
 import base64
 import zlib
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Volumes: masks laid on their image by the affines of both, and slices of them as cases."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """The writer that all importers share: cases become a folder in the one format."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """What is counted about a data set: one pass over its samples, and nothing kept of the pixels."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Pictures of the inspection page: strips and bars drawn by the browser, images with outlines."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -12,15 +10,15 @@ from PIL import Image, ImageDraw
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.samples import RawSample
 from tax_lightning.inspection.audit import Array
-from tax_lightning.visualization.drawing import as_picture, contours
-from tax_lightning.visualization.page import bar, named
-from tax_lightning.visualization.palette import (
+from tax_lightning.palette import (
     Colour,
     Picture,
     annotator_palette,
     class_palette,
     css,
 )
+from tax_lightning.visualization.drawing import as_picture, contours
+from tax_lightning.visualization.page import bar, named
 
 SIDE = 480
 """Pixels of the longer side of a picture, about."""

@@ -1,7 +1,5 @@
 """What a person should know before training, drawn from the counts and said in plain words."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence

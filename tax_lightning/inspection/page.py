@@ -1,7 +1,5 @@
 """The page of an inspection: findings, tables and pictures of masks, without any script."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -10,10 +8,10 @@ from tax_lightning.findings import Finding
 from tax_lightning.inspection.audit import Audit
 from tax_lightning.inspection.charts import area_strips, legend, outlined, share_bars
 from tax_lightning.inspection.review import Item
+from tax_lightning.palette import annotator_palette
 from tax_lightning.tables import Table
 from tax_lightning.visualization import page as base
 from tax_lightning.visualization.drawing import data_uri
-from tax_lightning.visualization.palette import annotator_palette
 
 _STYLE = """
 .finding { border: 1px solid var(--line); border-left: .35rem solid var(--link);

@@ -1,7 +1,5 @@
 """One call from a data module to its report: text for the terminal, and a page beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Which masks to look at again, and why: those that are unlikely, and those that are missed."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The counts as tables, by annotator and by group of annotators."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any

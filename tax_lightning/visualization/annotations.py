@@ -1,7 +1,5 @@
 """Call-outs: the spots of an image to look at, with the examples for and against the result."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,8 +9,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tax_lightning.explanation import Example, Explanation, PrototypeSource
+from tax_lightning.palette import Picture
 from tax_lightning.visualization.drawing import as_array, check_single
-from tax_lightning.visualization.palette import Picture
 
 MOST_CALLOUTS = 6
 _PATCH = 48  # pixels a side, at least

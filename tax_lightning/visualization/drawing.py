@@ -1,7 +1,5 @@
 """From arrays to pixels: images of any kind as pictures, contours, hatching, mixed colours."""
 
-from __future__ import annotations
-
 import base64
 import io
 from typing import Any
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Explanation
-from tax_lightning.visualization.palette import Colour, Picture
+from tax_lightning.palette import Colour, Picture
 
 _LOOKED_AT = 512  # pixels a side, at most, from which the range of grey values is taken
 _STRAY = 0.1  # per cent of the pixels at each end that may be darker than black, or above white

@@ -1,7 +1,5 @@
 """The gallery: a card for each prototype, with the training pixels that it stands for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -9,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from tax_lightning.explanation import Example, PrototypeSource
+from tax_lightning.palette import Colour, Picture, annotator_palette
 from tax_lightning.visualization.annotations import Read, SourcePatch, read_patches
-from tax_lightning.visualization.palette import Colour, Picture, annotator_palette
 from tax_lightning.visualization.sheet import FAINT_INK, Sheet, shorten
 from tax_lightning.visualization.summary import Summary
 

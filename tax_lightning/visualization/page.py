@@ -1,7 +1,5 @@
 """The base of the interactive pages: one HTML file that needs nothing else, and what is in it."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import math
@@ -18,8 +16,8 @@ from numpy.typing import NDArray
 
 from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation
+from tax_lightning.palette import Colour, css
 from tax_lightning.visualization.drawing import as_array, check_single, spread
-from tax_lightning.visualization.palette import Colour, css
 from tax_lightning.visualization.summary import standing
 
 # ------------------------------------------------------------------------------------------ HTML

@@ -1,7 +1,5 @@
 """The panel: an explanation as one picture that a person can read: what, who, why, how disputed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,17 +10,17 @@ from PIL import Image
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.explanation import Example, Explanation
-from tax_lightning.tendencies import Groups, figures
-from tax_lightning.visualization import drawing
-from tax_lightning.visualization.annotations import Argument, CallOut, SourcePatch, find_callouts
-from tax_lightning.visualization.gallery import origin
-from tax_lightning.visualization.palette import (
+from tax_lightning.palette import (
     Colour,
     Picture,
     class_palette,
     kernel_shade,
     value_colours,
 )
+from tax_lightning.tendencies import Groups, figures
+from tax_lightning.visualization import drawing
+from tax_lightning.visualization.annotations import Argument, CallOut, SourcePatch, find_callouts
+from tax_lightning.visualization.gallery import origin
 from tax_lightning.visualization.sheet import SMALLEST_TILE, Entry, Sheet, shorten
 from tax_lightning.visualization.summary import (
     DECIDES,

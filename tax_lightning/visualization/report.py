@@ -1,7 +1,5 @@
 """A report on images: one page for a person, pictures, and the same in numbers for machines."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -18,6 +16,13 @@ from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation
 from tax_lightning.files import file_name, write_json
 from tax_lightning.findings import Finding
+from tax_lightning.palette import (
+    Picture,
+    annotator_palette,
+    class_palette,
+    kernel_shade,
+    value_colours,
+)
 from tax_lightning.tendencies import Groups, agreement, tendency_table
 from tax_lightning.visualization import page as base
 from tax_lightning.visualization.annotations import Read, find_callouts
@@ -29,13 +34,6 @@ from tax_lightning.visualization.gallery import (
     render_card,
     shown_examples,
     with_use,
-)
-from tax_lightning.visualization.palette import (
-    Picture,
-    annotator_palette,
-    class_palette,
-    kernel_shade,
-    value_colours,
 )
 from tax_lightning.visualization.panel import render_panel
 from tax_lightning.visualization.sheet import Sheet

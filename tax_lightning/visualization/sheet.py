@@ -1,7 +1,5 @@
 """The sheet that panels and galleries are laid out on: text, and blocks of pictures in rows."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math
@@ -11,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from tax_lightning.palette import INK, PAPER, Colour, Picture
 from tax_lightning.visualization.annotations import SourcePatch
-from tax_lightning.visualization.palette import INK, PAPER, Colour, Picture
 
 FAINT_INK: Colour = (105, 105, 105)
 NO_PICTURE: Colour = (238, 238, 238)

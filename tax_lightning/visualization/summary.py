@@ -22,9 +22,9 @@ from tax_lightning.findings import (
     ties,
     wrong_alike,
 )
+from tax_lightning.palette import Colour, annotator_palette
 from tax_lightning.tendencies import tendency_sums
 from tax_lightning.visualization.drawing import as_array
-from tax_lightning.visualization.palette import Colour, annotator_palette
 
 MOST_NAMED = 12
 """Colours that can be told apart, and so the most entries of a legend of annotators."""

@@ -1,7 +1,5 @@
 """The colours of annotators, classes and prototypes: one palette for every picture and page."""
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Mapping
 
