@@ -105,15 +105,11 @@ class SegmentationTerms(nn.Module):
         if reference is None:
             fused = self.between(output.log_probs.unsqueeze(1).expand_as(own), masks)
         else:
-            fused = self.of_result(output.log_who, own, masks, reference)
+            labels = reference.unsqueeze(1)
+            agrees = (masks == labels).unsqueeze(2)
+            taught = torch.where(agrees, own, own.detach())
+            fused = self.between(mix(output.log_who, taught).unsqueeze(1), labels)
         return {"annotator": self.between(own, masks), "fused": fused}
-
-    def of_result(self, log_who: Tensor, own: Tensor, masks: Tensor, reference: Tensor) -> Tensor:
-        """The term ``fused``, of the annotators' log weights and log probabilities."""
-        labels = reference.unsqueeze(1)
-        agrees = (masks == labels).unsqueeze(2)
-        taught = torch.where(agrees, own, own.detach())
-        return self.between(mix(log_who, taught).unsqueeze(1), labels)
 
     def between(self, log_probs: Tensor, labels: Tensor) -> Tensor:
         """Loss of ``[B, N, C, H, W]`` against ``[B, N, H, W]``: over pixels first, then over N."""

@@ -159,26 +159,6 @@ def test_the_fit_with_the_smallest_held_out_loss_is_kept():
     assert loss_of(bank, held_out) > loss_of(truth, held_out) + 0.03
 
 
-def test_the_result_is_fitted_by_those_who_are_right_alone():
-    # Two annotators with weights 3/4 and 1/4 say the label 1, which is right, with 1/2 and 1/4.
-    logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]]).view(1, 2, 1, 2).requires_grad_()
-    pixels = PixelSample(
-        patches=torch.zeros(1, 1),
-        log_within=torch.zeros(1, 2, 1),
-        log_who=torch.tensor([[0.75, 0.25]]).log(),
-        masks=torch.tensor([[1, 0]]),
-        right=torch.tensor([[False, True]]),
-        image=torch.zeros(1),
-    )
-    loss = calibration._result_loss(logits, pixels)
-    assert loss.item() == pytest.approx(-math.log(0.75 * 0.5 + 0.25 * 0.25))
-    loss.backward()
-    assert logits.grad[0, 0].abs().sum() > 0.1
-    assert not logits.grad[0, 1].any()  # that annotator's label is another
-    unknown = pixels._replace(right=torch.zeros(1, 2, dtype=torch.bool))
-    assert calibration._result_loss(logits, unknown) == 0
-
-
 # ---------------------------------------------------------------------- calibration
 
 

@@ -19,7 +19,6 @@ from tax_lightning.consensus import disagreement
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.explanation import TRUST_KINDS, expected_disagreement
-from tax_lightning.losses import SegmentationTerms
 from tax_lightning.models.backbone import evaluating
 from tax_lightning.models.kernel_bank import KernelBank
 from tax_lightning.models.mixture import full_precision
@@ -37,7 +36,6 @@ FIT_PIXELS = 4096  # of a step
 FIT_RATE = 1e-2
 PENALTY = 1e-4
 HATCHED = 0.07  # of the pixels that two annotators dispute
-_CROSS_ENTROPY = SegmentationTerms("ce")
 
 
 Draw = Literal["disputed", "even"]
@@ -114,9 +112,7 @@ def finish(
         fitted = copy.deepcopy(bank).cpu().requires_grad_()
         fitted.to(full_precision(fitted.bias).dtype)
         losses = [_held_out_loss(fitted, measured)]
-        # A reference made of the annotators' labels teaches nothing that these do not.
-        result = module.loss_weights["fused"] if module.reference == "given" else 0.0
-        fit_kernels(fitted, learnt, chosen_by, result)
+        fit_kernels(fitted, learnt, chosen_by)
         losses.append(_held_out_loss(fitted, measured))
         if len(evenly.image):
             scale, offset = calibrate_annotators(fitted, measured)
@@ -225,10 +221,8 @@ def _drawn(masks: Tensor, count: int, name: str, draw: Draw) -> Tensor:
     return torch.cat(taken).to(masks.device)
 
 
-def fit_kernels(
-    bank: KernelBank, training: PixelSample, held_out: PixelSample, result: float = 0.0
-) -> None:
-    """Fit the kernels to the end: to each annotator's own labels, and to the result by a weight.
+def fit_kernels(bank: KernelBank, training: PixelSample, held_out: PixelSample) -> None:
+    """Fit the kernels to the end, each annotator's own labels being what they are fitted to.
 
     The fit that predicts the labels of the held-out pixels best is kept; with none the last.
     """
@@ -241,17 +235,13 @@ def fit_kernels(
     best, kept = float("inf"), bank.state_dict()
     for step in range(FIT_STEPS + 1):
         if step % FIT_CHECK == 0 and len(held_out.image):
-            found = _held_out_loss(bank, held_out)
-            if found < best:
-                best, kept = found, copy.deepcopy(bank.state_dict())
+            loss = _held_out_loss(bank, held_out)
+            if loss < best:
+                best, kept = loss, copy.deepcopy(bank.state_dict())
         rows = torch.randint(len(training.image), (pixels,), generator=generator)
         optimizer.zero_grad()
         drawn = training.at(rows)
-        logits = kernel_logits(bank, drawn)
-        loss = _label_loss(logits, drawn)
-        if result:
-            loss = loss + result * _result_loss(logits, drawn)
-        loss.backward()
+        _label_loss(kernel_logits(bank, drawn), drawn).backward()
         optimizer.step()
         scheduler.step()
     if len(held_out.image):
@@ -261,21 +251,12 @@ def fit_kernels(
 def _label_loss(logits: Tensor, pixels: PixelSample) -> Tensor:
     """Mean over annotators who labelled of the mean -log p_n of their labels."""
     log_probs = log_annotator_probs(logits, pixels)
-    return _CROSS_ENTROPY.between(_row(log_probs), _row(pixels.masks.long()))
-
-
-def _result_loss(logits: Tensor, pixels: PixelSample) -> Tensor:
-    """Mean -log p of the labels that are right, as in training (:mod:`tax_lightning.losses`)."""
-    known = pixels.right.any(1)
-    reference = pixels.right.long().argmax(1).masked_fill(~known, IGNORE_INDEX)
-    own = _row(log_annotator_probs(logits, pixels))
-    weights, masks, labels = (_row(x) for x in (pixels.log_who, pixels.masks, reference))
-    return _CROSS_ENTROPY.of_result(weights, own, masks, labels)
-
-
-def _row(pixels: Tensor) -> Tensor:
-    """Values of pixels ``[M, ...]`` as those of one image ``[1, ..., M, 1]``."""
-    return pixels.movedim(0, -1)[None, ..., None].contiguous()  # as its gradient must be
+    labels = pixels.masks.clamp(max=log_probs.shape[2] - 1).long().unsqueeze(2)
+    each = -log_probs.gather(2, labels).squeeze(2)
+    labelled = pixels.labelled
+    counts = labelled.sum(0)
+    of_each = (each * labelled).sum(0) / counts.clamp_min(1)
+    return of_each.sum() / (counts > 0).sum().clamp_min(1)
 
 
 def calibrate_annotators(bank: KernelBank, pixels: PixelSample) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,6 @@ class ExplainingModule(MultiAnnotatorModule):
 
     network: TAXNetwork
     loss: TAXLoss
-    loss_weights: dict[str, float]
 
 
 @torch.no_grad()
