@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.core import LightningModule
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
 # The parser knows a class by its short name once its module is imported.
@@ -31,7 +31,7 @@ from tax_lightning.inspection import inspect
 from tax_lightning.modules.checkpoints import checkpoint_in, load_model, read_checkpoint
 from tax_lightning.modules.tax import TAXLightningModule
 from tax_lightning.progress import show_progress
-from tax_lightning.run_record import note_metrics
+from tax_lightning.run_record import mark_latest, note_metrics, run_folder
 from tax_lightning.short_errors import ShortErrorParser, first_null
 from tax_lightning.visualization.report import write_report
 
@@ -99,6 +99,11 @@ class TAXCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our callbacks, and the links from the data to the model."""
+        parser.add_argument(
+            "--output",
+            type=str | None,
+            help="Folder of all files of a run (fit), or of the predictions (predict).",
+        )
         parser.add_lightning_class_args(ExplainedCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ExplanationLogger, "explanations")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
@@ -129,16 +134,20 @@ class TAXCLI(LightningCLI):
             self.config = parser.parse_args(arguments)
             _refuse_random_weights(self.config)
             _refuse_nulls(self.config)
+            _place_files(self.config, arguments)
             return
-        model = _model_of_checkpoint(paths[-1])
+        checkpoint = read_checkpoint(paths[-1], "ckpt_path")
         with tempfile.TemporaryDirectory() as folder:
             config = Path(folder, "checkpoint.yaml")
-            config.write_text(yaml.safe_dump({"model": model}))
+            config.write_text(yaml.safe_dump({"model": _model_of(checkpoint)}))
             command = next(i for i, a in enumerate(arguments) if a in self.subcommands())
             arguments[command + 1 : command + 1] = ["--config", str(config)]
             self.config = parser.parse_args(arguments)
         del self.config[self.config.subcommand].config[0]  # the file is gone
         _refuse_nulls(self.config)
+        if self.config.subcommand == "fit":
+            _refuse_finished(paths[-1], checkpoint, self.config.fit.trainer)
+        _place_files(self.config, list(args))
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way, in which the checkpoint beats the user."""
@@ -157,6 +166,18 @@ class TAXCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:  # noqa: ANN401 - as the parent
         """Predict without holding the predictions of all images in memory: the writer has them."""
         self.trainer.predict(**{**kwargs, "return_predictions": False})
+
+    @rank_zero_only
+    def before_fit(self) -> None:
+        """Let ``latest`` lead to the new folder."""
+        folder = Path(self.trainer.default_root_dir)
+        if getattr(self.trainer, "fast_dev_run", False) or folder.parent.parent != Path("runs"):
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            mark_latest(folder)
+        except OSError as error:
+            warnings.warn(f"{folder.with_name('latest')}: {error}.", stacklevel=2)
 
     @rank_zero_only
     def after_predict(self) -> None:
@@ -350,8 +371,35 @@ def _refuse_random_weights(config: Namespace) -> None:
         raise ValueError(
             f"tax {command}: --ckpt_path is missing, so the weights would be random. Give the "
             "checkpoint that tax fit named at its end, or a folder that holds its best.ckpt, as in "
-            f"`tax {command} --config mine.yaml --ckpt_path runs/.../best.ckpt`."
+            f"`tax {command} --config mine.yaml --ckpt_path runs/mine/latest`."
         )
+
+
+def _place_files(config: Namespace, arguments: Sequence[str]) -> None:
+    """Put all files of a run into one folder, unless the user says where some of them go."""
+    command, settings = config.subcommand, config[config.subcommand]
+    output, trainer = settings.output, settings.trainer
+    if command != "fit" and not any(a.startswith("--trainer.logger") for a in arguments):
+        trainer.logger = False  # a tracker's run of its own would hold nothing
+    if command == "predict":
+        writer = settings.predictions
+        at = Path(settings.ckpt_path).parent
+        beside = at.parent if at.name == "checkpoints" else at
+        if output or writer.output_dir == PredictionWriter.OUTPUT:
+            writer.output_dir = output or str(beside / PredictionWriter.OUTPUT)
+    if command != "fit":
+        return
+    files, _ = _values("--config", arguments)
+    name = Path(files[0]).stem if files else settings.model.class_path.rpartition(".")[2]
+    folder = output or trainer.default_root_dir or str(run_folder(name))
+    trainer.default_root_dir = folder
+    for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
+        options = logger.get("init_args", {}) if isinstance(logger, Namespace) else {}
+        if "save_dir" in options and (output or options["save_dir"] in (None, ".")):
+            options["save_dir"] = folder
+    settings.checkpoint.dirpath = settings.checkpoint.dirpath or str(Path(folder, "checkpoints"))
+    pictures = settings.explanations
+    pictures.output_dir = pictures.output_dir or str(Path(folder, "explanations"))
 
 
 def _refuse_nulls(config: Namespace) -> None:
@@ -363,9 +411,26 @@ def _refuse_nulls(config: Namespace) -> None:
         raise ValueError(f"{key}: null, expected a value. Leave the key out for its default.")
 
 
-def _model_of_checkpoint(path: str) -> dict[str, Any]:
+def _refuse_finished(path: str, checkpoint: dict[str, Any], trainer: Namespace) -> None:
+    """A run that goes on needs something left to do; say what it takes over."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+    done, steps = progress["processed"], checkpoint["global_step"]
+    for name, made in (("max_epochs", done), ("max_steps", steps)):
+        most = trainer[name]
+        if most is not None and 0 <= most <= made:
+            raise ValueError(
+                f"--ckpt_path {path}: this run is finished, it made {made} of trainer.{name}={most}"
+                f". Raise trainer.{name}, or start a new run without --ckpt_path."
+            )
+    rank_zero_info(
+        f"Going on after {done} epochs and {steps} steps. The state of the optimizer and of the "
+        "learning rate's schedule is that of the checkpoint: what the configuration now says of "
+        "them has no effect."
+    )
+
+
+def _model_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Class and arguments of the model in a checkpoint, less what the data says."""
-    checkpoint = read_checkpoint(path, "ckpt_path")
     hparams = dict(checkpoint["hyper_parameters"])
     for name in LINKED.values():
         hparams.pop(name, None)

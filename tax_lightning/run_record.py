@@ -1,18 +1,52 @@
-"""What was run, for whoever finds its files later: the command, versions, the checkpoint."""
+"""Where the files of a run lie, and what was run: the command, versions, the checkpoint."""
 
 import hashlib
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tax_lightning.constants import __version__
 from tax_lightning.files import write_json
 
+_STARTED = "TAX_RUN_STARTED"
 _LIBRARIES = ("torch", "lightning", "torchmetrics", "segmentation-models-pytorch")
+
+
+def run_folder(name: str, root: str | Path = "runs") -> Path:
+    """A folder for a new run: by the number of its job where there is one, else by date and time.
+
+    All processes of a run get the same, and a job that is requeued gets its folder again.
+
+    Example:
+        >>> run_folder("cells").parent.as_posix()
+        'runs/cells'
+    """
+    jobs = (os.environ.get(key) for key in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"))
+    job = next((f"job-{number}" for number in jobs if number not in (None, "none")), None)
+    started = os.environ.get(_STARTED) if "LOCAL_RANK" in os.environ else None
+    # The processes that Lightning starts inherit the time of the first.
+    os.environ[_STARTED] = started = started or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    return Path(root, name, job or started)
+
+
+def mark_latest(folder: Path) -> None:
+    """Let ``latest`` beside the folder of a run lead to it.
+
+    Raises:
+        OSError: If that cannot be written, or the system knows no links.
+    """
+    link = folder.with_name("latest")
+    with TemporaryDirectory(dir=folder.parent) as place:
+        new = Path(place, "latest")
+        new.symlink_to(folder.name, target_is_directory=True)
+        new.replace(link)
 
 
 def run_record(checkpoint: str | Path | None = None) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class ExplanationLogger(Callback):
     """Show what is decided and why, on the same few validation images throughout a training run.
 
     Every ``every_n_epochs`` epochs and at the end, a panel of each image goes to the loggers and
-    into the folder ``explanations`` of the run. At the end the prototypes follow, ``gallery.png``,
+    into the folder ``explanations``. At the end the prototypes follow, ``gallery.png``,
     and ``report.html``, the page of `tax explain`; the files of the end are one W&B artifact.
 
     Training images are read again by the data module each time; no checkpoint holds image data.
@@ -45,12 +45,15 @@ class ExplanationLogger(Callback):
     Args:
         samples: how many validation images to show, spread evenly over the set.
         every_n_epochs: epochs between two pictures of the same image.
+        output_dir: folder of the pictures; ``None``: ``explanations`` beside the logger's files.
 
     Raises:
         ValueError: if a number is below 1.
     """
 
-    def __init__(self, samples: int = 8, every_n_epochs: int = 5) -> None:
+    def __init__(
+        self, samples: int = 8, every_n_epochs: int = 5, output_dir: str | None = None
+    ) -> None:
         for name, value in (("samples", samples), ("every_n_epochs", every_n_epochs)):
             if value < 1:
                 raise ValueError(
@@ -58,6 +61,7 @@ class ExplanationLogger(Callback):
                     "out to have no pictures."
                 )
         self.samples, self.every_n_epochs = samples, every_n_epochs
+        self.output_dir = output_dir
         self._warned: set[str] = set()
         self._begin()
 
@@ -94,7 +98,7 @@ class ExplanationLogger(Callback):
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero or is_dry_run(trainer):
             return
-        to = Destinations(trainer, self._warned)
+        to = Destinations(trainer, self._warned, self.output_dir)
         if not hasattr(pl_module, "explain"):
             name = type(pl_module).__name__
             to.warn_once(name, f"ExplanationLogger: {name} explains nothing, so no pictures.")

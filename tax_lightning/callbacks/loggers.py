@@ -22,9 +22,9 @@ class Destinations:
     and noted in ``warned``.
     """
 
-    def __init__(self, trainer: L.Trainer, warned: set[str]) -> None:
+    def __init__(self, trainer: L.Trainer, warned: set[str], folder: str | None = None) -> None:
         self.trainer, self.warned = trainer, warned
-        self.folder = _run_folder(trainer) / "explanations"
+        self.folder = Path(folder) if folder else _logger_folder(trainer) / "explanations"
 
     def picture(self, key: str, picture: Picture, name: str) -> list[Path]:
         """Hand over a picture ``[H, W, 3]`` uint8; returns the file ``name`` if it was written."""
@@ -86,7 +86,7 @@ class Destinations:
                 self.warn_once(name, f"{message}are files in {self.folder}.")
 
 
-def _run_folder(trainer: L.Trainer) -> Path:
+def _logger_folder(trainer: L.Trainer) -> Path:
     """Where the run keeps its files; unlike ``trainer.log_dir`` it needs no other process."""
     logger = trainer.logger
     if logger is None:
@@ -117,10 +117,15 @@ def working(loggers: Sequence[Logger]) -> list[Logger]:
 
 
 class LoggedConfig(SaveConfigCallback):
-    """Tells every logger the whole configuration of a run, beside the file ``config.yaml``.
+    """Tells every logger the whole configuration of a training, beside the file ``config.yaml``.
 
     Lightning itself tells them the hyper-parameters of the model only.
     """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Only a training has a folder of its own."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Tell the loggers."""

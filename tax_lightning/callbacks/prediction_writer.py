@@ -94,9 +94,11 @@ class PredictionWriter(BasePredictionWriter):
         'predictions/manifest.json'
     """
 
+    OUTPUT = "predictions"
+
     def __init__(
         self,
-        output_dir: str = "predictions",
+        output_dir: str = OUTPUT,
         overwrite: bool = False,
         samples: int = 0,
         format: Sequence[str] = (),

@@ -1,0 +1,101 @@
+"""Where the files of a run lie, and how one goes on."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tax_lightning.__main__ import main
+from tax_lightning.run_record import mark_latest, run_folder
+
+REPO = Path(__file__).parent.parent
+TINY = [
+    "--config",
+    str(REPO / "experiments" / "quickstart.yaml"),
+    "--config",
+    str(REPO / "tests" / "tiny.yaml"),
+    "--trainer.max_epochs=1",
+]
+OFFLINE = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=."]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working directory, of a process that belongs to no job."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "LOCAL_RANK", "TAX_RUN_STARTED"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_run_is_one_folder_and_the_commands_after_it_find_their_way(here, capsys):
+    main(["fit", *TINY, *OFFLINE])
+    (dated,) = (path for path in (here / "runs" / "quickstart").iterdir() if path.name != "latest")
+    latest = here / "runs" / "quickstart" / "latest"
+    assert latest.resolve() == dated
+    assert names(here) == ["runs"]
+    assert names(dated) == ["checkpoints", "explanations", "quickstart"]
+    assert names(dated / "checkpoints") == ["best.ckpt", "last.ckpt", "metrics.json"]
+
+    def files():
+        return {path for path in dated.rglob("*") if path.is_file()}
+
+    before = files()
+    main(["test", *TINY, "--ckpt_path", str(latest)])
+    assert files() == before  # no run of the tracker, no second configuration
+    main(["predict", *TINY, "--ckpt_path", str(latest)])
+    assert names(here) == ["runs"]
+    assert (dated / "predictions" / "manifest.json").is_file()
+    main(["predict", *TINY, "--ckpt_path", str(latest), "--output", "elsewhere"])
+    assert (here / "elsewhere" / "manifest.json").is_file()
+
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *TINY, *OFFLINE, "--ckpt_path", str(latest)])
+    said = str(stop.value)
+    assert "this run is finished, it made 1 of trainer.max_epochs=1. Raise trainer.max_ep" in said
+    more = ["--ckpt_path", str(latest), "--trainer.max_epochs=2", "--output", "more"]
+    capsys.readouterr()
+    main(["fit", *TINY, *OFFLINE, *more])
+    assert names(here / "more") == ["checkpoints", "explanations", "quickstart"]
+    (last,) = (here / "more").rglob("last.ckpt")
+    assert torch.load(last, weights_only=True)["epoch"] == 1
+    assert latest.resolve() == dated
+
+
+def test_a_folder_of_the_trainer_is_taken_as_it_is(here):
+    main(["fit", *TINY, "--trainer.logger=false", "--trainer.default_root_dir=mine"])
+    assert names(here) == ["mine"]
+    assert names(here / "mine") == ["checkpoints", "config.yaml", "explanations"]
+
+
+def test_all_processes_of_a_run_and_a_requeued_job_have_one_folder(here, monkeypatch):
+    first = run_folder("cells")
+    monkeypatch.setenv("TAX_RUN_STARTED", "2026-01-01_00-00-00")
+    assert run_folder("cells").name != "2026-01-01_00-00-00"  # a new run has its own time
+    started = os.environ["TAX_RUN_STARTED"]
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert run_folder("cells") == first.with_name(started)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert run_folder("cells") == first.with_name(started)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    assert run_folder("cells") == Path("runs", "cells", "job-17")
+
+
+def test_latest_moves_on_and_is_never_missing(here):
+    for name in ("one", "two"):
+        (here / name).mkdir()
+        mark_latest(here / name)
+        assert (here / "latest").resolve() == here / name
+    assert names(here) == ["latest", "one", "two"]
+    (here / "taken").mkdir()
+    (here / "taken" / "latest").mkdir()
+    (here / "taken" / "run").mkdir()
+    with pytest.raises(OSError, match="latest"):
+        mark_latest(here / "taken" / "run")
+    assert names(here / "taken") == ["latest", "run"]
