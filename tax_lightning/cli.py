@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import warnings
@@ -383,15 +384,16 @@ def _place_files(config: Namespace, arguments: Sequence[str]) -> None:
         trainer.logger = False  # a tracker's run of its own would hold nothing
     if command == "predict":
         writer = settings.predictions
-        at = Path(settings.ckpt_path).parent
-        beside = at.parent if at.name == "checkpoints" else at
+        beside = _run_of(settings.ckpt_path) or Path(settings.ckpt_path).parent
         if output or writer.output_dir == PredictionWriter.OUTPUT:
             writer.output_dir = output or str(beside / PredictionWriter.OUTPUT)
     if command != "fit":
         return
     files, _ = _values("--config", arguments)
     name = Path(files[0]).stem if files else settings.model.class_path.rpartition(".")[2]
-    folder = output or trainer.default_root_dir or str(run_folder(name))
+    # The best figure so far belongs to a folder: a run that goes on does so where it was.
+    known = _run_of(os.path.realpath(settings.ckpt_path)) if settings.ckpt_path else None
+    folder = str(output or trainer.default_root_dir or known or run_folder(name))
     trainer.default_root_dir = folder
     for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
         options = logger.get("init_args", {}) if isinstance(logger, Namespace) else {}
@@ -400,6 +402,12 @@ def _place_files(config: Namespace, arguments: Sequence[str]) -> None:
     settings.checkpoint.dirpath = settings.checkpoint.dirpath or str(Path(folder, "checkpoints"))
     pictures = settings.explanations
     pictures.output_dir = pictures.output_dir or str(Path(folder, "explanations"))
+
+
+def _run_of(checkpoint: str) -> Path | None:
+    """The folder of the run that a checkpoint lies in, if it lies as `tax fit` writes it."""
+    folder = Path(checkpoint).parent
+    return folder.parent if folder.name == "checkpoints" else None
 
 
 def _refuse_nulls(config: Namespace) -> None:

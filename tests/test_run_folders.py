@@ -34,7 +34,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_run_is_one_folder_and_the_commands_after_it_find_their_way(here, capsys):
+def test_a_run_is_one_folder_and_the_commands_after_it_find_their_way(here):
     main(["fit", *TINY, *OFFLINE])
     (dated,) = (path for path in (here / "runs" / "quickstart").iterdir() if path.name != "latest")
     latest = here / "runs" / "quickstart" / "latest"
@@ -59,12 +59,16 @@ def test_a_run_is_one_folder_and_the_commands_after_it_find_their_way(here, caps
         main(["fit", *TINY, *OFFLINE, "--ckpt_path", str(latest)])
     said = str(stop.value)
     assert "this run is finished, it made 1 of trainer.max_epochs=1. Raise trainer.max_ep" in said
-    more = ["--ckpt_path", str(latest), "--trainer.max_epochs=2", "--output", "more"]
-    capsys.readouterr()
-    main(["fit", *TINY, *OFFLINE, *more])
-    assert names(here / "more") == ["checkpoints", "explanations", "quickstart"]
-    (last,) = (here / "more").rglob("last.ckpt")
-    assert torch.load(last, weights_only=True)["epoch"] == 1
+    before = torch.load(dated / "checkpoints" / "last.ckpt", weights_only=True)
+    main(["fit", *TINY, *OFFLINE, "--ckpt_path", str(latest), "--trainer.max_epochs=2"])
+    assert names(here / "runs" / "quickstart") == sorted([dated.name, "latest"])
+    after = torch.load(dated / "checkpoints" / "last.ckpt", weights_only=True)
+    assert after["global_step"] == 2 * before["global_step"]
+    score, now = (
+        next(x for name, x in end["callbacks"].items() if "Checkpoint" in name)["best_model_score"]
+        for end in (before, after)
+    )
+    assert now >= score
     assert latest.resolve() == dated
 
 
