@@ -10,7 +10,35 @@ from tax_lightning.constants import IGNORE_INDEX, LABEL_KEYS
 
 Batch: TypeAlias = dict[str, Any]
 
+_ORDER = ("image", "masks", "reference")  # of a batch that is a tuple
 _SMALLER = (torch.bool, torch.int8, torch.int16, torch.int32)
+
+
+def by_our_keys(batch: Any, keys: Mapping[str, str]) -> Any:  # noqa: ANN401 - as a loader gives it
+    """A batch by the names of this library: of a tuple or a dictionary that has other names.
+
+    A tuple or list of tensors holds the image, the masks and, if there is a third, the reference.
+    ``keys`` says what another library calls them: our name -> theirs.
+
+    Raises:
+        ValueError: If a name of theirs is not in the batch.
+
+    Example:
+        >>> by_our_keys((1, 2), {})
+        {'image': 1, 'masks': 2}
+        >>> by_our_keys({"image": 1, "label": 2}, {"masks": "label"})
+        {'image': 1, 'masks': 2}
+    """
+    if isinstance(batch, tuple | list) and 1 <= len(batch) <= len(_ORDER):
+        return dict(zip(_ORDER, batch, strict=False))
+    if not keys or not isinstance(batch, Mapping):
+        return batch
+    ours = {name: key for key, name in keys.items()}
+    if missing := [name for key, name in keys.items() if name not in batch and key not in batch]:
+        raise ValueError(
+            f"batch_keys names {missing[0]!r}, but the batch holds {', '.join(map(str, batch))}."
+        )
+    return {ours.get(name, name): value for name, value in batch.items()}
 
 
 def complete_batch(
@@ -38,7 +66,8 @@ def complete_batch(
     if not isinstance(batch, Mapping) or "image" not in batch:
         raise ValueError(
             f"batch: found {type(batch).__name__}, expected a dictionary with 'image' "
-            "[B, ch, H, W] and 'masks' [B, N, H, W]."
+            "[B, ch, H, W] and 'masks' [B, N, H, W], or a tuple of these. Other keys can be told "
+            "by batch_keys={'image': ..., 'masks': ...}."
         )
     batch = dict(batch)
     images = batch["image"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tax_lightning.batch import complete_batch
+from tax_lightning.batch import by_our_keys, complete_batch
 
 ANNOTATORS = ("Ana", "Ben")
 CLASSES = ("background", "cell", "debris")
@@ -153,3 +153,13 @@ def test_a_list_of_masks_is_refused_with_the_cure():
     batch = {"image": torch.zeros(1, 3, 1, 2), "masks": [torch.zeros(1, 1, 2)]}
     with pytest.raises(ValueError, match=r"is a list, expected a tensor.*Stack the masks"):
         complete_batch(batch, ["Ana"], ["background", "cell"])
+
+
+def test_a_key_of_theirs_that_is_not_there_is_named():
+    with pytest.raises(
+        ValueError, match="batch_keys names 'label', but the batch holds image, seg"
+    ):
+        by_our_keys({"image": 1, "seg": 2}, {"masks": "label"})
+    ours = {"image": 1, "masks": 2}
+    assert by_our_keys(ours, {"masks": "label"}) == ours  # renamed before
+    assert by_our_keys(5, {"masks": "label"}) == 5  # left for the check that names it

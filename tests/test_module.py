@@ -512,6 +512,19 @@ def test_reasons_of_weights_before_the_final_projection_come_with_a_warning():
         module.explain(torch.rand(1, 3, 32, 32))
 
 
-def test_numbers_in_place_of_names_are_refused_with_the_cure():
-    with pytest.raises(ValueError, match=r"annotators=3: expected a list of at least 1 different"):
-        TAXLightningModule(3, 2)
+def test_numbers_in_place_of_names_make_names_up_and_say_so(caplog):
+    with caplog.at_level("INFO"):
+        module = TAXLightningModule(3, 2, network=make_backbone())
+    assert module.annotators == ("annotator 1", "annotator 2", "annotator 3")
+    assert module.classes == ("background", "class 1")
+    assert "annotators=3: they are called annotator 1, annotator 2, annotator 3." in caplog.text
+    assert module.hparams["classes"] == ["background", "class 1"]
+    with pytest.raises(ValueError, match=r"classes=\['background'\]: expected .* at least 2"):
+        TAXLightningModule(3, 1)
+
+
+def test_what_cannot_be_exported_says_what_can():
+    module = make_module()
+    for export in (module.to_onnx, module.to_torchscript):
+        with pytest.raises(NotImplementedError, match=r"module\.network\.eval\(\)"):
+            export("model", torch.rand(1, 3, 32, 32))

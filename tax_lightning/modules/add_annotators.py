@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from tax_lightning.batch import Batch, complete_batch
+from tax_lightning.batch import Batch, by_our_keys, complete_batch
 from tax_lightning.consensus import right_labels
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.losses import LossWeights
@@ -124,27 +124,27 @@ class AddedAnnotators(TAXLightningModule):
         super().on_train_start()
         self.network.freeze(prototypes=self.network.frozen_prototypes)
 
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:  # noqa: ANN401
         """Check a batch, and add empty places for the annotators whom the data lack."""
-        names = self.labelled_by
-        if not self._needs_labels and tuple(batch.get("annotators", names)) == self.annotators:
+        given, names = by_our_keys(batch, self.batch_keys), self.labelled_by
+        if not self._needs_labels and tuple(given.get("annotators", names)) == self.annotators:
             names = self.annotators
-        batch = complete_batch(batch, names, self.classes, needs_labels=self._needs_labels)
-        batch["annotators"] = self.annotators
-        if "masks" not in batch:
-            return batch
+        completed = complete_batch(given, names, self.classes, needs_labels=self._needs_labels)
+        completed["annotators"] = self.annotators
+        if "masks" not in completed:
+            return completed
         places = [self.annotators.index(name) for name in names]
-        masks, present = batch["masks"], batch["present"]
+        masks, present = completed["masks"], completed["present"]
         size = (len(masks), len(self.annotators))
-        batch["masks"] = masks.new_full((*size, *masks.shape[2:]), IGNORE_INDEX)
-        batch["masks"][:, places] = masks
-        batch["present"] = present.new_zeros(size)
-        batch["present"][:, places] = present
-        if "expert" in batch:  # from places among the data's annotators to those of all
+        completed["masks"] = masks.new_full((*size, *masks.shape[2:]), IGNORE_INDEX)
+        completed["masks"][:, places] = masks
+        completed["present"] = present.new_zeros(size)
+        completed["present"][:, places] = present
+        if "expert" in completed:  # from places among the data's annotators to those of all
             place = torch.full((IGNORE_INDEX + 1,), IGNORE_INDEX)
             place[: len(places)] = torch.tensor(places)
-            batch["expert"] = place.to(batch["expert"].device)[batch["expert"].long()]
-        return batch
+            completed["expert"] = place.to(completed["expert"].device)[completed["expert"].long()]
+        return completed
 
     def reference_labels(self, batch: Batch, output: TAXOutput) -> Tensor | None:
         """The labels given with the data, else the result of the annotators known before."""

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from tax_lightning.batch import Batch, complete_batch, unpacked
+from tax_lightning.batch import Batch, by_our_keys, complete_batch, unpacked
 from tax_lightning.consensus import (
     Reference,
     check_reference,
@@ -57,8 +57,9 @@ class MultiAnnotatorModule(L.LightningModule):
     :class:`~tax_lightning.modules.tax.TAXLightningModule`. All subclasses take these arguments:
 
     Args:
-        annotators: names, in the order of the N axis of ``"masks"``.
-        classes: names, in the order of class ids; the first is the background.
+        annotators: names, in the order of the N axis of ``"masks"``; or their number, and names are
+            made up and said.
+        classes: names, in the order of class ids; the first is the background. Or their number.
         network: a module that gives dense features ``[B, D, h, w]``, or a pair of these and of a
             context, in place of the five arguments below. A checkpoint does not hold it: give it
             again to load one.
@@ -81,6 +82,8 @@ class MultiAnnotatorModule(L.LightningModule):
         types: for masks that are nobody's: learn as many types of annotation as there are masks an
             image, in place of annotators, see :mod:`tax_lightning.modules.annotation_types`. It
             changes nothing for a model that names no annotators.
+        batch_keys: for batches whose keys have other names: ours -> theirs, such as
+            ``{"masks": "label"}``.
 
     Raises:
         ValueError: if names are missing or doubled, an option is unknown or out of its range, or a
@@ -97,8 +100,8 @@ class MultiAnnotatorModule(L.LightningModule):
 
     def __init__(
         self,
-        annotators: Sequence[str],
-        classes: Sequence[str],
+        annotators: Sequence[str] | int,
+        classes: Sequence[str] | int,
         network: nn.Module | None = None,
         architecture: str = "unet",
         encoder: str = "resnet34",
@@ -111,6 +114,7 @@ class MultiAnnotatorModule(L.LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         encoder_rate: float | None = None,
         types: bool = False,
+        batch_keys: dict[str, str] | None = None,
         **unknown: Any,  # noqa: ANN401 - refused
     ) -> None:
         super().__init__()
@@ -119,12 +123,13 @@ class MultiAnnotatorModule(L.LightningModule):
                 f"{type(self).__name__}: {', '.join(unknown)}: unknown, expected arguments of the "
                 f"model. If this comes from a checkpoint: {TRAIN_AGAIN}"
             )
-        self.labelled_by = check_names("annotators", annotators, least=1)
+        self.labelled_by = _named("annotators", annotators)
         self.types = types and self.named
         numbers = range(1, 1 + len(self.labelled_by))
         self.annotators = tuple(f"type {i}" for i in numbers) if self.types else self.labelled_by
         self.type_words: list[str] = []  # of each type one, after a validation
-        self.classes = check_names("classes", classes, least=2)
+        self.classes = _named("classes", classes, "background")
+        self.batch_keys = batch_keys or {}
         check_reference(reference)
         self.reference: Reference = reference
         if reference == "none":
@@ -146,14 +151,15 @@ class MultiAnnotatorModule(L.LightningModule):
         # Primitives only, so that a checkpoint loads with weights_only=True. Subclasses add theirs.
         self.save_hyperparameters(
             {
-                "annotators": list(annotators),
-                "classes": list(classes),
+                "annotators": list(self.labelled_by),
+                "classes": list(self.classes),
                 "network": None if network is None else "given",
                 **built_of,
                 "reference": reference,
                 "segmentation_loss": segmentation_loss,
                 "encoder_rate": encoder_rate,
                 "types": types,
+                "batch_keys": batch_keys,
             }
         )
         self.backbone = {**built_of, "backbone": given_network(network)}
@@ -214,11 +220,25 @@ class MultiAnnotatorModule(L.LightningModule):
         with evaluating(self):
             return made(self(images))
 
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the parent
+        """Refused: a Lightning module has hooks that no exported graph holds.
+
+        Raises:
+            NotImplementedError: says what to call.
+        """
+        raise NotImplementedError(
+            "to_onnx and to_torchscript: export the network, which has no hooks, as in "
+            "torch.export.export(module.network.eval(), (images,)) or "
+            "torch.onnx.export(module.network.eval(), (images,), 'tax.onnx', dynamo=True)."
+        )
+
+    to_torchscript = to_onnx
+
     # ------------------------------------------------------------------ batches
 
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:  # noqa: ANN401
         """Check a batch while it is in the CPU's memory, and fill in the optional keys."""
-        names = self.labelled_by
+        batch, names = by_our_keys(batch, self.batch_keys), self.labelled_by
         return complete_batch(batch, names, self.classes, needs_labels=self._needs_labels)
 
     @torch.no_grad()
@@ -250,7 +270,8 @@ class MultiAnnotatorModule(L.LightningModule):
 
     def _completed(self, batch: Batch) -> Batch:
         """The batch, checked also where a data module's own hooks replaced ours."""
-        checked = batch if "present" in batch else self.on_before_batch_transfer(batch, 0)
+        done = isinstance(batch, dict) and "present" in batch
+        checked = batch if done else self.on_before_batch_transfer(batch, 0)
         return unpacked(checked)
 
     @property
@@ -547,3 +568,16 @@ def chosen_annotators(
         if name not in annotators:
             raise ValueError(f"annotator {name!r} is unknown: expected one of {annotators}.")
     return [annotators.index(name) for name in dict.fromkeys(chosen)]
+
+
+def _named(argument: str, given: Sequence[str] | int, *first: str) -> tuple[str, ...]:
+    """The names; where there is only a number of them, names are made up and said."""
+    if not isinstance(given, int):
+        return check_names(argument, given, least=1 + len(first))
+    word = "annotator" if argument == "annotators" else "class"
+    names = [*first, *(f"{word} {i}" for i in range(1, 1 + given - len(first)))]
+    rank_zero_info(
+        f"{argument}={given}: they are called {', '.join(names)}. Give a list of names instead to "
+        "call them by those."
+    )
+    return check_names(argument, names, least=1 + len(first))

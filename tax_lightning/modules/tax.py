@@ -31,7 +31,8 @@ from tax_lightning.modules.schedule import Event, Schedule
 class TAXLightningModule(ExplainingModule):
     """Multi-annotator segmentation that says who decides each pixel and why.
 
-    Works with any ``Trainer`` and any loader whose batches are dictionaries with
+    Works with any ``Trainer`` and any loader whose batches are tuples of image, masks and, where
+    there is one, reference, or dictionaries with
 
     - ``"image"``: float ``[B, ch, H, W]``
     - ``"masks"``: int64 or uint8 ``[B, N, H, W]`` class ids, 255 where annotator n did not label
@@ -44,8 +45,8 @@ class TAXLightningModule(ExplainingModule):
     - ``"annotators"``: names in the order of N, optional: checked against ``annotators``
 
     Args:
-        annotators: names, in the order of the N axis of ``"masks"``.
-        classes: names, in the order of class ids; the first is the background.
+        annotators: names, in the order of the N axis of ``"masks"``; or their number.
+        classes: names, in the order of class ids; the first is the background. Or their number.
         kernels: kernels, and prototypes, per annotator.
         kernel_size: side of a kernel in pixels, odd.
         who_window: side in pixels, odd, of the window in which agreement with the reference counts.
@@ -78,8 +79,8 @@ class TAXLightningModule(ExplainingModule):
 
     def __init__(
         self,
-        annotators: Sequence[str],
-        classes: Sequence[str],
+        annotators: Sequence[str] | int,
+        classes: Sequence[str] | int,
         kernels: int = 2,
         kernel_size: int = 3,
         who_window: int = 23,
