@@ -36,6 +36,9 @@ def main(args: Sequence[str] | None = None) -> None:
             alone[arguments[0]](arguments[1:])
         else:
             TAXCLI.run(arguments)
+    except BrokenPipeError:  # what reads our output has seen enough, as `tax import | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         refusal = _refusal(error)
         if refusal is None or "TAX_DEBUG" in os.environ:

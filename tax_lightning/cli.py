@@ -241,7 +241,7 @@ def inspect_data(args: Sequence[str]) -> None:
 
     Only the part ``data`` of ``--config`` files is read, so that those of ``tax fit`` serve.
     """
-    parser = ArgumentParser(
+    parser = ShortErrorParser(
         prog="tax inspect",
         usage="tax inspect --config FILE ... [--data.init_args.NAME=VALUE ...] [--output DIR]",
         description=COMMANDS["inspect"],
@@ -266,7 +266,7 @@ def inspect_data(args: Sequence[str]) -> None:
 
 def explain_images(args: Sequence[str]) -> None:
     """Carry out ``tax explain`` with the arguments after it; the images need no masks."""
-    parser = ArgumentParser(
+    parser = ShortErrorParser(
         prog="tax explain",
         usage="tax explain --ckpt_path FILE --images PATH ... [--config FILE ...] [--output DIR]",
         description=COMMANDS["explain"],

@@ -359,7 +359,20 @@ def test_inspect_of_data_that_cannot_be_read(config, folder, capsys):
 
 def test_inspect_refuses_arguments_that_it_does_not_know(config, capsys):
     said = refused(["inspect", "--config", str(config), "--trainer.max_epochs=1"], capsys)
-    assert "--trainer.max_epochs" in said
+    assert "trainer.max_epochs is unknown" in said
+
+
+def test_inspect_answers_a_misspelt_name_by_the_nearest(config, capsys):
+    said = refused(["inspect", "--config", str(config), "--data.init_args.clases=[a, b]"], capsys)
+    assert "clases is unknown to" in said
+    assert "Did you mean classes?" in said
+    assert len(said.splitlines()) <= 10
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback():
+    command = f"{sys.executable} -m tax_lightning import | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr == ""
 
 
 def test_a_missing_extra_is_one_line(capsys, monkeypatch, tmp_path):

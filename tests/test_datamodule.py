@@ -515,6 +515,8 @@ def test_to_picture_shows_grey_images():
     assert data.mean == (0.5,)
     picture = data.to_picture(torch.tensor([[[-2.0, 0.0, 2.0]]]))
     assert picture.tolist() == [[[0] * 3, [128] * 3, [255] * 3]]
+    pixels = torch.tensor([[[0, 128, 255]]], dtype=torch.uint8)  # as a data set may hold them
+    assert data.to_picture(pixels).tolist() == picture.tolist()
 
 
 def test_plot_shows_outlines_and_names():

@@ -271,7 +271,8 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         """Undo the normalisation, for showing.
 
         Args:
-            image: Normalised image ``[ch, H, W]``; of other than 3 channels the first is shown.
+            image: Normalised image ``[ch, H, W]``, or its pixels in uint8, as a data set may hold
+                them; of other than 3 channels the first is shown.
 
         Returns:
             uint8 RGB picture ``[H, W, 3]``.

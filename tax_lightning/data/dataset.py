@@ -231,7 +231,8 @@ def to_picture(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> np
     """Undo the normalisation, for showing.
 
     Args:
-        image: Normalised image ``[ch, H, W]``; of other than 3 channels the first is shown.
+        image: Normalised image ``[ch, H, W]``, or its pixels in uint8, as a data set may hold them;
+            of other than 3 channels the first is shown.
         mean: Mean of each channel of the image in [0, 1].
         std: Standard deviation of each channel.
 
@@ -243,7 +244,10 @@ def to_picture(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> np
         array([  0, 128, 255], dtype=uint8)
     """
     shown = image.detach().cpu().float().numpy().transpose(1, 2, 0)
-    shown = shown * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
+    if image.dtype == torch.uint8:
+        shown = shown / 255
+    else:
+        shown = shown * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
     if shown.shape[2] != 3:
         shown = shown[..., :1].repeat(3, axis=2)
     picture: npt.NDArray[np.uint8] = (shown.clip(0, 1) * 255).round().astype(np.uint8)

@@ -5,11 +5,10 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from jsonargparse import ArgumentParser
-
 from tax_lightning.data.layouts import nearest
 from tax_lightning.importers.writer import write
 from tax_lightning.progress import show_progress
+from tax_lightning.short_errors import ShortErrorParser
 
 SOURCES = (
     "arrays",
@@ -52,10 +51,10 @@ def import_data(args: Sequence[str]) -> None:
             f"{', '.join(SOURCES)}; `tax import` alone lists what they are."
         )
     module = _module(name)
-    parser = ArgumentParser(
+    parser = ShortErrorParser(
         prog=f"tax import {name}",
         usage=f"tax import {name} FROM TO [--tile PIXELS] [options]",
-        description=module.__doc__,
+        description=module.__doc__ or "",
     )
     parser.add_argument("from", type=str, help="Folder or file of the source.")
     parser.add_argument("to", type=str, help="Folder to write; made if it is missing.")
