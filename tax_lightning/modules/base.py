@@ -43,13 +43,14 @@ from tax_lightning.modules.checkpoints import (
     check_same_names,
     given_network,
 )
+from tax_lightning.modules.hub import Shareable
 
 HELD_STILL = 0.1  # share of the run before which a slow encoder does not move
 BY_AREA = 0.3  # share of the run at whose start types are the ranks of the areas in an image
 TEST_SAMPLES = 9  # of each annotator, of which a test measures the sets
 
 
-class MultiAnnotatorModule(L.LightningModule):
+class MultiAnnotatorModule(L.LightningModule, Shareable):
     """Base of the Lightning modules for several annotators; works with any ``Trainer``.
 
     A subclass builds its network with the arguments ``self.backbone``, sets ``loss``, and
