@@ -71,7 +71,7 @@ def test_checkpoints_hold_tensors_and_primitives_only(checkpoint):
         "schedule": {
             **{"enabled": True, "start": 0.1, "full": 0.3, "trials": [0.6, 0.7], "final": 1.0}
         },
-        **{"explanation_metrics": False, "encoder_rate": None, "types": False},
+        **{"explanation_metrics": False, "encoder_rate": None, "types": False, "batch_keys": None},
     }
     assert stored["names"] == {"annotators": ANNOTATORS, "classes": CLASSES}
     assert stored["schedule_done"] == ["start", "trial 1", "trial 2", "final"]
