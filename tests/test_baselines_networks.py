@@ -5,7 +5,14 @@ import torch
 from baseline_scenes import loader, make, make_trainer, scenes, stacked, trained
 from torch.nn import functional as F
 
-from tax_lightning.baselines import Consensus, GatedMultiHead, MultiHead, Separate
+from tax_lightning.baselines import (
+    Consensus,
+    GatedMultiHead,
+    MultiHead,
+    RandomRater,
+    Separate,
+    SoftVote,
+)
 from tax_lightning.consensus import majority
 from tax_lightning.modules.base import ModelOutput
 
@@ -26,6 +33,35 @@ def test_the_consensus_learns_the_reference_given_and_nothing_else():
     (loss,) = make(Consensus, reference="given").common_terms({}, output, reference).values()
     # The first pixel gives 1/2 to its class, the second 3/4; the third has no reference.
     assert float(loss) == pytest.approx(-torch.tensor([1 / 2, 3 / 4]).log().mean().item())
+
+
+@pytest.mark.parametrize("kind", [SoftVote, RandomRater])
+def test_votes_are_learnt_as_shares(kind):
+    module = trained(kind, 60, reference="none")
+    votes = F.one_hot(stacked("masks"), 3).float().mean(dim=1).movedim(-1, 1)
+    probs = module.predict(stacked("image"))
+    divided = votes.amax(1) < 1
+    gap = (probs - votes).abs().mean(1)[divided].mean()
+    assert gap < 0.15
+    result = stacked("masks")[:, 0]  # to say what most say would be worse
+    assert gap < (F.one_hot(result, 3).movedim(-1, 1) - votes).abs().mean(1)[divided].mean() / 1.5
+
+
+def test_a_random_rater_is_one_of_those_who_labelled_the_image():
+    module = make(RandomRater)
+    absent = {0: [0, 1], 1: [0, 1, 2], 2: [2], 3: []}
+    batch = module._completed(next(iter(loader(scenes(4, absent=absent)))))
+    asked = []
+    module.loss.between = lambda log_probs, labels: asked.append(labels) or log_probs.sum()
+    for _ in range(30):
+        module.terms(batch)
+    drawn = torch.stack(asked)[:, :, 0]  # [30, 4, H, W]
+    masks = batch["masks"]
+    chosen = (drawn.unsqueeze(2) == masks).flatten(3).all(3)  # [30, 4, N]
+    assert chosen[:, 0].any(0).tolist() == [False, False, True]
+    assert (drawn[:, 1] == 255).all()
+    assert chosen[:, 2].any(0).tolist() == [True, True, False]
+    assert chosen[:, 3].any(0).all()
 
 
 def test_networks_are_copies_that_learn_from_their_own_annotator_alone():

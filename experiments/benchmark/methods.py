@@ -48,5 +48,7 @@ METHODS = {
     "Probabilistic U-Net": Method("ProbabilisticUNet"),
     "majority": Method("Consensus", reference="majority"),
     "STAPLE": Method("Consensus", reference="staple"),
+    "soft vote": Method("SoftVote"),
+    "random rater": Method("RandomRater"),
     "separate": Method("Separate"),
 }

@@ -3,7 +3,14 @@
 from tax_lightning.baselines.baseline import Baseline
 from tax_lightning.baselines.confusion import ConfusionGlobal, ConfusionPixel
 from tax_lightning.baselines.latent import Pionono, ProbabilisticUNet
-from tax_lightning.baselines.networks import Consensus, GatedMultiHead, MultiHead, Separate
+from tax_lightning.baselines.networks import (
+    Consensus,
+    GatedMultiHead,
+    MultiHead,
+    RandomRater,
+    Separate,
+    SoftVote,
+)
 
 __all__ = [
     "Baseline",
@@ -14,5 +21,7 @@ __all__ = [
     "MultiHead",
     "Pionono",
     "ProbabilisticUNet",
+    "RandomRater",
     "Separate",
+    "SoftVote",
 ]

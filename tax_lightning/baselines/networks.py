@@ -65,6 +65,36 @@ class Consensus(Baseline):
         return {"fused": self.loss.between(output.log_probs[:, None], reference[:, None])}
 
 
+class SoftVote(Consensus):
+    """One network, trained on the labels of all annotators alike; predicts the same for each.
+
+    Where all labelled a pixel, the probabilities with the smallest loss are the shares of the
+    votes. It needs no reference.
+    """
+
+    needs_reference = ""
+
+    def common_terms(self, batch: Batch, output: ModelOutput, reference: Tensor | None) -> Terms:
+        """``vote``: the result against every annotator's labels."""
+        return {"vote": self.loss.between(output.log_annotator_probs, batch["masks"])}
+
+
+class RandomRater(SoftVote):
+    """:class:`SoftVote` that sees the labels of one annotator an image, drawn anew at each step.
+
+    M. H. Jensen, D. R. Jørgensen, R. Jalaboi, M. E. Hansen, M. A. Olsen, "Improving uncertainty
+    estimation in convolutional neural networks using inter-rater agreement", MICCAI 2019.
+    """
+
+    def terms(self, batch: Batch) -> Terms:
+        """``vote``: the result against the labels drawn, of those who labelled the image."""
+        present = batch["present"].float()
+        present[present.sum(1) == 0] = 1.0  # nobody did, and there is nothing to draw
+        drawn = torch.multinomial(present, 1)
+        labels = batch["masks"][torch.arange(len(drawn)), drawn[:, 0]]
+        return {"vote": self.loss.between(self(batch["image"]).log_probs[:, None], labels[:, None])}
+
+
 class Separate(Baseline):
     """One network for each annotator, trained on this annotator's labels; the result is their mean.
 
