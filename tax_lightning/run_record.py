@@ -12,6 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lightning.fabric.plugins.environments import SLURMEnvironment
+
 from tax_lightning.constants import __version__
 from tax_lightning.files import write_json
 
@@ -28,8 +30,10 @@ def run_folder(name: str, root: str | Path = "runs") -> Path:
         >>> run_folder("cells").parent.as_posix()
         'runs/cells'
     """
-    jobs = (os.environ.get(key) for key in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"))
-    job = next((f"job-{number}" for number in jobs if number not in (None, "none")), None)
+    # An interactive job of SLURM may hold many runs, which Lightning too takes for no job.
+    key = "SLURM_JOB_ID" if SLURMEnvironment.detect() else "TORCHELASTIC_RUN_ID"
+    number = os.environ.get(key, "none")
+    job = None if number == "none" else f"job-{number}"
     started = os.environ.get(_STARTED) if "LOCAL_RANK" in os.environ else None
     # The processes that Lightning starts inherit the time of the first.
     os.environ[_STARTED] = started = started or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")

@@ -24,7 +24,14 @@ OFFLINE = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=."]
 def here(tmp_path, monkeypatch):
     """An empty working directory, of a process that belongs to no job."""
     monkeypatch.chdir(tmp_path)
-    for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "LOCAL_RANK", "TAX_RUN_STARTED"):
+    for name in (
+        "SLURM_JOB_ID",
+        "SLURM_NTASKS",
+        "SLURM_JOB_NAME",
+        "TORCHELASTIC_RUN_ID",
+        "LOCAL_RANK",
+        "TAX_RUN_STARTED",
+    ):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     return tmp_path
@@ -88,6 +95,10 @@ def test_all_processes_of_a_run_and_a_requeued_job_have_one_folder(here, monkeyp
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     assert run_folder("cells") == first.with_name(started)
     monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")
+    assert run_folder("cells") == first.with_name(started)  # many runs in one interactive job
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
     assert run_folder("cells") == Path("runs", "cells", "job-17")
 
 
