@@ -8,11 +8,12 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from tax_lightning.constants import __version__
 from tax_lightning.files import write_json
@@ -35,8 +36,12 @@ def run_folder(name: str, root: str | Path = "runs") -> Path:
     number = os.environ.get(key, "none")
     job = None if number == "none" else f"job-{number}"
     started = os.environ.get(_STARTED) if "LOCAL_RANK" in os.environ else None
-    # The processes that Lightning starts inherit the time of the first.
-    os.environ[_STARTED] = started = started or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    if started is None:
+        now = started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        more = count(2)
+        while Path(root, name, started).exists():
+            started = f"{now}_{next(more)}"
+    os.environ[_STARTED] = started  # which the processes that Lightning starts inherit
     return Path(root, name, job or started)
 
 

@@ -87,6 +87,8 @@ def test_a_folder_of_the_trainer_is_taken_as_it_is(here):
 
 def test_all_processes_of_a_run_and_a_requeued_job_have_one_folder(here, monkeypatch):
     first = run_folder("cells")
+    first.mkdir(parents=True)
+    assert run_folder("cells") != first  # another run in the same second
     monkeypatch.setenv("TAX_RUN_STARTED", "2026-01-01_00-00-00")
     assert run_folder("cells").name != "2026-01-01_00-00-00"  # a new run has its own time
     started = os.environ["TAX_RUN_STARTED"]
