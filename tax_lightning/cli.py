@@ -1,6 +1,7 @@
 """The command line: fit, validate, test, predict, inspect and explain, by YAML files and flags."""
 
 import argparse
+import copy
 import json
 import os
 import sys
@@ -135,7 +136,7 @@ class TAXCLI(LightningCLI):
             self.config = parser.parse_args(arguments)
             _refuse_random_weights(self.config)
             _refuse_nulls(self.config)
-            _place_files(self.config, arguments)
+            self._placed(arguments)
             return
         checkpoint = read_checkpoint(paths[-1], "ckpt_path")
         with tempfile.TemporaryDirectory() as folder:
@@ -148,13 +149,18 @@ class TAXCLI(LightningCLI):
         _refuse_nulls(self.config)
         if self.config.subcommand == "fit":
             _refuse_finished(paths[-1], checkpoint, self.config.fit.trainer)
-        _place_files(self.config, list(args))
+        self._placed(list(args))
+
+    def _placed(self, arguments: Sequence[str]) -> None:
+        self.asked_for = copy.deepcopy(self.config)
+        _place_files(self.config, arguments)
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way, in which the checkpoint beats the user."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:  # noqa: ANN401 - as the parent
         """The trainer: no checkpoint callback if checkpoints are off, only loggers that work."""
+        self.config = self.asked_for  # what is saved has no folder: to run it again is a new run
         trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         keys = self._parser(self.subcommand).callback_keys
         callbacks = [self._get(self.config_init, key) for key in keys]

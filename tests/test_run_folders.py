@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from tax_lightning.__main__ import main
 from tax_lightning.run_record import mark_latest, run_folder
@@ -83,6 +84,18 @@ def test_a_folder_of_the_trainer_is_taken_as_it_is(here):
     main(["fit", *TINY, "--trainer.logger=false", "--trainer.default_root_dir=mine"])
     assert names(here) == ["mine"]
     assert names(here / "mine") == ["checkpoints", "config.yaml", "explanations"]
+
+
+def test_a_saved_configuration_starts_a_run_of_its_own(here):
+    main(["fit", *TINY, "--trainer.logger=false", "--output=mine"])
+    config = here / "mine" / "config.yaml"
+    settings = yaml.safe_load(config.read_text())
+    assert settings["trainer"]["default_root_dir"] is None
+    assert settings["checkpoint"]["dirpath"] is None
+    before = config.stat().st_mtime_ns
+    main(["fit", f"--config={config}", "--output=again"])
+    assert names(here) == ["again", "mine"]
+    assert config.stat().st_mtime_ns == before
 
 
 def test_all_processes_of_a_run_and_a_requeued_job_have_one_folder(here, monkeypatch):
