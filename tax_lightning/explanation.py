@@ -221,6 +221,7 @@ class Explanation(Prediction):
         trust: what ``who`` was taught with, and how good it is.
         dispute_threshold: expected disagreement below which a pixel is undisputed, in ``[0, 1]``.
         persons: whether an annotator is the same person throughout the training images.
+        types: whether these are types of annotation in place of annotators.
 
     Raises:
         ValueError: if the shape of a tensor does not follow from the names and the other tensors.
@@ -255,6 +256,7 @@ class Explanation(Prediction):
     trust: TrustBasis = TrustBasis()
     dispute_threshold: float = 0.1
     persons: bool = True
+    types: bool = False
 
     def __post_init__(self) -> None:
         """Check that there is a row of sources for each annotator too."""

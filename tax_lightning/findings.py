@@ -224,6 +224,17 @@ def slots(annotators: Sequence[str]) -> Finding:
     )
 
 
+def types() -> Finding:
+    """Ways of drawing that could be taken for persons."""
+    return Finding(
+        "types",
+        "hint",
+        "These are types of annotation, not persons",
+        "In each image every mask was taken for the type that it fits best, whoever drew it. A "
+        "type says how somebody may draw, and nothing about a person.",
+    )
+
+
 def noise(
     annotators: Sequence[str], kappa: Shares, classes: Pixels, given: bool
 ) -> Iterator[Finding]:

@@ -62,7 +62,8 @@ def test_two_processes_train_one_model_and_what_one_process_does(load, kind):
     for name, value in first["state"].items():
         assert torch.equal(value, second["state"][name]), name
         assert value.isfinite().all(), name
-        if kind not in ("Pionono", "ProbabilisticUNet"):  # of which each process draws its own z
+        # Of these each process draws its own z or annotators.
+        if kind not in ("Pionono", "ProbabilisticUNet", "RandomRater"):
             torch.testing.assert_close(value, alone["state"][name], atol=1e-4, rtol=1e-3, msg=name)
 
 

@@ -112,6 +112,12 @@ def test_one_who_draws_noise():
     assert said(expected, drawn) == {}
 
 
+def test_types_that_are_no_persons():
+    found = said(DIFFER, types=True)
+    assert list(found) == ["types"]
+    assert found["types"].title == "These are types of annotation, not persons"
+
+
 def test_slots_that_are_no_persons():
     found = said(DIFFER, persons=False)
     assert list(found) == ["slots"]

@@ -160,6 +160,7 @@ class TAXLightningModule(ExplainingModule):
             trust=self.network.trust.basis(self.reference),
             dispute_threshold=float(self.network.dispute_threshold),
             persons=self.persons or self.types,  # a type too is the same throughout
+            types=self.types,
         )
 
     @property

@@ -1,5 +1,6 @@
 """The panel: an explanation as one picture that a person can read: what, who, why, how disputed."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,9 +105,10 @@ def render_panel(
     view = View(explanation, image, masks, reference, summary)
     sheet = Sheet(view.scale)
     why = [Entry(_WHY if explanation.trust.kind == "image" else _WHY_ALL_ALIKE), Entry(_SHADE)]
-    drawn, how, may = "Annotators", "as each of them drew", ""
+    them = _called(explanation)
+    drawn, how, may = them.capitalize(), "as each of them drew", ""
     if masks is None:
-        drawn, how, may = "Annotators, as predicted", "as expected of each", "would "
+        drawn, how, may = f"{them.capitalize()}, as predicted", "as expected of each", "would "
     tiles = sheet.grid(
         [
             sheet.tile("Image", view.image, [Entry("{1} x {0} pixels".format(*size))]),
@@ -119,7 +121,8 @@ def render_panel(
         _COLUMNS,
     )
     width = tiles.width
-    own = f"EACH ANNOTATOR: solid, they {may}add to the result; striped, they {may}leave out"
+    who = them[:-1].upper()
+    own = f"EACH {who}: solid, they {may}add to the result; striped, they {may}leave out"
     hatched = drawing.grey_rgb(np.where(drawing.hatching(_CHIP, 2 * _CHIP, 7), 178.0, 220.0))
     sign = Entry(f"hatched: {threshold_words(explanation.dispute_threshold)}", hatched)
     cards = [_card(sheet, view, callout, patches or {}) for callout in callouts]
@@ -235,8 +238,12 @@ class View:
         stripes = drawing.hatching(*self.size, round(14 * self.scale), 0.5)
         picture[more | (less & stripes)] = self.colours[annotator]
         picture[drawing.contours(self.decision, 1)] = (255, 255, 255)
-        area = max(1, int((self.decision > 0).sum()))
-        return picture, more.sum() / area, less.sum() / area
+        area = int((self.decision > 0).sum())
+        added, left_out = (
+            part.sum() / area if area else (math.inf if part.any() else 0.0)
+            for part in (more, less)
+        )
+        return picture, added, left_out
 
     def _with_undisputed(self, picture: Picture) -> Picture:
         """Wash out and hatch the pixels at which annotators are not expected to differ."""
@@ -245,6 +252,23 @@ class View:
         undisputed = self.map("undisputed")
         picture[undisputed] = washed[undisputed]
         return picture
+
+
+def _called(explanation: Explanation) -> str:
+    """What those are called who are compared."""
+    return "types" if explanation.types else "annotators"
+
+
+def _share(part: float) -> str:
+    """A share of the result's area; of a result that is next to nothing a percentage says little.
+
+    Example:
+        >>> _share(0.25), _share(37.2), _share(math.inf)
+        ('25%', '37 x the result', 'all of it')
+    """
+    if math.isinf(part):
+        return "all of it"
+    return f"{part:.0%}" if part < 10 else f"{part:.0f} x the result"
 
 
 def _display_size(height: int, width: int) -> tuple[int, int]:
@@ -282,7 +306,7 @@ def _own_maps(
         picture, more, less = view.own(n)
         small = Image.fromarray(picture)
         small.thumbnail((side, side), Image.Resampling.BOX)
-        words = [f"adds {more:.0%}", f"leaves out {less:.0%}"]
+        words = [f"adds {_share(more)}", f"leaves out {_share(less)}"]
         if (view.masks[n] == IGNORE_INDEX).all():
             words = ["did not label"]
         words += [
@@ -302,9 +326,9 @@ def annotator_entries(
     view: View, annotators: Sequence[str], summary: Summary, groups: Groups | None = None
 ) -> list[Entry]:
     """A title, then every annotator who is named, with colour and support, and every group."""
-    title = "Annotators:"
+    title = f"{_called(view.explanation).capitalize()}:"
     if summary.disputed:
-        title = "Annotators, and how probably each would say the result where it is disputed:"
+        title = f"{title[:-1]}, and how probably each would say the result where it is disputed:"
     support, entries = summary.shares(summary.support), [Entry(title)]
     for n in view.named:
         words = f" {support[n]:.0%}" if summary.disputed else ""

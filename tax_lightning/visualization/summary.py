@@ -20,6 +20,7 @@ from tax_lightning.findings import (
     noise,
     slots,
     ties,
+    types,
     wrong_alike,
 )
 from tax_lightning.palette import Colour, annotator_palette
@@ -165,7 +166,7 @@ def trust_words(trust: TrustBasis) -> str:
 def findings(of: Explanation, summary: Summary) -> list[Finding]:
     """What misleads in explained images: one of them, for the names, and the counts of all."""
     trust, labels = of.trust, summary.labels
-    found = [] if of.persons else [slots(of.annotators)]
+    found = [types()] if of.types else [] if of.persons else [slots(of.annotators)]
     if not summary.foreground:
         found.append(_nothing(of.classes[0], summary.pixels))
     if of.persons:
