@@ -27,7 +27,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if arguments == ["--version"]:  # answered before the import of torch, which takes seconds
         print(f"tax-lightning {__version__}")
         return
-    from tax_lightning.cli import TAXCLI, explain_images, inspect_data
+    from tax_lightning.cli import TAXCLI
+    from tax_lightning.commands import explain_images, inspect_data
     from tax_lightning.importers.command import import_data
 
     alone = {"import": import_data, "inspect": inspect_data, "explain": explain_images}

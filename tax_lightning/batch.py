@@ -33,12 +33,13 @@ def by_our_keys(batch: Any, keys: Mapping[str, str]) -> Any:  # noqa: ANN401 - a
         return dict(zip(_ORDER, batch, strict=False))
     if not keys or not isinstance(batch, Mapping):
         return batch
-    ours = {name: key for key, name in keys.items()}
     if missing := [name for key, name in keys.items() if name not in batch and key not in batch]:
         raise ValueError(
             f"batch_keys names {missing[0]!r}, but the batch holds {', '.join(map(str, batch))}."
         )
-    return {ours.get(name, name): value for name, value in batch.items()}
+    there = {key: name for key, name in keys.items() if name in batch}
+    others = {key: value for key, value in batch.items() if key not in there.values()}
+    return others | {key: batch[name] for key, name in there.items()}
 
 
 def complete_batch(

@@ -1,10 +1,7 @@
-"""The command line: fit, validate, test, predict, inspect and explain, by YAML files and flags."""
+"""The command line: fit, validate, test and predict, by YAML files and flags."""
 
-import argparse
 import copy
-import json
 import os
-import sys
 import tempfile
 import warnings
 from collections import defaultdict
@@ -12,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -26,26 +22,17 @@ import tax_lightning.baselines
 import tax_lightning.modules.add_annotators
 import tax_lightning.simulation  # noqa: F401
 from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
+from tax_lightning.callbacks.checkpoint import is_dry_run
 from tax_lightning.callbacks.loggers import LoggedConfig, working
+from tax_lightning.commands import COMMANDS, values_of
 from tax_lightning.data import MultiAnnotatorDataModule
-from tax_lightning.data.images import ExplainedImages, images_for
-from tax_lightning.inspection import inspect
-from tax_lightning.modules.checkpoints import checkpoint_in, load_model, read_checkpoint
+from tax_lightning.modules.checkpoints import checkpoint_in, read_checkpoint
 from tax_lightning.modules.tax import TAXLightningModule
-from tax_lightning.progress import show_progress
 from tax_lightning.run_record import mark_latest, note_metrics, run_folder
 from tax_lightning.short_errors import ShortErrorParser, first_null
-from tax_lightning.visualization.report import write_report
 
 # Given once, by the data; the model takes them over.
 LINKED = {"annotators": "annotators", "classes": "classes", "channels": "in_channels"}
-
-COMMANDS = {
-    "import": "Turn a tool's export or a published data set into the one format.",
-    "inspect": "Look at a data set before training: a report here, and a page to keep.",
-    "explain": "Report on any images: who decides where, and why; a page and numbers.",
-}
-"""Those that are no methods of the trainer."""
 
 # Warnings about Lightning's own code, which a user cannot act on.
 NOISE = (
@@ -126,7 +113,7 @@ class TAXCLI(LightningCLI):
         """Parse with the checkpoint's hyper-parameters as the first of all configuration files."""
         assert isinstance(args, list)  # from `run`
         arguments = list(args)
-        paths, arguments = _values("--ckpt_path", arguments)
+        paths, arguments = values_of("--ckpt_path", arguments)
         if paths:
             subcommand = next((a for a in arguments if a in self.subcommands()), "")
             name = "last.ckpt" if subcommand == "fit" else "best.ckpt"
@@ -153,7 +140,7 @@ class TAXCLI(LightningCLI):
 
     def _placed(self, arguments: Sequence[str]) -> None:
         self.asked_for = copy.deepcopy(self.config)
-        _place_files(self.config, arguments)
+        self.new_folder = _place_files(self.config, arguments)
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way, in which the checkpoint beats the user."""
@@ -177,11 +164,10 @@ class TAXCLI(LightningCLI):
     @rank_zero_only
     def before_fit(self) -> None:
         """Let ``latest`` lead to the new folder."""
-        folder = Path(self.trainer.default_root_dir)
-        if getattr(self.trainer, "fast_dev_run", False) or folder.parent.parent != Path("runs"):
+        folder = self.new_folder
+        if folder is None or is_dry_run(self.trainer):
             return
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             mark_latest(folder)
         except OSError as error:
             warnings.warn(f"{folder.with_name('latest')}: {error}.", stacklevel=2)
@@ -235,122 +221,12 @@ def _report(trainer: Any, checkpoint: str) -> None:  # noqa: ANN401 - a Trainer
         if isinstance(callback, ExplanationLogger):
             print(f"pictures    {callback.folder or 'none'}")
             for finding in callback.findings:
-                print(finding)
+                if finding.kind != "types":  # said at the end, by name
+                    print(finding)
     for logger in trainer.loggers:
         # W&B's logger does not tell its run's folder, but the run itself does.
         folder = getattr(logger.experiment, "dir", None) or logger.log_dir or logger.save_dir
         print(f"run         {type(logger).__name__}: {folder}")
-
-
-def inspect_data(args: Sequence[str]) -> None:
-    """Carry out ``tax inspect`` with the arguments after it.
-
-    Only the part ``data`` of ``--config`` files is read, so that those of ``tax fit`` serve.
-    """
-    parser = ShortErrorParser(
-        prog="tax inspect",
-        usage="tax inspect --config FILE ... [--data.init_args.NAME=VALUE ...] [--output DIR]",
-        description=COMMANDS["inspect"],
-    )
-    parser.add_argument("--config", action="config", help="As for `tax fit`; only data is read.")
-    parser.add_argument("--output", type=str | None, help="Folder of the page (runs/inspect/NAME).")
-    parser.add_argument("--threads", type=int | None, help="Images looked at at the same time.")
-    parser.add_argument("--ckpt_path", type=str | None, help="Model that has a say in the queue.")
-    parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; None: as there is.")
-    parser.add_subclass_arguments(MultiAnnotatorDataModule, "data", required=True)
-    arguments, files = _only_data(args)
-    config = parser.parse_args(arguments)
-    data = parser.instantiate(config).data
-    model = None
-    if config.ckpt_path is not None:
-        model = load_model(config.ckpt_path, "--ckpt_path").to(_device(config.device))
-    name = files[-1].stem if files else type(data).__name__
-    folder = Path(config.output or Path("runs", "inspect", name))
-    print(inspect(data, folder, name, show_progress, config.threads, model))
-    print(f"\nqueue {folder / 'review.csv'}\npage  {folder / 'index.html'}")
-
-
-def explain_images(args: Sequence[str]) -> None:
-    """Carry out ``tax explain`` with the arguments after it; the images need no masks."""
-    parser = ShortErrorParser(
-        prog="tax explain",
-        usage="tax explain --ckpt_path FILE --images PATH ... [--config FILE ...] [--output DIR]",
-        description=COMMANDS["explain"],
-    )
-    parser.add_argument("--ckpt_path", type=str, required=True, help="Checkpoint of `tax fit`.")
-    parser.add_argument(
-        "--images",
-        type=str,
-        nargs="+",
-        help="Images, and folders of images. None: those that `tax predict` takes by --config.",
-    )
-    parser.add_argument("--config", action="config", help="As for `tax fit`; only data is read.")
-    parser.add_argument("--output", type=str, default="runs/explain", help="Folder of the report.")
-    parser.add_argument("--title", type=str | None, help="Heading of the page.")
-    parser.add_argument("--max_side", type=int, default=1024, help="Pixels of an image as shown.")
-    parser.add_argument("--overwrite", type=bool, default=False, help="Replace an older report.")
-    parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; None: as there is.")
-    parser.add_subclass_arguments(MultiAnnotatorDataModule, "data", required=False)
-    arguments, _ = _only_data(args)
-    config = parser.parse_args(arguments)
-    data = parser.instantiate(config).data
-    model = load_model(config.ckpt_path, "--ckpt_path").eval()
-    prepared = images_for(model, config.images, data)
-    page = write_report(
-        ExplainedImages(
-            model.to(_device(config.device)),
-            prepared.images,
-            prepared.to_picture,
-            show_progress,
-            () if data is None else data.annotators,
-        ),
-        config.output,
-        read=prepared.read,
-        source=Path(config.ckpt_path).name,
-        notes=prepared.notes,
-        max_side=config.max_side,
-        overwrite=config.overwrite,
-        groups=data.groups if data is not None else None,
-        **({} if config.title is None else {"title": config.title}),
-    )
-    for note in json.loads(page.with_name("report.json").read_text("utf-8"))["notes"]:
-        print(f"note  {note}", file=sys.stderr)
-    print(f"page  {page}")
-
-
-def _device(name: str | None) -> torch.device:
-    try:
-        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ValueError(f"--device {name}: {error}. Expected cpu, cuda or the like.") from error
-
-
-def _only_data(args: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """The arguments with the ``data`` parts in place of configuration files, and those files."""
-    paths, others = _values("--config", args)
-    files = [Path(path) for path in paths]
-    return [*(f"--config={yaml.safe_dump(_data_part(file))}" for file in files), *others], files
-
-
-def _values(option: str, args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The values of an option in their order, and the other arguments."""
-    parser = argparse.ArgumentParser("tax", add_help=False, allow_abbrev=False)
-    parser.add_argument(option, action="append", default=[], dest="values")
-    known, others = parser.parse_known_args(args)
-    return known.values, others
-
-
-def _data_part(path: Path) -> dict[str, Any]:
-    """What a configuration file says about the data."""
-    if not path.is_file():
-        raise FileNotFoundError(f"--config {path} is no file, expected a YAML file.")
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config {path} cannot be read as YAML: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"--config {path} holds {settings!r}, expected a section `data`.")
-    return {key: settings[key] for key in settings if key == "data"}
 
 
 def metric_table(metrics: Mapping[str, Tensor], prefix: str) -> str:
@@ -382,32 +258,43 @@ def _refuse_random_weights(config: Namespace) -> None:
         )
 
 
-def _place_files(config: Namespace, arguments: Sequence[str]) -> None:
-    """Put all files of a run into one folder, unless the user says where some of them go."""
+def _place_files(config: Namespace, arguments: Sequence[str]) -> Path | None:
+    """Put all files of a run into one folder, which is returned where it is new.
+
+    What the user says of single files stays.
+    """
     command, settings = config.subcommand, config[config.subcommand]
-    output, trainer = settings.output, settings.trainer
-    if command != "fit" and not any(a.startswith("--trainer.logger") for a in arguments):
-        trainer.logger = False  # a tracker's run of its own would hold nothing
+    if command == "fit":
+        return _place_training(settings, arguments)
+    if not any(a.startswith("--trainer.logger") for a in arguments):
+        settings.trainer.logger = False  # a tracker's run of its own would hold nothing
     if command == "predict":
-        writer = settings.predictions
-        beside = _run_of(settings.ckpt_path) or Path(settings.ckpt_path).parent
-        if output or writer.output_dir == PredictionWriter.OUTPUT:
-            writer.output_dir = output or str(beside / PredictionWriter.OUTPUT)
-    if command != "fit":
-        return
-    files, _ = _values("--config", arguments)
-    name = Path(files[0]).stem if files else settings.model.class_path.rpartition(".")[2]
+        writer, checkpoint = settings.predictions, settings.ckpt_path
+        beside = _run_of(checkpoint) or Path(checkpoint).parent
+        writer.output_dir = settings.output or writer.output_dir or str(beside / "predictions")
+    return None
+
+
+def _place_training(settings: Namespace, arguments: Sequence[str]) -> Path | None:
+    trainer, output = settings.trainer, settings.output
     # The best figure so far belongs to a folder: a run that goes on does so where it was.
     known = _run_of(os.path.realpath(settings.ckpt_path)) if settings.ckpt_path else None
-    folder = str(output or trainer.default_root_dir or known or run_folder(name))
-    trainer.default_root_dir = folder
+    folder, new = output or trainer.default_root_dir or known, None
+    if folder is None:
+        files, _ = values_of("--config", arguments)
+        name = Path(files[0]).stem if files else settings.model.class_path.rpartition(".")[2]
+        folder = new = run_folder(name)
+    trainer.default_root_dir = str(folder)
     for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
         options = logger.get("init_args", {}) if isinstance(logger, Namespace) else {}
         if "save_dir" in options and (output or options["save_dir"] in (None, ".")):
-            options["save_dir"] = folder
-    settings.checkpoint.dirpath = settings.checkpoint.dirpath or str(Path(folder, "checkpoints"))
-    pictures = settings.explanations
-    pictures.output_dir = pictures.output_dir or str(Path(folder, "explanations"))
+            options["save_dir"] = str(folder)
+    for part, key, name in (
+        (settings.checkpoint, "dirpath", "checkpoints"),
+        (settings.explanations, "output_dir", "explanations"),
+    ):
+        part[key] = part[key] or str(Path(folder, name))
+    return new
 
 
 def _run_of(checkpoint: str) -> Path | None:
@@ -427,6 +314,11 @@ def _refuse_nulls(config: Namespace) -> None:
 
 def _refuse_finished(path: str, checkpoint: dict[str, Any], trainer: Namespace) -> None:
     """A run that goes on needs something left to do; say what it takes over."""
+    if "loops" not in checkpoint:
+        raise ValueError(
+            f"--ckpt_path {path}: holds weights alone, expected the state of a run too. Give the "
+            "last.ckpt of that run."
+        )
     progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
     done, steps = progress["processed"], checkpoint["global_step"]
     for name, made in (("max_epochs", done), ("max_steps", steps)):

@@ -46,11 +46,12 @@ def run_folder(name: str, root: str | Path = "runs") -> Path:
 
 
 def mark_latest(folder: Path) -> None:
-    """Let ``latest`` beside the folder of a run lead to it.
+    """Make the folder of a run, and let ``latest`` beside it lead there.
 
     Raises:
         OSError: If that cannot be written, or the system knows no links.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     link = folder.with_name("latest")
     with TemporaryDirectory(dir=folder.parent) as place:
         new = Path(place, "latest")

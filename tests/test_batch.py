@@ -162,4 +162,7 @@ def test_a_key_of_theirs_that_is_not_there_is_named():
         by_our_keys({"image": 1, "seg": 2}, {"masks": "label"})
     ours = {"image": 1, "masks": 2}
     assert by_our_keys(ours, {"masks": "label"}) == ours  # renamed before
+    both = {"image": 1, "masks": 2, "label": 3}
+    for order in (both, dict(reversed(both.items()))):  # what is named is meant
+        assert by_our_keys(order, {"masks": "label"}) == {"image": 1, "masks": 3}
     assert by_our_keys(5, {"masks": "label"}) == 5  # left for the check that names it

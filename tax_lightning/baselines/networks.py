@@ -91,8 +91,8 @@ class RandomRater(SoftVote):
         present = batch["present"].float()
         present[present.sum(1) == 0] = 1.0  # nobody did, and there is nothing to draw
         drawn = torch.multinomial(present, 1)
-        labels = batch["masks"][torch.arange(len(drawn)), drawn[:, 0]]
-        return {"vote": self.loss.between(self(batch["image"]).log_probs[:, None], labels[:, None])}
+        labels = batch["masks"].take_along_dim(drawn[:, :, None, None], dim=1)
+        return {"vote": self.loss.between(self(batch["image"]).log_probs[:, None], labels)}
 
 
 class Separate(Baseline):

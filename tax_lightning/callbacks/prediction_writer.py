@@ -75,7 +75,7 @@ class PredictionWriter(BasePredictionWriter):
     colours, classes and the training pixels of the prototypes, and last what is written for tools.
 
     Args:
-        output_dir: the folder to write into.
+        output_dir: the folder to write into; ``None``: ``predictions``, in the working directory.
         overwrite: whether to write into a folder that holds the predictions of an earlier run.
             Files of images that are not predicted again stay.
         samples: how many plausible segmentations to write of each annotator.
@@ -94,11 +94,9 @@ class PredictionWriter(BasePredictionWriter):
         'predictions/manifest.json'
     """
 
-    OUTPUT = "predictions"
-
     def __init__(
         self,
-        output_dir: str = OUTPUT,
+        output_dir: str | None = None,
         overwrite: bool = False,
         samples: int = 0,
         format: Sequence[str] = (),
@@ -111,7 +109,7 @@ class PredictionWriter(BasePredictionWriter):
                 f"PredictionWriter: format={unknown[0]!r} is unknown, expected some of "
                 f"{', '.join(FORMATS)}."
             )
-        self.output_dir = Path(output_dir)
+        self.output_dir = Path(output_dir or "predictions")
         self.overwrite, self.samples, self.format = overwrite, samples, tuple(format)
         self._images: dict[str, dict[str, Any]] = {}
         self._template: Prediction | None = None  # all that is the same for all images

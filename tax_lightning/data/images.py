@@ -23,6 +23,9 @@ from tax_lightning.palette import Picture
 if TYPE_CHECKING:
     from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 
+Labels = NDArray[np.integer] | None
+Explained = tuple[Explanation, Picture, *tuple[Labels, ...]]  # masks and reference may be missing
+
 
 class ExplainedImages:
     """Images with what a model says of them, explained one after the other as they are asked for.
@@ -52,9 +55,7 @@ class ExplainedImages:
         """How many."""
         return len(self.images)
 
-    def __iter__(
-        self,
-    ) -> Iterator[tuple[Explanation, Picture, *tuple[NDArray[np.integer] | None, ...]]]:
+    def __iter__(self) -> Iterator[Explained]:
         """The explanation of each image on the CPU, the image as a picture, and its labels."""
         for number in range(len(self)):
             sample = self.images[number]

@@ -1,6 +1,6 @@
 """Annotators who are added to a trained model, while all others stay as they are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -127,7 +127,8 @@ class AddedAnnotators(TAXLightningModule):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:  # noqa: ANN401
         """Check a batch, and add empty places for the annotators whom the data lack."""
         given, names = by_our_keys(batch, self.batch_keys), self.labelled_by
-        if not self._needs_labels and tuple(given.get("annotators", names)) == self.annotators:
+        theirs = given.get("annotators", names) if isinstance(given, Mapping) else names
+        if not self._needs_labels and tuple(theirs) == self.annotators:
             names = self.annotators
         completed = complete_batch(given, names, self.classes, needs_labels=self._needs_labels)
         completed["annotators"] = self.annotators

@@ -159,7 +159,7 @@ class TAXLightningModule(ExplainingModule):
             sources=self.network.memory.sources(self.shown_names, self.classes),
             trust=self.network.trust.basis(self.reference),
             dispute_threshold=float(self.network.dispute_threshold),
-            persons=self.persons or self.types,  # a type too is the same throughout
+            persons=self.persons,
             types=self.types,
         )
 

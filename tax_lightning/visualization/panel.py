@@ -105,10 +105,10 @@ def render_panel(
     view = View(explanation, image, masks, reference, summary)
     sheet = Sheet(view.scale)
     why = [Entry(_WHY if explanation.trust.kind == "image" else _WHY_ALL_ALIKE), Entry(_SHADE)]
-    them = _called(explanation)
-    drawn, how, may = them.capitalize(), "as each of them drew", ""
+    one = _called(explanation)
+    drawn, how, may = f"{one.capitalize()}s", "as each of them drew", ""
     if masks is None:
-        drawn, how, may = f"{them.capitalize()}, as predicted", "as expected of each", "would "
+        drawn, how, may = f"{drawn}, as predicted", "as expected of each", "would "
     tiles = sheet.grid(
         [
             sheet.tile("Image", view.image, [Entry("{1} x {0} pixels".format(*size))]),
@@ -121,8 +121,7 @@ def render_panel(
         _COLUMNS,
     )
     width = tiles.width
-    who = them[:-1].upper()
-    own = f"EACH {who}: solid, they {may}add to the result; striped, they {may}leave out"
+    own = f"EACH {one.upper()}: solid, they {may}add to the result; striped, they {may}leave out"
     hatched = drawing.grey_rgb(np.where(drawing.hatching(_CHIP, 2 * _CHIP, 7), 178.0, 220.0))
     sign = Entry(f"hatched: {threshold_words(explanation.dispute_threshold)}", hatched)
     cards = [_card(sheet, view, callout, patches or {}) for callout in callouts]
@@ -255,8 +254,8 @@ class View:
 
 
 def _called(explanation: Explanation) -> str:
-    """What those are called who are compared."""
-    return "types" if explanation.types else "annotators"
+    """What one of those is called who are compared."""
+    return "type" if explanation.types else "annotator"
 
 
 def _share(part: float) -> str:
@@ -326,10 +325,10 @@ def annotator_entries(
     view: View, annotators: Sequence[str], summary: Summary, groups: Groups | None = None
 ) -> list[Entry]:
     """A title, then every annotator who is named, with colour and support, and every group."""
-    title = f"{_called(view.explanation).capitalize()}:"
+    title = f"{_called(view.explanation).capitalize()}s"
     if summary.disputed:
-        title = f"{title[:-1]}, and how probably each would say the result where it is disputed:"
-    support, entries = summary.shares(summary.support), [Entry(title)]
+        title += ", and how probably each would say the result where it is disputed"
+    support, entries = summary.shares(summary.support), [Entry(f"{title}:")]
     for n in view.named:
         words = f" {support[n]:.0%}" if summary.disputed else ""
         entries.append(Entry(shorten(annotators[n]) + words, _solid_chip(view.colours[n])))

@@ -166,10 +166,14 @@ def trust_words(trust: TrustBasis) -> str:
 def findings(of: Explanation, summary: Summary) -> list[Finding]:
     """What misleads in explained images: one of them, for the names, and the counts of all."""
     trust, labels = of.trust, summary.labels
-    found = [types()] if of.types else [] if of.persons else [slots(of.annotators)]
+    found = []
+    if of.types:
+        found.append(types())
+    elif not of.persons:
+        found.append(slots(of.annotators))
     if not summary.foreground:
         found.append(_nothing(of.classes[0], summary.pixels))
-    if of.persons:
+    if of.persons or of.types:  # a type too is the same in all images
         found += _not_told_apart(of.annotators, summary)
         found += noise(of.annotators, labels.kappa, labels.classes, bool(labels.given))
     if trust.reference == "given":
