@@ -13,7 +13,7 @@ import yaml
 from tax_lightning.data import MultiAnnotatorDataModule
 from tax_lightning.data.images import ExplainedImages, images_for
 from tax_lightning.inspection import inspect
-from tax_lightning.modules.checkpoints import load_model
+from tax_lightning.modules.checkpoints import checkpoint_in, load_model
 from tax_lightning.progress import show_progress
 from tax_lightning.short_errors import ShortErrorParser
 from tax_lightning.visualization.report import write_report
@@ -90,7 +90,7 @@ def explain_images(args: Sequence[str]) -> None:
         ),
         config.output,
         read=prepared.read,
-        source=Path(config.ckpt_path).name,
+        source=Path(checkpoint_in(config.ckpt_path)).name,
         notes=prepared.notes,
         max_side=config.max_side,
         overwrite=config.overwrite,

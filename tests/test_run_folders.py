@@ -62,6 +62,8 @@ def test_a_run_is_one_folder_and_the_commands_after_it_find_their_way(here):
     assert (dated / "predictions" / "manifest.json").is_file()
     main(["predict", *TINY, "--ckpt_path", str(latest), "--output", "elsewhere"])
     assert (here / "elsewhere" / "manifest.json").is_file()
+    main(["explain", *TINY[:-1], "--ckpt_path", str(latest), "--output", "report"])
+    assert "segmented by best.ckpt" in (here / "report" / "index.html").read_text()
 
     with pytest.raises(SystemExit) as stop:
         main(["fit", *TINY, *OFFLINE, "--ckpt_path", str(latest)])

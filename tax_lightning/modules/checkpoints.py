@@ -43,19 +43,19 @@ def settings_from(kind: type[Settings], value: Settings | Mapping[str, Any] | No
     return kind(**value)
 
 
-def checkpoint_in(path: str, name: str) -> str:
+def checkpoint_in(path: str, name: str = "best.ckpt", argument: str = "--ckpt_path") -> str:
     """The one checkpoint of this name below a folder; another path as it is."""
     if not Path(path).is_dir():
         return path
     found = sorted(Path(path).rglob(name))
     if len(found) > 1:
         raise ValueError(
-            f"--ckpt_path {path}: this folder holds {len(found)} files {name}, expected one. "
+            f"{argument} {path}: this folder holds {len(found)} files {name}, expected one. "
             f"Give one of them, such as {found[-1]}."
         )
     if not found:
         raise FileNotFoundError(
-            f"--ckpt_path {path}: there is no {name} in this folder. Give the .ckpt file, or a "
+            f"{argument} {path}: there is no {name} in this folder. Give the .ckpt file, or a "
             f"folder that holds the {name} of a run."
         )
     return str(found[0])
@@ -66,9 +66,12 @@ def read_checkpoint(
 ) -> dict[str, Any]:
     """The contents of a checkpoint of this library, on the CPU; it must hold these keys.
 
+    A folder stands for the one ``best.ckpt`` in it.
+
     The ``argument`` that gave the path is named where the file is refused.
     """
     cure = "Give the .ckpt file that tax fit named at its end."
+    path = checkpoint_in(path, argument=argument)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{argument}={path}: there is no such file. {cure}")
     try:
@@ -118,6 +121,7 @@ def load_model(path: str, argument: str) -> Any:  # noqa: ANN401 - of the class 
     Refused, beside what :func:`read_checkpoint` refuses, are a class that is not to be found and
     the user's own network, which a checkpoint cannot hold.
     """
+    path = checkpoint_in(path, argument=argument)
     name = str(read_checkpoint(path, argument)["class_path"])
     place, _, kind = name.rpartition(".")
     try:
