@@ -30,6 +30,7 @@ from tax_lightning.visualization.summary import (
     Summary,
     cast_of,
     findings,
+    per_cent,
     standing,
     tendencies,
     threshold_words,
@@ -344,9 +345,9 @@ def annotator_entries(
 def dispute_notes(explanation: Explanation, summary: Summary) -> list[Entry]:
     """The scale of the dispute, and the share of the image that is disputed, as given and real."""
     most = f"{1 - 1 / len(explanation.classes):.0%} or more of pairs differ"
-    said = f"disputed, as the model expects: {summary.dispute:.0%} of the pixels"
+    said = f"disputed, as the model expects: {per_cent(summary.dispute)} of the pixels"
     real = summary.labels.dispute
-    in_masks = [] if real is None else [Entry(f"in the masks: {real:.0%}")]
+    in_masks = [] if real is None else [Entry(f"in the masks: {per_cent(real)}")]
     return [Entry("0%"), Entry(most, _scale_bar()), Entry(said), *in_masks]
 
 

@@ -41,6 +41,7 @@ from tax_lightning.visualization.summary import (
     MOST_NAMED,
     Summary,
     findings,
+    per_cent,
     tendencies,
     threshold_words,
     trust_words,
@@ -229,7 +230,7 @@ class _Report:
         )
         options = "".join(
             f'<option value="{number}">{number + 1} of {count}: {escape(image["id"])}, disputed '
-            f"{image['disputed']:.0%}</option>"
+            f"{escape(per_cent(image['disputed']))}</option>"
             for number, image in enumerate(self.images)
         )
         sections = {
@@ -305,9 +306,10 @@ class _Report:
         summary, n = self.summary, len(self.first.annotators)
         said = "The model expects all annotators to say the same everywhere."
         if summary.disputed:
+            share = escape(per_cent(summary.dispute))
             said = (
-                f"The model expects the annotators to differ on {summary.dispute:.0%} of the "
-                f"pixels. There, on average {summary.votes:.1f} of {n} would say the result."
+                f"The model expects the annotators to differ on {share} of the pixels. There, on "
+                f"average {summary.votes:.1f} of {n} would say the result."
             )
         columns = {
             "Would say the result": np.nan_to_num(summary.shares(summary.support)),

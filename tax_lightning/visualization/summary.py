@@ -118,6 +118,16 @@ def tendencies(
 # ------------------------------------------------------------------------------------------ words
 
 
+def per_cent(share: float) -> str:
+    """A share as people read it; little is not nothing.
+
+    Example:
+        >>> per_cent(0.444), per_cent(0.004), per_cent(0.0)
+        ('44%', '< 1%', '0%')
+    """
+    return "< 1%" if 0 < share < 0.005 else f"{share:.0%}"
+
+
 def threshold_words(threshold: float) -> str:
     """What is hatched, in words.
 
@@ -202,7 +212,9 @@ def _not_told_apart(annotators: Sequence[str], summary: Summary) -> Iterator[Fin
     people = len(annotators)
     certain = summary.foreground and not summary.disputed
     if people > 1 and (certain or len(pairs) == people * (people - 1) / 2):
-        evidence = f"On the {summary.dispute:.0%} of the pixels that are disputed, no two of them "
+        evidence = (
+            f"On the {per_cent(summary.dispute)} of the pixels that are disputed, no two of them "
+        )
         evidence += f"differ by {_ALIKE:.0%} in probability on average."
         yield Finding(
             "identical",
