@@ -29,9 +29,15 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     from tax_lightning.cli import TAXCLI
     from tax_lightning.commands import explain_images, inspect_data
+    from tax_lightning.comparison.command import compare_models
     from tax_lightning.importers.command import import_data
 
-    alone = {"import": import_data, "inspect": inspect_data, "explain": explain_images}
+    alone = {
+        "compare": compare_models,
+        "explain": explain_images,
+        "import": import_data,
+        "inspect": inspect_data,
+    }
     try:
         if arguments and arguments[0] in alone:
             alone[arguments[0]](arguments[1:])

@@ -21,7 +21,12 @@ from torch import Tensor
 import tax_lightning.baselines
 import tax_lightning.modules.add_annotators
 import tax_lightning.simulation  # noqa: F401
-from tax_lightning.callbacks import ExplainedCheckpoint, ExplanationLogger, PredictionWriter
+from tax_lightning.callbacks import (
+    ExplainedCheckpoint,
+    ExplanationLogger,
+    ImageScores,
+    PredictionWriter,
+)
 from tax_lightning.callbacks.checkpoint import is_dry_run
 from tax_lightning.callbacks.loggers import LoggedConfig, working
 from tax_lightning.commands import COMMANDS, values_of
@@ -151,6 +156,8 @@ class TAXCLI(LightningCLI):
         trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         keys = self._parser(self.subcommand).callback_keys
         callbacks = [self._get(self.config_init, key) for key in keys]
+        if self.subcommand == "test":
+            callbacks.append(ImageScores())
         if trainer_config.get("enable_checkpointing") is False:
             callbacks = [c for c in callbacks if not isinstance(c, ModelCheckpoint)]
         trainer = self._instantiate_trainer(trainer_config, callbacks)

@@ -19,6 +19,7 @@ from tax_lightning.short_errors import ShortErrorParser
 from tax_lightning.visualization.report import write_report
 
 COMMANDS = {
+    "compare": "Train and test several models on equal terms: tables, paired tests, a figure.",
     "import": "Turn a tool's export or a published data set into the one format.",
     "inspect": "Look at a data set before training: a report here, and a page to keep.",
     "explain": "Report on any images: who decides where, and why; a page and numbers.",

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
 from itertools import count
@@ -80,6 +82,17 @@ def run_record(checkpoint: str | Path | None = None) -> dict[str, Any]:
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "sha256": digest,
     }
+
+
+def code_version() -> str:
+    """The commit of the code, ``-dirty`` where files were changed since; else the version."""
+    here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    if (here.parent / ".git").exists():
+        with suppress(OSError):
+            said = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+            return said.stdout.strip() or __version__
+    return __version__
 
 
 def note_metrics(checkpoint: str | Path, stage: str, metrics: Mapping[str, Any]) -> Path:

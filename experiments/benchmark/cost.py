@@ -1,7 +1,7 @@
 """What each method costs, against a plain network of the same backbone measured in the same run.
 
     python -m experiments.benchmark.cost
-    python -m experiments.benchmark.cost --methods TAX multi-head --annotators 5
+    python -m experiments.benchmark.cost --methods TAX MultiHead --annotators 5
 
 Parameters, processor time of a training step and of the segmentation of a batch, and the most
 memory that a process held. Every measurement is a process of its own with one thread. The methods
@@ -12,8 +12,6 @@ The C library gives large blocks of memory back to the system and takes them ane
 operation, which then costs more than to compute. By default it is told to keep them for all
 methods alike, as PyTorch's own allocator does on a GPU; ``--allocator system`` leaves it as it is.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
@@ -37,12 +35,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from experiments.benchmark.methods import METHODS, TAX
-from experiments.dots import Panel, Row, draw
-from experiments.runs import REPO
-from experiments.tables import table
 from tax_lightning import Schedule, TAXLightningModule, baselines
+from tax_lightning.comparison.dots import Panel, Row, draw
+from tax_lightning.comparison.report import markdown_table
 
+REPO = Path(__file__).resolve().parent.parent.parent
+TAX, MULTI_HEAD = "TAX", "MultiHead"
+METHODS = (TAX, *(name for name in baselines.__all__ if name != "Baseline"))
 PLAIN = "plain network"
 CLASSES = ("background", "cell")
 Turn: TypeAlias = Mapping[str, Mapping[str, float]]  # method -> quantity -> value
@@ -97,9 +96,7 @@ def make_module(method: str, annotators: int) -> L.LightningModule:
     options: dict[str, Any] = {"encoder": ENCODER, "reference": "given"}
     if method == TAX:  # without a schedule all terms have their full weight from the first step on
         return TAXLightningModule(names, CLASSES, schedule=Schedule(enabled=False), **options)
-    chosen = METHODS[method]
-    options["reference"] = chosen.reference or "given"
-    return getattr(baselines, chosen.model or "")(names, CLASSES, **options)
+    return getattr(baselines, method)(names, CLASSES, **options)
 
 
 def make_batch(annotators: int) -> dict[str, Any]:
@@ -177,19 +174,21 @@ def report(options: argparse.Namespace) -> None:
             for _ in range(TURNS)
         ]
         print(f"\n{annotators} annotators\n")
-        rows = [[m, *(f"{r:.2f}" for r in ratios(turns, m, PLAIN).values())] for m in methods]
-        print(table("Method, relative to a plain network", rows, list(QUANTITIES)), flush=True)
-        if {TAX, "multi-head"} <= set(methods):
-            against = ratios(turns, TAX, "multi-head")["step, s"]
-            print(f"\nTraining step of TAX over that of multi-head: {against:.2f}", flush=True)
+        rows = [["Method, relative to a plain network", *QUANTITIES]]
+        rows += [[m, *(f"{r:.2f}" for r in ratios(turns, m, PLAIN).values())] for m in methods]
+        print(markdown_table(rows), flush=True)
+        if {TAX, MULTI_HEAD} <= set(methods):
+            against = ratios(turns, TAX, MULTI_HEAD)["step, s"]
+            print(f"\nTraining step of TAX over that of MultiHead: {against:.2f}", flush=True)
     few, many = min(all_turns), max(all_turns)
     step = {
         (n, m): statistics.median(turn[m]["step, s"] for turn in turns)
         for n, turns in all_turns.items()
         for m in methods
     }
-    rows = [[m, f"{step[many, m] / step[few, m]:.2f}"] for m in methods]
-    print("\n" + table("Method", rows, [f"step with {many} over {few} annotators"]))
+    rows = [["Method", f"step with {many} over {few} annotators"]]
+    rows += [[m, f"{step[many, m] / step[few, m]:.2f}"] for m in methods]
+    print("\n" + markdown_table(rows))
     if options.figure is not None:
         figure(all_turns, methods).save(options.figure)
 
@@ -218,7 +217,7 @@ def main() -> None:
     """Read the arguments and measure."""
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--annotators", type=int, nargs="+", default=[4, 5, 16, 64])
     parser.add_argument("--allocator", choices=["keeping", "system"], default="keeping")
     parser.add_argument("--figure", type=Path, help="picture to write")

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from experiments.tables import cell, table
+from tax_lightning.comparison.report import Cell, markdown_table
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data import FolderDataModule, MultiAnnotatorDataModule
 from tax_lightning.data.samples import RawSample
@@ -164,11 +164,11 @@ def measure(data: MultiAnnotatorDataModule, seed: int) -> dict[str, float]:
 def tables(rows: Sequence[dict[str, str]]) -> str:
     """Average precision of each way, mean and deviation over seeds, and by kind of error."""
     columns = [*WAYS, *(f"queue: {kind}" for kind in KINDS)]
-    lines = []
+    lines = [["Average precision", *columns]]
     for name in dict.fromkeys(row["data"] for row in rows):
         own = [row for row in rows if row["data"] == name]
-        lines.append([name, *(cell([float(row[c]) for row in own], len(own)) for c in columns)])
-    return table("Average precision", lines, columns)
+        lines.append([name, *(Cell.of([float(row[c]) for row in own]).text() for c in columns)])
+    return markdown_table(lines)
 
 
 def main() -> None:

@@ -1,47 +1,39 @@
 """Retraining test: does the result change where the annotator who is left out was said to decide?
 
-    python -m experiments.trust.retraining --jobs 2 --seeds 0 1 2
+    python -m experiments.trust.retraining runs/compare/specialists
 
-For each seed a model is trained with all annotators, and once more without each of them: same
-scenes, same reference, same seed. At the test pixels whose result then differs, the first model's
-weight w_n of the annotator n who was left out should have been high. ``retraining.csv`` gets a row
-for each training, with the comparison to the model of all annotators. What the models of all
-annotators predicted stays beside it (``.pt``) until everything is compared. At the end, or at once
-with ``--only_tables``, tables are printed.
+The folder is that of a `tax compare` with the models ``all`` and ``without-NAME``, whose data leave
+out that annotator: same scenes, same reference, same seeds (the command stands in the README
+beside). At the test pixels whose result then differs, the first model's weight w_n of the annotator
+n who was left out should have been high. Tables are printed; ``--table`` keeps every value.
 """
 
-from __future__ import annotations
-
-import asyncio
+import argparse
+import csv
 import math
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import jsonargparse
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from experiments.runs import INTERRUPTED, Run, RunFailedError, carry_out, fit
-from experiments.tables import Rows, by_seed, commits, stored, study_parser, values
 from tax_lightning import TAXLightningModule
 from tax_lightning.batch import unpacked
+from tax_lightning.comparison.report import Cell, markdown_table
 from tax_lightning.consensus import disagreement
+from tax_lightning.data import MultiAnnotatorDataModule
 from tax_lightning.metrics import FusedOverlap
-from tax_lightning.simulation import SyntheticDataModule
 
-HERE = Path(__file__).resolve().parent
 ALL = "all"
-WITHOUT = "without-"  # begins the name of a training without an annotator
-SEED = "_seed"  # ends the keys of what another seed changes
+WITHOUT = "without-"  # begins the name of a model without an annotator
 D = "_disputed"  # ends the keys of what is measured on D only
-
-# Title of a column -> key.
-CHANGES = {
+SEED = "_seed"  # ends the keys of what another seed changes
+COLUMNS = {
     "Changed without n": "changed",
     "Changed by seed": f"changed{SEED}",
     "AUROC of w_n": "auroc",
@@ -51,41 +43,12 @@ CHANGES = {
 QUALITY = {"Fused Dice, all": "fused_dice_all", "Fused Dice without n": "fused_dice"}
 
 
-def make_data(config: Path) -> SyntheticDataModule:
-    """The data of a configuration, with all annotators.
-
-    Raises:
-        ValueError: If they are not those of `SyntheticDataModule`, or some labels are missing.
-    """
-    said = yaml.safe_load(config.read_text())["data"]
-    if said["class_path"].rpartition(".")[2] != SyntheticDataModule.__name__:
-        raise ValueError(
-            f"{config.name}: data.class_path is {said['class_path']}, expected "
-            "SyntheticDataModule, whose reference does not depend on the annotators."
-        )
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(SyntheticDataModule, "data")
-    data: SyntheticDataModule = parser.instantiate(parser.parse_object({"data": said})).data
-    if data.missing or data.labels_per_image is not None:
-        raise ValueError(
-            f"{config.name}: missing={data.missing}, labels_per_image={data.labels_per_image}, "
-            "expected 0 and null: who labels an image would change with who is left out."
-        )
-    return data
-
-
-def without(config: Path, annotators: Sequence[str], left_out: str, seed: int) -> Run:
-    """The training without an annotator."""
-    rest = ", ".join(name for name in annotators if name != left_out)
-    return Run(config, f"{WITHOUT}{left_out}", seed, fit=(f"--data.init_args.annotators=[{rest}]",))
-
-
-def outcome(checkpoint: Path, data: SyntheticDataModule) -> tuple[dict[str, Tensor], float]:
+def outcome(checkpoint: Path, data: MultiAnnotatorDataModule) -> dict[str, Tensor | float]:
     """What a model says of the test scenes, and its mean fused Dice against the reference.
 
     Returns:
-        ``prediction`` ``[I, H, W]`` uint8, ``who`` ``[I, N, H, W]``, and ``disputed`` ``[I, H, W]``
-        bool: the pixels D where the labels of all annotators of ``data`` differ; and Dice.
+        ``prediction`` ``[I, H, W]`` uint8, ``who`` ``[I, N, H, W]``, ``disputed`` ``[I, H, W]``
+        bool: the pixels D where the labels of all annotators of ``data`` differ; and ``dice``.
     """
     module = TAXLightningModule.load_from_checkpoint(
         checkpoint, map_location="cpu", weights_only=True
@@ -100,38 +63,7 @@ def outcome(checkpoint: Path, data: SyntheticDataModule) -> tuple[dict[str, Tens
         parts["who"].append(explanation.who)
         parts["disputed"].append(disagreement(batch["masks"]))
     dice = float(overlap.compute()["fused_dice/mean"])
-    return {name: torch.cat(part) for name, part in parts.items()}, dice
-
-
-def outcome_file(table: Path, config: Path, seed: int) -> Path:
-    """Where the outcome of the model of all annotators stays."""
-    return table.with_name(f"{table.stem}-{config.stem}-seed{seed}.pt")
-
-
-async def measure(
-    run: Run, scratch: Path, table: Path, control: Mapping[int, int]
-) -> Mapping[str, float]:
-    """Train a model; keep what it says if it has all annotators, else compare it to that one."""
-    whole = outcome_file(table, run.config, run.seed)
-    other = outcome_file(table, run.config, control.get(run.seed, run.seed))
-    for file in (whole, other) if run.name != ALL else ():
-        if not file.is_file():
-            raise RunFailedError(f"{file} is gone: delete the row of that model to train it again.")
-    seconds, data = await fit(run, scratch), make_data(run.config)
-    said, dice = await asyncio.to_thread(outcome, scratch / "best.ckpt", data)
-    found = {"fit_seconds": seconds, "fused_dice": dice}
-    if run.name == ALL:
-        part = whole.with_suffix(".part")
-        torch.save(said, part)
-        part.replace(whole)
-        return found
-    index = data.annotators.index(run.name.removeprefix(WITHOUT))
-    found |= compare(torch.load(whole), said["prediction"], index)
-    if other != whole:
-        noise = compare(torch.load(whole), torch.load(other)["prediction"], index)
-        for key, value in noise.items():  # auroc_disputed -> auroc_seed_disputed
-            found[f"{key.removesuffix(D)}{SEED}{D if key.endswith(D) else ''}"] = value
-    return found
+    return {"dice": dice, **{name: torch.cat(part) for name, part in parts.items()}}
 
 
 def auroc(score: Tensor, positive: Tensor) -> float:
@@ -173,69 +105,88 @@ def compare(whole: Mapping[str, Tensor], other: Tensor, index: int) -> dict[str,
     }
 
 
-def tables(rows: Rows) -> str:
-    """Tables over seeds on all pixels and on D, means over the annotators; and the commits."""
-    on_d = {title: f"{key}{D}" for title, key in CHANGES.items()}
-    means: dict[str, dict[str, float]] = {}
-    for seed in dict.fromkeys(row["seed"] for row in rows):
-        of_seed = [row for row in rows if row["seed"] == seed]
-        found = {
-            key: [float(row[key]) for row in of_seed if row["name"] != ALL and key in row]
-            for key in (*CHANGES.values(), *on_d.values(), "fused_dice")
-        }
-        found["fused_dice_all"] = values(of_seed, ALL, "fused_dice")
-        means[seed] = {key: statistics.fmean(them) for key, them in found.items() if them}
-    return "\n\n".join(
-        [
-            by_seed("Seed, all test pixels", means, CHANGES | QUALITY),
-            by_seed("Seed, disputed pixels D", means, on_d),
-            f"Commit {commits(rows)}.",
-        ]
-    )
-
-
-def train(
-    table: Path, config: Path, left_out: Sequence[str] | None, seeds: Sequence[int], jobs: int
-) -> int:
-    """Train what has no row yet: with all annotators first, as the others are compared to those.
+def measure(folder: Path) -> list[dict[str, float | str]]:
+    """A row for each model without an annotator and each seed.
 
     The control of a seed is the model of all annotators of the next seed; of the last, the first.
 
     Raises:
-        ValueError: If the data do not suit, or nobody has a name that was asked for.
+        ValueError: If the folder has no model of all annotators.
     """
-    annotators = make_data(config).annotators
-    for name in left_out or ():
-        if name not in annotators:
-            raise ValueError(f"--without {name}: expected some of {', '.join(annotators)}.")
-    control = dict(zip(seeds, [*seeds[1:], seeds[0]], strict=True)) if len(seeds) > 1 else {}
-    step = partial(measure, table=table, control=control)
-    whole = [Run(config, ALL, seed) for seed in seeds]
-    names = left_out or annotators
-    others = [without(config, annotators, name, seed) for seed in seeds for name in names]
-    status = carry_out(table, whole, step, jobs)
-    return status if status == INTERRUPTED else carry_out(table, others, step, jobs)
+    config = folder / "configs" / f"{ALL}.yaml"
+    if not config.is_file():
+        raise ValueError(f"{folder}: expected the folder of a tax compare with the model {ALL!r}.")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(MultiAnnotatorDataModule, "data")
+    said = {"data": yaml.safe_load(config.read_text())["data"]}
+    data: MultiAnnotatorDataModule = parser.instantiate(parser.parse_object(said)).data
+    data.setup("test")
+    seeds = sorted(path.name for path in (folder / ALL).iterdir())
+    whole = {seed: outcome(_checkpoint(folder / ALL / seed), data) for seed in seeds}
+    rows: list[dict[str, float | str]] = []
+    for place in sorted(folder.glob(f"{WITHOUT}*/seed*")):
+        name, seed = place.parent.name.removeprefix(WITHOUT), place.name
+        index, other = data.annotators.index(name), seeds[(seeds.index(seed) + 1) % len(seeds)]
+        left = outcome(_checkpoint(place), data)
+        found = compare(whole[seed], left["prediction"], index)
+        if other != seed:
+            noise = compare(whole[seed], whole[other]["prediction"], index)
+            for key, value in noise.items():  # auroc_disputed -> auroc_seed_disputed
+                found[f"{key.removesuffix(D)}{SEED}{D if key.endswith(D) else ''}"] = value
+        dice = {"fused_dice_all": whole[seed]["dice"], "fused_dice": left["dice"]}
+        rows.append({"without": name, "seed": seed.removeprefix("seed"), **dice, **found})
+        print(f"without {name}, {seed}", file=sys.stderr)
+    return rows
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, compare and print; returns the exit status, 1 where nothing is printed."""
-    parser = study_parser(__doc__, HERE / "retraining.csv")
-    parser.add_argument("--config", type=Path, default=HERE / "specialists.yaml")
-    parser.add_argument("--without", nargs="+", metavar="NAME", help="default: each in turn")
+def _checkpoint(run: Path) -> Path:
+    return run / "checkpoints" / "best.ckpt"
+
+
+def tables(rows: Sequence[Mapping[str, float | str]]) -> str:
+    """Markdown tables over seeds, on all pixels and on D; values are means over the annotators."""
+    parts = []
+    for title, end in (("all test pixels", ""), ("disputed pixels D", D)):
+        columns = {head: f"{key}{end}" for head, key in COLUMNS.items()} | ({} if end else QUALITY)
+        lines = [[f"Seed, {title}", *columns]]
+        means: dict[str, list[float]] = {head: [] for head in columns}
+        for seed in dict.fromkeys(row["seed"] for row in rows):
+            line = [str(seed)]
+            for head, key in columns.items():
+                own = [float(r[key]) for r in rows if r["seed"] == seed and key in r]
+                means[head] += [statistics.fmean(own)] if own else []
+                line.append(Cell.of(means[head][-1:] if own else []).text())
+            lines.append(line)
+        lines.append(["mean ± sd", *(Cell.of(found).text() for found in means.values())])
+        parts.append(markdown_table(lines))
+    return "\n\n".join(parts)
+
+
+def write(path: Path, rows: Iterable[Mapping[str, float | str]]) -> None:
+    """Keep every value as CSV."""
+    kept = list(rows)
+    columns = list(dict.fromkeys(name for row in kept for name in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare the models and print."""
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
+    parser.add_argument("folder", type=Path, help="folder of tax compare")
+    parser.add_argument("--table", type=Path, help="CSV file to write")
     options = parser.parse_args(arguments)
-    config, status = options.config.resolve(), 0
-    torch.set_num_threads(1)
-    if not options.only_tables:
-        try:
-            status = train(options.table, config, options.without, options.seeds, options.jobs)
-        except (OSError, ValueError) as error:
-            parser.error(str(error))
-    rows = stored(options.table, config.stem, options.seeds)
-    if not rows:
-        return status or 1
+    try:
+        rows = measure(options.folder)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.table:
+        write(options.table, rows)
     print(tables(rows))
-    return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -23,7 +23,15 @@ from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.preparation import Preparation
 from tax_lightning.distributed import across_processes, alone
 from tax_lightning.losses import SegmentationLoss, SegmentationTerms
-from tax_lightning.metrics import Tendencies, WhoMetrics, sample_metrics, segmentation_metrics
+from tax_lightning.metrics import (
+    Tendencies,
+    WhoMetrics,
+    annotator_dice,
+    fused_dice,
+    generalized_energy_distance,
+    sample_metrics,
+    segmentation_metrics,
+)
 from tax_lightning.metrics.inputs import check_names
 from tax_lightning.models.backbone import evaluating
 from tax_lightning.models.mixture import mix
@@ -364,13 +372,31 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the metrics of :func:`tax_lightning.metrics.segmentation_metrics`."""
-        loss = self._evaluate(batch, self.val_metrics)
+        batch, output, reference = self._evaluated(batch, self.val_metrics)
+        loss = self._segmentation_loss(batch, output, reference)
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["masks"]))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Update the metrics, also those of sets and calibration."""
-        loss = self._evaluate(batch, self.test_metrics)
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Update the metrics, also those of sets and calibration.
+
+        Returns:
+            ``"id"`` of the images, and their ``"scores"`` as of :func:`image_scores`.
+        """
+        batch, output, reference = self._evaluated(batch, self.test_metrics)
+        loss = self._segmentation_loss(batch, output, reference)
         self.log("test/loss", loss, sync_dist=True, batch_size=len(batch["masks"]))
+        drawn = sampled(output, TEST_SAMPLES, None)
+        labels = {"masks": batch["masks"], "present": batch["present"]}
+        self.sample_metrics.update(annotator_prediction=drawn, **labels)
+        if self.explanation_metrics is not None:
+            own = output.log_sample_probs.argmax(dim=2)
+            self.tendencies.update(annotator_prediction=own, **labels)
+            known = known_labels(batch, reference) | {"right": self.right_labels(batch)}
+            disputed = disagreement(batch["masks"])
+            self.explanation_metrics.update(batch["image"], output, disputed, **known)
+        names = self.annotators if self.named else ()
+        scores = image_scores(output, drawn, batch, reference, names)
+        return {"id": batch["id"], "scores": scores}
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the whole validation split by name."""
@@ -399,24 +425,16 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
         """Groups of annotators by which the data module wants to see values, if any."""
         return getattr(getattr(self.trainer, "datamodule", None), "groups", {})
 
-    def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Tensor:
-        """Update the metrics; returns the loss of the segmentations."""
+    def _evaluated(
+        self, batch: Batch, metrics: MetricCollection
+    ) -> tuple[Batch, TAXOutput | ModelOutput, Tensor | None]:
+        """The batch with its masks matched, the output and the reference, of which it measures."""
         batch = self._completed(batch)
         output = self(batch["image"])
         batch = self.matched(batch, output.log_annotator_probs)
         reference = self.reference_labels(batch, output)
         metrics.update(**metric_inputs(batch, output, reference, all_alike=self._all_alike))
-        if metrics is self.test_metrics:
-            drawn = sampled(output, TEST_SAMPLES, None)
-            labels = {"masks": batch["masks"], "present": batch["present"]}
-            self.sample_metrics.update(annotator_prediction=drawn, **labels)
-            if self.explanation_metrics is not None:
-                own = output.log_sample_probs.argmax(dim=2)
-                self.tendencies.update(annotator_prediction=own, **labels)
-                known = known_labels(batch, reference) | {"right": self.right_labels(batch)}
-                disputed = disagreement(batch["masks"])
-                self.explanation_metrics.update(batch["image"], output, disputed, **known)
-        return self._segmentation_loss(batch, output, reference)
+        return batch, output, reference
 
     def _segmentation_loss(self, batch: Batch, output: Any, reference: Tensor | None) -> Tensor:  # noqa: ANN401
         """The part of the objective that a validation or test has."""
@@ -500,6 +518,42 @@ def metric_inputs(
         "who": output.log_who.exp(),
         "reason": reason,
     }
+
+
+def image_scores(
+    output: TAXOutput | ModelOutput,
+    drawn: Tensor,
+    batch: Batch,
+    reference: Tensor | None,
+    annotators: Sequence[str],
+) -> dict[str, Tensor]:
+    """Scores of single images by name, ``[B]`` each, NaN without a case.
+
+    Args:
+        output: of the model.
+        drawn: samples, class ids ``[B, S, H, W]``.
+        batch: checked, with the masks in the order of the annotators or types.
+        reference: class ids ``[B, H, W]`` or ``None``.
+        annotators: names; none for a model that names no annotators.
+
+    Returns:
+        ``dice`` (mean over annotators, and ``dice/NAME``), ``fused_dice`` (mean over classes),
+        ``ged2`` and ``samples/ged2``; see :mod:`tax_lightning.metrics`.
+    """
+    masks, present, classes = batch["masks"], batch["present"], output.log_probs.shape[1]
+    own = output.log_sample_probs.argmax(dim=2)
+    scores = {
+        "ged2": generalized_energy_distance(own, masks, present, classes),
+        "samples/ged2": generalized_energy_distance(drawn, masks, present, classes),
+    }
+    if reference is not None:
+        decision = output.log_probs.argmax(dim=1)
+        scores["fused_dice"] = fused_dice(decision, reference, classes).nanmean(dim=1)
+    if annotators:
+        dice = annotator_dice(own, masks, present, classes)
+        scores["dice"] = dice.nanmean(dim=1)
+        scores |= {f"dice/{name}": dice[:, n] for n, name in enumerate(annotators)}
+    return scores
 
 
 def result(output: TAXOutput | ModelOutput, chosen: list[int] | None) -> Tensor:

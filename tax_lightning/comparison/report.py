@@ -1,0 +1,309 @@
+"""Tables of a comparison: mean and spread, paired tests over images; as Markdown, LaTeX and CSV.
+
+A value is bold where its model has the best mean of its column, and a paired test over the test
+images tells it from every other model: Wilcoxon's signed ranks on the scores of the images,
+averaged over seeds, with p < 0.05 after Holm's correction.
+"""
+
+import csv
+import math
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import wilcoxon
+
+from tax_lightning.comparison.results import Selection
+from tax_lightning.files import appearing
+
+SIGNIFICANT = 0.05
+HIGHER, LOWER = 1, -1
+MISSING = "-"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A column.
+
+    Args:
+        title: Its head.
+        key: Of the figure in a test, without ``test/``.
+        better: `HIGHER` or `LOWER`.
+        score: Of single images, where there is one.
+        control: Key of what the figure is compared with, in brackets behind it.
+    """
+
+    title: str
+    key: str
+    better: int
+    score: str | None = None
+    control: str | None = None
+
+
+SEGMENTATION = (
+    Figure("Annotator Dice", "dice/mean", HIGHER, score="dice"),
+    Figure("Fused Dice", "fused_dice/mean", HIGHER, score="fused_dice"),
+    Figure("GED²", "ged2", LOWER, score="ged2"),
+    Figure("GED², samples", "samples/ged2", LOWER, score="samples/ged2"),
+    Figure("Dice match", "dice_match", HIGHER),
+    Figure("Dice match, samples", "samples/dice_match", HIGHER),
+    Figure("ECE annotators", "ece_annotators", LOWER),
+)
+DISAGREEMENT = (
+    Figure("AUROC of dispute", "dispute_auroc", HIGHER),
+    Figure("Dissent Brier (table)", "dissent_brier", LOWER, control="dissent_brier_table"),
+    Figure("Within-pixel AUC (by side)", "within_auc", HIGHER, control="within_auc_table"),
+    Figure("Votes error (constant)", "votes_error", LOWER, control="votes_error_constant"),
+    Figure("Who @expert (chance)", "who_accuracy_expert", HIGHER, control="who_chance_expert"),
+    Figure("Who ECE", "who_ece_expert", LOWER),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a model reached.
+
+    Args:
+        mean: Over seeds or folds; NaN where it was not measured.
+        spread: Sample standard deviation; NaN for a single value.
+        count: Number of values.
+        bold: Whether it is the best, with the support of the test.
+        control: Mean of what it is compared with; NaN without.
+    """
+
+    mean: float = math.nan
+    spread: float = math.nan
+    count: int = 0
+    bold: bool = False
+    control: float = math.nan
+
+    @classmethod
+    def of(
+        cls, values: Sequence[float], bold: bool = False, controls: Sequence[float] = ()
+    ) -> "Cell":
+        """The cell of these values, and of the values that they are compared with."""
+        return cls(
+            statistics.fmean(values) if values else math.nan,
+            statistics.stdev(values) if len(values) > 1 else math.nan,
+            len(values),
+            bold,
+            statistics.fmean(controls) if controls else math.nan,
+        )
+
+    def text(
+        self, expected: int = 0, plus_minus: str = "±", strong: Callable[[str], str] = str
+    ) -> str:
+        """The cell, with a word where there are fewer values than expected.
+
+        Example:
+            >>> Cell.of([0.5, 0.7], controls=[0.5]).text(3)
+            '0.600 ± 0.141 (0.500) [2 of 3]'
+        """
+        if not self.count:
+            return MISSING
+        found = f"{self.mean:.3f}"
+        if self.count > 1:
+            found += f" {plus_minus} {self.spread:.3f}"
+        found = strong(found) if self.bold else found
+        if not math.isnan(self.control):
+            found += f" ({self.control:.3f})"
+        return found + (f" [{self.count} of {expected}]" if self.count < expected else "")
+
+
+def cells(
+    found: Selection, names: Sequence[str], figures: Sequence[Figure]
+) -> dict[str, dict[Figure, Cell]]:
+    """Model -> figure -> cell, of the figures that some model has."""
+    table: dict[str, dict[Figure, Cell]] = {name: {} for name in names}
+    for figure in figures:
+        every = {name: found.values(name, figure.key) for name in names}
+        if not any(every.values()):
+            continue
+        best = best_model(found, figure, {n: v for n, v in every.items() if v})
+        for name, values in every.items():
+            controls = found.values(name, figure.control) if figure.control else []
+            table[name][figure] = Cell.of(values, name == best, controls)
+    return table
+
+
+def best_model(
+    found: Selection, figure: Figure, values: Mapping[str, Sequence[float]]
+) -> str | None:
+    """The model with the best mean, if the paired test tells it from every other."""
+    if figure.score is None or len(values) < 2:
+        return None
+    first = max(values, key=lambda name: figure.better * statistics.fmean(values[name]))
+    others = [name for name in values if name != first]
+    chances = corrected([paired(found, figure.score, first, other)[1] for other in others])
+    return first if max(chances) < SIGNIFICANT else None
+
+
+def paired(found: Selection, score: str, one: str, other: str) -> tuple[float, float]:
+    """Mean difference of a score over the images that both have, and the p of the signed ranks.
+
+    Returns:
+        NaN and 1 where they have no image in common.
+    """
+    mine, theirs = found.scores(one, score), found.scores(other, score)
+    common = sorted(mine.keys() & theirs.keys())
+    if not common:
+        return math.nan, 1.0
+    differences: NDArray[np.float64] = np.array([mine[image] - theirs[image] for image in common])
+    p = float(wilcoxon(differences).pvalue) if differences.any() else 1.0
+    return float(differences.mean()), p
+
+
+def corrected(chances: Sequence[float]) -> list[float]:
+    """Holm's correction of several p, in their order (Holm, Scand. J. Statist. 1979).
+
+    Example:
+        >>> [round(p, 2) for p in corrected([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+    """
+    largest, result = 0.0, [1.0] * len(chances)
+    for rank, place in enumerate(np.argsort(chances)):
+        largest = max(largest, min(1.0, chances[place] * (len(chances) - rank)))
+        result[place] = largest
+    return result
+
+
+def differences(found: Selection, names: Sequence[str]) -> list[list[str]]:
+    """Lines of a table: how far each other model is from the first, and the corrected p."""
+    figures = [f for f in SEGMENTATION if f.score]
+    lines = [[name] for name in names[1:]]
+    for figure in figures:
+        assert figure.score is not None
+        pairs = [paired(found, figure.score, name, names[0]) for name in names[1:]]
+        for line, (mean, _), p in zip(lines, pairs, corrected([p for _, p in pairs]), strict=True):
+            shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+            line.append(MISSING if math.isnan(mean) else f"{mean:+.3f}, {shown}")
+    return [["Minus " + names[0], *(figure.title for figure in figures)], *lines]
+
+
+def caption(found: Selection, names: Sequence[str], seeds: Sequence[int]) -> str:
+    """How the tables were made."""
+    rows = found.rows
+    spread = f"Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}"
+    if found.folds:
+        one = len(seeds) == 1
+        over = f"{found.folds} folds" if one else f"seeds, each the mean of {found.folds} folds"
+        spread = f"Mean ± standard deviation over {over}"
+    hours = sum(float(r[f"{part}_seconds"] or 0) for r in rows for part in ("fit", "test")) / 3600
+    images = len({row["image"] for row in found.image_rows})
+    bold = (
+        " Bold: the best, told from every other by Wilcoxon's signed ranks over the test images "
+        "(p < 0.05 after Holm's correction)."
+    )
+    return (
+        f"{spread}; {images} test images; {len(rows)} runs, {hours:.1f} hours; code "
+        f"{', '.join(sorted({row['code'] for row in rows}))}.{bold if len(names) > 1 else ''}"
+    )
+
+
+def markdown(found: Selection, names: Sequence[str], seeds: Sequence[int]) -> str:
+    """All tables, and how they were made."""
+    parts, expected = [], _expected(found, seeds)
+    for figures in (SEGMENTATION, DISAGREEMENT):
+        table = cells(found, names, figures)
+        heads = list(dict.fromkeys(figure for row in table.values() for figure in row))
+        if heads:
+            lines = [["Model", *(figure.title for figure in heads)]]
+            lines += [
+                [n, *(row[f].text(expected, "±", "**{}**".format) for f in heads)]
+                for n, row in table.items()
+            ]
+            parts.append(markdown_table(lines))
+    if len(names) > 1:
+        parts.append(markdown_table(differences(found, names)))
+    return "\n\n".join([*parts, caption(found, names, seeds)]) + "\n"
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    r"""A Markdown table, its numbers to the right.
+
+    Args:
+        lines: The head, then the rows.
+
+    Example:
+        >>> print(markdown_table([["Model", "Dice"], ["a|b", "0.5"]]))
+        | Model | Dice |
+        |---|---:|
+        | a\|b | 0.5 |
+    """
+    rows = [[cell.replace("|", r"\|") for cell in line] for line in lines]
+    text = [f"| {' | '.join(row)} |" for row in rows]
+    text.insert(1, f"|---|{'---:|' * (len(lines[0]) - 1)}")
+    return "\n".join(text)
+
+
+def latex(found: Selection, names: Sequence[str], seeds: Sequence[int]) -> str:
+    r"""The tables as LaTeX; they need ``\usepackage{booktabs}``."""
+    parts, expected = [], _expected(found, seeds)
+    for figures in (SEGMENTATION, DISAGREEMENT):
+        table = cells(found, names, figures)
+        heads = list(dict.fromkeys(figure for row in table.values() for figure in row))
+        if heads:
+            body = [
+                " & ".join(
+                    [_escaped(name), *(row[f].text(expected, r"$\pm$", _strong) for f in heads)]
+                )
+                for name, row in table.items()
+            ]
+            head = " & ".join(["Model", *(_escaped(figure.title) for figure in heads)])
+            lines = [
+                rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
+                r"\toprule",
+                rf"{head} \\",
+                r"\midrule",
+                *(rf"{line} \\" for line in body),
+                r"\bottomrule",
+                r"\end{tabular}",
+            ]
+            parts.append("\n".join(lines))
+    said = "\n".join(f"% {line}" for line in caption(found, names, seeds).splitlines())
+    return "\n\n".join([*parts, said]) + "\n"
+
+
+def _strong(text: str) -> str:
+    return rf"\textbf{{{text}}}"
+
+
+def _escaped(text: str) -> str:
+    r"""Text for LaTeX.
+
+    Example:
+        >>> print(_escaped("GED², 5 % of a_b"))
+        GED\textsuperscript{2}, 5 \% of a\_b
+    """
+    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"²": r"\textsuperscript{2}"}
+    return re.sub("|".join(map(re.escape, signs)), lambda sign: signs[sign[0]], text)
+
+
+def write_tables(
+    folder: Path, found: Selection, names: Sequence[str], seeds: Sequence[int]
+) -> list[Path]:
+    """Write ``table.md``, ``table.tex`` and ``table.csv``; returns the files."""
+    texts = {"table.md": markdown, "table.tex": latex}
+    for file, make in texts.items():
+        with appearing(folder / file) as part:
+            part.write_text(make(found, names, seeds), encoding="utf-8")
+    with (
+        appearing(folder / "table.csv") as part,
+        part.open("w", newline="", encoding="utf-8") as file_,
+    ):
+        writer = csv.writer(file_, lineterminator="\n")
+        writer.writerow(["model", "figure", "mean", "standard_deviation", "values", "bold"])
+        for name, row in cells(found, names, SEGMENTATION + DISAGREEMENT).items():
+            for figure, cell in row.items():
+                numbers = ("" if math.isnan(v) else f"{v:.6g}" for v in (cell.mean, cell.spread))
+                writer.writerow([name, figure.key, *numbers, cell.count, int(cell.bold)])
+    return [folder / file for file in (*texts, "table.csv")]
+
+
+def _expected(found: Selection, seeds: Sequence[int]) -> int:
+    return found.folds if found.folds and len(seeds) == 1 else len(seeds)
