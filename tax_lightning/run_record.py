@@ -87,7 +87,7 @@ def run_record(checkpoint: str | Path | None = None) -> dict[str, Any]:
 def code_version() -> str:
     """The commit of the code, ``-dirty`` where files were changed since; else the version."""
     here = Path(__file__).parent
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
     if (here.parent / ".git").exists():
         with suppress(OSError):
             said = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)

@@ -108,11 +108,11 @@ def test_a_run_is_one_row_and_a_row_for_each_image(fake):
 def test_the_test_takes_the_model_from_its_checkpoint_and_all_else_from_the_configuration(fake):
     assert carried_out(fake, 0) == 0
     fit, test = (set(call.split()) for call in calls(fake))
-    both = {"--seed_everything=0", "--fold=1", "--data.init_args.size=64"}
+    both = {"--seed_everything=0", "--fold=1"}
     assert fit >= both | {"fit", "--config=fit.yaml"}
     assert test >= both | {"test", "--config=test.yaml", "--model.init_args.reference=staple"}
-    # the whole configuration, with the model's options, is in its file
-    assert not any("kernel_size" in word for word in fit | test)
+    # the options of the model and the data are in these files
+    assert not any("kernel_size" in word or "size=64" in word for word in fit | test)
     assert {word.partition("=")[0] for word in test - fit} >= {"--ckpt_path"}
 
 
@@ -234,7 +234,7 @@ def test_a_row_says_that_a_run_is_done_and_comes_last(fake, monkeypatch, broken)
 
 
 TINY = """
-trainer: {max_epochs: 1, accelerator: cpu}
+trainer: {max_epochs: 2, accelerator: cpu}
 data:
   class_path: SyntheticDataModule
   init_args: {size: 64, train_samples: 4, val_samples: 2, test_samples: 3, batch_size: 2}
@@ -246,6 +246,9 @@ model:
     backbone_options: {encoder_depth: 3, decoder_channels: [16, 8, 8]}
     reference: given
 """
+
+
+ENDS = (".yaml", ".test.yaml")
 
 
 @pytest.fixture
@@ -266,7 +269,8 @@ def in_process(monkeypatch):
 def test_models_are_trained_tested_and_compared(tmp_path, monkeypatch, in_process, capsys):
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(TINY)
-    asked = ["compare", "--config", "tiny.yaml", "--seeds", "0", "--models", "MultiHead"]
+    asked = ["compare", "--config", "tiny.yaml", "--seeds", "0", "--trainer.max_epochs=1"]
+    asked += ["--models", "MultiHead"]
     main([*asked, "vote=Consensus,reference=majority"])
     out = tmp_path / "runs" / "compare" / "tiny"
     # Trained for the majority, measured against what the configuration names.
@@ -279,6 +283,10 @@ def test_models_are_trained_tested_and_compared(tmp_path, monkeypatch, in_proces
         prediction = model.predict(batch["image"]).argmax(dim=1)
         overlap.update(prediction=prediction, reference=batch["reference"])
     truth = float(overlap.compute()["fused_dice/mean"])
+    kept, tested = (yaml.safe_load((out / "configs" / f"vote{end}").read_text()) for end in ENDS)
+    assert kept["trainer"]["max_epochs"] == 1
+    assert kept["data"] == tested["data"]
+    assert "model" not in tested
     results = Results(out)
     figures = {row["model"]: row for row in results.rows}
     assert float(figures["vote"]["test/fused_dice/mean"]) == pytest.approx(truth, abs=1e-5)

@@ -12,7 +12,7 @@ import yaml
 from tax_lightning.cli import TAXCLI
 from tax_lightning.commands import COMMANDS
 from tax_lightning.comparison.dots import Panel, Row, draw
-from tax_lightning.comparison.models import Model, model_of
+from tax_lightning.comparison.models import PARTS, Model, model_of
 from tax_lightning.comparison.report import DISAGREEMENT, SEGMENTATION, markdown, write_tables
 from tax_lightning.comparison.results import Results, Selection
 from tax_lightning.comparison.runs import Run, carry_out
@@ -31,7 +31,9 @@ def compare_models(args: Sequence[str]) -> None:
         ValueError: If an argument or the configuration of a model is wrong; before anything runs.
         SystemExit: With 1 where runs failed, with 130 after an interruption.
     """
-    options = _parser().parse_args(args)
+    passed_on = [text for text in args if text.startswith(tuple(f"--{part}" for part in PARTS))]
+    options = _parser().parse_args([text for text in args if text not in passed_on])
+    settings = [*(f"--config={file}" for file in options.config), *passed_on]
     models = [model_of(text) for text in options.models or MODELS]
     _refuse_doubles(models)
     if options.jobs < 1 or (options.folds is not None and options.folds < 2):
@@ -43,8 +45,8 @@ def compare_models(args: Sequence[str]) -> None:
     folder = Path(options.output or Path("runs", "compare", name))
     folder.mkdir(parents=True, exist_ok=True)
     results = Results(folder)
-    wholes = [resolved(model, options.config) for model in models]
-    plain = resolved(model_of(models[0].class_path), options.config)
+    wholes = [resolved(model, settings) for model in models]
+    plain = resolved(model_of(models[0].class_path), settings)
     reference = plain["model"]["init_args"].get("reference", "majority")
     runs = [
         Run(model, seed, fold, files, split_options(whole, options.folds, fold), reference)
@@ -71,7 +73,7 @@ def _parser() -> ShortErrorParser:
     parser = ShortErrorParser(
         prog="tax compare",
         usage="tax compare --config FILE ... --models MODEL ... [--seeds N ...] [--folds K]",
-        description=COMMANDS["compare"],
+        description=f"{COMMANDS['compare']} Options of `tax fit` hold for all, as --KEY=VALUE.",
     )
     parser.add_argument(
         "--config", type=str, nargs="+", required=True, help="As for `tax fit`; later files win."
@@ -134,14 +136,13 @@ def split_options(whole: Mapping[str, Any], folds: int | None, fold: int | None)
     return f"--{key}.folds={folds}", f"--{key}.fold={fold}"
 
 
-def resolved(model: Model, config: Sequence[str]) -> dict[str, Any]:
+def resolved(model: Model, settings: Sequence[str]) -> dict[str, Any]:
     """The whole configuration of a model, as ``tax fit --print_config`` prints it."""
-    arguments = [f"--config={file}" for file in config]
-    flags = [f"--model={model.class_path}", *model.options, *model.everywhere, "--print_config"]
+    flags = [f"--model={model.class_path}", *model.options, "--print_config"]
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
-            TAXCLI.run(["fit", *arguments, *flags])
+            TAXCLI.run(["fit", *settings, *flags])
     except SystemExit as stop:
         if stop.code:
             raise
@@ -192,7 +193,8 @@ def draw_figure(path: Path, found: Selection, names: Sequence[str]) -> Path:
         points = {name: values for name in names if (values := found.values(name, figure.key))}
         if figure.key in DRAWN and points:
             hint = "higher is better" if figure.better > 0 else "lower is better"
-            panels.append(Panel(figure.title, hint, points))
+            title = figure.title.replace("²", "^2")  # which the built-in font has not
+            panels.append(Panel(title, hint, points))
     with appearing(path) as part:
         draw([Row(name, name) for name in names], panels, names[0]).save(part, format="PNG")
     return path

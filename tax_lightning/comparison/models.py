@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tax_lightning.files import file_of
 
 SHORT = {"TAX": "TAXLightningModule"}
-PARTS = ("checkpoint", "data", "model", "trainer")  # of a configuration
+PARTS = ("checkpoint.", "data.", "explanations.", "model.", "trainer.")  # of a configuration
 _OPTION = r"[A-Za-z_][\w.]*="
 
 
@@ -17,15 +17,13 @@ class Model:
     Args:
         name: In tables, and of its folder.
         class_path: As ``--model`` takes it.
-        options: Of the model and of the checkpoint that is kept: in training alone, as a test takes
-            the model from its checkpoint.
-        everywhere: Of data and trainer: in training and in testing.
+        options: Of ``tax fit``. Those of the model hold in training alone, as a test takes the
+            model from its checkpoint.
     """
 
     name: str
     class_path: str
     options: tuple[str, ...] = ()
-    everywhere: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -48,7 +46,7 @@ def model_of(text: str) -> Model:
         >>> staple = model_of("STAPLE=Consensus,reference=staple")
         >>> staple.name, staple.class_path, staple.options
         ('STAPLE', 'Consensus', ('--model.init_args.reference=staple',))
-        >>> model_of("TAX,data.init_args.annotators=[Ana, Ben]").everywhere
+        >>> model_of("TAX,data.init_args.annotators=[Ana, Ben]").options
         ('--data.init_args.annotators=[Ana, Ben]',)
     """
     first, *options = re.split(rf",\s*(?={_OPTION})", text.strip())
@@ -59,16 +57,9 @@ def model_of(text: str) -> Model:
             f"--models {text!r}: expected CLASS or NAME=CLASS, with options after commas, such as "
             "MultiHead or STAPLE=Consensus,reference=staple."
         )
-    own: list[str] = []
-    everywhere: list[str] = []
-    for option in options:
-        key, _, value = option.partition("=")
-        part, dot, _ = key.partition(".")
-        whole = key if dot and part in PARTS else f"model.init_args.{key}"
-        (everywhere if part in ("data", "trainer") and dot else own).append(f"--{whole}={value}")
+    whole = (o if o.startswith(PARTS) else f"model.init_args.{o}" for o in options)
     return Model(
         name.strip() or ", ".join([class_path, *options]),
         SHORT.get(class_path, class_path),
-        tuple(own),
-        tuple(everywhere),
+        tuple(f"--{option}" for option in whole),
     )

@@ -124,7 +124,7 @@ async def _carry_out(folder: Path, results: Results, due: Sequence[Run], jobs: i
 
 async def fit_and_test(run: Run, scratch: Path, jobs: int) -> dict[str, Any]:
     """Train, and test the best checkpoint; returns the seconds that both took."""
-    common = [f"--seed_everything={run.seed}", *run.options, *run.model.everywhere, *QUIET]
+    common = [f"--seed_everything={run.seed}", *run.options, *QUIET]
     checkpoints = scratch / "checkpoints"
     places = [f"--output={scratch}", f"--checkpoint.dirpath={checkpoints}"]
     places.append(f"--explanations.output_dir={scratch / 'explanations'}")
