@@ -7,6 +7,7 @@ from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.util.inspect import signature, stringify_signature
 from sphinx.writers.html5 import HTML5Translator
 
 import tax_lightning
@@ -68,6 +69,23 @@ def lead_to_pages(app: Sphinx, doctree: nodes.document) -> None:
         link["reftarget"] = pages.get(link["reftarget"], link["reftarget"])
 
 
+def arguments(
+    app: Sphinx, what: str, name: str, obj: type, options: object, shown: str, returns: str
+) -> tuple[str, str] | None:
+    """Show what a class takes where a base class would take anything."""
+    if what == "class" and shown == "(*args, **kwargs)":
+        taken = signature(obj.__init__, bound_method=True)
+        return stringify_signature(taken, show_annotation=False), returns
+    return None
+
+
+def is_hook(
+    app: Sphinx, what: str, name: str, obj: object, skipped: bool, options: object
+) -> bool | None:
+    """Leave out what Lightning calls, and nobody else."""
+    return True if name.startswith("on_") or name.endswith("_step") else None
+
+
 # Equations as MathML, which all browsers show without a script or a network.
 def inline_math(self: HTML5Translator, node: nodes.math) -> None:
     """Write an equation within a line."""
@@ -86,3 +104,5 @@ def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
     app.connect("include-read", keep_links)
     app.connect("doctree-read", lead_to_pages)
+    app.connect("autodoc-process-signature", arguments)
+    app.connect("autodoc-skip-member", is_hook)
