@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -70,7 +71,13 @@ def lead_to_pages(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def arguments(
-    app: Sphinx, what: str, name: str, obj: type, options: object, shown: str, returns: str
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: Any,  # noqa: ANN401 - any object
+    options: object,
+    shown: str,
+    returns: str,
 ) -> tuple[str, str] | None:
     """Show what a class takes where a base class would take anything."""
     if what == "class" and shown == "(*args, **kwargs)":
