@@ -16,10 +16,10 @@ class ModelOutput(NamedTuple):
     A model that names no annotators, N = 0, gives segmentations sampled from it instead.
     """
 
-    log_probs: Tensor  # of the resulting segmentation, ``[B, C, H, W]``
-    log_annotator_probs: Tensor  # of each annotator's own segmentation, ``[B, N, C, H, W]``
-    log_who: Tensor  # weights ``[B, N, H, W]``; equal where the model does not learn them
-    log_samples: Tensor | None = None  # ``[B, S, C, H, W]``
+    log_probs: Tensor  #: of the resulting segmentation, ``[B, C, H, W]``
+    log_annotator_probs: Tensor  #: of each annotator's own segmentation, ``[B, N, C, H, W]``
+    log_who: Tensor  #: weights ``[B, N, H, W]``; equal where the model does not learn them
+    log_samples: Tensor | None = None  #: ``[B, S, C, H, W]``
 
     @property
     def log_sample_probs(self) -> Tensor:
@@ -47,12 +47,12 @@ class TAXWeights(NamedTuple):
 class TAXOutput(NamedTuple):
     """What a :class:`~tax_lightning.models.network.TAXNetwork` says about a batch."""
 
-    log_probs: Tensor  # log of the resulting segmentation p, ``[B, C, H, W]``
-    log_annotator_probs: Tensor  # log of each annotator's own segmentation p_n, ``[B, N, C, H, W]``
-    log_who: Tensor  # log w_n, ``[B, N, H, W]``
-    log_within: Tensor  # log g_nk, ``[B, N, K, H, W]``; -inf for pruned prototypes
-    log_kernel_probs: Tensor  # log p_nk, ``[B, N, K, C, H, W]``
-    embedding: Tensor  # z at unit length, ``[B, E, H, W]``
+    log_probs: Tensor  #: log of the resulting segmentation p, ``[B, C, H, W]``
+    log_annotator_probs: Tensor  #: log p_n, of each annotator's own, ``[B, N, C, H, W]``
+    log_who: Tensor  #: log w_n, ``[B, N, H, W]``
+    log_within: Tensor  #: log g_nk, ``[B, N, K, H, W]``; -inf for pruned prototypes
+    log_kernel_probs: Tensor  #: log p_nk, ``[B, N, K, C, H, W]``
+    embedding: Tensor  #: z at unit length, ``[B, E, H, W]``
 
     @property
     def log_sample_probs(self) -> Tensor:
