@@ -1,11 +1,9 @@
 """The command line: fit, validate, test and predict, by YAML files and flags."""
 
 import copy
-import os
 import tempfile
 import warnings
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.core import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from torch import Tensor
 
 # The parser knows a class by its short name once its module is imported.
 import tax_lightning.baselines
@@ -33,8 +30,10 @@ from tax_lightning.commands import COMMANDS, values_of
 from tax_lightning.data import MultiAnnotatorDataModule
 from tax_lightning.modules.checkpoints import checkpoint_in, read_checkpoint
 from tax_lightning.modules.tax import TAXLightningModule
-from tax_lightning.run_record import mark_latest, note_metrics, run_folder
+from tax_lightning.run_folders import mark_latest, place_files
+from tax_lightning.run_record import note_metrics
 from tax_lightning.short_errors import ShortErrorParser, first_null
+from tax_lightning.tables import metric_table
 
 # Given once, by the data; the model takes them over.
 LINKED = {"annotators": "annotators", "classes": "classes", "channels": "in_channels"}
@@ -145,7 +144,7 @@ class TAXCLI(LightningCLI):
 
     def _placed(self, arguments: Sequence[str]) -> None:
         self.asked_for = copy.deepcopy(self.config)
-        self.new_folder = _place_files(self.config, arguments)
+        self.new_folder = place_files(self.config, arguments)
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way, in which the checkpoint beats the user."""
@@ -210,10 +209,7 @@ class TAXCLI(LightningCLI):
             try:
                 noted = note_metrics(checkpoint, stage, self.trainer.callback_metrics)
                 print(f"metrics     {noted}")
-            except (
-                OSError,
-                ValueError,
-            ) as error:  # the run itself did not fail
+            except (OSError, ValueError) as error:  # the run itself did not fail
                 warnings.warn(f"metrics.json beside {checkpoint}: {error}.", stacklevel=2)
         if note := getattr(self.model, "type_note", ""):
             print(f"\n{note}")
@@ -236,78 +232,14 @@ def _report(trainer: Any, checkpoint: str) -> None:  # noqa: ANN401 - a Trainer
         print(f"run         {type(logger).__name__}: {folder}")
 
 
-def metric_table(metrics: Mapping[str, Tensor], prefix: str) -> str:
-    """The metrics whose keys begin with ``prefix``, as lines of text, those of a kind on one.
-
-    Example:
-        >>> metrics = {"val/ged2": 0.25, "val/dice/Ana": 0.5, "val/dice/mean": 0.5, "loss": 1.0}
-        >>> print(metric_table(metrics, "val/"))
-        dice  Ana 0.500  mean 0.500
-        ged2  0.250
-    """
-    kinds: dict[str, list[str]] = defaultdict(list)
-    for key in sorted(metrics):
-        if key.startswith(prefix):
-            kind, _, member = key.removeprefix(prefix).partition("/")
-            kinds[kind].append(f"{member} {float(metrics[key]):.3f}".strip())
-    width = max(map(len, kinds), default=0)
-    return "\n".join(f"{kind:<{width}}  {'  '.join(values)}" for kind, values in kinds.items())
-
-
 def _refuse_random_weights(config: Namespace) -> None:
-    """Commands that only apply a model need one that has learnt something."""
-    command = config.subcommand
+    command = config.subcommand  # which applies a model that must have learnt something
     if command in ("validate", "test", "predict") and config[command].ckpt_path is None:
         raise ValueError(
             f"tax {command}: --ckpt_path is missing, so the weights would be random. Give the "
             "checkpoint that tax fit named at its end, or a folder that holds its best.ckpt, as in "
             f"`tax {command} --config mine.yaml --ckpt_path runs/mine/latest`."
         )
-
-
-def _place_files(config: Namespace, arguments: Sequence[str]) -> Path | None:
-    """Put all files of a run into one folder, which is returned where it is new.
-
-    What the user says of single files stays.
-    """
-    command, settings = config.subcommand, config[config.subcommand]
-    if command == "fit":
-        return _place_training(settings, arguments)
-    if not any(a.startswith("--trainer.logger") for a in arguments):
-        settings.trainer.logger = False  # a tracker's run of its own would hold nothing
-    if command == "predict":
-        writer, checkpoint = settings.predictions, settings.ckpt_path
-        beside = _run_of(checkpoint) or Path(checkpoint).parent
-        writer.output_dir = settings.output or writer.output_dir or str(beside / "predictions")
-    return None
-
-
-def _place_training(settings: Namespace, arguments: Sequence[str]) -> Path | None:
-    trainer, output = settings.trainer, settings.output
-    # The best figure so far belongs to a folder: a run that goes on does so where it was.
-    known = _run_of(os.path.realpath(settings.ckpt_path)) if settings.ckpt_path else None
-    folder, new = output or trainer.default_root_dir or known, None
-    if folder is None:
-        files, _ = values_of("--config", arguments)
-        name = Path(files[0]).stem if files else settings.model.class_path.rpartition(".")[2]
-        folder = new = run_folder(name)
-    trainer.default_root_dir = str(folder)
-    for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
-        options = logger.get("init_args", {}) if isinstance(logger, Namespace) else {}
-        if "save_dir" in options and (output or options["save_dir"] in (None, ".")):
-            options["save_dir"] = str(folder)
-    for part, key, name in (
-        (settings.checkpoint, "dirpath", "checkpoints"),
-        (settings.explanations, "output_dir", "explanations"),
-    ):
-        part[key] = part[key] or str(Path(folder, name))
-    return new
-
-
-def _run_of(checkpoint: str) -> Path | None:
-    """The folder of the run that a checkpoint lies in, if it lies as `tax fit` writes it."""
-    folder = Path(checkpoint).parent
-    return folder.parent if folder.name == "checkpoints" else None
 
 
 def _refuse_nulls(config: Namespace) -> None:

@@ -1,64 +1,20 @@
-"""Where the files of a run lie, and what was run: the command, versions, the checkpoint."""
+"""What was run: the command, the versions, the code, the checkpoint and its figures."""
 
 import hashlib
 import json
-import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from tax_lightning.constants import __version__
 from tax_lightning.files import write_json
 
-_STARTED = "TAX_RUN_STARTED"
 _LIBRARIES = ("torch", "lightning", "torchmetrics", "segmentation-models-pytorch")
-
-
-def run_folder(name: str, root: str | Path = "runs") -> Path:
-    """A folder for a new run: by the number of its job where there is one, else by date and time.
-
-    All processes of a run get the same, and a job that is requeued gets its folder again.
-
-    Example:
-        >>> run_folder("cells").parent.as_posix()
-        'runs/cells'
-    """
-    # An interactive job of SLURM may hold many runs, which Lightning too takes for no job.
-    key = "SLURM_JOB_ID" if SLURMEnvironment.detect() else "TORCHELASTIC_RUN_ID"
-    number = os.environ.get(key, "none")
-    job = None if number == "none" else f"job-{number}"
-    started = os.environ.get(_STARTED) if "LOCAL_RANK" in os.environ else None
-    if started is None:
-        now = started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        more = count(2)
-        while Path(root, name, started).exists():
-            started = f"{now}_{next(more)}"
-    os.environ[_STARTED] = started  # which the processes that Lightning starts inherit
-    return Path(root, name, job or started)
-
-
-def mark_latest(folder: Path) -> None:
-    """Make the folder of a run, and let ``latest`` beside it lead there.
-
-    Raises:
-        OSError: If that cannot be written, or the system knows no links.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    link = folder.with_name("latest")
-    with TemporaryDirectory(dir=folder.parent) as place:
-        new = Path(place, "latest")
-        new.symlink_to(folder.name, target_is_directory=True)
-        new.replace(link)
 
 
 def run_record(checkpoint: str | Path | None = None) -> dict[str, Any]:

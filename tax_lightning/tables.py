@@ -1,7 +1,9 @@
 """Tables of text, the same for terminals and pages."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 import numpy as np
 import numpy.typing as npt
@@ -49,3 +51,21 @@ class Table:
             for line in lines
         ]
         return "\n".join([self.name, *(f"  {line}".rstrip() for line in text)])
+
+
+def metric_table(metrics: Mapping[str, SupportsFloat], prefix: str) -> str:
+    """The metrics whose keys begin with ``prefix``, as lines of text, those of a kind on one.
+
+    Example:
+        >>> metrics = {"val/ged2": 0.25, "val/dice/Ana": 0.5, "val/dice/mean": 0.5, "loss": 1.0}
+        >>> print(metric_table(metrics, "val/"))
+        dice  Ana 0.500  mean 0.500
+        ged2  0.250
+    """
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for key in sorted(metrics):
+        if key.startswith(prefix):
+            kind, _, member = key.removeprefix(prefix).partition("/")
+            kinds[kind].append(f"{member} {float(metrics[key]):.3f}".strip())
+    width = max(map(len, kinds), default=0)
+    return "\n".join(f"{kind:<{width}}  {'  '.join(values)}" for kind, values in kinds.items())

@@ -15,8 +15,9 @@ from PIL import Image
 
 from tax_lightning import __version__
 from tax_lightning.__main__ import main
-from tax_lightning.cli import TAXCLI, metric_table
+from tax_lightning.cli import TAXCLI
 from tax_lightning.modules.checkpoints import checkpoint_in
+from tax_lightning.tables import metric_table
 
 NETWORK = {
     "encoder": "tu-test_resnet.r160_in1k",
@@ -104,7 +105,7 @@ def test_the_help_names_every_command(arguments, capsys):
         main(arguments)
     assert stop.value.code == 0
     said = capsys.readouterr().out
-    assert "{fit,validate,test,predict,import,inspect,explain}" in said
+    assert "{fit,validate,test,predict,compare,import,inspect,explain}" in said
     assert "Look at a data set before training" in said
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.files import appearing
 
-FILE = "test_images.csv"
+TEST_IMAGES = "test_images.csv"
 
 
 class ImageScores(Callback):
@@ -53,9 +53,10 @@ class ImageScores(Callback):
         for part in from_all_processes(module, self.rows):
             rows |= part  # an image that fills up a batch is in two of them
         if trainer.is_global_zero and trainer.ckpt_path and rows:
-            path = Path(trainer.ckpt_path).with_name(FILE)
+            path = Path(trainer.ckpt_path).with_name(TEST_IMAGES)
             try:
                 write_scores(path, rows)
+                print(f"\nimages      {path}")
             except OSError as error:  # the test itself did not fail
                 rank_zero_warn(f"{path}: {error}.")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tax_lightning.callbacks.image_scores import FILE as IMAGES_FILE
+from tax_lightning.callbacks.image_scores import TEST_IMAGES
 from tax_lightning.files import appearing
 
 RUN = ("model", "seed", "fold")
@@ -100,7 +100,7 @@ def of_run(folder: Path) -> tuple[dict[str, Any], list[Row]]:
     noted = json.loads((beside / "metrics.json").read_text("utf-8"))
     figures = {**noted["fit"]["metrics"], **noted["test"]["metrics"]}
     figures = {key: figures[key] for key in figures if key.startswith(("val/", "test/"))}
-    return figures, list(_read(beside / IMAGES_FILE))
+    return figures, list(_read(beside / TEST_IMAGES))
 
 
 def key_of(row: Row) -> Key:

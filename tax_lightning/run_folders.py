@@ -1,0 +1,95 @@
+"""Where the files of a run lie: one folder, by name and time, and ``latest`` beside it."""
+
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+_STARTED = "TAX_RUN_STARTED"
+
+
+def run_folder(name: str, root: str | Path = "runs") -> Path:
+    """A folder for a new run: by the number of its job where there is one, else by date and time.
+
+    All processes of a run get the same, and a job that is requeued gets its folder again.
+
+    Example:
+        >>> run_folder("cells").parent.as_posix()
+        'runs/cells'
+    """
+    # An interactive job of SLURM may hold many runs, which Lightning too takes for no job.
+    key = "SLURM_JOB_ID" if SLURMEnvironment.detect() else "TORCHELASTIC_RUN_ID"
+    number = os.environ.get(key, "none")
+    job = None if number == "none" else f"job-{number}"
+    started = os.environ.get(_STARTED) if "LOCAL_RANK" in os.environ else None
+    if started is None:
+        now = started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        more = count(2)
+        while Path(root, name, started).exists():
+            started = f"{now}_{next(more)}"
+    os.environ[_STARTED] = started  # which the processes that Lightning starts inherit
+    return Path(root, name, job or started)
+
+
+def mark_latest(folder: Path) -> None:
+    """Make the folder of a run, and let ``latest`` beside it lead there.
+
+    Raises:
+        OSError: If that cannot be written, or the system knows no links.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder.with_name("latest")
+    with TemporaryDirectory(dir=folder.parent) as place:
+        new = Path(place, "latest")
+        new.symlink_to(folder.name, target_is_directory=True)
+        new.replace(link)
+
+
+def place_files(config: Namespace, arguments: Sequence[str]) -> Path | None:
+    """Put all files of a run into one folder, which is returned where it is new.
+
+    What the user says of single files stays.
+    """
+    command, settings = config.subcommand, config[config.subcommand]
+    if command == "fit":
+        return _place_training(settings)
+    if not any(a.startswith("--trainer.logger") for a in arguments):
+        settings.trainer.logger = False  # a tracker's run of its own would hold nothing
+    if command == "predict":
+        writer, checkpoint = settings.predictions, settings.ckpt_path
+        beside = _run_of(checkpoint) or Path(checkpoint).parent
+        writer.output_dir = settings.output or writer.output_dir or str(beside / "predictions")
+    return None
+
+
+def _place_training(settings: Namespace) -> Path | None:
+    trainer, output = settings.trainer, settings.output
+    # The best figure so far belongs to a folder: a run that goes on does so where it was.
+    known = _run_of(os.path.realpath(settings.ckpt_path)) if settings.ckpt_path else None
+    folder, new = output or trainer.default_root_dir or known, None
+    if folder is None:
+        files = settings.config or ()
+        name = Path(str(files[0])).stem if files else settings.model.class_path.rpartition(".")[2]
+        folder = new = run_folder(name)
+    trainer.default_root_dir = str(folder)
+    for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
+        options = logger.get("init_args", {}) if isinstance(logger, Namespace) else {}
+        if "save_dir" in options and (output or options["save_dir"] in (None, ".")):
+            options["save_dir"] = str(folder)
+    for part, key, name in (
+        (settings.checkpoint, "dirpath", "checkpoints"),
+        (settings.explanations, "output_dir", "explanations"),
+    ):
+        part[key] = part[key] or str(Path(folder, name))
+    return new
+
+
+def _run_of(checkpoint: str) -> Path | None:
+    """The folder of the run that a checkpoint lies in, if it lies as `tax fit` writes it."""
+    folder = Path(checkpoint).parent
+    return folder.parent if folder.name == "checkpoints" else None
