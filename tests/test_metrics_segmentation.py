@@ -77,6 +77,17 @@ def test_fused_overlap_by_hand():
     }
 
 
+def test_images_with_nothing_to_find_do_not_raise_the_mean():
+    metric, empty = FusedOverlap(["background", "lesion"]), torch.zeros(9, 1, 4, dtype=torch.long)
+    metric.update(prediction=empty, reference=empty)
+    assert metric.compute()["fused_dice/mean"] == 1  # nothing to find, nothing found
+    lesion = torch.tensor([[[1, 1, 0, 0]]])
+    metric.update(prediction=empty[:1], reference=lesion)
+    assert metric.compute()["fused_dice/mean"] == 0  # and not 9 of 10
+    metric.update(prediction=lesion, reference=lesion)
+    assert metric.compute()["fused_dice/mean"] == 0.5
+
+
 def test_fused_iou_equals_jaccard_index():
     generator = torch.Generator().manual_seed(0)
     prediction = torch.randint(3, (4, 8, 8), generator=generator)

@@ -105,10 +105,10 @@ class AnnotatorDice(Averages):
 class FusedOverlap(Averages):
     """Dice and intersection over union of the fused prediction with the reference.
 
-    Dice is taken image by image. A class's Dice leaves out the images where the class appears on
-    neither side; the mean is over images of each image's macro average over the classes that
-    appear, 1 where none does. IoU is taken over all pixels of the data set, a class at a time, and
-    its mean is over the classes that appear. ``compute`` returns ``{"fused_dice/<class>",
+    Dice is taken image by image. A class's Dice is the mean over the images where the class appears
+    on either side: images in which there is nothing to find do not raise it. IoU is taken over all
+    pixels of the data set, a class at a time. The mean of each is over the classes that appear, and
+    that of Dice is 1 where no class does. ``compute`` returns ``{"fused_dice/<class>",
     "fused_dice/mean", "fused_iou/<class>", "fused_iou/mean"}`` of the foreground classes in [0, 1].
 
     Example:
@@ -124,17 +124,13 @@ class FusedOverlap(Averages):
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = check_names("classes", classes, least=2)
         confusion = torch.zeros(len(classes), len(classes), dtype=torch.long)
-        keys = (f"fused_dice/{name}" for name in (*self.classes[1:], "mean"))
-        super().__init__(*keys, confusion=confusion)
+        super().__init__(*(f"fused_dice/{name}" for name in self.classes[1:]), confusion=confusion)
 
     def update(self, *, prediction: Tensor, reference: Tensor | None = None) -> None:
         """Add one batch; nothing where it has no reference."""
         if reference is None:
             return
-        scores = fused_dice(prediction, reference, len(self.classes))
-        unknown = (reference == IGNORE_INDEX).flatten(1).all(1)
-        mean = macro_over_classes(scores).masked_fill(unknown, torch.nan)
-        self.add_images(*scores.unbind(1), mean)
+        self.add_images(*fused_dice(prediction, reference, len(self.classes)).unbind(1))
         confusion = multiclass_confusion_matrix(
             prediction,
             reference,
@@ -151,7 +147,9 @@ class FusedOverlap(Averages):
         both = confusion.diagonal()
         iou = (both / (confusion.sum(0) + confusion.sum(1) - both))[1:]
         by_class = {f"fused_iou/{name}": iou[c] for c, name in enumerate(self.classes[1:])}
-        return super().compute() | by_class | {"fused_iou/mean": iou.nanmean()}
+        dice = macro_over_classes(self.averages) if confusion.any() else self.averages.mean()
+        means = {"fused_dice/mean": dice, "fused_iou/mean": iou.nanmean()}
+        return super().compute() | by_class | means
 
 
 def _relative_area(labels: Tensor, counted: Tensor) -> Tensor:
