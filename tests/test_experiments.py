@@ -18,7 +18,8 @@ OVERLAYS = {"ddp", "debug"}
 ON_A_BASE = {"add_annotator"}  # tested in test_add_annotators.py
 # Whose data cannot be had here.
 NOT_AT_HAND = {"chase", "drive", "gleason", "ms_lesion", "qubiq", "riga", "stare"}
-ALONE = {path.stem for path in EXPERIMENTS.glob("*.yaml")} - OVERLAYS - ON_A_BASE
+SWEEPS = {"sweep"}  # of W&B, tested in test_docs.py
+ALONE = {path.stem for path in EXPERIMENTS.glob("*.yaml")} - OVERLAYS - ON_A_BASE - SWEEPS
 CONFIGS = [EXPERIMENTS / f"{name}.yaml" for name in sorted(ALONE)]
 AT_HAND = [path for path in CONFIGS if path.stem not in NOT_AT_HAND]
 # Configuration -> the option that names the folder, and the folder of TAX_TEST_DATA.

@@ -98,6 +98,13 @@ def test_an_offline_run_holds_scalars_by_name(logged):
     assert 0 <= logged["val/who_accuracy_expert"][-1] <= 1
 
 
+def test_a_sweep_sees_the_monitored_value_of_the_best_checkpoint(run, logged):
+    (noted,) = run.parents[2].rglob("metrics.json")
+    best = json.loads(noted.read_text())["fit"]["metrics"]["val/fused_dice/mean"]
+    assert len(logged["val/fused_dice/mean"]) == 3  # of both epochs and of the checkpoint
+    assert logged["val/fused_dice/mean"][-1] == pytest.approx(best)
+
+
 def test_it_holds_the_panels_of_both_epochs_as_they_are_in_files(run, logged):
     pictures = {key for key in logged if key.startswith("explanations/val-")}
     assert {key.split("/")[1] for key in pictures} == {"val-0000", "val-0003"}
