@@ -106,10 +106,11 @@ def block_math(self: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
-def setup(app: Sphinx) -> None:
+def setup(app: Sphinx) -> dict[str, bool]:
     """Add to Sphinx what is ours."""
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
     app.connect("include-read", keep_links)
     app.connect("doctree-read", lead_to_pages)
     app.connect("autodoc-process-signature", arguments)
     app.connect("autodoc-skip-member", is_hook)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
