@@ -13,7 +13,13 @@ _LINES, _WIDTH, _NAMES = 8, 300, 12
 
 
 class ShortErrorParser(LightningArgumentParser):
-    """Lightning's parser, which says in at most ten lines what is wrong and what exists."""
+    """Lightning's parser, which says in at most ten lines what is wrong and what exists.
+
+    A key that is cut short is wrong too: ``--trainer.max_epoch`` is a slip, not ``max_epochs``.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as the parent
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse the arguments with the short form of the parser's message."""

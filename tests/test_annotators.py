@@ -178,7 +178,7 @@ def test_classes_may_be_given_by_name_once_they_are_resolved():
     classes = ("background", "cell", "fibre")
     wrong = Chain((UnderSegment(1), SwapClass("fibre")))
     given = SimulatedAnnotator("Ana", (Habit(wrong, When(labels=("cell",))),))
-    ana = given.resolved(classes)
+    ana = given.resolved(classes, ["blob"])
     rule = ana.rule_for(thing(picture("##")))
     assert rule.relabel(1) == 2
     assert rule.name == "under-segments by 1 px, then calls it fibre"
@@ -186,7 +186,15 @@ def test_classes_may_be_given_by_name_once_they_are_resolved():
     with pytest.raises(ValueError, match=r"'cell' is given by name, .* call resolved\(classes\)"):
         given.rule_for(thing(picture("##")))
     with pytest.raises(ValueError, match=r"Annotator 'Ana': .*'cell', expected one of background"):
-        given.resolved(("background", "fibre"))
+        given.resolved(("background", "fibre"), ["blob"])
+
+
+def test_a_habit_for_a_kind_that_is_not_there_is_refused():
+    ana = SimulatedAnnotator("Ana", (Habit(UnderSegment(1), When(kinds=("blub",))),))
+    with pytest.raises(
+        ValueError, match="Annotator 'Ana': a habit is for the kind 'blub', but obj"
+    ):
+        ana.resolved(("background", "cell"), ["blob"])
 
 
 @pytest.mark.parametrize("label", [-1, 3])

@@ -410,13 +410,15 @@ def test_a_folder_stands_for_the_one_checkpoint_in_it(tmp_path):
 
 def test_an_unknown_command_names_the_known_and_the_nearest(capsys):
     said = refused(["preditc"], capsys)
-    assert "explain, fit, import, inspect, predict, test, validate. Did you mean predict?" in said
+    assert "compare, explain, fit, import, inspect, predict, test, validate." in said
+    assert "Did you mean predict?" in said
 
 
 @pytest.mark.parametrize(
     ("flag", "key", "nearest"),
     [
         ("--trainer.maxepochs=3", "trainer.maxepochs", "trainer.max_epochs"),
+        ("--trainer.max_epoch=3", "trainer.max_epoch", "trainer.max_epochs"),  # no abbreviations
         ("--trainer.logger.class_path=WandbLoger", "trainer.logger", "WandbLogger"),
         ("--model=TAXLightnigModule", "model", "TAXLightningModule"),
         ("--model.init_args.kernles=3", "kernles", "kernels"),

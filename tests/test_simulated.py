@@ -62,7 +62,7 @@ class Masks:
 
 def labels(*masks, panel=ALL, missing=0.0, band=2.0, seed=0):
     """The samples as the panel labels them."""
-    panel = tuple(annotator.resolved(CLASSES) for annotator in panel)
+    panel = tuple(annotator.resolved(CLASSES, CLASSES[1:]) for annotator in panel)
     return SimulatedLabels(
         Masks(*masks), 0, CLASSES, panel, [missing] * len(panel), expert_band=band, seed=seed
     )

@@ -200,15 +200,22 @@ class SimulatedAnnotator:
         """Returns the rule that this annotator draws ``thing`` by, None where faithful."""
         return next((habit.rule for habit in self.habits if habit.fits(thing)), None)
 
-    def resolved(self, classes: Sequence[str]) -> Self:
+    def resolved(self, classes: Sequence[str], kinds: Sequence[str]) -> Self:
         """Returns the annotator with class ids in the place of class names.
 
         Args:
             classes: Names of the classes; the index is the class id.
+            kinds: Names of the types of object that there are.
 
         Raises:
-            ValueError: If a habit names another class; the message names the annotator.
+            ValueError: If a habit names another class or kind; the message names the annotator.
         """
+        for kind in (kind for habit in self.habits for kind in habit.when.kinds):
+            if kind not in kinds:
+                raise ValueError(
+                    f"Annotator {self.name!r}: a habit is for the kind {kind!r}, but objects are "
+                    f"of the kinds {', '.join(kinds)}."
+                )
         try:
             habits = tuple(habit.resolved(classes) for habit in self.habits)
         except ValueError as error:

@@ -209,10 +209,11 @@ class SimulatedAnnotatorsDataModule(MultiAnnotatorDataModule):
         if seed < 0:
             raise ValueError(f"seed={seed}: expected a number from 0 up.")
         _check_source(source, data)
-        _check_kinds(panel, data.classes)
         self.data = data
         self.data.predict_split = self.predict_split
-        self.panel = tuple(annotator.resolved(data.classes) for annotator in panel)
+        self.panel = tuple(
+            annotator.resolved(data.classes, data.classes[1:]) for annotator in panel
+        )
         self.source = source
         self.availability = _availability(availability, self.annotators, seed)
         self.expert_band = expert_band
@@ -302,18 +303,6 @@ def _check_source(source: str, data: MultiAnnotatorDataModule) -> None:
             f"source='{REFERENCE}', but the data have no reference. Set source to the annotator "
             f"whose masks are to be taken for the truth: one of {', '.join(data.annotators)}."
         )
-
-
-def _check_kinds(panel: Sequence[SimulatedAnnotator], classes: Sequence[str]) -> None:
-    """Objects of real masks have no kinds but their classes."""
-    for annotator in panel:
-        kinds = (kind for habit in annotator.habits for kind in habit.when.kinds)
-        for kind in kinds:
-            if kind not in classes[1:]:
-                raise ValueError(
-                    f"Annotator {annotator.name!r}: a habit is for the kind {kind!r}, but objects "
-                    f"are of the kinds {', '.join(classes[1:])}: those of their classes."
-                )
 
 
 def _availability(

@@ -249,7 +249,8 @@ class SyntheticDataModule(MultiAnnotatorDataModule):
             expected = ", ".join(PANELS)
             raise ValueError(f"panel={panel!r}: expected {expected} or a list of annotators.")
         chosen_panel = PANELS[panel] if isinstance(panel, str) else panel
-        self.panel = tuple(annotator.resolved(CLASSES) for annotator in chosen_panel)
+        kinds = [kind.name for kind in TYPES]
+        self.panel = tuple(annotator.resolved(CLASSES, kinds) for annotator in chosen_panel)
         names = [annotator.name for annotator in self.panel]
         chosen = names if annotators is None else list(annotators)
         for name in chosen:
