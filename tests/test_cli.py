@@ -347,6 +347,7 @@ def test_without_a_reference_the_annotators_dice_selects_the_checkpoint(tmp_path
             "--trainer.logger=false",
             f"--trainer.default_root_dir={tmp_path}",
             "--model.init_args.reference=none",
+            "--trainer.max_epochs=1",
         ]
     )
     said = capsys.readouterr().out
