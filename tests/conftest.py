@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from short_last_fit import SHORT_LAST_FIT
 from written_files import save
 
 # A tiny network's step takes a hundred times as long with two threads as with one on a busy
@@ -74,11 +75,12 @@ def _isolated_wandb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _short_last_fit() -> Iterator[None]:
-    """The kernels' last fit takes a fifth of its steps, since many tests train a tiny network."""
+    """The kernels' last fit takes few steps and pixels, since many tests train a tiny network."""
     from tax_lightning.modules import calibration
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "FIT_STEPS", 60)
+        for name, value in SHORT_LAST_FIT.items():
+            patch.setattr(calibration, name, value)
         yield
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from short_last_fit import SHORT_LAST_FIT
 from squares import QUIET, Squares, images, make_backbone, make_loader, make_module, make_trainer
 from torch import Tensor
 
@@ -47,6 +48,7 @@ def _whole_last_fit():
     """As in use: Zoe has few images and learns late."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration, "FIT_STEPS", 300)
+        patch.setattr(calibration, "FIT_PIXELS", 4096)
         yield
 
 
@@ -213,7 +215,8 @@ def test_also_in_bands_the_others_stay(base, run):
 
 
 def test_through_the_command_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(calibration, "FIT_STEPS", 60)
+    for name, value in SHORT_LAST_FIT.items():
+        monkeypatch.setattr(calibration, name, value)
     tiny = ["--config", str(REPO / "tests" / "tiny.yaml"), "--trainer.logger=false"]
     quickstart = str(REPO / "experiments" / "quickstart.yaml")
     known = "--data.init_args.annotators=[Ana, Ben, Chloe, Dara]"
@@ -223,7 +226,7 @@ def test_through_the_command_line(tmp_path, capsys, monkeypatch):
     more = ["fit", "--config", str(REPO / "experiments" / "add_annotator.yaml")]
     more += [f"--data.init_args.{size}" for size in small]
     more += ["--trainer.logger=false", f"--trainer.default_root_dir={tmp_path}/b"]
-    more += ["--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=1"]
+    more += ["--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1"]
     main([*more, f"--model.init_args.base={base}"])
     said = capsys.readouterr().out
     assert re.search(r"^dice +Emil", said, re.MULTILINE)

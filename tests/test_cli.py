@@ -1,7 +1,10 @@
 """The command ``tax`` as a user meets it."""
 
+import contextlib
 import hashlib
+import io
 import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -27,11 +30,9 @@ NETWORK = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path):
+def make_folder(root):
     """Eight images of 40 x 48 pixels, labelled by Ana (all) and Ben (all but the first)."""
     rng = np.random.default_rng(0)
-    root = tmp_path / "data"
     for name in ("images", "masks/Ana", "masks/Ben"):
         (root / name).mkdir(parents=True)
     for i in range(8):
@@ -45,16 +46,15 @@ def folder(tmp_path):
     return root
 
 
-@pytest.fixture
-def config(folder, tmp_path):
-    """A configuration for that folder."""
-    path = tmp_path / "experiment.yaml"
+def make_config(root, target):
+    """A configuration for that folder, in a file of the target folder, as its run will be."""
+    path = target / "experiment.yaml"
     settings = {
         "trainer": {
             "max_epochs": 2,
             "accelerator": "cpu",
             "logger": False,
-            "default_root_dir": str(tmp_path / "run"),
+            "default_root_dir": str(target / "run"),
             "enable_progress_bar": False,
             "enable_model_summary": False,
         },
@@ -62,7 +62,7 @@ def config(folder, tmp_path):
         "data": {
             "class_path": "FolderDataModule",
             "init_args": {
-                "root": str(folder),
+                "root": str(root),
                 "classes": ["background", "cell"],
                 "batch_size": 2,
             },
@@ -74,10 +74,29 @@ def config(folder, tmp_path):
 
 
 @pytest.fixture
-def checkpoint(config, capsys):
+def folder(tmp_path):
+    return make_folder(tmp_path / "data")
+
+
+@pytest.fixture
+def config(folder, tmp_path):
+    return make_config(folder, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder in which such a configuration was trained, and what the command said."""
+    target, said = tmp_path_factory.mktemp("trained"), io.StringIO()
+    with contextlib.redirect_stdout(said):
+        main(["fit", "--config", str(make_config(make_folder(target / "data"), target))])
+    return target, said.getvalue()
+
+
+@pytest.fixture
+def checkpoint(trained, tmp_path):
     """The checkpoint of a run with that configuration."""
-    main(["fit", "--config", str(config)])
-    return capsys.readouterr().out.split("checkpoint  ")[1].split("\n")[0]
+    shutil.copytree(trained[0] / "run", tmp_path / "run")
+    return str(tmp_path / "run" / "checkpoints" / "best.ckpt")
 
 
 def refused(arguments, capsys) -> str:
@@ -109,16 +128,16 @@ def test_the_help_names_every_command(arguments, capsys):
     assert "Look at a data set before training" in said
 
 
-def test_fit_ends_with_metrics_by_name_and_paths(config, tmp_path, capsys):
-    main(["fit", "--config", str(config)])
-    said = capsys.readouterr().out
+def test_fit_ends_with_metrics_by_name_and_paths(trained):
+    folder, said = trained
     lines = {line.split()[0]: line for line in said.splitlines() if line.strip()}
     assert "Ana" in lines["dice"]
     assert "Ben" in lines["dice"]
     assert "cell" in lines["fused_iou"]
-    assert (tmp_path / "run").is_dir()
-    assert lines["checkpoint"].split(maxsplit=1)[1].startswith(str(tmp_path / "run"))
-    assert list((tmp_path / "run").rglob("final-*.png"))
+    checkpoint = lines["checkpoint"].split(maxsplit=1)[1]
+    assert checkpoint == str(folder / "run" / "checkpoints" / "best.ckpt")
+    assert Path(checkpoint).is_file()
+    assert list((folder / "run").rglob("final-*.png"))
 
 
 def test_later_configuration_files_and_flags_win(config, tmp_path, capsys):
@@ -329,6 +348,7 @@ def test_without_a_reference_the_annotators_dice_selects_the_checkpoint(tmp_path
             "--trainer.logger=false",
             f"--trainer.default_root_dir={tmp_path}",
             "--model.init_args.reference=none",
+            "--trainer.max_epochs=1",
         ]
     )
     said = capsys.readouterr().out

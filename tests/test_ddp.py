@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from baseline_scenes import ALL
+from ddp_runs import shard
+from test_metrics import results
 
 REPO = Path(__file__).parent.parent
 
@@ -87,10 +90,10 @@ def test_one_set_of_pictures_and_one_report(run):
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory):
-    """What the runs of ``ddp_equal.py`` end with, by the name of the run and the process."""
+    """What the runs of ``ddp_runs.py`` end with, by the name of the run and the process."""
     folder = tmp_path_factory.mktemp("equal")
     done = subprocess.run(
-        [sys.executable, str(REPO / "tests" / "ddp_equal.py"), str(folder)],
+        [sys.executable, str(REPO / "tests" / "ddp_runs.py"), str(folder)],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": f"{REPO}{os.pathsep}{REPO / 'tests'}"},
         capture_output=True,
@@ -153,3 +156,21 @@ def test_two_processes_measure_what_one_does(ends, split, rank):
 def test_both_processes_know_every_value(ends):
     assert ends["2-0"]["val"] == ends["2-1"]["val"]
     assert ends["2-0"]["test"] == ends["2-1"]["test"]
+
+
+@pytest.mark.parametrize("kind", [kind.__name__ for kind in ALL])
+def test_two_processes_train_one_baseline_and_what_one_process_does(ends, kind):
+    alone, first, second = (ends[f"{kind}-{name}"] for name in ("1-0", "2-0", "2-1"))
+    assert (alone["world"], first["world"]) == (1, 2)
+    for name, value in first["state"].items():
+        assert torch.equal(value, second["state"][name]), name
+        assert value.isfinite().all(), name
+        # Of these each process draws its own z or annotators.
+        if kind not in ("Pionono", "ProbabilisticUNet", "RandomRater"):
+            torch.testing.assert_close(value, alone["state"][name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_metrics_of_two_processes_are_those_of_one(ends, rank):
+    expected = results(*shard(0), *shard(1))
+    torch.testing.assert_close(ends[f"metrics-{rank}"], expected, rtol=1e-6, atol=1e-6)

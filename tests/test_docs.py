@@ -27,7 +27,7 @@ MEANT = {
     "CKPT": "best.ckpt",
     "[--tile 1024]": "--tile 1024",
 }
-SHORTER = {"n_trials=20": "n_trials=1", "max_epochs=5": "max_epochs=1"}
+SHORTER = {"n_trials=20": "n_trials=1", "max_epochs=5": "max_epochs=1", "range(16)": "range(4)"}
 SAID = {  # what Python prints
     "README.md 0": "PrototypeSource(annotator='Ana'",
     "lightning.md 0": "torch.Size([1, 64, 64])",

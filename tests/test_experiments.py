@@ -30,11 +30,14 @@ REAL_DATA = {
     "simulated": ("data.init_args.root", "bubil_mini"),
 }
 # Folder of TAX_TEST_DATA -> the names of its files that are taken.
-CHOSEN = {"BU-BIL_Dataset1": "B0[1-3]$", "bubil_mini": "ds1_B0[1-9]$", "lidc_mini": "[0-2]/[^/]+$"}
+CHOSEN = {"BU-BIL_Dataset1": "B0[1-3]$", "bubil_mini": "ds1_B0[1-5]$", "lidc_mini": "[0-2]/[^/]+$"}
 # Options that leave little to do where prototypes are searched for.
+TWO = "annotators=[Person1_Amira, Person2_ImageJ]"
 FEW = {
-    "bubil": ("batch_size=1", "annotators=[Person1_Amira, Person2_ImageJ]"),  # large images
-    "quickstart": ("train_samples=16", "val_samples=8", "test_samples=8"),
+    "bubil": ("batch_size=1", TWO),  # large images
+    "bubil_mini": (TWO,),
+    "bubil_mini_pretrained": (TWO,),
+    "quickstart": ("train_samples=4", "val_samples=2", "test_samples=2"),
 }
 
 

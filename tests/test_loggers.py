@@ -1,5 +1,6 @@
 """What loggers are told: the whole configuration, and that a run goes on without them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,20 @@ from tax_lightning.callbacks.loggers import working
 REPO = Path(__file__).parent.parent
 
 
-def quick_fit(folder, logger):
-    """A run of the quick start made small, with that class of logger."""
+def quick_fit(folder, *loggers):
+    """A run of the quick start made small, with loggers of these classes."""
     configs = ("experiments/quickstart.yaml", "tests/tiny.yaml", "tests/quick.yaml")
     main(
         [
             *("fit", *(f"--config={REPO / config}" for config in configs)),
             f"--trainer.default_root_dir={folder}",
-            f"--trainer.logger={logger}",
-            f"--trainer.logger.save_dir={folder}",
+            f"--trainer.logger={json.dumps([logger_in(folder, kind) for kind in loggers])}",
         ]
     )
+
+
+def logger_in(folder, kind):
+    return {"class_path": kind, "init_args": {"save_dir": str(folder / kind.rpartition(".")[2])}}
 
 
 class Unreachable(Logger):
@@ -75,16 +79,16 @@ def test_training_goes_on_without_its_logger(tmp_path, capsys):
     assert list(tmp_path.rglob("explanations/gallery.png"))
 
 
-@pytest.mark.parametrize("logger", ["CSVLogger", "TensorBoardLogger"])
-def test_loggers_on_disk_hold_the_configuration(logger, tmp_path):
-    if logger == "TensorBoardLogger":
-        pytest.importorskip("tensorboard", reason="needs tensorboard")
-    quick_fit(tmp_path, f"lightning.pytorch.loggers.{logger}")
-    (file,) = tmp_path.rglob("hparams.yaml")
-    held = yaml.safe_load(file.read_text())
-    assert held["data"]["init_args"]["train_samples"] == 8
-    assert held["trainer"]["max_epochs"] == 1
-    assert held["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 2e-3
-    assert held["kernels"] == 2  # of the model's own hyper-parameters
+def test_loggers_on_disk_hold_the_configuration(tmp_path):
+    pytest.importorskip("tensorboard", reason="needs tensorboard")
+    kinds = ("CSVLogger", "TensorBoardLogger")
+    quick_fit(tmp_path, *(f"lightning.pytorch.loggers.{kind}" for kind in kinds))
     (saved,) = tmp_path.rglob("config.yaml")
-    assert yaml.safe_load(saved.read_text())["data"] == held["data"]
+    for kind in kinds:
+        (file,) = (tmp_path / kind).rglob("hparams.yaml")
+        held = yaml.safe_load(file.read_text())
+        assert held["data"]["init_args"]["train_samples"] == 8
+        assert held["trainer"]["max_epochs"] == 1
+        assert held["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 2e-3
+        assert held["kernels"] == 2  # of the model's own hyper-parameters
+        assert yaml.safe_load(saved.read_text())["data"] == held["data"]

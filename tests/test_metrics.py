@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 from torchmetrics import MetricCollection
 
 from tax_lightning.metrics import segmentation_metrics
@@ -79,30 +75,6 @@ def results(*batches: dict[str, Tensor], **options) -> dict[str, Tensor]:
     for batch in batches:
         metrics.update(**batch)
     return metrics.compute()
-
-
-SHARDS = ((5,), (2, 1))  # images of each batch of each process
-
-
-def shard(rank: int) -> list[dict[str, Tensor]]:
-    return [make_batch(images, seed=10 * rank + i) for i, images in enumerate(SHARDS[rank])]
-
-
-def reduce_in_process(rank: int, folder: str) -> None:
-    dist.init_process_group(
-        "gloo", init_method=Path(folder, "rendezvous").as_uri(), rank=rank, world_size=2
-    )
-    torch.save(results(*shard(rank)), Path(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
-
-
-@pytest.mark.timeout(120)
-def test_two_processes_give_the_result_of_one(tmp_path):
-    spawn(reduce_in_process, args=(str(tmp_path),), nprocs=2)
-    expected = results(*shard(0), *shard(1))
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt")
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_batches_give_the_result_of_one_batch():

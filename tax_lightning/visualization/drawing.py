@@ -83,7 +83,7 @@ def data_uri(picture: Picture) -> str:
     """A picture as the address of itself: PNG or JPEG, whichever is smaller."""
     image = Image.fromarray(picture)
     png, jpeg = io.BytesIO(), io.BytesIO()
-    image.save(png, "png", optimize=True)
+    image.save(png, "png")  # the best compression saves 3 % more, and takes six times as long
     image.save(jpeg, "jpeg", quality=85, subsampling=0, optimize=True)
     kind, file = min((("png", png), ("jpeg", jpeg)), key=lambda pair: pair[1].tell())
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
