@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tax_lightning.constants import __version__
+from tax_lightning.usage import COMMANDS, unknown, usage
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -24,9 +25,14 @@ def main(args: Sequence[str] | None = None) -> None:
         tax-lightning ...
     """
     arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
-    if arguments == ["--version"]:  # answered before the import of torch, which takes seconds
+    if arguments == ["--version"]:  # answered, as the help is, before torch is imported
         print(f"tax-lightning {__version__}")
         return
+    if arguments[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
+        sys.exit(f"tax: error: {unknown(arguments[0])}")
     from tax_lightning.cli import TAXCLI
     from tax_lightning.commands import explain_images, inspect_data
     from tax_lightning.comparison.command import compare_models

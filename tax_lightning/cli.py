@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.core import LightningModule
@@ -26,7 +26,7 @@ from tax_lightning.callbacks import (
 )
 from tax_lightning.callbacks.checkpoint import is_dry_run
 from tax_lightning.callbacks.loggers import LoggedConfig, working
-from tax_lightning.commands import COMMANDS, values_of
+from tax_lightning.commands import values_of
 from tax_lightning.data import MultiAnnotatorDataModule
 from tax_lightning.modules.checkpoints import checkpoint_in, read_checkpoint
 from tax_lightning.modules.tax import TAXLightningModule
@@ -82,13 +82,6 @@ class TAXCLI(LightningCLI):
             },
             args=list(args),
         )
-
-    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:  # noqa: ANN401
-        """Lightning's commands; ours are listed in the help, and carried out by `main`."""
-        super()._add_subcommands(parser, **kwargs)
-        assert parser._subcommands_action is not None
-        for name, text in COMMANDS.items():
-            parser._subcommands_action.add_subcommand(name, ArgumentParser(), help=text)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our callbacks, and the links from the data to the model."""

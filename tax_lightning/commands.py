@@ -16,15 +16,8 @@ from tax_lightning.inspection import inspect
 from tax_lightning.modules.checkpoints import checkpoint_in, load_model
 from tax_lightning.progress import show_progress
 from tax_lightning.short_errors import ShortErrorParser
+from tax_lightning.usage import COMMANDS
 from tax_lightning.visualization.report import write_report
-
-COMMANDS = {
-    "compare": "Train and test several models on equal terms: tables, paired tests, a figure.",
-    "import": "Turn a tool's export or a published data set into the one format.",
-    "inspect": "Look at a data set before training: a report here, and a page to keep.",
-    "explain": "Report on any images: who decides where, and why; a page and numbers.",
-}
-"""Those that are no methods of the trainer."""
 
 
 def inspect_data(args: Sequence[str]) -> None:

@@ -108,23 +108,22 @@ def refused(arguments, capsys) -> str:
     return said
 
 
-def test_version_needs_no_torch():
+def test_version_and_help_need_no_torch():
     program = (
-        "import sys; from tax_lightning.__main__ import main; main(['--version']); "
+        "import sys; from tax_lightning.__main__ import main; main(['--version']); main([]); "
         "sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"tax-lightning {__version__}"
+    assert done.stdout.startswith(f"tax-lightning {__version__}\nusage: tax COMMAND")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_the_help_names_every_command(arguments, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 0
+    main(arguments)
     said = capsys.readouterr().out
-    assert "{fit,validate,test,predict,compare,import,inspect,explain}" in said
+    for command in (*TAXCLI.subcommands(), "compare", "explain", "import", "inspect"):
+        assert re.search(rf"^  {command} +[A-Z]", said, re.MULTILINE)
     assert "Look at a data set before training" in said
 
 
@@ -430,7 +429,7 @@ def test_a_folder_stands_for_the_one_checkpoint_in_it(tmp_path):
 
 def test_an_unknown_command_names_the_known_and_the_nearest(capsys):
     said = refused(["preditc"], capsys)
-    assert "compare, explain, fit, import, inspect, predict, test, validate." in said
+    assert "fit, validate, test, predict, explain, inspect, import, compare." in said
     assert "Did you mean predict?" in said
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from tax_lightning.cli import TAXCLI
-from tax_lightning.commands import COMMANDS
 from tax_lightning.comparison.dots import Panel, Row, draw
 from tax_lightning.comparison.models import PARTS, Model, model_of
 from tax_lightning.comparison.report import DISAGREEMENT, SEGMENTATION, markdown, write_tables
@@ -18,6 +17,7 @@ from tax_lightning.comparison.results import Results, Selection
 from tax_lightning.comparison.runs import Run, carry_out
 from tax_lightning.files import appearing
 from tax_lightning.short_errors import ShortErrorParser
+from tax_lightning.usage import COMMANDS
 
 MODELS = ["TAX", "MultiHead", "Consensus"]
 FIGURE = "comparison.png"
