@@ -14,6 +14,8 @@ from typing import Any
 from tax_lightning.constants import __version__
 from tax_lightning.files import write_json
 
+# Beside the checkpoint that was measured: figures of all stages; scores of the test images.
+METRICS, TEST_IMAGES = "metrics.json", "test_images.csv"
 _LIBRARIES = ("torch", "lightning", "torchmetrics", "segmentation-models-pytorch")
 
 
@@ -68,7 +70,7 @@ def note_metrics(checkpoint: str | Path, stage: str, metrics: Mapping[str, Any])
         OSError: If it cannot be written.
         ValueError: If there is a file of that name that is no such JSON.
     """
-    path = Path(checkpoint).with_name("metrics.json")
+    path = Path(checkpoint).with_name(METRICS)
     known = json.loads(path.read_text("utf-8")) if path.exists() else {}
     if not isinstance(known, dict):
         raise ValueError(f"it holds {type(known).__name__}")

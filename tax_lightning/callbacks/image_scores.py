@@ -12,8 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from tax_lightning.distributed import from_all_processes
 from tax_lightning.files import appearing
-
-TEST_IMAGES = "test_images.csv"
+from tax_lightning.run_record import TEST_IMAGES
 
 
 class ImageScores(Callback):

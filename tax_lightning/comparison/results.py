@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tax_lightning.callbacks.image_scores import TEST_IMAGES
 from tax_lightning.files import appearing
+from tax_lightning.run_record import METRICS, TEST_IMAGES
 
 RUN = ("model", "seed", "fold")
 Key = tuple[str, str, str]
@@ -97,7 +97,7 @@ class Selection:
 def of_run(folder: Path) -> tuple[dict[str, Any], list[Row]]:
     """The figures of a run, and the scores of its test images, from the files that it wrote."""
     beside = folder / "checkpoints"
-    noted = json.loads((beside / "metrics.json").read_text("utf-8"))
+    noted = json.loads((beside / METRICS).read_text("utf-8"))
     figures = {**noted["fit"]["metrics"], **noted["test"]["metrics"]}
     figures = {key: figures[key] for key in figures if key.startswith(("val/", "test/"))}
     return figures, list(_read(beside / TEST_IMAGES))
