@@ -11,6 +11,7 @@ import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,7 @@ def best_model(
     return first if max(chances) < SIGNIFICANT else None
 
 
+@cache  # with up to 13 images, some of them level, the exact test takes a second
 def paired(found: Selection, score: str, one: str, other: str) -> tuple[float, float]:
     """Mean difference of a score over the images that both have, and the p of the signed ranks.
 
