@@ -39,6 +39,7 @@ class EveryParameterLearns(L.Callback):
 def fit(module, absent=(), **options):
     """The metrics of a validation before and after a training."""
     options |= {"inference_mode": False, "callbacks": [EveryParameterLearns()]}
+    options["check_val_every_n_epoch"] = options["max_epochs"]  # once, at the end
     trainer = make_trainer(**options)
     (before,) = trainer.validate(module, loader(), verbose=False)
     trainer.fit(module, loader(scenes(absent=absent)), loader())
