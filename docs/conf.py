@@ -26,6 +26,8 @@ myst_heading_anchors = 4  # links to headings, as on GitHub
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
+nb_output_stderr = "remove"  # lines of progress
+nb_merge_streams = True
 
 default_role = "literal"  # of docstrings, where `name` is code
 autodoc_typehints = "description"
