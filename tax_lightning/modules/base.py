@@ -32,7 +32,7 @@ from tax_lightning.metrics import (
     sample_metrics,
     segmentation_metrics,
 )
-from tax_lightning.metrics.inputs import check_names
+from tax_lightning.metrics.inputs import check_names, macro_over_classes
 from tax_lightning.models.backbone import evaluating
 from tax_lightning.models.mixture import mix
 from tax_lightning.models.output import ModelOutput, TAXOutput
@@ -537,8 +537,9 @@ def image_scores(
         annotators: names; none for a model that names no annotators.
 
     Returns:
-        ``dice`` (mean over annotators, and ``dice/NAME``), ``fused_dice`` (mean over classes),
-        ``ged2`` and ``samples/ged2``; see :mod:`tax_lightning.metrics`.
+        ``dice`` (mean over annotators, and ``dice/NAME``), ``fused_dice`` (mean over the classes in
+        the image; 1 where there is nothing to find and nothing is found), ``ged2`` and
+        ``samples/ged2``; see :mod:`tax_lightning.metrics`.
     """
     masks, present, classes = batch["masks"], batch["present"], output.log_probs.shape[1]
     own = output.log_sample_probs.argmax(dim=2)
@@ -547,12 +548,13 @@ def image_scores(
         "samples/ged2": generalized_energy_distance(drawn, masks, present, classes),
     }
     if reference is not None:
-        decision = output.log_probs.argmax(dim=1)
-        scores["fused_dice"] = fused_dice(decision, reference, classes).nanmean(dim=1)
+        dice = macro_over_classes(fused_dice(output.log_probs.argmax(dim=1), reference, classes))
+        unknown = (reference == IGNORE_INDEX).flatten(1).all(1)
+        scores["fused_dice"] = dice.masked_fill(unknown, torch.nan)
     if annotators:
-        dice = annotator_dice(own, masks, present, classes)
-        scores["dice"] = dice.nanmean(dim=1)
-        scores |= {f"dice/{name}": dice[:, n] for n, name in enumerate(annotators)}
+        by_name = annotator_dice(own, masks, present, classes)
+        scores["dice"] = by_name.nanmean(dim=1)
+        scores |= {f"dice/{name}": by_name[:, n] for n, name in enumerate(annotators)}
     return scores
 
 
