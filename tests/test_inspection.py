@@ -358,6 +358,20 @@ def test_nothing_to_point_out():
     assert not [f for f in findings(audit_of(*circles(), annotators=PEOPLE)) if f.kind != "sizes"]
 
 
+def test_who_leaves_out_small_objects():
+    samples = []
+    for i in range(6):
+        large, small, other = disc((10, 10), 5), disc((24, 24), 2), disc((8, 26), 2)
+        masks = [large | small, large | small, large, large | small | other]
+        samples.append(sample(f"s{i}", masks))
+    found = only(findings(audit_of(*samples, annotators=[*PEOPLE, "Dan"])), "objects")
+    assert found.severity == "hint"
+    # The majority has two objects in each image. Cem has one of them, Dan has one more.
+    assert "Cem leaves out 50% of the majority's objects" in found.text
+    assert "Dan draws 50 others for 100 of the majority's objects" in found.text
+    assert "Ann" not in found.text
+
+
 def test_two_who_agree_with_nobody():
     rng = np.random.default_rng(0)
     noisy = [sample(f"s{i}", rng.integers(0, 2, (2, 64, 64))) for i in range(3)]

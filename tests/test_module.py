@@ -392,6 +392,16 @@ def test_annotators_may_be_missing_from_images_and_batches():
 # ---------------------------------------------------------------------- references
 
 
+def test_masks_of_0_and_255_are_said_to_teach_nothing():
+    class Grey(Squares):
+        def __getitem__(self, i):
+            sample = super().__getitem__(i)
+            return sample | {"masks": torch.where(sample["masks"] > 0, 255, 0)}
+
+    with pytest.warns(UserWarning, match=r"No mask of this epoch holds .* \(masks > 0\)\.long\(\)"):
+        make_trainer(max_epochs=1).fit(make_module(), make_loader(Grey(4)))
+
+
 def test_the_reference_can_be_given_with_the_data(trained):
     class Inverted(Squares):
         def __getitem__(self, i):

@@ -20,4 +20,5 @@ def end_with_input() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=end_with_input, daemon=True).start()
+    sys.argv[0] = "tax"  # what the records of the run call it
     runpy.run_module("tax_lightning", run_name="__main__")

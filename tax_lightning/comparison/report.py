@@ -44,6 +44,11 @@ class Figure:
     score: str | None = None
     control: str | None = None
 
+    @property
+    def head(self) -> str:
+        """The title, and which direction is better."""
+        return f"{self.title} {'↑' if self.better > 0 else '↓'}"
+
 
 SEGMENTATION = (
     Figure("Annotator Dice", "dice/mean", HIGHER, score="dice"),
@@ -56,8 +61,8 @@ SEGMENTATION = (
 )
 DISAGREEMENT = (
     Figure("AUROC of dispute", "dispute_auroc", HIGHER),
-    Figure("Dissent Brier (table)", "dissent_brier", LOWER, control="dissent_brier_table"),
-    Figure("Within-pixel AUC (by side)", "within_auc", HIGHER, control="within_auc_table"),
+    Figure("Brier of dissent (constants)", "dissent_brier", LOWER, control="dissent_brier_table"),
+    Figure("Within-pixel AUC (constants)", "within_auc", HIGHER, control="within_auc_table"),
     Figure("Votes error (constant)", "votes_error", LOWER, control="votes_error_constant"),
     Figure("Who @expert (chance)", "who_accuracy_expert", HIGHER, control="who_chance_expert"),
     Figure("Who ECE", "who_ece_expert", LOWER),
@@ -173,55 +178,92 @@ def corrected(chances: Sequence[float]) -> list[float]:
     return result
 
 
+def from_first(
+    found: Selection, names: Sequence[str], score: str
+) -> dict[str, tuple[float, float]]:
+    """Each other model -> its mean difference from the first, and the corrected p."""
+    pairs = [paired(found, score, name, names[0]) for name in names[1:]]
+    chances = corrected([p for _, p in pairs])
+    means = (mean for mean, _ in pairs)
+    return dict(zip(names[1:], zip(means, chances, strict=True), strict=True))
+
+
 def differences(found: Selection, names: Sequence[str]) -> list[list[str]]:
     """Lines of a table: how far each other model is from the first, and the corrected p."""
-    figures = [f for f in SEGMENTATION if f.score]
-    lines = [[name] for name in names[1:]]
-    for figure in figures:
-        assert figure.score is not None
-        pairs = [paired(found, figure.score, name, names[0]) for name in names[1:]]
-        for line, (mean, _), p in zip(lines, pairs, corrected([p for _, p in pairs]), strict=True):
+    lines = [["Minus " + names[0]], *([name] for name in names[1:])]
+    for figure in SEGMENTATION:
+        if figure.score is None:
+            continue
+        pairs = from_first(found, names, figure.score).values()
+        if all(math.isnan(mean) for mean, _ in pairs):
+            continue
+        lines[0].append(figure.head)
+        for line, (mean, p) in zip(lines[1:], pairs, strict=True):
             shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
             line.append(MISSING if math.isnan(mean) else f"{mean:+.3f}, {shown}")
-    return [["Minus " + names[0], *(figure.title for figure in figures)], *lines]
+    return lines
 
 
-def caption(found: Selection, names: Sequence[str], seeds: Sequence[int]) -> str:
-    """How the tables were made."""
-    rows = found.rows
-    spread = f"Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}"
+def caption(found: Selection, seeds: Sequence[int]) -> str:
+    """How the values were made."""
+    spread, folds = f"the seeds {', '.join(map(str, seeds))}", f"{found.folds} folds"
     if found.folds:
-        one = len(seeds) == 1
-        over = f"{found.folds} folds" if one else f"seeds, each the mean of {found.folds} folds"
-        spread = f"Mean ± standard deviation over {over}"
-    hours = sum(float(r[f"{part}_seconds"] or 0) for r in rows for part in ("fit", "test")) / 3600
+        spread = folds if len(seeds) == 1 else f"{spread}, each the mean of {folds}"
     images = len({row["image"] for row in found.image_rows})
-    bold = (
-        " Bold: the best, told from every other by Wilcoxon's signed ranks over the test images "
-        "(p < 0.05 after Holm's correction)."
-    )
     return (
-        f"{spread}; {images} test images; {len(rows)} runs, {hours:.1f} hours; code "
-        f"{', '.join(sorted({row['code'] for row in rows}))}.{bold if len(names) > 1 else ''}"
+        f"Mean ± standard deviation over {spread}; {images} test images. In brackets: the best "
+        "constants, fitted to the same test masks."
     )
 
 
-def markdown(found: Selection, names: Sequence[str], seeds: Sequence[int]) -> str:
-    """All tables, and how they were made."""
-    parts, expected = [], _expected(found, seeds)
+def tested(found: Selection) -> str:
+    """What bold and p mean."""
+    columns = [figure.title for figure in SEGMENTATION if figure.score]
+    return (
+        f"{', '.join(columns)} are tested over the test images: Wilcoxon's signed ranks on the "
+        "scores averaged over seeds, corrected by Holm. Bold: best, and told from every other with "
+        "p < 0.05. This holds for further images of this kind."
+    )
+
+
+def made(found: Selection) -> str:
+    """With how many runs, and with which code."""
+    rows = found.rows
+    hours = sum(float(r[f"{part}_seconds"] or 0) for r in rows for part in ("fit", "test")) / 3600
+    code = ", ".join(sorted({row["code"] for row in rows}))
+    return f"{len(rows)} runs, {hours:.1f} hours; code {code}."
+
+
+def all_tables(
+    found: Selection,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    plus_minus: str,
+    strong: Callable[[str], str],
+) -> list[tuple[str, list[list[str]]]]:
+    """What a table says -> its lines, the head first: the figures, and what was tested."""
+    parts = []
+    expected = found.folds if found.folds and len(seeds) == 1 else len(seeds)
     for figures in (SEGMENTATION, DISAGREEMENT):
         table = cells(found, names, figures)
         heads = list(dict.fromkeys(figure for row in table.values() for figure in row))
         if heads:
-            lines = [["Model", *(figure.title for figure in heads)]]
+            lines = [["Model", *(figure.head for figure in heads)]]
             lines += [
-                [n, *(row[f].text(expected, "±", "**{}**".format) for f in heads)]
-                for n, row in table.items()
+                [name, *(row[f].text(expected, plus_minus, strong) for f in heads)]
+                for name, row in table.items()
             ]
-            parts.append(markdown_table(lines))
+            parts.append((caption(found, seeds), lines))
     if len(names) > 1:
-        parts.append(markdown_table(differences(found, names)))
-    return "\n\n".join([*parts, caption(found, names, seeds)]) + "\n"
+        parts.append((tested(found), differences(found, names)))
+    return parts
+
+
+def markdown(found: Selection, names: Sequence[str], seeds: Sequence[int]) -> str:
+    """All tables, and how they were made."""
+    tables = all_tables(found, names, seeds, "±", "**{}**".format)
+    said = dict.fromkeys(text for text, _ in tables)
+    return "\n\n".join([*(markdown_table(lines) for _, lines in tables), *said, made(found)]) + "\n"
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
@@ -243,47 +285,39 @@ def markdown_table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def latex(found: Selection, names: Sequence[str], seeds: Sequence[int]) -> str:
-    r"""The tables as LaTeX; they need ``\usepackage{booktabs}``."""
-    parts, expected = [], _expected(found, seeds)
-    for figures in (SEGMENTATION, DISAGREEMENT):
-        table = cells(found, names, figures)
-        heads = list(dict.fromkeys(figure for row in table.values() for figure in row))
-        if heads:
-            body = [
-                " & ".join(
-                    [_escaped(name), *(row[f].text(expected, r"$\pm$", _strong) for f in heads)]
-                )
-                for name, row in table.items()
-            ]
-            head = " & ".join(["Model", *(_escaped(figure.title) for figure in heads)])
-            lines = [
-                rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
-                r"\toprule",
-                rf"{head} \\",
-                r"\midrule",
-                *(rf"{line} \\" for line in body),
-                r"\bottomrule",
-                r"\end{tabular}",
-            ]
-            parts.append("\n".join(lines))
-    said = "\n".join(f"% {line}" for line in caption(found, names, seeds).splitlines())
-    return "\n\n".join([*parts, said]) + "\n"
+    r"""The tables as LaTeX, each with its caption; they need ``\usepackage{booktabs}``."""
+    parts = []
+    for said, (head, *rows) in all_tables(found, names, seeds, "±", "**{}**".format):
+        body = [" & ".join(map(_latex, row)) for row in rows]
+        lines = [
+            r"\begin{table}",
+            rf"\caption{{{_latex(said)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            r"\toprule",
+            rf"{' & '.join(map(_latex, head))} \\",
+            r"\midrule",
+            *(rf"{line} \\" for line in body),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join([*parts, f"% {made(found)}"]) + "\n"
 
 
-def _strong(text: str) -> str:
-    return rf"\textbf{{{text}}}"
-
-
-def _escaped(text: str) -> str:
-    r"""Text for LaTeX.
+def _latex(text: str) -> str:
+    r"""Text of a table for LaTeX.
 
     Example:
-        >>> print(_escaped("GED², 5 % of a_b"))
-        GED\textsuperscript{2}, 5 \% of a\_b
+        >>> print(_latex("**0.5 ± 0.1** of GED² ↓, 5 % of a_b"))
+        \textbf{0.5 $\pm$ 0.1} of GED\textsuperscript{2} $\downarrow$, 5 \% of a\_b
     """
     signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"²": r"\textsuperscript{2}"}
-    return re.sub("|".join(map(re.escape, signs)), lambda sign: signs[sign[0]], text)
+    signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    signs |= {"²": r"\textsuperscript{2}", "±": r"$\pm$", "<": "$<$"}
+    signs |= {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+    plain = re.sub("|".join(map(re.escape, signs)), lambda sign: signs[sign[0]], text)
+    return re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", plain)
 
 
 def write_tables(
@@ -299,13 +333,17 @@ def write_tables(
         part.open("w", newline="", encoding="utf-8") as file_,
     ):
         writer = csv.writer(file_, lineterminator="\n")
-        writer.writerow(["model", "figure", "mean", "standard_deviation", "values", "bold"])
+        head = ["model", "figure", "mean", "standard_deviation", "values", "bold"]
+        writer.writerow([*head, f"minus {names[0]}", "p"])
+        against = {
+            (name, figure): (f"{mean:.6g}", f"{p:.4g}")
+            for figure in SEGMENTATION
+            if figure.score
+            for name, (mean, p) in from_first(found, names, figure.score).items()
+        }
         for name, row in cells(found, names, SEGMENTATION + DISAGREEMENT).items():
             for figure, cell in row.items():
                 numbers = ("" if math.isnan(v) else f"{v:.6g}" for v in (cell.mean, cell.spread))
-                writer.writerow([name, figure.key, *numbers, cell.count, int(cell.bold)])
+                row_ = [name, figure.key, *numbers, cell.count, int(cell.bold)]
+                writer.writerow([*row_, *against.get((name, figure), ("", ""))])
     return [folder / file for file in (*texts, "table.csv")]
-
-
-def _expected(found: Selection, seeds: Sequence[int]) -> int:
-    return found.folds if found.folds and len(seeds) == 1 else len(seeds)

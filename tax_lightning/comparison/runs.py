@@ -1,7 +1,7 @@
 """Carries out the runs of a comparison: a training and a test of its best checkpoint each.
 
-A run is done in a folder of its own, which gets its name when the run is done. What was interrupted
-leaves no such folder and no row, and is begun anew by the next call.
+A run has a folder of its own. It is done when it has a row; without one it is begun anew by the
+next call, whatever an interruption left in its folder.
 """
 
 import asyncio
@@ -10,13 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tax_lightning.comparison.models import Model
 from tax_lightning.comparison.results import Key, Results, of_run
@@ -92,27 +90,21 @@ async def _carry_out(folder: Path, results: Results, due: Sequence[Run], jobs: i
     assert task is not None  # in a coroutine there is one
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     places, code, failed = asyncio.Semaphore(jobs), code_version(), []
-    for left in folder.glob(".run-*"):  # of a call that was killed
-        shutil.rmtree(left, ignore_errors=True)
 
     async def take_turn(run: Run) -> None:
         async with places:
             say(f"start  {run}")
-            scratch = Path(tempfile.mkdtemp(prefix=".run-", dir=folder))
+            place = folder / run.folder
+            shutil.rmtree(place, ignore_errors=True)  # of a run that was interrupted
+            place.mkdir(parents=True)
             try:
-                seconds = await fit_and_test(run, scratch, jobs)
-                figures, images = of_run(scratch)
-                place = folder / run.folder
-                shutil.rmtree(place, ignore_errors=True)
-                place.parent.mkdir(exist_ok=True)
-                scratch.rename(place)
+                seconds = await fit_and_test(run, place, jobs)
             except RunFailedError as error:
                 failed.append(f"FAILED {run}")
                 return say(f"{failed[-1]}\n{error}")
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+        figures, images = of_run(place)
         results.add(run.key, {"code": code, **seconds, **figures}, images)
-        say(f"done   {run}")
+        say(f"done   {run}, {sum(seconds.values()):.0f} s")
 
     async with asyncio.TaskGroup() as group:
         for run in due:
@@ -122,12 +114,12 @@ async def _carry_out(folder: Path, results: Results, due: Sequence[Run], jobs: i
     return 1 if failed else 0
 
 
-async def fit_and_test(run: Run, scratch: Path, jobs: int) -> dict[str, Any]:
+async def fit_and_test(run: Run, place: Path, jobs: int) -> dict[str, float]:
     """Train, and test the best checkpoint; returns the seconds that both took."""
     common = [f"--seed_everything={run.seed}", *run.options, *QUIET]
-    checkpoints = scratch / "checkpoints"
-    places = [f"--output={scratch}", f"--checkpoint.dirpath={checkpoints}"]
-    places.append(f"--explanations.output_dir={scratch / 'explanations'}")
+    checkpoints = place / "checkpoints"
+    places = [f"--output={place}", f"--checkpoint.dirpath={checkpoints}"]
+    places.append(f"--explanations.output_dir={place / 'explanations'}")
     fit = ["fit", f"--config={run.configs[0]}", *common, *FIT, *places]
     test = [
         "test",
@@ -137,14 +129,14 @@ async def fit_and_test(run: Run, scratch: Path, jobs: int) -> dict[str, Any]:
     ]
     test.append(f"--model.init_args.reference={run.reference}")
     return {
-        "fit_seconds": await execute(fit, scratch, jobs),
-        "test_seconds": await execute(test, scratch, jobs),
+        "fit_seconds": await execute(fit, place, jobs),
+        "test_seconds": await execute(test, place, jobs),
     }
 
 
-async def execute(arguments: Sequence[str], scratch: Path, jobs: int) -> float:
+async def execute(arguments: Sequence[str], place: Path, jobs: int) -> float:
     """Run ``tax ARGUMENTS``; returns the seconds it took."""
-    log, start = scratch / "log.txt", time.monotonic()
+    log, start = place / "log.txt", time.monotonic()
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *LAUNCHER,

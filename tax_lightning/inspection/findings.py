@@ -9,6 +9,7 @@ import numpy as np
 from tax_lightning.data.splits import SPLITS
 from tax_lightning.findings import Finding, listed, noise, slots, ties, wrong_alike
 from tax_lightning.inspection.audit import ABSENT, DRAWN, EMPTY, Audit, ImageRow
+from tax_lightning.tendencies import SIZES, SUMS, figures
 
 NEARLY_ALL = 0.95
 """Share of equal masks from which two annotators count as one."""
@@ -16,6 +17,8 @@ SOME = 0.2
 """Share of equal masks from which it is worth a word."""
 FEW = 3
 """With fewer common images than this, equal masks say nothing."""
+LEAST_OBJECTS = 5
+"""Of the majority; of fewer nothing is said about who leaves objects out."""
 LITTLE = 0.1
 """Share of the images, or of the pixels of masks, below which an annotator labelled few."""
 
@@ -45,6 +48,7 @@ def findings(audit: Audit) -> list[Finding]:
         _unused_classes,
         _coverage,
         _sizes,
+        _objects,
         _empty,
         _name_prefixes,
     )
@@ -283,8 +287,38 @@ def _sizes(audit: Audit) -> Iterator[Finding]:
             "sizes",
             "hint",
             "Annotators draw at different sizes",
-            f"{audit.annotators[large]} draws {areas[large]:.2f} times the mean area of an image's "
-            f"annotators, {audit.annotators[small]} {areas[small]:.2f} times.",
+            f"All objects together, {audit.annotators[large]} draws {areas[large]:.2f} times the "
+            f"mean area of an image's annotators, {audit.annotators[small]} {areas[small]:.2f} "
+            "times.",
+        )
+
+
+def _objects(audit: Audit) -> Iterator[Finding]:
+    """Who leaves out objects of the majority, and who draws others, where that is a habit."""
+    if not audit.persons:
+        return
+    said = []
+    for name, sums in zip(audit.annotators, audit.tendencies.sum(1), strict=True):  # by size
+        objects, of_all = sums[:, SUMS.index("objects")], figures(sums.sum(0))
+        if objects.sum() < LEAST_OBJECTS:
+            continue
+        if of_all["missed"] >= SOME:
+            sizes = zip(SIZES, figures(sums)["missed"], objects, strict=True)
+            shares = [f"{size} {share:.0%}" for size, share, count in sizes if count]
+            detail = f" ({', '.join(shares)})" if len(shares) > 1 else ""
+            said.append(
+                f"{name} leaves out {of_all['missed']:.0%} of the majority's objects{detail}"
+            )
+        if of_all["added"] >= SOME:
+            said.append(
+                f"{name} draws {100 * of_all['added']:.0f} others for 100 of the majority's objects"
+            )
+    if said:
+        yield Finding(
+            "objects",
+            "hint",
+            "Some annotators differ from the majority in which objects they draw",
+            f"{listed(said, 4)}. Do they follow another rule, or was it an oversight?",
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
@@ -150,6 +150,7 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
                 f"encoder_rate={encoder_rate}: expected a share of the learning rate in (0, 1]."
             )
         self.encoder_rate = encoder_rate
+        self._objects_seen = False  # whether a training mask has held an object
         built_of: dict[str, Any] = {
             "architecture": architecture,
             "encoder": encoder,
@@ -248,7 +249,11 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:  # noqa: ANN401
         """Check a batch while it is in the CPU's memory, and fill in the optional keys."""
         batch, names = by_our_keys(batch, self.batch_keys), self.labelled_by
-        return complete_batch(batch, names, self.classes, needs_labels=self._needs_labels)
+        checked: Batch = complete_batch(batch, names, self.classes, needs_labels=self._needs_labels)
+        if not self._objects_seen and self._trainer is not None and self.trainer.training:
+            labels = checked["masks"]
+            self._objects_seen = bool(((labels > 0) & (labels != IGNORE_INDEX)).any())
+        return checked
 
     @torch.no_grad()
     def matched(self, batch: Batch, log_probs: Tensor) -> Batch:
@@ -311,6 +316,16 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
         """Note how long the run is; take the losses over all of its processes."""
         self._total_steps = self.trainer.estimated_stepping_batches
         self.loss.total = across_processes if self.trainer.world_size > 1 else alone
+
+    def on_train_epoch_end(self) -> None:
+        """Warn of masks that hold no object: those of 0 and 255 look right and teach nothing."""
+        if not self._objects_seen:
+            self._objects_seen = True  # said once
+            rank_zero_warn(
+                f"No mask of this epoch holds a class but {self.classes[0]!r} (0); {IGNORE_INDEX} "
+                "means not labelled. If the masks are files of 0 and 255, make classes of them: "
+                "masks = (masks > 0).long()."
+            )
 
     def on_train_end(self) -> None:
         """Take losses over this process again."""
