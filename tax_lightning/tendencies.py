@@ -30,6 +30,9 @@ FIGURES = {
 }
 """What is said of an annotator: its name -> head of its column, and how it is written."""
 
+NOT_LEARNT = 0.2
+"""Difference of two shares of objects from which a habit counts as unknown to the model."""
+
 NAME = "How annotators differ from the consensus"
 CAPTION = (
     "Measured from the consensus of the same image: the majority of the annotators. Outline: mean "
@@ -198,6 +201,23 @@ def agreement(masks: Array, model: Array) -> dict[str, float]:
     varied = pairs.shape[1] > 2 and bool((np.ptp(pairs, 1) > 0).all())
     found["outline_spearman"] = float(spearmanr(*pairs).statistic) if varied else np.nan
     return found
+
+
+def not_learnt(annotators: Sequence[str], masks: Array, model: Array) -> str:
+    """Who leaves out objects in the masks, and not by the model; "" if the model knows it of all.
+
+    Args:
+        annotators: Their names.
+        masks: Sums of the masks ``[N, C - 1, 3, 8]``.
+        model: Sums of the model on the same images.
+    """
+    drawn, said = (figures(sums.sum((1, 2)))["missed"] for sums in (masks, model))
+    return "".join(
+        f" The model has not learnt that {name} leaves out objects: {ours:.0%} of those of the "
+        f"majority in the masks, {theirs:.0%} by the model."
+        for name, ours, theirs in zip(annotators, drawn, said, strict=True)
+        if ours - theirs >= NOT_LEARNT
+    )
 
 
 def _mean(values: Array) -> float:

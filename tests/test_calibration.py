@@ -253,7 +253,7 @@ def test_everything_is_fitted_and_told():
     assert module.network.dispute_threshold != DISPUTE_THRESHOLD
     assert module.network.trust.scores.isfinite().all()
     assert re.search(r"\n  Dr. C: scale [\d.]+, offset background [+-][\d.]+, cell [+-]", words)
-    assert f"Kept: {module.network.trust.kind}." in words
+    assert f"Kept: {module.network.trust.kind}, as" in words
 
 
 @pytest.mark.usefixtures("_short")

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tax_lightning.metrics import Tendencies
-from tax_lightning.tendencies import SUMS, agreement, figures, tendency_sums, tendency_table
+from tax_lightning.tendencies import (
+    SUMS,
+    agreement,
+    figures,
+    not_learnt,
+    tendency_sums,
+    tendency_table,
+)
 
 NAMES, CLASSES = ("Ana", "Ben", "Cem"), ("background", "cell")
 
@@ -172,3 +179,15 @@ def test_the_metric_adds_batches_and_measures_labelled_pixels():
     assert values["outline_predicted/Cem"] == 1
     assert values["outline_error"] == pytest.approx(1 / 3)
     assert metric.table({"tool pen": ["Cem"]}).rows["tool pen"][0] == "+2.0 / +1.0"
+
+
+def test_who_leaves_out_objects_and_the_model_does_not_know():
+    masks, model = np.zeros((2, 3, 1, 3, len(SUMS)))
+    masks[..., 0, SUMS.index("objects")] = model[..., 0, SUMS.index("objects")] = 10
+    masks[:, 0, 0, SUMS.index("missed")] = (4, 0, 5)
+    model[:, 0, 0, SUMS.index("missed")] = (0, 0, 4)
+    said = not_learnt(["Ana", "Ben", "Cy"], masks, model)
+    assert said == (
+        " The model has not learnt that Ana leaves out objects: 40% of those of the majority in "
+        "the masks, 0% by the model."
+    )

@@ -142,7 +142,7 @@ def finish(
         f"{before:.3f} as trained, {after:.3f} with the kernels fitted to the end, "
         f"{calibrated:.3f} calibrated by{changes}\n"
         f"Whom to trust, log score on validation images (smaller is better): {told}. "
-        f"Kept: {trust.kind}."
+        f"Kept: {trust.kind}, as a later one must be better by more than the standard error."
     )
 
 

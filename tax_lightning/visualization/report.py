@@ -23,7 +23,7 @@ from tax_lightning.palette import (
     kernel_shade,
     value_colours,
 )
-from tax_lightning.tendencies import Groups, agreement, tendency_table
+from tax_lightning.tendencies import Groups, agreement, not_learnt, tendency_table
 from tax_lightning.visualization import page as base
 from tax_lightning.visualization.annotations import Read, find_callouts
 from tax_lightning.visualization.drawing import data_uri
@@ -349,10 +349,11 @@ class _Report:
             agree = agreement(**sums)
             said = (
                 f"Each cell: masks / model, over the pictures that have masks ({len(compared)}). "
-                "Outlines of the two differ by "
-                f"{agree['outline_error']:.1f} px in the mean over annotators; "
-                f"{agree['outline_error_alike']:.1f} px if the model let all draw alike. "
+                f"The model's outlines are {agree['outline_error']:.1f} px off the drawn ones, a "
+                "mean over annotators; those of a model by which all draw alike would be "
+                f"{agree['outline_error_alike']:.1f} px off. "
                 f"Rank correlation over annotators: {agree['outline_spearman']:.2f}."
+                f"{not_learnt(self.first.annotators, **sums)}"
             )
         rows = {
             escape(name): "".join(f"<td>{escape(cell)}</td>" for cell in cells)
