@@ -60,8 +60,11 @@ def place_files(config: Namespace, arguments: Sequence[str]) -> Path | None:
         return _place_training(settings)
     if not any(a.startswith("--trainer.logger") for a in arguments):
         settings.trainer.logger = False  # a tracker's run of its own would hold nothing
+    checkpoint = settings.ckpt_path
+    # Lightning would say that the callback's folder is no longer that of the run.
+    settings.checkpoint.dirpath = settings.checkpoint.dirpath or str(Path(checkpoint).parent)
     if command == "predict":
-        writer, checkpoint = settings.predictions, settings.ckpt_path
+        writer = settings.predictions
         beside = _run_of(checkpoint) or Path(checkpoint).parent
         writer.output_dir = settings.output or writer.output_dir or str(beside / "predictions")
     return None

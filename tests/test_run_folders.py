@@ -1,6 +1,7 @@
 """Where the files of a run lie, and how one goes on."""
 
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,9 @@ def test_a_run_is_one_folder_and_the_commands_after_it_find_their_way(here):
         return {path for path in dated.rglob("*") if path.is_file()}
 
     before = files()
-    main(["test", *TINY, "--ckpt_path", str(latest)])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The dirpath has changed")
+        main(["test", *TINY, "--ckpt_path", str(latest)])
     # no run of the tracker, no second configuration
     assert files() - before == {dated / "checkpoints" / "test_images.csv"}
     main(["predict", *TINY, "--ckpt_path", str(latest)])
