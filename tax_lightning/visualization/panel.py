@@ -421,7 +421,7 @@ def _card(
     sheet.number(head, callout.number, sheet.disc / 2, sheet.disc / 2)
     reason, other = callout.reason, callout.against
     reasons = row(reason, f"FOR {reason.label}: {callout.share:.0%} of the decision")
-    dissent = sheet.text(["AGAINST: nobody is expected to say another class"], sheet.cell)
+    dissent = sheet.text(["AGAINST: for every annotator this class is the most likely"], sheet.cell)
     if other is not None:
         name = shorten(other.source.annotator)
         dissent = row(other, f"AGAINST: {name} would say {other.label}, as here")

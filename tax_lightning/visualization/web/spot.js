@@ -32,7 +32,7 @@ function showReading(reading, [y, x]) {
   const votes = `${reading.votes.toFixed(1)} of ${report.annotators.length} would say so.`;
   const calm = made("p", { className: "note" }, `Not disputed: ${report.undisputed_words}.`);
   const nobody = made("p", {}, made("b", {}, "Against: "),
-    "nobody is expected to say another class.");
+    "for every annotator this class is the most likely.");
   document.getElementById("spot").replaceChildren(
     made("p", { className: "place" }, `Row ${y}, column ${x}`),
     made("p", { className: "verdict" },
