@@ -55,6 +55,7 @@ PAGES = {
     "experiments/ablation/synthetic": "results/ablation",
     "experiments/benchmark/README": "results/benchmark",
     "experiments/benchmark/comparison": "results/comparison",
+    "experiments/benchmark/lidc_mini/table": "results/comparison",
     "experiments/benchmark/cost": "results/cost",
     "experiments/trust/README": "results/trust",
 }
