@@ -20,7 +20,12 @@ class ImageScores(Callback):
 
     The table ``test_images.csv`` lies beside the checkpoint that was tested. It has a row for each
     image, in the order of the ids, and a column for each score of
-    :func:`tax_lightning.modules.base.image_scores`. A score without a case is empty.
+    :func:`tax_lightning.modules.base.image_scores`. A score without a case is empty. ``tax test``
+    has this callback. Without a checkpoint (``ckpt_path``) nothing is written.
+
+    Example:
+        >>> trainer = L.Trainer(callbacks=[ImageScores()], logger=False, accelerator="cpu")
+        >>> # trainer.test(module, data, ckpt_path="best.ckpt") writes test_images.csv beside it
     """
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ import yaml
 from tax_lightning.cli import TAXCLI
 from tax_lightning.comparison.dots import Panel, Row, draw
 from tax_lightning.comparison.models import PARTS, Model, model_of
-from tax_lightning.comparison.report import DISAGREEMENT, SEGMENTATION, markdown, write_tables
+from tax_lightning.comparison.report import DISAGREEMENT, SEGMENTATION, write_tables
 from tax_lightning.comparison.results import Results, Selection
 from tax_lightning.comparison.runs import Run, carry_out
 from tax_lightning.files import appearing
@@ -45,26 +45,24 @@ def compare_models(args: Sequence[str]) -> None:
     folder = Path(options.output or Path("runs", "compare", name))
     folder.mkdir(parents=True, exist_ok=True)
     results = Results(folder)
-    wholes = [resolved(model, settings) for model in models]
+    wholes = {model: resolved(model, settings) for model in models}
+    files = {model: keep(model, whole, folder) for model, whole in wholes.items()}
     plain = resolved(model_of(models[0].class_path), settings)
     reference = plain["model"]["init_args"].get("reference", "majority")
-    runs = [
-        Run(model, seed, fold, files, split_options(whole, options.folds, fold), reference)
-        for model, whole in zip(models, wholes, strict=True)
-        for files in [keep(model, whole, folder)]
+    runs = [  # all models with one seed first, so that there is something to look at early
+        Run(model, seed, fold, files[model], split_options(whole, options.folds, fold), reference)
         for seed in options.seeds
+        for model, whole in wholes.items()
         for fold in (range(options.folds) if options.folds else [None])
     ]
-    # All models with one seed first, so that there is something to look at early.
-    runs.sort(key=lambda run: options.seeds.index(run.seed))
     status = carry_out(folder, results, runs, options.jobs)
     names = [model.name for model in models if any(model.name == key[0] for key in results.keys)]
     found = results.of(names, options.seeds)
     if found.rows:
-        files = write_tables(folder, found, names, options.seeds)
-        print(markdown(found, names, options.seeds))
-        files.append(draw_figure(folder / FIGURE, found, names))
-        print("\n".join(f"{'written' if not i else '':<8}{file}" for i, file in enumerate(files)))
+        table, *others = write_tables(folder, found, names, options.seeds)
+        figure = draw_figure(folder / FIGURE, found, names)
+        print(table.read_text("utf-8"))
+        print("written", *(table, *others, figure), sep="\n  ")
     if status:
         sys.exit(status)
 

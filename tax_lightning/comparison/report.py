@@ -9,7 +9,7 @@ import csv
 import math
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,11 @@ from tax_lightning.files import appearing
 SIGNIFICANT = 0.05
 HIGHER, LOWER = 1, -1
 MISSING = "-"
+TESTED = (
+    "Differences are tested over the test images: Wilcoxon's signed ranks on the scores averaged "
+    "over seeds, corrected by Holm. Bold: best, and told from every other with p < 0.05. Columns "
+    "without differences are not tested. What is found holds for further images of this kind."
+)
 
 
 @dataclass(frozen=True)
@@ -100,10 +105,8 @@ class Cell:
             statistics.fmean(controls) if controls else math.nan,
         )
 
-    def text(
-        self, expected: int = 0, plus_minus: str = "±", strong: Callable[[str], str] = str
-    ) -> str:
-        """The cell, with a word where there are fewer values than expected.
+    def text(self, expected: int = 0) -> str:
+        """The cell in Markdown, with a word where there are fewer values than expected.
 
         Example:
             >>> Cell.of([0.5, 0.7], controls=[0.5]).text(3)
@@ -113,8 +116,8 @@ class Cell:
             return MISSING
         found = f"{self.mean:.3f}"
         if self.count > 1:
-            found += f" {plus_minus} {self.spread:.3f}"
-        found = strong(found) if self.bold else found
+            found += f" ± {self.spread:.3f}"
+        found = f"**{found}**" if self.bold else found
         if not math.isnan(self.control):
             found += f" ({self.control:.3f})"
         return found + (f" [{self.count} of {expected}]" if self.count < expected else "")
@@ -216,16 +219,6 @@ def caption(found: Selection, seeds: Sequence[int]) -> str:
     )
 
 
-def tested(found: Selection) -> str:
-    """What bold and p mean."""
-    columns = [figure.title for figure in SEGMENTATION if figure.score]
-    return (
-        f"{', '.join(columns)} are tested over the test images: Wilcoxon's signed ranks on the "
-        "scores averaged over seeds, corrected by Holm. Bold: best, and told from every other with "
-        "p < 0.05. This holds for further images of this kind."
-    )
-
-
 def made(found: Selection) -> str:
     """With how many runs, and with which code."""
     rows = found.rows
@@ -235,13 +228,9 @@ def made(found: Selection) -> str:
 
 
 def all_tables(
-    found: Selection,
-    names: Sequence[str],
-    seeds: Sequence[int],
-    plus_minus: str,
-    strong: Callable[[str], str],
+    found: Selection, names: Sequence[str], seeds: Sequence[int]
 ) -> list[tuple[str, list[list[str]]]]:
-    """What a table says -> its lines, the head first: the figures, and what was tested."""
+    """Captions and lines, the head first, of the tables of figures and of that of differences."""
     parts = []
     expected = found.folds if found.folds and len(seeds) == 1 else len(seeds)
     for figures in (SEGMENTATION, DISAGREEMENT):
@@ -250,18 +239,17 @@ def all_tables(
         if heads:
             lines = [["Model", *(figure.head for figure in heads)]]
             lines += [
-                [name, *(row[f].text(expected, plus_minus, strong) for f in heads)]
-                for name, row in table.items()
+                [name, *(row[f].text(expected) for f in heads)] for name, row in table.items()
             ]
             parts.append((caption(found, seeds), lines))
     if len(names) > 1:
-        parts.append((tested(found), differences(found, names)))
+        parts.append((TESTED, differences(found, names)))
     return parts
 
 
 def markdown(found: Selection, names: Sequence[str], seeds: Sequence[int]) -> str:
     """All tables, and how they were made."""
-    tables = all_tables(found, names, seeds, "±", "**{}**".format)
+    tables = all_tables(found, names, seeds)
     said = dict.fromkeys(text for text, _ in tables)
     return "\n\n".join([*(markdown_table(lines) for _, lines in tables), *said, made(found)]) + "\n"
 
@@ -287,7 +275,7 @@ def markdown_table(lines: Sequence[Sequence[str]]) -> str:
 def latex(found: Selection, names: Sequence[str], seeds: Sequence[int]) -> str:
     r"""The tables as LaTeX, each with its caption; they need ``\usepackage{booktabs}``."""
     parts = []
-    for said, (head, *rows) in all_tables(found, names, seeds, "±", "**{}**".format):
+    for said, (head, *rows) in all_tables(found, names, seeds):
         body = [" & ".join(map(_latex, row)) for row in rows]
         lines = [
             r"\begin{table}",
