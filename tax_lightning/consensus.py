@@ -204,30 +204,26 @@ def agreement(
         tensor([[1.0000e+00, 1.0000e+00, 1.0000e+00],
                 [1.0000e+00, 1.0000e+00, 4.5400e-05]])
     """
-    known = (masks != IGNORE_INDEX) & (reference != IGNORE_INDEX).unsqueeze(1)
+    known = (reference != IGNORE_INDEX).unsqueeze(1)
+    all_of_it = masks != IGNORE_INDEX
+    if not all_of_it.all():  # else all annotators have the same known pixels, to be summed once
+        known = known & all_of_it
     wrong = known & (masks != reference.unsqueeze(1))
     labelled = box_mean(known.float(), window)
     share = box_mean(wrong.float(), window) / labelled.clamp_min(1e-6)
     return torch.where(labelled > 0, torch.exp(-sharpness * share), 0.0)
 
 
-def relevance(
-    masks: Tensor, reference: Tensor, window: int = 23, elsewhere: float = 0.05
-) -> Tensor:
-    """Weight of a pixel in who and why ``[B, H, W]``: 1 near a disagreement, else ``elsewhere``.
+def relevance(differs: Tensor, window: int = 23, elsewhere: float = 0.05) -> Tensor:
+    """Weight of a pixel in who and why: 1 near one where somebody differs, else ``elsewhere``.
 
-    Where no annotator within the window deviates from the reference, all say the same, and who
-    decides carries no information. Most pixels are such; at full weight they would hide the others.
-    0 where the reference is unknown.
+    ``differs`` says where somebody differs from the reference, bool ``[B, H, W]`` as the result.
+    Where nobody within the window does, all say the same, and who decides carries no information.
+    Most pixels are such; at full weight they would hide the others.
 
     Example:
-        >>> reference = torch.tensor([[[1, 1, 1, 255]]])
-        >>> masks = torch.tensor([[[[0, 1, 1, 1]]]])
-        >>> relevance(masks, reference, window=3)
-        tensor([[[1.0000, 1.0000, 0.0500, 0.0000]]])
+        >>> relevance(torch.tensor([[[True, False, False, False]]]), window=3)
+        tensor([[[1.0000, 1.0000, 0.0500, 0.0500]]])
     """
-    known = reference != IGNORE_INDEX
-    wrong = (masks != IGNORE_INDEX) & known.unsqueeze(1) & (masks != reference.unsqueeze(1))
-    near = box_mean(wrong.any(1, keepdim=True).float(), window).squeeze(1) > 0
-    weight = torch.where(near, 1.0, elsewhere)
-    return weight * known
+    near = box_mean(differs.unsqueeze(1).float(), window).squeeze(1) > 0
+    return torch.where(near, 1.0, elsewhere)

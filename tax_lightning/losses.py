@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from tax_lightning.consensus import agreement, relevance
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.distributed import Total, alone
-from tax_lightning.models.mixture import mix
+from tax_lightning.models.mixture import LEAST_PROB, mix
 from tax_lightning.models.output import ModelOutput, TAXOutput
 from tax_lightning.models.prototypes import PrototypeMemory
 
@@ -106,9 +106,8 @@ class SegmentationTerms(nn.Module):
             fused = self.between(output.log_probs.unsqueeze(1).expand_as(own), masks)
         else:
             labels = reference.unsqueeze(1)
-            agrees = (masks == labels).unsqueeze(2)
-            taught = torch.where(agrees, own, own.detach())
-            fused = self.between(mix(output.log_who, taught).unsqueeze(1), labels)
+            result = mix(output.log_who, own, taught=masks == labels)
+            fused = self.between(result.unsqueeze(1), labels)
         return {"annotator": self.between(own, masks), "fused": fused}
 
     def between(self, log_probs: Tensor, labels: Tensor) -> Tensor:
@@ -171,11 +170,9 @@ class TAXLoss(SegmentationTerms):
         with torch.autocast(masks.device.type, enabled=False):
             weight = self.relevance(output, reference)
             agree = self.agreement(masks, reference)
-            # The fewer are right, the more a pixel counts: there a prototype decides something.
-            rarely = agree / agree.sum(dim=1, keepdim=True).clamp_min(1e-6)
             return {
                 **({} if reference is None else {"who": self._who(output, agree, weight, present)}),
-                "cluster": self._cluster(output, memory, agree * rarely * weight.unsqueeze(1)),
+                "cluster": self._cluster(output, memory, agree, weight),
                 "separation": _separation(memory.unit_vectors),
             }
 
@@ -185,8 +182,11 @@ class TAXLoss(SegmentationTerms):
             return torch.ones_like(output.log_probs[:, 0])
         # The labels at hand would not do: they depend on who is present, and would favour
         # annotators who are present where the others deviate.
-        expected = output.log_annotator_probs.detach().max(dim=2).indices  # argmax is slower
-        return relevance(expected, reference, self.window)
+        own, known = output.log_annotator_probs.detach(), reference != IGNORE_INDEX
+        somebody_denies = (own < own.amax(dim=2, keepdim=True)).any(dim=1)  # of each class
+        label = (reference * known).unsqueeze(1)
+        differs = known & somebody_denies.gather(1, label).squeeze(1)
+        return relevance(differs, self.window) * known
 
     def agreement(self, masks: Tensor, reference: Tensor | None) -> Tensor:
         """e_n ``[B, N, H, W]`` in [0, 1]; without a reference 1 wherever annotator n labelled."""
@@ -198,24 +198,27 @@ class TAXLoss(SegmentationTerms):
         # An annotator who labelled half of the images counts double where they did. Normalising the
         # target over whoever is present would instead favour annotators who label alone.
         rate = (present / self.label_rate)[:, :, None, None]
-        loss = -(rate * agree * output.log_who).sum(dim=1)
-        return _mean((weight * loss).sum(), weight.sum(), self._total)
+        target = agree * (rate * weight.unsqueeze(1))
+        return _mean(-(target * output.log_who).sum(), weight.sum(), self._total)
 
-    def _cluster(self, output: TAXOutput, memory: PrototypeMemory, weight: Tensor) -> Tensor:
-        """``weight`` of each pixel for each annotator is ``[B, N, H, W]``, 0 or more."""
+    def _cluster(
+        self, output: TAXOutput, memory: PrototypeMemory, agree: Tensor, weight: Tensor
+    ) -> Tensor:
         height, width = weight.shape[-2:]
         # The same places in all images.
         pixels = torch.randperm(height * width, device=weight.device)[:PROTOTYPE_PIXELS]
-        weight = weight.flatten(2)[..., pixels]
+        agree, weight = agree.flatten(2)[..., pixels], weight.flatten(1)[:, None, pixels]
+        # The fewer are right, the more a pixel counts: there a prototype decides something.
+        rarely = agree / agree.sum(dim=1, keepdim=True).clamp_min(1e-6)
+        weight = agree * rarely * weight
         embedding = output.embedding.flatten(2)[..., pixels].unsqueeze(3)
         cosine = memory.similarity(embedding).squeeze(4)
         usable = cosine.detach().masked_fill(~memory.active[:, :, None], float("-inf"))
         plan = balanced_assignment(usable, weight, total=self._total)
         nearest = cosine.gather(2, plan.argmax(dim=2, keepdim=True)).squeeze(2)
-        # A pruned prototype has no share in the plan, and -inf in the logarithm.
-        log_within = output.log_within.flatten(3)[..., pixels]
-        log_within = log_within.masked_fill(~memory.active[:, :, None], 0.0)
-        cross_entropy = -(plan * log_within).sum(dim=2)
+        # A pruned prototype has no share in the plan, and a logarithm of -inf.
+        within = output.within.flatten(3)[..., pixels].clamp_min(LEAST_PROB)
+        cross_entropy = -(plan * within.log()).sum(dim=2)
         cost = weight * ((1 - nearest).square() + 0.5 * cross_entropy)
         return _mean(cost.sum(), weight.sum(), self._total)
 

@@ -98,7 +98,7 @@ def test_a_pixel_holds_what_the_network_says_there(monkeypatch):
     own = own_segmentations(module.network.bank, pixels)
     torch.testing.assert_close(own, there(output.log_annotator_probs), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(pixels.log_who, there(output.log_who))
-    torch.testing.assert_close(pixels.log_within, there(output.log_within))
+    torch.testing.assert_close(pixels.within, there(output.within))
     masks = there(torch.stack(Squares(2).masks))
     assert torch.equal(pixels.masks, masks)
     assert torch.equal(pixels.right.int().argmax(1), masks.mode(1).values)  # of three a majority
@@ -120,7 +120,7 @@ def labelled_by(bank: KernelBank, count: int) -> PixelSample:
     annotators, kernels, classes = bank.bias.shape
     pixels = PixelSample(
         patches=torch.randn(count, 3),
-        log_within=torch.randn(count, annotators, kernels).log_softmax(2),
+        within=torch.randn(count, annotators, kernels).softmax(2),
         log_who=torch.randn(count, annotators).log_softmax(1),
         masks=torch.zeros(count, annotators).long(),
         right=torch.zeros(count, classes).bool(),

@@ -273,7 +273,7 @@ def test_who_moves_with_the_prototypes():
         values.data = values.data[order]
     after = network(features)
     torch.testing.assert_close(after.who, before.who[:, order])
-    torch.testing.assert_close(after.log_within.exp(), before.log_within.exp()[:, order])
+    torch.testing.assert_close(after.within, before.within[:, order])
     assert torch.equal(
         after.log_kernel_probs.exp(), before.log_kernel_probs.exp()
     )  # what each would draw stays
@@ -354,7 +354,7 @@ def make_network(kernel_size: int = 3) -> TAXNetwork:
 def test_shares_sum_to_one(kernel_size):
     network = make_network(kernel_size)
     output = network(torch.randn(2, 6, 9, 8))
-    weights = output.who.unsqueeze(2) * output.log_within.exp()
+    weights = output.who.unsqueeze(2) * output.within
     for decision in (output.probs.argmax(dim=1), torch.randint(4, (2, 9, 8))):
         shares = output.shares(decision)
         assert shares.shape == (2, 3, 3, 9, 8)
@@ -371,8 +371,8 @@ def test_the_orders_of_computation_agree(kernel_size):
     network = make_network(kernel_size)
     features = torch.randn(2, 6, 9, 8)
     output = network(features)
-    weights = output.who.unsqueeze(2) * output.log_within.exp()
-    by_annotator = (output.log_within.exp().unsqueeze(3) * output.log_kernel_probs.exp()).sum(dim=2)
+    weights = output.who.unsqueeze(2) * output.within
+    by_annotator = (output.within.unsqueeze(3) * output.log_kernel_probs.exp()).sum(dim=2)
     kernels = zip(network.bank.weight.flatten(0, 1), network.bank.bias.flatten(0, 1), strict=True)
     one_after_the_other = sum(
         weight.unsqueeze(1) * F.conv2d(features, *kernel, padding="same").softmax(dim=1)

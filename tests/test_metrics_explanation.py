@@ -77,14 +77,12 @@ def perfect_case(images: int = 3) -> dict[str, Tensor | TAXOutput]:
     second = torch.where(leads, 0.9, 0.1)
     log_annotator = torch.stack([1 - second, second], dim=2).log()  # [B, N, C, H, W]
     within = torch.tensor([0.75, 0.25]).view(1, 1, 2, 1, 1).expand(images, 3, 2, 6, 6)
-    fused = (who.unsqueeze(2) * log_annotator.exp()).sum(dim=1)
     embedding = torch.nn.functional.normalize(torch.randn(images, 4, 6, 6), dim=1)
     output = TAXOutput(
-        log_probs=fused.log(),
         log_annotator_probs=log_annotator,
         log_who=who.log(),
-        log_within=within.log(),
-        log_kernel_probs=log_annotator.unsqueeze(2).expand(-1, -1, 2, -1, -1, -1),
+        within=within,
+        log_odds=log_annotator.diff(dim=2).unsqueeze(2).expand(-1, -1, 2, -1, -1, -1),
         embedding=embedding,
     )
     return {

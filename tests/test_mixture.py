@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
-from tax_lightning.models.mixture import logsumexp, mix
+from tax_lightning.models.mixture import mix, mix_kernels, probs_of, split, unit_length
 
 INF = float("inf")
 
@@ -18,7 +19,7 @@ def weights_of(*weights: float) -> Tensor:
     return torch.tensor(weights).log().view(-1, 1, 1)
 
 
-def probs_of(*rows: tuple[float, ...]) -> Tensor:
+def saying(*rows: tuple[float, ...]) -> Tensor:
     """Logarithms of what M say of C classes at one pixel, ``[M, C, 1, 1]``."""
     return torch.tensor(rows).log()[..., None, None]
 
@@ -37,7 +38,7 @@ PROBS = numbers(2, 3, 4, 1, 2).map(lambda logits: logits.log_softmax(dim=2))
 
 
 def test_probabilities_by_hand():
-    mixed = mix(weights_of(0.5, 0.2, 0.3), probs_of((0.8, 0.2), (0.5, 0.5), (0.1, 0.9)))
+    mixed = mix(weights_of(0.5, 0.2, 0.3), saying((0.8, 0.2), (0.5, 0.5), (0.1, 0.9)))
     assert mixed.shape == (2, 1, 1)
     torch.testing.assert_close(mixed.exp().flatten(), torch.tensor([0.53, 0.47]))
 
@@ -81,22 +82,73 @@ def test_gradients_are_finite_also_of_certainty_and_of_those_left_out(scale):
     assert (logits.grad[:, [0, 2]] != 0).any()  # also a certain mistake is learnt from
 
 
-# ---------------------------------------------------------------------- logsumexp
+# ---------------------------------------------------------------------- the parts of it
+
+
+def gradients(value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    weight = torch.arange(1, 1 + value.numel(), dtype=value.dtype).view_as(value).cos()
+    return torch.autograd.grad((value * weight).sum(), inputs, retain_graph=True)
 
 
 @given(numbers(2, 3, 4), st.sampled_from([0, 1, 2, -1, -2, -3]))
-def test_logsumexp_and_its_gradient_are_those_of_torch(values, dim):
+def test_shares_and_sum_and_their_gradients_are_those_of_torch(values, dim):
     values.requires_grad_()
-    ours, theirs = logsumexp(values, dim), values.logsumexp(dim)
-    torch.testing.assert_close(ours, theirs)
-    weight = torch.arange(ours.numel(), dtype=ours.dtype).view_as(ours)
-    (gradient,) = torch.autograd.grad((ours * weight).sum(), values)
-    torch.testing.assert_close(gradient, *torch.autograd.grad((theirs * weight).sum(), values))
+    shares, total = split(values, dim)
+    for ours, theirs in ((shares, values.softmax(dim)), (total, values.logsumexp(dim))):
+        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(gradients(ours, values), gradients(theirs, values))
 
 
-def test_logsumexp_of_those_left_out_and_of_large_numbers():
+def test_shares_of_those_left_out_and_of_large_numbers():
     values = torch.tensor([[-INF, 1e4, 1e4], [-INF, -1e4, -INF]], requires_grad=True)
-    summed = logsumexp(values, dim=1)
-    torch.testing.assert_close(summed, torch.tensor([1e4 + np.log(2).item(), -1e4]))
-    summed.sum().backward()
-    torch.testing.assert_close(values.grad, torch.tensor([[0, 0.5, 0.5], [0, 1, 0]]))
+    shares, total = split(values, dim=1)
+    expected = torch.tensor([[0, 0.5, 0.5], [0, 1, 0]])
+    torch.testing.assert_close(shares, expected)
+    torch.testing.assert_close(total, torch.tensor([1e4 + np.log(2).item(), -1e4]))
+    total.sum().backward()
+    torch.testing.assert_close(values.grad, expected)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_kernels_are_mixed_as_their_probabilities(classes):
+    evidence = torch.randn(2, 3, 4, 5, 6, dtype=torch.double, requires_grad=True)
+    logits = torch.randn(2, 3, 4, classes, 5, 6, dtype=torch.double, requires_grad=True)
+    within, log_odds = evidence.softmax(2), logits[:, :, :, 1:] - logits[:, :, :, :1]
+    probs = logits.softmax(dim=3)
+    torch.testing.assert_close(probs_of(log_odds), probs)
+    ours = mix_kernels(within, log_odds)
+    theirs = (within.unsqueeze(3) * probs).sum(dim=2).log()
+    torch.testing.assert_close(ours, theirs)
+    leaves = evidence, logits
+    torch.testing.assert_close(gradients(ours, *leaves), gradients(theirs, *leaves))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_kernel_that_is_certain_and_wrong_still_learns(classes):
+    log_odds = torch.full((1, 1, 2, classes - 1, 1, 1), 1e4, requires_grad=True)
+    mixed = mix_kernels(torch.tensor([1.0, 0.0]).view(1, 1, 2, 1, 1), log_odds)
+    assert mixed.isfinite().all()
+    mixed[:, :, 0].sum().backward()  # the class that both deny
+    assert log_odds.grad.isfinite().all()
+    assert (log_odds.grad[:, :, 0] < 0).all()
+    assert (log_odds.grad[:, :, 1] == 0).all()  # its weight is 0
+
+
+def test_segmentations_that_are_not_taught_get_no_gradient():
+    log_weights = torch.randn(1, 3, 1, 4).log_softmax(1).requires_grad_()
+    log_probs = torch.randn(1, 3, 2, 1, 4).log_softmax(2).requires_grad_()
+    taught = torch.tensor([[1, 0, 1, 0], [0, 0, 1, 1], [0, 0, 0, 1]]).bool().view(1, 3, 1, 4)
+    ours, theirs = mix(log_weights, log_probs, taught), mix(log_weights, log_probs)
+    torch.testing.assert_close(ours, theirs)
+    leaves = log_weights, log_probs
+    for_weights, for_probs = gradients(theirs, *leaves)
+    expected = for_weights, for_probs * taught.unsqueeze(2)
+    torch.testing.assert_close(gradients(ours, *leaves), expected)
+
+
+@given(numbers(2, 3, 4, 5))
+def test_vectors_of_unit_length_and_their_gradient(vectors):
+    vectors = (vectors + 1e-3).requires_grad_()
+    ours, theirs = unit_length(vectors), F.normalize(vectors, dim=1)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(gradients(ours, vectors), gradients(theirs, vectors))

@@ -64,7 +64,7 @@ def test_every_quantity_of_one_pixel_by_hand():
     output = network(PIXEL)
     close(output.embedding, [0.6, 0.8])
     close(output.who, [24 / 35, 11 / 35])
-    close(output.log_within.exp(), [[1 / 3, 2 / 3], [32 / 33, 1 / 33]])
+    close(output.within, [[1 / 3, 2 / 3], [32 / 33, 1 / 33]])
     close(output.log_kernel_probs.exp()[..., 1, :, :], [[3 / 4, 1 / 4], [1 / 2, 1 / 12]])
     close(output.annotator_probs, [[7 / 12, 5 / 12], [203 / 396, 193 / 396]])
     close(output.probs, [707 / 1260, 553 / 1260])
@@ -81,7 +81,7 @@ def test_the_calibrated_weights_are_a_power_of_the_weights():
     output = network(PIXEL)
     # 24 and 11 squared; which kernel of an annotator is used does not change.
     close(output.who, [576 / 697, 121 / 697])
-    close(output.log_within.exp(), [[1 / 3, 2 / 3], [32 / 33, 1 / 33]])
+    close(output.within, [[1 / 3, 2 / 3], [32 / 33, 1 / 33]])
 
 
 @torch.no_grad()
@@ -91,8 +91,8 @@ def test_shares_and_weights_sum_to_one():
     ones = torch.ones(2, 9, 7)
     assert output.who.min() >= 0
     torch.testing.assert_close(output.who.sum(dim=1), ones)
-    assert output.log_within.exp().min() >= 0
-    torch.testing.assert_close(output.log_within.exp().sum(dim=2), torch.ones(2, 3, 9, 7))
+    assert output.within.min() >= 0
+    torch.testing.assert_close(output.within.sum(dim=2), torch.ones(2, 3, 9, 7))
     torch.testing.assert_close(output.log_kernel_probs.exp().sum(dim=3), torch.ones(2, 3, 5, 9, 7))
     torch.testing.assert_close(output.annotator_probs.sum(dim=2), torch.ones(2, 3, 9, 7))
     torch.testing.assert_close(output.probs.sum(dim=1), ones)
@@ -109,7 +109,7 @@ def test_mixing_by_kernel_and_by_annotator_agree():
     features = network.features(torch.randn(1, 3, 8, 8))
     assert features.shape == (1, 8, 8, 8)
     by_annotator = (output.who.unsqueeze(2) * output.annotator_probs).sum(dim=1)
-    assignment = output.who.unsqueeze(2) * output.log_within.exp()
+    assignment = output.who.unsqueeze(2) * output.within
     by_kernel = (assignment.unsqueeze(3) * output.log_kernel_probs.exp()).sum(dim=(1, 2))
     evidence = network.memory(output.embedding).flatten(1, 2).softmax(dim=1)
     from_scratch = (evidence.unsqueeze(2) * output.log_kernel_probs.exp().flatten(1, 2)).sum(dim=1)
@@ -141,7 +141,7 @@ def test_a_pruned_prototype_gets_no_weight():
     network = by_hand()
     network.memory.active[0, 1] = False
     output = network(PIXEL)
-    close(output.log_within.exp(), [[1, 0], [32 / 33, 1 / 33]])
+    close(output.within, [[1, 0], [32 / 33, 1 / 33]])
     close(output.annotator_probs[:, 0], [1 / 4, 3 / 4])
     close(output.shares(torch.ones(1, 1, 1).long())[0, 0, 1], 0.0)
     close(output.who.sum(), 1.0)
@@ -157,7 +157,7 @@ def test_a_pruned_prototype_gets_no_weight_from_other_convolutions_either():
     with torch.backends.mkldnn.flags(enabled=False):
         output = network(torch.randn(32, 6, 32, 32))
     assert output.log_probs.isfinite().all()
-    assert (output.log_within.exp()[:, 0, 1] == 0).all()
+    assert (output.within[:, 0, 1] == 0).all()
 
 
 def test_pruned_prototypes_let_gradients_through_the_others():

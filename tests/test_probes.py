@@ -77,7 +77,7 @@ def bright_if_all_around_is(reach: int):
         within = (
             torch.tensor([0.9, 0.1]).view(1, 1, 2, 1, 1).expand(*who.shape[:2], 2, *who.shape[2:])
         )
-        return SimpleNamespace(log_who=who.log(), log_within=within.log())
+        return SimpleNamespace(log_who=who.log(), within=within)
 
     return output_of
 

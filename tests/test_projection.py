@@ -37,7 +37,7 @@ class Network(nn.Module):
         return Encoded(images, images)
 
     def gate(self, embedding):
-        return TAXWeights(None, self.memory(embedding).log_softmax(dim=2), embedding)
+        return TAXWeights(None, self.memory(embedding).softmax(dim=2), embedding)
 
 
 class Stub:

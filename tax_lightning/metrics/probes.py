@@ -94,9 +94,9 @@ def patch_insertion(
                 for kind, (row, column) in {"": (top, left), "_random": random}.items():
                     patch = image[:, row : row + size, column : column + size]
                     weights = weights_of(_pasted(images, targets, patch))
-                    log_a = (weights.log_who.unsqueeze(2) + weights.log_within).flatten(1, 2)
+                    log_a = (weights.log_who.unsqueeze(2) + weights.within.log()).flatten(1, 2)
                     top_kernel = log_a[torch.arange(len(y)), :, y, x].argmax(1)
-                    won = top_kernel == n * weights.log_within.shape[2] + k
+                    won = top_kernel == n * weights.within.shape[2] + k
                     wins[f"insertion_{size}{kind}"].append(won.float())
     return {key: float(torch.cat(won).mean()) if won else math.nan for key, won in wins.items()}
 

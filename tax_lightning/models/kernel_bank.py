@@ -52,7 +52,19 @@ class KernelBank(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Class logits of every kernel ``[B, N, K, C, H, W]``, of features ``[B, D, H, W]``."""
-        weight, bias = self.weight.flatten(0, 2), self.bias.flatten()
-        logits: Tensor = F.conv2d(features, weight, bias, padding="same")
-        by_kernel: Tensor = logits.unflatten(1, self.weight.shape[:3])
-        return by_kernel
+        return _convolve(features, self.weight, self.bias)
+
+    def log_odds(self, features: Tensor) -> Tensor:
+        """Logits of all classes less that of the first ``[B, N, K, C - 1, H, W]``.
+
+        They say as much as the logits. Of two classes there is one value in place of two.
+        """
+        weight, bias = (part[:, :, 1:] - part[:, :, :1] for part in (self.weight, self.bias))
+        return _convolve(features, weight, bias)
+
+
+def _convolve(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """All kernels ``[N, K, C, D, s, s]`` in one convolution."""
+    values: Tensor = F.conv2d(features, weight.flatten(0, 2), bias.flatten(), padding="same")
+    by_kernel: Tensor = values.unflatten(1, weight.shape[:3])
+    return by_kernel

@@ -25,11 +25,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tax_lightning.models.backbone import DenseNetwork
 from tax_lightning.models.kernel_bank import KernelBank
-from tax_lightning.models.mixture import full_precision, logsumexp, mix
+from tax_lightning.models.mixture import full_precision, mix_kernels, split, unit_length
 from tax_lightning.models.output import TAXOutput, TAXWeights
 from tax_lightning.models.prototypes import PrototypeMemory
 from tax_lightning.models.trust import Trust
@@ -130,35 +129,36 @@ class TAXNetwork(DenseNetwork):
 
     def embed(self, features: Tensor, context: Tensor | None = None) -> Tensor:
         """The embedding ``[B, E, H, W]`` of features and, where there is one, their context."""
-        # The values of `features`, and a share of their gradient.
-        embedding = self.projection(torch.lerp(features.detach(), features, GRADIENT_SHARE))
+        height, width = features.shape[-2:]
+        bias: Any = self.projection.bias
+        added = bias.view(1, -1, 1, 1)
         if self.context_projection is not None and context is not None:
             # First to few channels, then to the full size: the other order costs more.
-            coarse = self.context_projection(context)
-            embedding = embedding + self.at_pixels(coarse, *features.shape[-2:])
+            coarse = self.context_projection(context) + added
+            added = self.at_pixels(coarse, height, width)
+        # The values of `features`, and a share of their gradient.
+        seen = torch.lerp(features.detach(), features, GRADIENT_SHARE).flatten(2)
+        # A convolution of one pixel, with the sum in the same pass.
+        weight = self.projection.weight.flatten(1).expand(seen.shape[0], -1, -1)
+        embedding = torch.baddbmm(added.flatten(2), weight, seen)
+        embedding = embedding.unflatten(2, (height, width))
         # In float32 also where the convolutions run in bf16.
         with torch.autocast(features.device.type, enabled=False):
-            return F.normalize(full_precision(embedding), dim=1)
+            return unit_length(full_precision(embedding))
 
     def gate(self, embedding: Tensor) -> TAXWeights:
         """Who and why, of an embedding ``[B, E, H, W]``."""
         # In float32 also where the convolutions run in bf16, so that the shares add up.
         with torch.autocast(embedding.device.type, enabled=False):
-            evidence = self.memory(embedding)
-            annotator_evidence = logsumexp(evidence, dim=2)
+            within, annotator_evidence = split(self.memory(embedding), dim=2)
             log_who = self.trust(annotator_evidence)
-            log_within = evidence - annotator_evidence.unsqueeze(2)
-        return TAXWeights(log_who, log_within, embedding)
+        return TAXWeights(log_who, within, embedding)
 
     def decode(self, encoded: Encoded) -> TAXOutput:
         """Who, why and the segmentations, of what was encoded."""
-        log_who, log_within, embedding = self.gate(encoded.embedding)
-        logits = self.bank(encoded.features)
-        with torch.autocast(embedding.device.type, enabled=False):
-            log_kernel = full_precision(logits).log_softmax(dim=3)
-            log_annotator = mix(log_within, log_kernel)
-            log_probs = mix(log_who, log_annotator)
-        return TAXOutput(log_probs, log_annotator, log_who, log_within, log_kernel, embedding)
+        log_who, within, embedding = self.gate(encoded.embedding)
+        log_odds = full_precision(self.bank.log_odds(encoded.features))
+        return TAXOutput(mix_kernels(within, log_odds), log_who, within, log_odds, embedding)
 
     def bands(self, encoded: Encoded, most_values: int = BAND_VALUES) -> Iterator[TAXOutput]:
         """:meth:`decode` by horizontal bands, so that memory does not grow with N, K and C.

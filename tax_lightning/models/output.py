@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tax_lightning.models.mixture import mix
+from tax_lightning.models.mixture import mix, probs_of
 
 
 class ModelOutput(NamedTuple):
@@ -40,19 +40,30 @@ class TAXWeights(NamedTuple):
     """Who and why, before anything is segmented; as of :class:`TAXOutput`."""
 
     log_who: Tensor
-    log_within: Tensor
+    within: Tensor
     embedding: Tensor
 
 
 class TAXOutput(NamedTuple):
     """What a :class:`~tax_lightning.models.network.TAXNetwork` says about a batch."""
 
-    log_probs: Tensor  #: log of the resulting segmentation p, ``[B, C, H, W]``
     log_annotator_probs: Tensor  #: log p_n, of each annotator's own, ``[B, N, C, H, W]``
     log_who: Tensor  #: log w_n, ``[B, N, H, W]``
-    log_within: Tensor  #: log g_nk, ``[B, N, K, H, W]``; -inf for pruned prototypes
-    log_kernel_probs: Tensor  #: log p_nk, ``[B, N, K, C, H, W]``
+    within: Tensor  #: g_nk in [0, 1], ``[B, N, K, H, W]``; 0 for pruned prototypes
+    log_odds: (
+        Tensor  #: log p_nk(c) / p_nk(0) of all classes but the first, ``[B, N, K, C-1, H, W]``
+    )
     embedding: Tensor  #: z at unit length, ``[B, E, H, W]``
+
+    @property
+    def log_probs(self) -> Tensor:
+        """Log of the resulting segmentation p, ``[B, C, H, W]``; computed when asked for."""
+        return mix(self.log_who, self.log_annotator_probs)
+
+    @property
+    def log_kernel_probs(self) -> Tensor:
+        """Log p_nk, of each kernel's own, ``[B, N, K, C, H, W]``; computed when asked for."""
+        return probs_of(self.log_odds).log_()
 
     @property
     def log_sample_probs(self) -> Tensor:
@@ -79,7 +90,7 @@ class TAXOutput(NamedTuple):
 
         ``[B, N, K, H, W]`` in [0, 1]; sums to 1 over N and K.
         """
-        assignment = self.log_who.unsqueeze(2) + self.log_within
+        assignment = self.log_who.unsqueeze(2) + self.within.log()
         chosen = decision[:, None, None, None].expand(*assignment.shape[:3], 1, -1, -1)
         joint = assignment + self.log_kernel_probs.gather(3, chosen).squeeze(3)
         return joint.flatten(1, 2).softmax(dim=1).view_as(joint)

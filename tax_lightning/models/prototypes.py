@@ -90,25 +90,26 @@ class PrototypeMemory(nn.Module):
 
     def similarity(self, embedding: Tensor) -> Tensor:
         """Cosine of pixels ``[B, E, H, W]`` with each prototype: ``[B, N, K, H, W]`` in [-1, 1]."""
-        return self._respond(embedding, self.unit_vectors)
+        vectors = self.unit_vectors
+        return self._respond(embedding, vectors, vectors.new_zeros(()))
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Evidence for every kernel at every pixel: cosine / tau + prior, -inf if pruned.
 
         Of embeddings ``[B, E, H, W]`` of unit length, ``[B, N, K, H, W]``.
         """
-        bias = full_precision(self.prior).repeat_interleave(self.active.shape[1])
-        evidence = self._respond(embedding, self.unit_vectors / self.temperature, bias)
-        # Not as a bias of -inf: some convolutions make NaN of it, such as PyTorch's without oneDNN.
-        return evidence.masked_fill(~self.active[:, :, None, None], float("-inf"))
+        bias = full_precision(self.prior).unsqueeze(1).masked_fill(~self.active, float("-inf"))
+        return self._respond(embedding, self.unit_vectors / self.temperature, bias)
 
-    def _respond(self, embedding: Tensor, vectors: Tensor, bias: Tensor | None = None) -> Tensor:
-        """One convolution, so that scale and bias need no further pass over all pixels."""
+    def _respond(self, embedding: Tensor, vectors: Tensor, bias: Tensor) -> Tensor:
+        """One product, so that scale and bias need no further pass over all pixels."""
         # In float32 also where the convolutions run in bf16, so that the shares add up.
         with torch.autocast(embedding.device.type, enabled=False):
-            weight = vectors.flatten(0, 1)[..., None, None]
-            response: Tensor = F.conv2d(full_precision(embedding), weight, bias)
-        by_prototype: Tensor = response.unflatten(1, self.active.shape)
+            pixels, size = full_precision(embedding).flatten(2), embedding.shape[-2:]
+            weight = vectors.flatten(0, 1).expand(pixels.shape[0], -1, -1)
+            # Not a convolution: some make NaN of a bias of -inf.
+            response = torch.baddbmm(bias.view(1, -1, 1), weight, pixels)
+        by_prototype: Tensor = response.unflatten(1, self.active.shape).unflatten(-1, size)
         return by_prototype
 
     @torch.no_grad()

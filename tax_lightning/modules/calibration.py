@@ -45,7 +45,7 @@ class PixelSample(NamedTuple):
     """Pixels of many images, with what the kernels need of each."""
 
     patches: Tensor  # the features that a kernel sees, ``[M, D s s]``
-    log_within: Tensor  # log g_nk, ``[M, N, K]``
+    within: Tensor  # g_nk, ``[M, N, K]``
     log_who: Tensor  # log w_n, ``[M, N]``
     masks: Tensor  # the annotators' labels, ``[M, N]``, 255 where not labelled
     right: Tensor  # labels that are right, bool ``[M, C]``: several at a tie, none where unknown
@@ -80,7 +80,7 @@ def kernel_logits(bank: KernelBank, pixels: PixelSample) -> Tensor:
 
 def log_annotator_probs(logits: Tensor, pixels: PixelSample) -> Tensor:
     """Log of each annotator's own segmentation ``[M, N, C]``, of logits ``[M, N, K, C]``."""
-    return (logits.log_softmax(dim=3) + pixels.log_within.unsqueeze(3)).logsumexp(dim=2)
+    return (logits.log_softmax(dim=3) + pixels.within.log().unsqueeze(3)).logsumexp(dim=2)
 
 
 def finish(
@@ -176,7 +176,7 @@ def sample_pixels(
             encoded = network.encode(images)
             weights = network.gate(encoded.embedding)
         if examples is not None:
-            nearest = weights.log_within == weights.log_within.amax(dim=2, keepdim=True)
+            nearest = weights.within == weights.within.amax(dim=2, keepdim=True)
             similarity = network.memory.similarity(encoded.embedding)
             search.update(similarity, nearest, batch["masks"], batch["id"])
         right = module.right_labels(batch)
@@ -185,7 +185,7 @@ def sample_pixels(
             padded = F.pad(encoded.features[i], (size // 2,) * 4)
             patches = padded.unfold(1, size, 1).unfold(2, size, 1)
             columns = (
-                weights.log_within[i].flatten(2),
+                weights.within[i].flatten(2),
                 weights.log_who[i].flatten(1),
                 batch["masks"][i].flatten(1),
                 right[i].flatten(1),

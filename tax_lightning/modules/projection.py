@@ -51,7 +51,7 @@ def find_sources(module: ExplainingModule, loader: Iterable[Batch]) -> SourceSea
     for batch, weights, reference in visit(module, loader):
         agree = module.loss.agreement(batch["masks"], reference)
         qualified = (agree >= LEAST_AGREEMENT) & (batch["masks"] != IGNORE_INDEX)
-        nearest = weights.log_within == weights.log_within.amax(dim=2, keepdim=True)
+        nearest = weights.within == weights.within.amax(dim=2, keepdim=True)
         disputed = disagreement(batch["masks"])
         search.update(
             similarity=memory.similarity(weights.embedding),

@@ -356,7 +356,7 @@ def _explanation_maps(output: TAXOutput) -> dict[str, Tensor]:
     probs, annotator_probs = output.probs, output.annotator_probs
     why_share, why = output.shares(probs.argmax(dim=1)).max(dim=2)
     own = annotator_probs.argmax(dim=2, keepdim=True).unsqueeze(2)  # [B, N, 1, 1, H, W]
-    own = own.expand(-1, -1, output.log_within.shape[2], -1, -1, -1)
+    own = own.expand(-1, -1, output.within.shape[2], -1, -1, -1)
     says_own = output.log_kernel_probs.gather(3, own).squeeze(3)
     return {
         "probs": probs,
@@ -364,5 +364,5 @@ def _explanation_maps(output: TAXOutput) -> dict[str, Tensor]:
         "who": output.who,
         "why": why,
         "why_share": why_share,
-        "why_own": (output.log_within + says_own).argmax(dim=2),
+        "why_own": (output.within.log() + says_own).argmax(dim=2),
     }
