@@ -304,6 +304,22 @@ def test_tracing():
             torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_compiled_as_one_graph_it_says_and_learns_the_same(training):
+    network = make_network().train(training)
+    images = torch.randn(2, 3, 16, 16)
+    # With fullgraph=True a graph break is an error.
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    sums = []
+    for model in (network, compiled):
+        network.zero_grad()
+        output = model(images)
+        (output.log_probs.sum() + output.log_who.square().sum()).backward()
+        sums.append([output.log_probs, *(p.grad for p in network.parameters())])
+    for found, expected in zip(*sums, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_export_with_any_batch_size(strict):
     network = make_network().eval()
