@@ -34,7 +34,7 @@ from tax_lightning.consensus import agreement, relevance
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.distributed import Total, alone
 from tax_lightning.models.mixture import LEAST_PROB, mix
-from tax_lightning.models.output import ModelOutput, TAXOutput
+from tax_lightning.models.output import EVERYBODY, ModelOutput, Panel, TAXOutput
 from tax_lightning.models.prototypes import PrototypeMemory
 
 SegmentationLoss = Literal["ce", "dice", "ce+dice"]
@@ -162,24 +162,27 @@ class TAXLoss(SegmentationTerms):
         masks: Tensor,
         present: Tensor,
         reference: Tensor | None,
+        panel: Panel = EVERYBODY,
     ) -> dict[str, Tensor]:
         """The terms ``who``, ``cluster`` and ``separation``, scalars; ``present`` is ``[B, N]``.
 
-        Without a reference nobody can be said to be right, so ``who`` is left out.
+        Without a reference nobody can be said to be right, so ``who`` is left out. The output,
+        masks and presence are those of the panel.
         """
         with torch.autocast(masks.device.type, enabled=False):
             weight = self.relevance(output, reference)
             agree = self.agreement(masks, reference)
+            rate = present / self.label_rate[panel]
             return {
-                **({} if reference is None else {"who": self._who(output, agree, weight, present)}),
-                "cluster": self._cluster(output, memory, agree, weight),
+                **({} if reference is None else {"who": self._who(output, agree, weight, rate)}),
+                "cluster": self._cluster(output, memory, agree, weight, panel),
                 "separation": _separation(memory.unit_vectors),
             }
 
     def relevance(self, output: TAXOutput, reference: Tensor | None) -> Tensor:
         """Weight of each pixel in who and why: high where the network expects disagreement."""
         if reference is None:
-            return torch.ones_like(output.log_probs[:, 0])
+            return torch.ones_like(output.log_who[:, 0])
         # The labels at hand would not do: they depend on who is present, and would favour
         # annotators who are present where the others deviate.
         own, known = output.log_annotator_probs.detach(), reference != IGNORE_INDEX
@@ -194,15 +197,19 @@ class TAXLoss(SegmentationTerms):
             return (masks != IGNORE_INDEX).float()
         return agreement(masks, reference, self.window, self.sharpness)
 
-    def _who(self, output: TAXOutput, agree: Tensor, weight: Tensor, present: Tensor) -> Tensor:
+    def _who(self, output: TAXOutput, agree: Tensor, weight: Tensor, rate: Tensor) -> Tensor:
         # An annotator who labelled half of the images counts double where they did. Normalising the
         # target over whoever is present would instead favour annotators who label alone.
-        rate = (present / self.label_rate)[:, :, None, None]
-        target = agree * (rate * weight.unsqueeze(1))
+        target = agree * (rate[:, :, None, None] * weight.unsqueeze(1))
         return _mean(-(target * output.log_who).sum(), weight.sum(), self._total)
 
     def _cluster(
-        self, output: TAXOutput, memory: PrototypeMemory, agree: Tensor, weight: Tensor
+        self,
+        output: TAXOutput,
+        memory: PrototypeMemory,
+        agree: Tensor,
+        weight: Tensor,
+        panel: Panel,
     ) -> Tensor:
         height, width = weight.shape[-2:]
         # The same places in all images.
@@ -212,8 +219,8 @@ class TAXLoss(SegmentationTerms):
         rarely = agree / agree.sum(dim=1, keepdim=True).clamp_min(1e-6)
         weight = agree * rarely * weight
         embedding = output.embedding.flatten(2)[..., pixels].unsqueeze(3)
-        cosine = memory.similarity(embedding).squeeze(4)
-        usable = cosine.detach().masked_fill(~memory.active[:, :, None], float("-inf"))
+        cosine = memory.similarity(embedding, panel).squeeze(4)
+        usable = cosine.detach().masked_fill(~memory.active[panel, :, None], float("-inf"))
         plan = balanced_assignment(usable, weight, total=self._total)
         nearest = cosine.gather(2, plan.argmax(dim=2, keepdim=True)).squeeze(2)
         # A pruned prototype has no share in the plan, and a logarithm of -inf.

@@ -25,8 +25,8 @@ def output_of(evidence: Tensor, logits: Tensor, embedding: Tensor | None = None)
     if embedding is None:
         embedding = torch.ones(len(evidence), 2, *evidence.shape[-2:])
     parts = SimpleNamespace(
-        bank=SimpleNamespace(log_odds=lambda features: logits[:, :, :, 1:] - logits[:, :, :, :1]),
-        memory=lambda unit_embedding: evidence,
+        bank=SimpleNamespace(log_odds=lambda *_: logits[:, :, :, 1:] - logits[:, :, :, :1]),
+        memory=lambda *_: evidence,
         trust=Trust(evidence.shape[1]),
     )
     parts.gate = partial(TAXNetwork.gate, parts)

@@ -389,6 +389,32 @@ def test_annotators_may_be_missing_from_images_and_batches():
     assert not {name for _, name in taken} & {f"square-{i}" for i in range(4)}
 
 
+def test_a_step_teaches_the_annotators_drawn_and_of_those_at_hand_alone():
+    drawn = set()
+
+    class Watch(L.Callback):
+        def on_after_backward(self, trainer, module):
+            bank, memory = module.network.bank, module.network.memory
+            taught = bank.weight.grad.flatten(1).any(dim=1).tolist()
+            assert memory.prior.grad[[not t for t in taught]].eq(0).all()
+            drawn.add(tuple(taught))
+
+    module = make_module(annotators_per_step=1)
+    data = Squares(absent={i: [1] for i in range(12)})
+    make_trainer(max_steps=12, max_epochs=-1, callbacks=[Watch()]).fit(module, make_loader(data))
+    assert drawn == {(True, False, False), (False, False, True)}  # Ben has no labels
+
+
+def test_steps_of_as_many_annotators_as_there_are_are_those_of_all():
+    weights = []
+    for number in (None, 3):
+        torch.manual_seed(0)
+        module = make_module(annotators_per_step=number)
+        make_trainer(max_steps=6, max_epochs=-1).fit(module, make_loader())
+        weights.append(module.network.bank.weight)
+    torch.testing.assert_close(*weights)
+
+
 # ---------------------------------------------------------------------- references
 
 
@@ -483,6 +509,8 @@ def test_that_who_is_not_trained_is_said(options):
         ({"who_window": 4}, "who_window=4: expected an odd number of pixels"),
         ({"segmentation_loss": "x"}, "segmentation_loss='x': expected one of ce, dice"),
         ({"kernels": 0}, "kernels=0: expected at least 1"),
+        ({"annotators_per_step": 0}, "annotators_per_step=0: expected 1 or more"),
+        ({"annotators_per_step": 2, "types": True}, "annotators_per_step=2: .* in place of types"),
         ({"loss_weights": {"pull": 0.2}}, "LossWeights: 'pull' is unknown, .*: Train again with"),
         ({"schedule": {"begin": 0.2}}, "Schedule: 'begin' is unknown, expected some of enabled, "),
     ],

@@ -137,6 +137,16 @@ def test_permuted_annotators_permute_the_explanation_and_leave_the_result():
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_of_a_panel_it_says_what_it_would_without_the_others():
+    network, images = make_network().eval(), torch.randn(2, 3, 9, 7)
+    network.memory.active[2, 1] = False
+    whole, some = network(images), network(images, panel=torch.tensor([2, 0]))
+    for name in ("log_annotator_probs", "within", "log_odds"):
+        torch.testing.assert_close(getattr(some, name), getattr(whole, name)[:, [2, 0]])
+    torch.testing.assert_close(some.log_who, whole.log_who[:, [2, 0]].log_softmax(dim=1))
+
+
 def test_a_pruned_prototype_gets_no_weight():
     network = by_hand()
     network.memory.active[0, 1] = False

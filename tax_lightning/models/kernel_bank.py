@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tax_lightning.models.output import EVERYBODY, Panel
+
 
 class KernelBank(nn.Module):
     """K convolution kernels for each annotator, applied to shared features in one convolution.
@@ -54,12 +56,14 @@ class KernelBank(nn.Module):
         """Class logits of every kernel ``[B, N, K, C, H, W]``, of features ``[B, D, H, W]``."""
         return _convolve(features, self.weight, self.bias)
 
-    def log_odds(self, features: Tensor) -> Tensor:
+    def log_odds(self, features: Tensor, panel: Panel = EVERYBODY) -> Tensor:
         """Logits of all classes less that of the first ``[B, N, K, C - 1, H, W]``.
 
-        They say as much as the logits. Of two classes there is one value in place of two.
+        They say as much as the logits. Of two classes there is one value in place of two. Only the
+        kernels of the panel are computed; N is then its length.
         """
-        weight, bias = (part[:, :, 1:] - part[:, :, :1] for part in (self.weight, self.bias))
+        rows = self.weight[panel], self.bias[panel]
+        weight, bias = (part[:, :, 1:] - part[:, :, :1] for part in rows)
         return _convolve(features, weight, bias)
 
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from tax_lightning.models.backbone import DenseNetwork
 from tax_lightning.models.kernel_bank import KernelBank
 from tax_lightning.models.mixture import full_precision, mix_kernels, split, unit_length
-from tax_lightning.models.output import TAXOutput, TAXWeights
+from tax_lightning.models.output import EVERYBODY, Panel, TAXOutput, TAXWeights
 from tax_lightning.models.prototypes import PrototypeMemory
 from tax_lightning.models.trust import Trust
 
@@ -113,9 +113,12 @@ class TAXNetwork(DenseNetwork):
                 f"{tuple(classes)} are named. Build it for these numbers."
             )
 
-    def forward(self, images: Tensor) -> TAXOutput:
-        """Segment images ``[B, ch, H, W]``, of any height and width, and say who and why."""
-        return self.decode(self.encode(images))
+    def forward(self, images: Tensor, panel: Panel = EVERYBODY) -> TAXOutput:
+        """Segment images ``[B, ch, H, W]``, of any height and width, and say who and why.
+
+        Of a panel of annotators only what they need is computed, as if there were no others.
+        """
+        return self.decode(self.encode(images), panel)
 
     def features_and_context(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """As of :class:`~tax_lightning.models.backbone.DenseNetwork`; no gradient if frozen."""
@@ -146,18 +149,18 @@ class TAXNetwork(DenseNetwork):
         with torch.autocast(features.device.type, enabled=False):
             return unit_length(full_precision(embedding))
 
-    def gate(self, embedding: Tensor) -> TAXWeights:
+    def gate(self, embedding: Tensor, panel: Panel = EVERYBODY) -> TAXWeights:
         """Who and why, of an embedding ``[B, E, H, W]``."""
         # In float32 also where the convolutions run in bf16, so that the shares add up.
         with torch.autocast(embedding.device.type, enabled=False):
-            within, annotator_evidence = split(self.memory(embedding), dim=2)
-            log_who = self.trust(annotator_evidence)
+            within, annotator_evidence = split(self.memory(embedding, panel), dim=2)
+            log_who = self.trust(annotator_evidence, panel)
         return TAXWeights(log_who, within, embedding)
 
-    def decode(self, encoded: Encoded) -> TAXOutput:
+    def decode(self, encoded: Encoded, panel: Panel = EVERYBODY) -> TAXOutput:
         """Who, why and the segmentations, of what was encoded."""
-        log_who, within, embedding = self.gate(encoded.embedding)
-        log_odds = full_precision(self.bank.log_odds(encoded.features))
+        log_who, within, embedding = self.gate(encoded.embedding, panel)
+        log_odds = full_precision(self.bank.log_odds(encoded.features, panel))
         return TAXOutput(mix_kernels(within, log_odds), log_who, within, log_odds, embedding)
 
     def bands(self, encoded: Encoded, most_values: int = BAND_VALUES) -> Iterator[TAXOutput]:

@@ -9,6 +9,10 @@ from torch import Tensor
 
 from tax_lightning.models.mixture import mix, probs_of
 
+Panel = Tensor | slice
+"""Places of the annotators who count, such as ``torch.tensor([0, 2])``."""
+EVERYBODY = slice(None)
+
 
 class ModelOutput(NamedTuple):
     """What a model without prototypes says about a batch.

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from tax_lightning.explanation import Example, PrototypeSource
 from tax_lightning.models.mixture import full_precision
+from tax_lightning.models.output import EVERYBODY, Panel
 
 EXAMPLES = 3  # training pixels of each class that are noted for each prototype
 CANDIDATES = 10  # training pixels that are kept for each prototype while looking for its source
@@ -88,18 +89,20 @@ class PrototypeMemory(nn.Module):
         classes = torch.arange(examples.shape[2] // EXAMPLES, device=examples.device)
         return (examples.unsqueeze(3) == classes).any(dim=2)
 
-    def similarity(self, embedding: Tensor) -> Tensor:
+    def similarity(self, embedding: Tensor, panel: Panel = EVERYBODY) -> Tensor:
         """Cosine of pixels ``[B, E, H, W]`` with each prototype: ``[B, N, K, H, W]`` in [-1, 1]."""
-        vectors = self.unit_vectors
+        vectors = self.unit_vectors[panel]
         return self._respond(embedding, vectors, vectors.new_zeros(()))
 
-    def forward(self, embedding: Tensor) -> Tensor:
+    def forward(self, embedding: Tensor, panel: Panel = EVERYBODY) -> Tensor:
         """Evidence for every kernel at every pixel: cosine / tau + prior, -inf if pruned.
 
-        Of embeddings ``[B, E, H, W]`` of unit length, ``[B, N, K, H, W]``.
+        Of embeddings ``[B, E, H, W]`` of unit length, ``[B, N, K, H, W]``; with a panel N is its
+        length.
         """
-        bias = full_precision(self.prior).unsqueeze(1).masked_fill(~self.active, float("-inf"))
-        return self._respond(embedding, self.unit_vectors / self.temperature, bias)
+        prior, pruned = full_precision(self.prior)[panel, None], ~self.active[panel]
+        bias = prior.masked_fill(pruned, float("-inf"))
+        return self._respond(embedding, self.unit_vectors[panel] / self.temperature, bias)
 
     def _respond(self, embedding: Tensor, vectors: Tensor, bias: Tensor) -> Tensor:
         """One product, so that scale and bias need no further pass over all pixels."""
@@ -109,7 +112,7 @@ class PrototypeMemory(nn.Module):
             weight = vectors.flatten(0, 1).expand(pixels.shape[0], -1, -1)
             # Not a convolution: some make NaN of a bias of -inf.
             response = torch.baddbmm(bias.view(1, -1, 1), weight, pixels)
-        by_prototype: Tensor = response.unflatten(1, self.active.shape).unflatten(-1, size)
+        by_prototype: Tensor = response.unflatten(1, vectors.shape[:2]).unflatten(-1, size)
         return by_prototype
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tax_lightning.explanation import TRUST_KINDS, TrustBasis, TrustKind
+from tax_lightning.models.output import EVERYBODY, Panel
 
 LEAST_ROWS = 100  # from fewer pixels all that could be fitted would be a guess
 # Of the fitted numbers, so that they stay finite where all pixels are named rightly.
@@ -70,9 +71,9 @@ class Trust(nn.Module):
         self.register_buffer("constant", torch.zeros(annotators).log_softmax(0))
         self.register_buffer("scores", torch.full((len(TRUST_KINDS),), torch.nan))
 
-    def forward(self, evidence: Tensor) -> Tensor:
-        """Log of the annotators' weights, of their evidence, both ``[B, N, H, W]``."""
-        return (evidence * self.scale + self.offset[:, None, None]).log_softmax(dim=1)
+    def forward(self, evidence: Tensor, panel: Panel = EVERYBODY) -> Tensor:
+        """Log of the weights of the annotators or of a panel; both ``[B, N, H, W]``."""
+        return (evidence * self.scale + self.offset[panel, None, None]).log_softmax(dim=1)
 
     @property
     def kind(self) -> TrustKind:

@@ -14,7 +14,7 @@ from tax_lightning.losses import LossWeights, TAXLoss
 from tax_lightning.metrics import ExplanationMetrics
 from tax_lightning.models.backbone import evaluating
 from tax_lightning.models.network import DISPUTE_THRESHOLD, TAXNetwork
-from tax_lightning.models.output import TAXOutput
+from tax_lightning.models.output import EVERYBODY, Panel, TAXOutput
 from tax_lightning.modules.calibration import finish
 from tax_lightning.modules.checkpoints import settings_from
 from tax_lightning.modules.projection import (
@@ -52,6 +52,11 @@ class TAXLightningModule(ExplainingModule):
         who_window: side in pixels, odd, of the window in which agreement with the reference counts.
         loss_weights: weight of each term.
         schedule: when prototypes are started, projected and frozen.
+        annotators_per_step: for many annotators: draw at most so many in each training step, from
+            those whose labels came. Time and memory of a step then follow that number. The step is
+            that of a model of these annotators alone: the result is theirs, and who is one of them.
+            (So the logit models of economics are fitted to drawn alternatives: D. McFadden,
+            "Modelling the choice of residential location", 1978.) ``None``: all of them.
         explanation_metrics: whether testing measures who and why too, see
             :class:`~tax_lightning.metrics.explanation.ExplanationMetrics`; it then takes several
             times as long.
@@ -86,12 +91,19 @@ class TAXLightningModule(ExplainingModule):
         who_window: int = 23,
         loss_weights: LossWeights | None = None,
         schedule: Schedule | None = None,
+        annotators_per_step: int | None = None,
         explanation_metrics: bool = False,
         **options: Any,  # noqa: ANN401 - of the base class
     ) -> None:
         super().__init__(annotators, classes, **options)
         weights = settings_from(LossWeights, loss_weights)
         self.schedule = settings_from(Schedule, schedule)
+        if annotators_per_step is not None and (annotators_per_step < 1 or self.types):
+            raise ValueError(
+                f"annotators_per_step={annotators_per_step}: expected 1 or more, and annotators in "
+                "place of types, of which all must be there to be matched. Leave it out."
+            )
+        self.annotators_per_step = annotators_per_step
         own = {"kernels": kernels, "kernel_size": kernel_size}
         self.save_hyperparameters(
             {
@@ -99,6 +111,7 @@ class TAXLightningModule(ExplainingModule):
                 "who_window": who_window,
                 "loss_weights": asdict(weights),
                 "schedule": {**asdict(self.schedule), "trials": list(self.schedule.trials)},
+                "annotators_per_step": annotators_per_step,
                 "explanation_metrics": explanation_metrics,
             }
         )
@@ -123,9 +136,9 @@ class TAXLightningModule(ExplainingModule):
 
     # ------------------------------------------------------------------ use
 
-    def forward(self, images: Tensor) -> TAXOutput:
+    def forward(self, images: Tensor, panel: Panel = EVERYBODY) -> TAXOutput:
         """See :class:`~tax_lightning.models.network.TAXNetwork`."""
-        output: TAXOutput = self.network(images)
+        output: TAXOutput = self.network(images, panel)
         return output
 
     def _by_output(self, images: Tensor, made: Callable[[TAXOutput], Tensor]) -> Tensor:
@@ -216,19 +229,31 @@ class TAXLightningModule(ExplainingModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted sum of all terms; each term is logged."""
         batch = self._completed(batch)
-        output = self(batch["image"])
+        panel = self._drawn(batch["present"])
+        output = self(batch["image"], panel)
         batch = self.matched(batch, output.log_annotator_probs)
         masks, present, reference = self._targets(batch, output)
         self._observe(present)
-        terms = self.loss.segmentation_terms(output, batch["masks"], reference)
+        terms = self.loss.segmentation_terms(output, batch["masks"][:, panel], reference)
         ramp = 0.0 if self.network.frozen_prototypes else self.schedule.ramp(self._progress)
         if ramp > 0:
-            memory = self.network.memory
-            terms |= self.loss.explanation_terms(output, memory, masks, present, reference)
+            labels = masks[:, panel], present[:, panel], reference, panel
+            terms |= self.loss.explanation_terms(output, self.network.memory, *labels)
         loss = self._weighted(terms, ramp)
         self._log_loss(loss, terms, images=len(masks))
         # Frozen parameters keep a (zero) gradient, for which DistributedDataParallel waits.
         return loss + sum(0.0 * fixed.sum() for fixed in self.network.frozen_parameters())
+
+    def _drawn(self, present: Tensor) -> Panel:
+        """The annotators of this step, of those whose labels came in any process."""
+        if self.annotators_per_step is None:
+            return EVERYBODY
+        counts = self.trainer.strategy.reduce(present.sum(dim=0).float(), reduce_op="sum")
+        here = counts.nonzero().flatten() if counts.any() else torch.arange(len(counts))
+        # The same in all processes, and in a run that goes on.
+        generator = torch.Generator().manual_seed(self.trainer.global_step)
+        order = torch.randperm(len(here), generator=generator)[: self.annotators_per_step]
+        return here.to(present.device)[order.to(present.device)].sort().values
 
     def _targets(self, batch: Batch, output: TAXOutput) -> tuple[Tensor, Tensor, Tensor | None]:
         """What who and why are trained with: masks, who is present, and the reference."""
