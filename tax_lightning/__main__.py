@@ -34,13 +34,14 @@ def main(args: Sequence[str] | None = None) -> None:
     if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
         sys.exit(f"tax: error: {unknown(arguments[0])}")
     from tax_lightning.cli import TAXCLI
-    from tax_lightning.commands import explain_images, inspect_data
+    from tax_lightning.commands import explain_images, export_checkpoint, inspect_data
     from tax_lightning.comparison.command import compare_models
     from tax_lightning.importers.command import import_data
 
     alone = {
         "compare": compare_models,
         "explain": explain_images,
+        "export": export_checkpoint,
         "import": import_data,
         "inspect": inspect_data,
     }

@@ -1,4 +1,4 @@
-"""The commands that train and test nothing: ``tax inspect`` and ``tax explain``."""
+"""The commands that train and test nothing: ``tax inspect``, ``tax explain``, ``tax export``."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ import yaml
 
 from tax_lightning.data import MultiAnnotatorDataModule
 from tax_lightning.data.images import ExplainedImages, images_for
+from tax_lightning.export import check_target, export_model
 from tax_lightning.inspection import inspect
 from tax_lightning.modules.checkpoints import checkpoint_in, load_model
 from tax_lightning.progress import show_progress
@@ -94,6 +95,20 @@ def explain_images(args: Sequence[str]) -> None:
     for note in json.loads(page.with_name("report.json").read_text("utf-8"))["notes"]:
         print(f"note  {note}", file=sys.stderr)
     print(f"page  {page}")
+
+
+def export_checkpoint(args: Sequence[str]) -> None:
+    """Carry out ``tax export`` with the arguments after it."""
+    parser = ShortErrorParser(
+        prog="tax export", usage="tax export CHECKPOINT TO", description=COMMANDS["export"]
+    )
+    parser.add_argument("checkpoint", type=str, help="The .ckpt file, or a folder of one run.")
+    parser.add_argument("to", type=str, help="File to write: .onnx (ONNX) or .pt2 (torch.export).")
+    config = parser.parse_args(list(args))
+    check_target(Path(config.to))
+    model = load_model(config.checkpoint, "CHECKPOINT")
+    difference = export_model(model, config.to)
+    print(f"largest difference from PyTorch: {difference:.1e}\n\nexport  {config.to}")
 
 
 def _device(name: str | None) -> torch.device:

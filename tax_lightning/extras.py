@@ -6,6 +6,9 @@ from types import ModuleType
 _EXTRAS = {
     "h5py": "hdf5",
     "nibabel": "volumes",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
     "pycocotools.mask": "tools",
     "pydicom": "dicom",
     "pylidc": "pylidc",
