@@ -1,16 +1,22 @@
 """One file of a model for other programs: the same numbers, named, for images of any size."""
 
 import json
+import re
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from squares import ANNOTATORS, CLASSES, make_module, make_trainer
 
 from tax_lightning import TAXLightningModule, export
 from tax_lightning.__main__ import main
 from tax_lightning.baselines import GatedMultiHead, MultiHead, Pionono, ProbabilisticUNet
+from tax_lightning.batch import unpacked
+from tax_lightning.data.images import images_for
 from tax_lightning.data.preparation import Preparation
 from tax_lightning.export import METADATA, export_model
 
@@ -119,6 +125,27 @@ def test_the_command_takes_a_folder_and_tells_the_difference(tmp_path, capsys):
     _, said = outputs(tmp_path / "new" / "a.pt2", torch.randn(1, 3, 40, 40))
     assert said["preparation"]["mean"] == [0.1, 0.2, 0.3]
     assert said["preparation_is_known"] is True
+
+
+def test_the_script_of_the_docs_needs_no_more_than_the_file(exported, tmp_path, monkeypatch):
+    module, path = exported
+    if path.suffix != ".onnx":
+        pytest.skip("the script is for ONNX")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cells.onnx").symlink_to(path)
+    noise = np.random.default_rng(0).integers(0, 256, (50, 61, 3), np.uint8)
+    Image.fromarray(noise).save("new.png")
+    page = Path(__file__).parent.parent / "docs" / "export.md"
+    script = page.read_text("utf-8").partition("```python\n")[2].partition("```")[0]
+    assert re.findall(r"^(?:import|from) (\w+)", script, re.MULTILINE) == [
+        *("json", "numpy", "onnxruntime", "PIL")
+    ]
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.startswith("most disputed: row "), done.stderr
+    (sample,) = images_for(module, ["new.png"], None).images
+    expected = module.predict(unpacked(dict(sample))["image"][None]).argmax(1)[0]
+    assert (np.asarray(Image.open("mask.png")) == expected.numpy()).mean() > 0.999
+    assert 0 < expected.float().mean() < 1
 
 
 def test_refused_are_other_kinds_of_files_and_missing_libraries(tmp_path, monkeypatch, capsys):
