@@ -8,12 +8,15 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tax_lightning.constants import __version__
 from tax_lightning.data.preparation import Preparation
@@ -216,14 +219,36 @@ def _root(error: BaseException) -> str:
 
 @contextmanager
 def _any_size(graph: nn.Module) -> Iterator[None]:
+    """Pad by operations that do not depend on the size of the images."""
     networks = [part for part in graph.modules() if isinstance(part, DenseNetwork)]
+    convolutions: list[Any] = [part for part in graph.modules() if isinstance(part, Conv2dSame)]
     for network in networks:
         network.any_size = True
+    for convolution in convolutions:
+        convolution.forward = partial(_same_convolution, convolution)
     try:
         yield
     finally:
         for network in networks:
             network.any_size = False
+        for convolution in convolutions:
+            del convolution.forward
+
+
+def _same_convolution(convolution: Conv2dSame, maps: Tensor) -> Tensor:
+    """What the convolution gives where the sides are multiples of its stride.
+
+    They are: images are padded to the encoder's stride. For sides of any kind timm computes the
+    padding anew at each layer, which takes an exporter many minutes.
+    """
+    pads: list[int] = []
+    for axis in (1, 0):  # the last dimension comes first
+        reach = (convolution.kernel_size[axis] - 1) * convolution.dilation[axis] + 1
+        total = max(reach - convolution.stride[axis], 0)
+        pads += [total // 2, total - total // 2]
+    weights = convolution.weight, convolution.bias, convolution.stride, 0, convolution.dilation
+    result: Tensor = F.conv2d(F.pad(maps, pads), *weights, convolution.groups)
+    return result
 
 
 def _random_images(model: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401

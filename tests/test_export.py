@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from squares import ANNOTATORS, CLASSES, make_module, make_trainer
+from timm.layers.conv2d_same import Conv2dSame
 
 from tax_lightning import TAXLightningModule, export
 from tax_lightning.__main__ import main
@@ -187,3 +188,12 @@ def test_a_network_that_is_no_graph_is_refused(tmp_path):
         ValueError, match=r"TAXLightningModule cannot be exported: .*random numbers"
     ):
         export_model(module, tmp_path / "a.pt2")
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), ((5, 3), (2, 1)), (1, 2)])
+def test_padding_that_is_known_beforehand_is_the_same(kernel, stride):
+    convolution, maps = Conv2dSame(2, 4, kernel, stride, groups=2), torch.randn(1, 2, 32, 64)
+    expected = convolution(maps)
+    with export._any_size(torch.nn.Sequential(convolution)):
+        assert torch.equal(convolution(maps), expected)
+    assert "forward" not in vars(convolution)
