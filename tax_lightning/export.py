@@ -21,14 +21,13 @@ from torch.nn import functional as F
 from tax_lightning.constants import __version__
 from tax_lightning.data.preparation import Preparation
 from tax_lightning.explanation import expected_disagreement
-from tax_lightning.extras import needed
+from tax_lightning.extras import check_exported, needed
 from tax_lightning.files import appearing, plain
 from tax_lightning.models.backbone import DenseNetwork, evaluating
 from tax_lightning.models.network import TAXNetwork
 
 TOLERANCE = 1e-4  # largest difference from PyTorch, of numbers in [0, 1] or votes
 METADATA = "tax_lightning.json"  # key of the metadata in either kind of file
-SUFFIXES = (".onnx", ".pt2")
 
 OUTPUTS = {
     "result": "probability of each class in the result [B, C, H, W]",
@@ -99,7 +98,7 @@ def export_model(model: Any, path: str | Path) -> float:  # noqa: ANN401 - a Lig
             more than 1e-4. No file is left then.
     """
     path = Path(path)
-    check_target(path)
+    check_exported(path)
     if not model.named:
         raise ValueError(
             f"{type(model).__name__} draws samples that belong to no annotator, so it has none of "
@@ -127,17 +126,6 @@ def export_model(model: Any, path: str | Path) -> float:  # noqa: ANN401 - a Lig
                 "numbers, as Pionono does, cannot be exported."
             )
     return worst
-
-
-def check_target(path: Path) -> None:
-    """Refuse a file of an unknown kind, or one whose libraries are missing."""
-    if path.suffix not in SUFFIXES:
-        raise ValueError(
-            f"TO: {path} ends in {path.suffix!r}, expected .onnx (ONNX) or .pt2 (torch.export)."
-        )
-    if path.suffix == ".onnx":
-        for library in ("onnx", "onnxruntime", "onnxscript"):
-            needed(library)
 
 
 def describe(model: Any, graph: NamedOutputs) -> dict[str, Any]:  # noqa: ANN401
