@@ -33,22 +33,8 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
         sys.exit(f"tax: error: {unknown(arguments[0])}")
-    from tax_lightning.cli import TAXCLI
-    from tax_lightning.commands import explain_images, inspect_data
-    from tax_lightning.comparison.command import compare_models
-    from tax_lightning.importers.command import import_data
-
-    alone = {
-        "compare": compare_models,
-        "explain": explain_images,
-        "import": import_data,
-        "inspect": inspect_data,
-    }
     try:
-        if arguments and arguments[0] in alone:
-            alone[arguments[0]](arguments[1:])
-        else:
-            TAXCLI.run(arguments)
+        _run(*arguments)
     except BrokenPipeError:  # what reads our output has seen enough, as `tax import | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -57,6 +43,26 @@ def main(args: Sequence[str] | None = None) -> None:
         if refusal is None or "TAX_DEBUG" in os.environ:
             raise
         sys.exit(f"tax: error: {refusal}")
+
+
+def _run(command: str, *arguments: str) -> None:
+    """Carry out a command, importing what it needs: torch alone takes seconds."""
+    if command == "compare":
+        from tax_lightning.comparison.command import compare_models as run
+    elif command == "explain":
+        from tax_lightning.commands import explain_images as run
+    elif command == "export":
+        from tax_lightning.commands import export_checkpoint as run
+    elif command == "import":
+        from tax_lightning.importers.command import import_data as run
+    elif command == "inspect":
+        from tax_lightning.commands import inspect_data as run
+    else:
+        from tax_lightning.cli import TAXCLI
+
+        TAXCLI.run([command, *arguments])
+        return
+    run(arguments)
 
 
 def _refusal(error: BaseException | None) -> BaseException | None:

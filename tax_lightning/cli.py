@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 # The parser knows a class by its short name once its module is imported.
 import tax_lightning.baselines
+import tax_lightning.data.folder
 import tax_lightning.modules.add_annotators
 import tax_lightning.simulation  # noqa: F401
 from tax_lightning.callbacks import (
@@ -47,6 +48,10 @@ NOISE = (
 )
 
 
+class TAXParser(ShortErrorParser, LightningArgumentParser):
+    """Lightning's parser with short errors."""
+
+
 class TAXCLI(LightningCLI):
     """LightningCLI in which every number is given once, and the user's settings win.
 
@@ -73,7 +78,7 @@ class TAXCLI(LightningCLI):
             seed_everything_default=0,
             save_config_callback=LoggedConfig,
             save_config_kwargs={"overwrite": True},
-            parser_class=ShortErrorParser,
+            parser_class=TAXParser,
             parser_kwargs={
                 "prog": "tax",
                 "description": "Train, test and explain models of several annotators.",

@@ -1,23 +1,25 @@
-"""The commands that train and test nothing: ``tax inspect`` and ``tax explain``."""
+"""The commands that train and test nothing: ``tax inspect``, ``tax explain``, ``tax export``.
+
+Their own arguments are read before torch is imported, which takes seconds. So help and errors come
+at once.
+"""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from tax_lightning.data import MultiAnnotatorDataModule
-from tax_lightning.data.images import ExplainedImages, images_for
-from tax_lightning.inspection import inspect
-from tax_lightning.modules.checkpoints import checkpoint_in, load_model
+from tax_lightning.extras import check_exported
 from tax_lightning.progress import show_progress
 from tax_lightning.short_errors import ShortErrorParser
 from tax_lightning.usage import COMMANDS
-from tax_lightning.visualization.report import write_report
+
+_CONFIG_HELP = "As for `tax fit`, of which only data is read; later files win."
+_DATA_HELP = "Options --data... are those of `tax fit`; --data.help=CLASS lists them."
 
 
 def inspect_data(args: Sequence[str]) -> None:
@@ -28,21 +30,25 @@ def inspect_data(args: Sequence[str]) -> None:
     parser = ShortErrorParser(
         prog="tax inspect",
         usage="tax inspect --config FILE ... [--data.init_args.NAME=VALUE ...] [--output DIR]",
-        description=COMMANDS["inspect"],
+        description=f"{COMMANDS['inspect']} {_DATA_HELP}",
     )
-    parser.add_argument("--config", action="config", help="As for `tax fit`; only data is read.")
+    parser.add_argument("--config", type=str, action="append", default=[], help=_CONFIG_HELP)
     parser.add_argument("--output", type=str | None, help="Folder of the page (runs/inspect/NAME).")
     parser.add_argument("--threads", type=int | None, help="Images looked at at the same time.")
     parser.add_argument("--ckpt_path", type=str | None, help="Model that has a say in the queue.")
     parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; None: as there is.")
-    parser.add_subclass_arguments(MultiAnnotatorDataModule, "data", required=True)
-    arguments, files = _only_data(args)
-    config = parser.parse_args(arguments)
-    data = parser.instantiate(config).data
+    of_data, own = split_off(["--data"], args)
+    config = parser.parse_args(own)
+    parts = _data_parts(config.config)
+
+    from tax_lightning.inspection import inspect
+    from tax_lightning.modules.checkpoints import load_model
+
+    data = _data_module([*parts, *of_data], parser.prog, required=True)
     model = None
     if config.ckpt_path is not None:
         model = load_model(config.ckpt_path, "--ckpt_path").to(_device(config.device))
-    name = files[-1].stem if files else type(data).__name__
+    name = Path(config.config[-1]).stem if config.config else type(data).__name__
     folder = Path(config.output or Path("runs", "inspect", name))
     print(inspect(data, folder, name, show_progress, config.threads, model))
     print(f"\nqueue {folder / 'review.csv'}\npage  {folder / 'index.html'}")
@@ -53,7 +59,7 @@ def explain_images(args: Sequence[str]) -> None:
     parser = ShortErrorParser(
         prog="tax explain",
         usage="tax explain --ckpt_path FILE --images PATH ... [--config FILE ...] [--output DIR]",
-        description=COMMANDS["explain"],
+        description=f"{COMMANDS['explain']} {_DATA_HELP}",
     )
     parser.add_argument("--ckpt_path", type=str, required=True, help="Checkpoint of `tax fit`.")
     parser.add_argument(
@@ -62,16 +68,21 @@ def explain_images(args: Sequence[str]) -> None:
         nargs="+",
         help="Images, and folders of images. None: those that `tax predict` takes by --config.",
     )
-    parser.add_argument("--config", action="config", help="As for `tax fit`; only data is read.")
+    parser.add_argument("--config", type=str, action="append", default=[], help=_CONFIG_HELP)
     parser.add_argument("--output", type=str, default="runs/explain", help="Folder of the report.")
     parser.add_argument("--title", type=str | None, help="Heading of the page.")
     parser.add_argument("--max_side", type=int, default=1024, help="Pixels of an image as shown.")
     parser.add_argument("--overwrite", type=bool, default=False, help="Replace an older report.")
     parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; None: as there is.")
-    parser.add_subclass_arguments(MultiAnnotatorDataModule, "data", required=False)
-    arguments, _ = _only_data(args)
-    config = parser.parse_args(arguments)
-    data = parser.instantiate(config).data
+    of_data, own = split_off(["--data"], args)
+    config = parser.parse_args(own)
+    parts = _data_parts(config.config)
+
+    from tax_lightning.data.images import ExplainedImages, images_for
+    from tax_lightning.modules.checkpoints import checkpoint_in, load_model
+    from tax_lightning.visualization.report import write_report
+
+    data = _data_module([*parts, *of_data], parser.prog, required=False)
     model = load_model(config.ckpt_path, "--ckpt_path").eval()
     prepared = images_for(model, config.images, data)
     page = write_report(
@@ -96,18 +107,65 @@ def explain_images(args: Sequence[str]) -> None:
     print(f"page  {page}")
 
 
-def _device(name: str | None) -> torch.device:
+def export_checkpoint(args: Sequence[str]) -> None:
+    """Carry out ``tax export`` with the arguments after it."""
+    parser = ShortErrorParser(
+        prog="tax export", usage="tax export CHECKPOINT TO", description=COMMANDS["export"]
+    )
+    parser.add_argument("checkpoint", type=str, help="The .ckpt file, or a folder of one run.")
+    parser.add_argument("to", type=str, help="File to write: .onnx (ONNX) or .pt2 (torch.export).")
+    config = parser.parse_args(list(args))
+    check_exported(Path(config.to))
+
+    from tax_lightning.export import export_model
+    from tax_lightning.modules.checkpoints import load_model
+
+    model = load_model(config.checkpoint, "CHECKPOINT")
+    difference = export_model(model, config.to)
+    print(f"largest difference from PyTorch: {difference:.1e}\n\nexport  {config.to}")
+
+
+def _device(name: str | None) -> Any:  # noqa: ANN401 - a torch.device
+    import torch
+
     try:
         return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise ValueError(f"--device {name}: {error}. Expected cpu, cuda or the like.") from error
 
 
-def _only_data(args: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """The arguments with the ``data`` parts in place of configuration files, and those files."""
-    paths, others = values_of("--config", args)
-    files = [Path(path) for path in paths]
-    return [*(f"--config={yaml.safe_dump(_data_part(file))}" for file in files), *others], files
+def _data_module(args: Sequence[str], prog: str, *, required: bool) -> Any:  # noqa: ANN401
+    """The data module that these arguments describe; None without any, if none is required."""
+    import tax_lightning.data.folder  # known to the parser by short names once imported
+    import tax_lightning.simulation  # noqa: F401
+    from tax_lightning.data.datamodule import MultiAnnotatorDataModule
+
+    parser = ShortErrorParser(prog=prog, usage=f"{prog} --config FILE ...")
+    parser.add_argument("--config", action="config")
+    parser.add_subclass_arguments(MultiAnnotatorDataModule, "data", required=required)
+    return parser.instantiate(parser.parse_args(list(args))).data
+
+
+def _data_parts(files: Iterable[str]) -> list[str]:
+    """The ``data`` parts of configuration files, as arguments."""
+    return [f"--config={yaml.safe_dump(_data_part(Path(file)))}" for file in files]
+
+
+def split_off(prefixes: Sequence[str], args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The options that begin with one of the prefixes, with their values; the other arguments.
+
+    Example:
+        >>> split_off(["--data"], ["--data.root", "a", "--images", "b", "c", "--data=D"])
+        (['--data.root', 'a', '--data=D'], ['--images', 'b', 'c'])
+    """
+    taken: list[str] = []
+    others: list[str] = []
+    into = others
+    for text in args:
+        if text.startswith("--"):
+            into = taken if text.startswith(tuple(prefixes)) else others
+        into.append(text)
+    return taken, others
 
 
 def values_of(option: str, args: Sequence[str]) -> tuple[list[str], list[str]]:

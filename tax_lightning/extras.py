@@ -1,11 +1,15 @@
 """Libraries of our extras, which are imported when a file needs them."""
 
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 _EXTRAS = {
     "h5py": "hdf5",
     "nibabel": "volumes",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
     "pycocotools.mask": "tools",
     "pydicom": "dicom",
     "pylidc": "pylidc",
@@ -26,3 +30,18 @@ def needed(library: str) -> ModuleType:
             f"These files need {library.partition('.')[0]}, which is not installed ({error}): "
             f'pip install "tax-lightning[{_EXTRAS[library]}]".'
         ) from error
+
+
+def check_exported(path: Path) -> None:
+    """Refuse a file that a model cannot be exported to, or whose libraries are missing.
+
+    Raises:
+        ModuleNotFoundError: If a library is not installed.
+        ValueError: If its suffix is neither that of ONNX nor that of ``torch.export``.
+    """
+    if path.suffix not in (".onnx", ".pt2"):
+        raise ValueError(
+            f"TO: {path} ends in {path.suffix!r}, expected .onnx (ONNX) or .pt2 (torch.export)."
+        )
+    for library in ("onnx", "onnxruntime", "onnxscript") if path.suffix == ".onnx" else ():
+        needed(library)

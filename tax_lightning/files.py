@@ -80,12 +80,18 @@ def write_json(path: Path, content: Any) -> None:  # noqa: ANN401 - whatever JSO
         ['{', '"dice":', 'null', '}']
     """
     with appearing(path) as part:
-        part.write_text(json.dumps(_plain(content), ensure_ascii=False, indent=2), "utf-8")
+        part.write_text(json.dumps(plain(content), ensure_ascii=False, indent=2), "utf-8")
 
 
-def _plain(content: Any) -> Any:  # noqa: ANN401
+def plain(content: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    """The same for JSON: numbers that it lacks become null.
+
+    Example:
+        >>> plain({"scores": (0.5, math.nan)})
+        {'scores': [0.5, None]}
+    """
     if isinstance(content, Mapping):
-        return {key: _plain(value) for key, value in content.items()}
+        return {key: plain(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
+        return [plain(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content

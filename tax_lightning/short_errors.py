@@ -7,13 +7,13 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn, get_args, get_type_hints
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
 _LINES, _WIDTH, _NAMES = 8, 300, 12
 
 
-class ShortErrorParser(LightningArgumentParser):
-    """Lightning's parser, which says in at most ten lines what is wrong and what exists.
+class ShortErrorParser(ArgumentParser):
+    """A parser that says in at most ten lines what is wrong and what exists.
 
     A key that is cut short is wrong too: ``--trainer.max_epoch`` is a slip, not ``max_epochs``.
     """

@@ -8,6 +8,7 @@ COMMANDS = {
     "test": "Measure a checkpoint on the test images.",
     "predict": "Write masks, votes and probabilities of images, for annotation tools too.",
     "explain": "Write a page on any images: who decides where, and why.",
+    "export": "Write a model as one file for other programs: ONNX, or a graph of PyTorch.",
     "inspect": "Look at a data set before training: findings, tables, masks to look at again.",
     "import": "Turn a tool's export or a published data set into the one format.",
     "compare": "Train and test several models on equal terms: tables, paired tests, a figure.",

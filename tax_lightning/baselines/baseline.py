@@ -29,7 +29,6 @@ class Baseline(MultiAnnotatorModule):
         ValueError: as in the base class, or if the method needs a reference.
     """
 
-    weighs = False  # learns a weight for each annotator at each pixel
     needs_reference = ""  # the reason, where a method cannot do without
 
     def __init__(

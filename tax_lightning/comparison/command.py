@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tax_lightning.cli import TAXCLI
+from tax_lightning.commands import split_off
 from tax_lightning.comparison.dots import Panel, Row, draw
 from tax_lightning.comparison.models import PARTS, Model, model_of
 from tax_lightning.comparison.report import DISAGREEMENT, SEGMENTATION, write_tables
@@ -31,8 +31,8 @@ def compare_models(args: Sequence[str]) -> None:
         ValueError: If an argument or the configuration of a model is wrong; before anything runs.
         SystemExit: With 1 where runs failed, with 130 after an interruption.
     """
-    passed_on = [text for text in args if text.startswith(tuple(f"--{part}" for part in PARTS))]
-    options = _parser().parse_args([text for text in args if text not in passed_on])
+    passed_on, own = split_off([f"--{part}" for part in PARTS], args)
+    options = _parser().parse_args(own)
     settings = [*(f"--config={file}" for file in options.config), *passed_on]
     models = [model_of(text) for text in options.models or MODELS]
     _refuse_doubles(models)
@@ -136,6 +136,8 @@ def split_options(whole: Mapping[str, Any], folds: int | None, fold: int | None)
 
 def resolved(model: Model, settings: Sequence[str]) -> dict[str, Any]:
     """The whole configuration of a model, as ``tax fit --print_config`` prints it."""
+    from tax_lightning.cli import TAXCLI  # here, as it imports torch, which takes seconds
+
     flags = [f"--model={model.class_path}", *model.options, "--print_config"]
     printed = io.StringIO()
     try:

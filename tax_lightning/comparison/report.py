@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import wilcoxon
 
 from tax_lightning.comparison.results import Selection
 from tax_lightning.files import appearing
@@ -163,6 +162,8 @@ def paired(found: Selection, score: str, one: str, other: str) -> tuple[float, f
     if not common:
         return math.nan, 1.0
     differences: NDArray[np.float64] = np.array([mine[image] - theirs[image] for image in common])
+    from scipy.stats import wilcoxon  # takes a second
+
     p = float(wilcoxon(differences).pvalue) if differences.any() else 1.0
     return float(differences.mean()), p
 

@@ -72,6 +72,8 @@ class DenseNetwork(nn.Module):
             backbone.segmentation_head = nn.Identity()
         self.backbone = backbone
         self.asks_for_context = context
+        # Pad and cut always, by the same operations: a graph exported so is for images of any size.
+        self.any_size = False
         self.channels, self.context_channels = self._dry_run(in_channels, ours=ours)
 
     def features(self, images: Tensor) -> Tensor:
@@ -90,20 +92,27 @@ class DenseNetwork(nn.Module):
                 "of bytes from one of our loaders, tax_lightning.batch.unpacked makes them."
             )
         height, width = images.shape[-2:]
-        bottom, right = (-side % self.size_multiple for side in (height, width))
-        if bottom or right:
-            images = F.pad(images, (0, right, 0, bottom), mode="replicate")
+        tall, wide = self._padded(height), self._padded(width)
+        if self.any_size or (tall, wide) != (height, width):
+            images = _with_sides(images, tall, wide)
         features, context = self._run_backbone(images)
         return self.at_pixels(features, height, width), context
 
     def at_pixels(self, coarse: Tensor, height: int, width: int) -> Tensor:
         """Maps ``[B, D, h, w]`` of padded images, brought to ``[B, D, H, W]`` of the images."""
-        tall, wide = (side + -side % self.size_multiple for side in (height, width))
+        tall, wide = self._padded(height), self._padded(width)
         # One side after the other gives the same; on a CPU its gradient takes a third of the time.
         for size in ((coarse.shape[-2], wide), (tall, wide)):
             if coarse.shape[-2:] != size:
                 coarse = F.interpolate(coarse, size, mode="bilinear")
+        if self.any_size:
+            return _with_sides(coarse, height, width)
         return coarse[..., :height, :width]
+
+    def _padded(self, side: int) -> int:
+        """A side in pixels, up to the next multiple of the encoder's stride."""
+        # Exporters see that this is a multiple; and ONNX divides negative numbers in another way.
+        return (side + self.size_multiple - 1) // self.size_multiple * self.size_multiple
 
     def _run_backbone(self, images: Tensor) -> tuple[Any, Any]:
         """What the backbone gives for padded images: features, and context or ``None``."""
@@ -152,6 +161,19 @@ class DenseNetwork(nn.Module):
                 _remove_unused(self.backbone, ran)
         self.backbone.train(was_training)
         return features.shape[1], 0 if context is None else context.shape[1]
+
+
+def _with_sides(maps: Tensor, height: int, width: int) -> Tensor:
+    """Maps ``[B, D, h, w]`` cut at the bottom and right, or with the last row and column repeated.
+
+    Example:
+        >>> _with_sides(torch.tensor([[[[1, 2], [3, 4]]]]), 1, 3)
+        tensor([[[[1, 2, 2]]]])
+    """
+    for dim, side in ((-2, height), (-1, width)):
+        places = torch.arange(side, device=maps.device).clamp(max=maps.shape[dim] - 1)
+        maps = maps.index_select(dim, places)
+    return maps
 
 
 def _remove_unused(module: nn.Module, ran: set[nn.Module]) -> None:

@@ -104,6 +104,7 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
     preparation: Preparation | None = None  # of its training images, where that is known
     reference_from_output = False  # whether the reference is a result of the network itself
     named = True  # predicts what each annotator would draw
+    weighs = False  # learns a weight for each annotator at each pixel
     persons = True  # whether an annotator is the same person throughout, as the data module says
     loss: SegmentationTerms
 
@@ -237,9 +238,9 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
             NotImplementedError: says what to call.
         """
         raise NotImplementedError(
-            "to_onnx and to_torchscript: export the network, which has no hooks, as in "
-            "torch.export.export(module.network.eval(), (images,)) or "
-            "torch.onnx.export(module.network.eval(), (images,), 'tax.onnx', dynamo=True)."
+            "to_onnx and to_torchscript: call tax_lightning.export.export_model(module, "
+            "'tax.onnx'), or `tax export CHECKPOINT tax.onnx`. For TorchScript's place, let the "
+            "name end in .pt2."
         )
 
     to_torchscript = to_onnx

@@ -80,6 +80,7 @@ class TAXLightningModule(ExplainingModule):
         torch.Size([1, 2, 32, 32])
     """
 
+    weighs = True
     kept = 0  # the first so many annotators stay as they are in training
 
     def __init__(
