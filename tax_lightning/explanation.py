@@ -15,6 +15,10 @@ TrustKind = Literal["uniform", "constant", "image"]
 TRUST_KINDS: tuple[TrustKind, ...] = get_args(TrustKind)
 """Forms of the annotators' weights, the simplest first: see ``models.trust.Trust``."""
 
+AVERAGED = ("probs", "annotator_probs", "who")
+"""Maps that are averaged where windows of an image overlap. The others tell of one kernel: they are
+those of one window, so that a share is of the kernel that is shown."""
+
 
 @dataclass(frozen=True)
 class Prediction:

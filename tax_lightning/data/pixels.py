@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import ExifTags, Image
 
 from tax_lightning.data.description import check_range
 from tax_lightning.data.metadata import composed
+from tax_lightning.tiles import Window
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp"}
@@ -43,15 +44,6 @@ _MIN_IS_WHITE, _PALETTE, _PHOTOMETRIC = 0, 3, 262  # of a TIFF file
 _COLOURS = ("CMYK", "YCbCr", "LAB", "HSV")  # modes of Pillow that become RGB
 
 Pixels = npt.NDArray[Any]
-
-
-class Window(NamedTuple):
-    """A rectangle of a picture, in pixels, wholly inside of it."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,9 @@ from tax_lightning.data.labels import (
     has_colours,
     labels_from_values,
 )
-from tax_lightning.data.patches import Place, check_patches, patch_windows
+from tax_lightning.data.patches import Place, check_patches
 from tax_lightning.data.pixels import (
     Pictures,
-    Window,
     cut,
     palette_of,
     read_colours,
@@ -32,6 +31,7 @@ from tax_lightning.data.pixels import (
     size_text,
 )
 from tax_lightning.data.splits import SPLITS, fold_groups, split_groups
+from tax_lightning.tiles import Window, cover
 
 _PICTURES = Pictures()
 _MAX_CLASSES = 254  # labels are stored as uint8, with 255 for "not labelled"
@@ -256,7 +256,7 @@ class SampleTable:
 
     def _patches(self, sample: Sample, size: int, stride: int | None) -> Iterable[Sample]:
         shown = sample.window or Window(0, 0, *self._checked_size(sample))
-        windows = patch_windows(shown.height, shown.width, size, stride)
+        windows = cover(shown.height, shown.width, size, stride)
         if len(windows) == 1:
             return (sample,)
         return (
