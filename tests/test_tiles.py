@@ -1,12 +1,21 @@
 """Large images in windows: where these lie, how they become one, and that nothing is lost."""
 
+import json
+import shutil
+
+import albumentations as A
+import lightning as L
 import numpy as np
 import pytest
+import tifffile
 import torch
+from PIL import Image
 from torch import nn
 
-from tax_lightning import TAXLightningModule
+from tax_lightning import FolderDataModule, TAXLightningModule
 from tax_lightning.baselines import GatedMultiHead, MultiHead, Pionono, ProbabilisticUNet
+from tax_lightning.callbacks import ImageScores, PredictionWriter
+from tax_lightning.data.pixels import Pictures
 from tax_lightning.tiles import Parts, Window, blend, cover, tiles
 
 NAMES = ("Ana", "Ben", "Cleo"), ("background", "cell")
@@ -113,3 +122,111 @@ def test_samples_that_do_not_fit_together_are_refused(images):
     assert module.predict(images, tile=TILE).shape == (2, 2, HEIGHT, WIDTH)
     with pytest.raises(ValueError, match="ProbabilisticUNet draws the samples of each window by"):
         module.predict(images, samples=2, tile=TILE)
+
+
+# ----------------------------------------------------------------------------- files, the commands
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two images of 90 x 117 pixels, and what three people drew on them."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        drawn = rng.integers(0, 2, (3, HEIGHT // 9, WIDTH // 9)).repeat(9, 1).repeat(9, 2)
+        image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+        places = ["images", *(f"masks/{person}" for person in NAMES[0])]
+        for place, pixels in zip(places, (image, *drawn), strict=True):
+            (tmp_path / place).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / place / f"{name}.png")
+    (tmp_path / "samples.csv").write_text("name,split\na,test\nb,test\n")
+    return tmp_path
+
+
+def data_of(root, **options):
+    return FolderDataModule(root, NAMES[1], batch_size=1, num_workers=0, **options)
+
+
+def trainer_of(*callbacks):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return L.Trainer(accelerator="cpu", callbacks=[*callbacks], barebones=False, **quiet)
+
+
+@pytest.mark.parametrize("kind", [TAXLightningModule, ProbabilisticUNet])
+def test_a_test_in_tiles_measures_whole_images(kind, root):
+    """With tiles nearly as large as the image, figures differ by what lies at their borders."""
+    figures, rows = [], []
+    for options in ({}, {"tile": 80}):
+        scores = ImageScores()
+        module, data = module_of(kind), data_of(root, **options)
+        figures += trainer_of(scores).test(module, data, verbose=False)
+        rows.append(scores.rows)
+        assert sorted(scores.rows) == ["a", "b"]
+    assert figures[0].keys() == figures[1].keys()
+    assert figures[1] == pytest.approx(figures[0], abs=0.02, nan_ok=True)
+    if kind is TAXLightningModule:
+        assert figures[1] != figures[0]
+
+
+@pytest.mark.parametrize("kind", [TAXLightningModule, MultiHead])
+def test_predictions_in_tiles_are_those_of_python(kind, root):
+    module, writer = module_of(kind), PredictionWriter(str(root / "out"), maps=True)
+    data = data_of(root, tile=TILE)
+    trainer_of(writer).predict(module, data, return_predictions=False)
+    manifest = json.loads(writer.manifest.read_text())
+    assert [image["id"] for image in manifest["images"]] == ["a", "b"]
+    files = manifest["images"][1]["files"]
+    image = data.to_picture(data.read("b")["image"])
+    np.testing.assert_array_equal(image, np.asarray(Image.open(root / "images" / "b.png")))
+    probs = module.predict(data.read("b")["image"][None], tile=TILE)[0]
+    np.testing.assert_allclose(
+        tifffile.imread(root / "out" / files["maps"]["probs"]), probs, atol=1e-3
+    )
+    sure = (probs[0] - 0.5).abs() > 1e-3
+    fused = tifffile.imread(root / "out" / files["fused"])
+    assert (torch.from_numpy(fused) == probs.argmax(0))[sure].all()
+    with tifffile.TiffFile(root / "out" / files["annotators"]["Ben"]) as file:
+        assert file.pages[0].is_tiled
+        assert file.pages[0].colormap is not None
+    assert not (root / "out" / ".parts").exists()
+
+
+def test_numbers_of_images_in_parts_are_written_on_request(root):
+    writer = PredictionWriter(str(root / "out"))
+    trainer_of(writer).predict(module_of(MultiHead), data_of(root, tile=TILE))
+    files = {path.name for path in (root / "out" / "a").rglob("*")}
+    assert files == {"fused.tif", *(f"{name}.tif" for name in NAMES[0])}
+
+
+def test_parts_that_do_not_come_from_top_to_bottom_are_refused(root):
+    data = data_of(root, tile=TILE)
+    parts = data._predict_parts()
+    data._predict_parts = lambda: parts.__class__(parts.samples[::-1], *NAMES)
+    with pytest.raises(ValueError, match="lies above rows of 'b' that are written already"):
+        trainer_of(PredictionWriter(str(root / "out"))).predict(module_of(MultiHead), data)
+
+
+def test_tiles_refuse_transforms_that_move_pixels(root):
+    with pytest.raises(
+        ValueError, match=r"tile=48: eval_transforms \(LongestMaxSize\) move pixels"
+    ):
+        data_of(root, tile=48, eval_transforms=[A.LongestMaxSize(64)])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("pieces", [{"tile": (16, 32)}, {"rowsperstrip": 7}, {"rowsperstrip": 90}])
+def test_a_window_of_a_tiff_file_is_that_of_the_whole(tmp_path, channels, kind, pieces):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 117, channels)).astype(kind)
+    file = tmp_path / "a.tif"
+    tifffile.imwrite(file, pixels.squeeze(), compression="zlib", **pieces)
+    pictures = Pictures(channels)
+    for window in (Window(0, 0, 90, 117), Window(13, 31, 40, 50), Window(89, 100, 1, 17)):
+        part = window.of(torch.from_numpy(pictures.image(file).transpose(2, 0, 1).copy()))
+        np.testing.assert_array_equal(pictures.image(file, window).transpose(2, 0, 1), part)
+
+
+def test_a_file_that_changed_is_read_anew(tmp_path):
+    for value in (1, 2):
+        Image.fromarray(np.full((4, 4, 3), value, np.uint8)).save(tmp_path / "new.png")
+        shutil.move(tmp_path / "new.png", tmp_path / "a.png")
+        assert Pictures().image(tmp_path / "a.png", Window(0, 0, 2, 2)).max() == value

@@ -166,7 +166,7 @@ def images_for(
     channels = int(model.hparams["in_channels"])
     if data is not None:
         _check_same_preparation(model.preparation, data.preparation, channels)
-        images: Any = data.predict_dataloader().dataset
+        images: Any = data.predict_dataset()
         if paths is not None:
             table = images_on_disk(paths, data.pictures, model.annotators, model.classes)
             images = MultiAnnotatorDataset(table, data.eval_transforms, data.mean, data.std, seed=0)

@@ -297,6 +297,18 @@ class SampleTable:
             samples=tuple(replace(s, shown_before=known.get(s.id, (0, 0))) for s in self.samples),
         )
 
+    def from_top(self) -> SampleTable:
+        """The same with the parts of an image one after the other, from top to bottom.
+
+        So a prediction can be written while it grows. Whole images come first, in their order.
+        """
+
+        def order(sample: Sample) -> tuple[str, int, int]:
+            place = sample.place
+            return ("", 0, 0) if place is None else (place.whole, place.top, place.left)
+
+        return replace(self, samples=tuple(sorted(self.samples, key=order)))
+
     def _checked_size(self, sample: Sample) -> tuple[int, int]:
         """Height and width of an image, which are those of its masks too.
 
