@@ -59,7 +59,7 @@ class Growing:
         parts: Sequence[Parts],
         made: Callable[[Prediction], Mapping[str, NDArray[Any]]],
     ) -> None:
-        self.whole, self.folder, self.parts, self.made = whole, folder, parts, made
+        self.whole, self.folder, self.parts, self.made = whole, folder, [*parts], made
         self.finished = self.unknown = 0  # rows, and pixels without a result
         self.shapes: dict[str, tuple[int, ...]] = {}  # of the arrays
 
