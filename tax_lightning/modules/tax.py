@@ -384,8 +384,9 @@ class TAXLightningModule(ExplainingModule):
 def _maps_of(output: TAXOutput) -> dict[str, Tensor]:
     """As of :meth:`TAXLightningModule._explanation_maps`, of a part of the rows."""
     probs, annotator_probs = output.probs, output.annotator_probs
-    why_share, why = output.shares(probs.argmax(dim=1)).max(dim=2)
-    own = annotator_probs.argmax(dim=2, keepdim=True).unsqueeze(2)  # [B, N, 1, 1, H, W]
+    # On a CPU, argmax takes several times as long as max.
+    why_share, why = output.shares(probs.max(dim=1).indices).max(dim=2)
+    own = annotator_probs.max(dim=2, keepdim=True).indices.unsqueeze(2)  # [B, N, 1, 1, H, W]
     own = own.expand(-1, -1, output.log_within.shape[2], -1, -1, -1)
     says_own = output.log_kernel_probs.gather(3, own).squeeze(3)
     return {
@@ -394,5 +395,5 @@ def _maps_of(output: TAXOutput) -> dict[str, Tensor]:
         "who": output.who,
         "why": why,
         "why_share": why_share,
-        "why_own": (output.log_within + says_own).argmax(dim=2),
+        "why_own": (output.log_within + says_own).max(dim=2).indices,
     }
