@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 OVERLAP = 4  # of a tile's side, one part in so many is shown by the next tile too
@@ -76,19 +77,27 @@ def tiles(height: int, width: int, tile: int) -> list[Window]:
     return cover(height, width, tile, stride_of(tile))
 
 
+def spread(length: int, count: int) -> NDArray[np.int32]:
+    """So many of the places 0 to length - 1, or each several times, in the middle of its part."""
+    return ((np.arange(count) + 0.5) * length / count).astype(np.int32)
+
+
+Places = Sequence[int] | NDArray[np.integer]
+"""Rows or columns of pixels, in ascending order."""
+
 Part = tuple[Window, Mapping[str, Tensor]]
 """A window, and maps of it by name, ``[..., height, width]`` each."""
 
 
 def blend(
-    parts: Iterable[Part], rows: Sequence[int], columns: Sequence[int], averaged: Collection[str]
+    parts: Iterable[Part], rows: Places, columns: Places, averaged: Collection[str]
 ) -> dict[str, Tensor]:
     """The maps of an image, or of some of its pixels, from those of windows.
 
     Args:
         parts: The windows, one at a time. Those that show none of the pixels may be left out.
-        rows: Of the pixels, in ascending order, such as a range.
-        columns: Of the pixels, likewise.
+        rows: Of the pixels, such as a range.
+        columns: Of the pixels.
         averaged: Names of the maps to be averaged. Of the others, the values of the window that
             weighs most are kept.
 

@@ -55,7 +55,7 @@ from tax_lightning.modules.checkpoints import (
 )
 from tax_lightning.modules.hub import Shareable
 from tax_lightning.progress import watched
-from tax_lightning.tiles import Part, blend, tiles
+from tax_lightning.tiles import Part, Places, blend, tiles
 
 HELD_STILL = 0.1  # share of the run before which a slow encoder does not move
 BY_AREA = 0.3  # share of the run at whose start types are the ranks of the areas in an image
@@ -262,8 +262,8 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
         images: Tensor,
         tile: int,
         made: Callable[[Tensor], dict[str, Tensor]],
-        rows: Sequence[int] | None = None,
-        columns: Sequence[int] | None = None,
+        rows: Places | None = None,
+        columns: Places | None = None,
         averaged: Collection[str] = AVERAGED,
     ) -> dict[str, Tensor]:
         """The maps ``[B, ..., H, W]`` that are made of images, window by window, on the CPU.
@@ -276,7 +276,9 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
             for window in watched(tiles(height, width, tile), "windows"):
                 yield window, made(window.of(images).to(self.device))
 
-        return blend(parts(), rows or range(height), columns or range(width), averaged)
+        rows = range(height) if rows is None else rows
+        columns = range(width) if columns is None else columns
+        return blend(parts(), rows, columns, averaged)
 
     def _by_output(self, images: Tensor, made: Callable[[Any], Tensor]) -> Tensor:
         """What is made of the output for these images, ``[B, ..., H, W]``."""

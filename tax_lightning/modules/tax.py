@@ -26,6 +26,7 @@ from tax_lightning.modules.projection import (
     warn_of_pruned_prototypes,
 )
 from tax_lightning.modules.schedule import Event, Schedule
+from tax_lightning.tiles import Places
 
 
 class TAXLightningModule(ExplainingModule):
@@ -139,7 +140,7 @@ class TAXLightningModule(ExplainingModule):
         images: Tensor,
         ids: Sequence[str] | None = None,
         tile: int | None = None,
-        at: tuple[Sequence[int], Sequence[int]] | None = None,
+        at: tuple[Places, Places] | None = None,
     ) -> Explanation:
         """Segment images and say who decided each pixel and which prototypes are the reason.
 
@@ -175,7 +176,7 @@ class TAXLightningModule(ExplainingModule):
             ids=tuple(f"image {i}" for i in range(len(images))) if ids is None else tuple(ids),
             annotators=self.shown_names,
             classes=self.classes,
-            **maps,
+            **maps,  # type: ignore[arg-type]
             sources=self.network.memory.sources(self.shown_names, self.classes),
             trust=self.network.trust.basis(self.reference),
             dispute_threshold=float(self.network.dispute_threshold),
