@@ -4,7 +4,7 @@
 
 ``small`` segments an image of 3000 x 3000 pixels for ten annotators, by a U-Net of ResNet-34 with
 random weights: TAX and a head for each annotator by `tax predict`, and the same U-Net alone.
-``large`` predicts a TIFF file of 20000 x 20000 pixels, of four annotators, by a tiny network.
+``large`` predicts a TIFF file of 20000 x 20000 pixels, of four annotators, by one convolution.
 ``page`` explains an image of 5000 x 5000 pixels. Each step is a process of its own, of one thread.
 The table says how much time of the processor it took, and how much memory at most. The first
 row is Python with all libraries loaded.
@@ -39,7 +39,6 @@ from tax_lightning.visualization.report import write_report
 SIDES = {"small": 3000, "large": 20000, "page": 5000}
 TILE, SCENE, PIECE = 512, 96, 256
 CLASSES = ["background", "cell"]
-TINY = {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}
 
 
 def make(folder: Path, annotators: int, side: int) -> FolderDataModule:
@@ -102,7 +101,7 @@ def plain(folder: Path) -> None:
 
 def page(folder: Path) -> None:
     """As `tax explain`."""
-    data, module = data_of(folder), TAXLightningModule(*names(4), encoder="resnet18", **tiny())
+    data, module = data_of(folder), TAXLightningModule(*names(4), **one())
     explained = ExplainedImages(module, data.predict_dataset(), data.to_picture, tile=TILE)
     file = write_report(explained, folder / "report", overwrite=True)
     print(f"{file}: {file.stat().st_size / 2**20:.1f} MB", file=sys.stderr)
@@ -113,9 +112,9 @@ def names(annotators: int) -> tuple[list[str], list[str]]:
     return [f"annotator {n}" for n in range(annotators)], CLASSES
 
 
-def tiny() -> dict[str, object]:
-    """A network that takes little time."""
-    return {"encoder": "tu-test_resnet.r160_in1k", "backbone_options": TINY}
+def one() -> dict[str, object]:
+    """One convolution in place of a network, so that all else is measured."""
+    return {"network": torch.nn.Conv2d(3, 8, 3, padding=1)}
 
 
 STEPS: dict[str, dict[str, Callable[[Path], object]]] = {
@@ -126,11 +125,12 @@ STEPS: dict[str, dict[str, Callable[[Path], object]]] = {
         "TAX, 10 annotators": lambda folder: predict(folder, TAXLightningModule(*names(10))),
     },
     "large": {
-        "TAX, 4 annotators, tiny": lambda folder: predict(
-            folder, TAXLightningModule(*names(4), **tiny())
+        "a head for each of 4": lambda folder: predict(folder, MultiHead(*names(4), **one())),
+        "TAX, 4 annotators": lambda folder: predict(
+            folder, TAXLightningModule(*names(4), kernels=1, **one())
         ),
     },
-    "page": {"tax explain, 4 annotators, tiny": page},
+    "page": {"tax explain, 4 annotators": page},
 }
 
 

@@ -38,7 +38,8 @@ class ExplainedImages:
         model: what explains, such as a `TAXLightningModule`, on its own device.
         images: of any sizes, as dictionaries with ``"image"`` ``[ch, H, W]`` and ``"id"``, such as
             the data set of a data module.
-        to_picture: from a normalised image ``[ch, H, W]`` to a picture ``[H, W, 3]`` uint8.
+        to_picture: from an image ``[ch, H, W]`` as it is in ``images`` to a picture ``[H, W, 3]``
+            uint8.
         progress: called with the number of images explained, and of all images.
         drawn_by: names of those who drew the masks of the images, where there are any. If they are
             the model's annotators, masks and reference are handed on.
@@ -75,7 +76,7 @@ class ExplainedImages:
     def _explained(self, sample: Mapping[str, Any]) -> Iterator[Explained]:
         """One image, and details of it if it is large."""
         images, name = unpacked(dict(sample))["image"][None], str(sample["id"])
-        picture, size = self.to_picture(images[0]), images.shape[-2:]
+        picture, size = self.to_picture(sample["image"]), images.shape[-2:]
         if self.tile is None:
             said = self.model.explain(images.to(self.model.device), [name]).to("cpu")
             yield self._with_labels(said, picture, sample)
@@ -136,7 +137,7 @@ def most_disputed(said: Explanation, height: int, width: int, side: int) -> list
         side: Of a part, in pixels.
 
     Returns:
-        Up to `DETAILS` of the windows that cover the image.
+        Up to `DETAILS` of the windows that cover the image, none of which overlap.
     """
     rows, columns = said.dispute.shape[-2:]
     dispute = said.dispute[0].masked_fill(said.undisputed[0], 0)
@@ -146,8 +147,14 @@ def most_disputed(said: Explanation, height: int, width: int, side: int) -> list
         bottom, right = top + part.height * rows // height, left + part.width * columns // width
         return float(dispute[top : bottom + 1, left : right + 1].mean())
 
-    parts = [part for part in cover(height, width, side) if disputed(part)]
-    return sorted(parts, key=disputed, reverse=True)[:DETAILS]
+    chosen: list[Window] = []
+    for part in sorted(cover(height, width, side), key=disputed, reverse=True):
+        apart = all(
+            abs(part.top - p.top) >= side or abs(part.left - p.left) >= side for p in chosen
+        )
+        if apart and disputed(part) and len(chosen) < DETAILS:
+            chosen.append(part)
+    return chosen
 
 
 def images_on_disk(

@@ -232,7 +232,7 @@ class _Report:
         """Write the page, as HTML."""
         people = len(self.first.annotators)
         count = sum(image["detail_of"] is None for image in self.images)
-        numbers = itertools.accumulate(image["detail_of"] is None for image in self.images)
+        numbers = itertools.accumulate(int(image["detail_of"] is None) for image in self.images)
         summary = (
             f"{count} picture{'s' if count > 1 else ''}"
             f"{f', segmented by {source}' if source else ''}. For every spot: how many of {people} "
