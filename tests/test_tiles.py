@@ -1,6 +1,7 @@
 """Large images in windows: where these lie, how they become one, and that nothing is lost."""
 
 import json
+import re
 import shutil
 
 import albumentations as A
@@ -15,8 +16,10 @@ from torch import nn
 from tax_lightning import FolderDataModule, TAXLightningModule
 from tax_lightning.baselines import GatedMultiHead, MultiHead, Pionono, ProbabilisticUNet
 from tax_lightning.callbacks import ImageScores, PredictionWriter
+from tax_lightning.data.images import ExplainedImages
 from tax_lightning.data.pixels import Pictures
 from tax_lightning.tiles import Parts, Window, blend, cover, tiles
+from tax_lightning.visualization.report import write_report
 
 NAMES = ("Ana", "Ben", "Cleo"), ("background", "cell")
 TILE, REACH = 48, 3  # the network sees two pixels, a kernel one more
@@ -230,3 +233,54 @@ def test_a_file_that_changed_is_read_anew(tmp_path):
         Image.fromarray(np.full((4, 4, 3), value, np.uint8)).save(tmp_path / "new.png")
         shutil.move(tmp_path / "new.png", tmp_path / "a.png")
         assert Pictures().image(tmp_path / "a.png", Window(0, 0, 2, 2)).max() == value
+
+
+# ---------------------------------------------------------------------------------------- the page
+
+
+def test_a_large_image_is_explained_at_reading_size_with_details_in_full(root):
+    data, module = data_of(root, tile=TILE), module_of(TAXLightningModule)
+    module.network.dispute_threshold.fill_(0.0)
+    options = {"drawn_by": data.annotators, "tile": TILE, "max_side": 39}
+    explained = ExplainedImages(module, data.predict_dataset(), data.to_picture, **options)
+    items = list(explained)
+    small, *details = items[: len(items) // 2]
+    image, masks = data.read("a")["image"], data.read("a")["masks"].numpy()
+    rows, columns = np.arange(1, HEIGHT, 3), np.arange(1, WIDTH, 3)
+    whole = module.explain(image[None], ["a"], tile=TILE)
+    assert torch.equal(small[0].probs, whole.probs[..., rows, :][..., columns])
+    assert small[1].shape == (HEIGHT, WIDTH, 3)
+    np.testing.assert_array_equal(small[2], masks[:, rows[:, None], columns])
+    assert 2 <= len(details) <= 6
+    shown = np.zeros((HEIGHT, WIDTH), int)
+    for said, picture, drawn, _ in details:
+        top, left = map(int, re.findall(r"\d+", said.ids[0]))
+        window = Window(top, left, *said.probs.shape[-2:])
+        shown[top : top + window.height, left : left + window.width] += 1
+        far = slice(REACH, -REACH)
+        around = window.of(module.explain(image[None], ["a"]).probs)
+        torch.testing.assert_close(said.probs[..., far, far], around[..., far, far])
+        assert said.detail_of == "a"
+        np.testing.assert_array_equal(drawn, window.of(torch.from_numpy(masks)))
+        np.testing.assert_array_equal(picture, data.to_picture(window.of(image)))
+    assert shown.max() == 1
+
+
+def test_the_report_counts_a_large_image_once(root):
+    data, module = data_of(root, tile=TILE), module_of(TAXLightningModule)
+    module.network.dispute_threshold.fill_(0.0)
+    explained = ExplainedImages(
+        module, data.predict_dataset(), data.to_picture, tile=TILE, max_side=39
+    )
+    page = write_report(explained, root / "report", max_side=39).read_text()
+    told = json.loads((root / "report" / "report.json").read_text())
+    kinds = [image["detail_of"] for image in told["images"]]
+    assert kinds.count(None) == 2
+    assert "1 of 2: a, disputed" in page
+    assert "2 of 2: b, disputed" in page
+    assert "detail: b, from row" in page
+    assert any("a has 90 x 117 pixels, of which 30 x 39 were" in note for note in told["notes"])
+    with np.load(root / "report" / told["images"][0]["files"]["maps"]) as maps:
+        assert maps["rows"].tolist() == [*range(1, HEIGHT, 3)]
+    disputed = [image["disputed"] for image in told["images"] if image["detail_of"] is None]
+    assert told["disputed"] == pytest.approx(sum(disputed) / 2)

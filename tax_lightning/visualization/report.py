@@ -128,7 +128,7 @@ def write_report(
         report.images[-1]["files"] = files
     if not report.images:
         raise ValueError("there are no images to explain, expected at least one.")
-    notes = [*notes, *(found.said for found in report.findings())]
+    notes = [*notes, *report.notes, *(found.said for found in report.findings())]
     page = folder / "index.html"
     report.write_page(page, title, source, notes)
     content = {"tax_lightning": __version__, "source": source, "notes": notes, **report.content()}
@@ -163,6 +163,7 @@ class _Report:
         self.cards: list[PrototypeCard] = []
         self.images: list[dict[str, Any]] = []
         self.blocks: list[str] = []
+        self.notes: list[str] = []
 
     def add(
         self,
@@ -185,6 +186,12 @@ class _Report:
             self.summary += summary
         maps = base.compact(explanation, self.max_side, masks)
         explained = explanation.probs.shape[-2:]
+        if explained != picture.shape[:2]:
+            self.notes.append(
+                f"{name} has {picture.shape[0]} x {picture.shape[1]} pixels, of which "
+                f"{explained[0]} x {explained[1]} were explained, evenly spread. Shares are of "
+                "these pixels, and lengths and areas are counted in them. Details follow in full."
+            )
         for axis, places in enumerate(("rows", "columns")):  # in pixels of the picture
             maps[places] = spread(picture.shape[axis], explained[axis])[maps[places]]
         size = maps["result"].shape
