@@ -35,7 +35,7 @@ from tax_lightning.palette import (
     value_colours,
 )
 from tax_lightning.run_record import run_record
-from tax_lightning.tiles import Parts, Window
+from tax_lightning.tiles import Parts
 from tax_lightning.visualization.drawing import as_array
 
 _GREY: Colour = (200, 200, 200)
@@ -213,24 +213,7 @@ class PredictionWriter(BasePredictionWriter):
         folder = self.output_dir / _PARTS / str(trainer.global_rank) / file_name(whole.id)
         fresh = self._grown(whole, folder, [Parts(folder / "parts")])
         growing = self._growing.setdefault(whole.id, fresh)
-        height, width = part.probs.shape[-2:]
-        known = growing.whole
-        same = (known.height, known.width) == (whole.height, whole.width)
-        if not same or place.top + height > whole.height or place.left + width > whole.width:
-            raise ValueError(
-                f"{part.ids[0]!r} has {height} x {width} pixels at row {place.top} and column "
-                f"{place.left} of {whole.id!r}, which has {whole.height} x {whole.width} by this "
-                f"part and {known.height} x {known.width} by others. Expected parts that lie in "
-                "one image: correct samples.csv, or import the tiles anew."
-            )
-        if place.top < growing.finished:
-            raise ValueError(
-                f"{part.ids[0]!r} lies above rows of {whole.id!r} that are written already. "
-                "Expected the parts of an image from top to bottom: do not shuffle the loader of "
-                "predict."
-            )
-        window = Window(place.top, place.left, height, width)
-        growing.parts[0].add(window, {name: part.tensors()[name] for name in self._kept})
+        growing.add(part, whole, place.top, place.left, self._kept)
         if alone:
             self._grow(growing, place.top)
 

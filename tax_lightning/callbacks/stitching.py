@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tax_lightning.explanation import AVERAGED, Prediction
 from tax_lightning.palette import Colour
-from tax_lightning.tiles import BAND_VALUES, Parts, blend
+from tax_lightning.tiles import BAND_VALUES, Parts, Window, blend
 
 _PIECE = 256  # pixels a side of the pieces that a TIFF file is made of
 
@@ -37,19 +37,19 @@ class Growing:
         made: Gives arrays ``[..., h, W]`` by name of the prediction of a band of rows.
 
     Example:
-        >>> import tempfile
-        >>> from tax_lightning.tiles import Window
+        >>> import tempfile, tifffile
         >>> half = torch.ones(1, 2, 4, 4) / 2
         >>> part = Prediction(("a@0,0",), ("Ana",), ("no", "yes"), half, half.unsqueeze(1))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     parts = Parts(Path(folder, "parts"))
+        ...     made = lambda band: {"yes": (255 * band.probs[0, 1]).byte().numpy()}
+        ...     whole, parts = Whole("a", 4, 6), Parts(Path(folder, "parts"))
+        ...     growing = Growing(whole, Path(folder, "rows"), [parts], made)
         ...     for left in (0, 2):
-        ...         parts.add(Window(0, left, 4, 4), part.tensors())
-        ...     made = lambda band: {"yes": band.probs[0, 1].numpy()}
-        ...     growing = Growing(Whole("a", 4, 6), Path(folder, "rows"), [parts], made)
+        ...         growing.add(part, whole, 0, left, ["probs", "annotator_probs"])
         ...     growing.grow(4, part.part(0, 0, 1, 1), ["probs", "annotator_probs"])
-        ...     growing.rows("yes", 0, 4).shape, float(growing.rows("yes", 0, 4).max())
-        ((4, 6), 0.5)
+        ...     growing.write_tiff(Path(folder, "yes.tif"), "yes", None)
+        ...     tifffile.imread(Path(folder, "yes.tif")).max()
+        np.uint8(127)
     """
 
     def __init__(
@@ -62,6 +62,35 @@ class Growing:
         self.whole, self.folder, self.parts, self.made = whole, folder, [*parts], made
         self.finished = self.unknown = 0  # rows, and pixels without a result
         self.shapes: dict[str, tuple[int, ...]] = {}  # of the arrays
+
+    def add(
+        self, part: Prediction, whole: Whole, top: int, left: int, names: Collection[str]
+    ) -> None:
+        """Keep these maps of a part at its place, until the rows that it shows are finished.
+
+        Raises:
+            ValueError: If the part does not lie in the whole, parts tell of wholes that differ, or
+                the part lies above finished rows.
+        """
+        height, width = part.probs.shape[-2:]
+        known = self.whole
+        same = (known.height, known.width) == (whole.height, whole.width)
+        if not same or top + height > whole.height or left + width > whole.width:
+            raise ValueError(
+                f"{part.ids[0]!r} has {height} x {width} pixels at row {top} and column {left} of "
+                f"{whole.id!r}, which has {whole.height} x {whole.width} by this part and "
+                f"{known.height} x {known.width} by others. Expected parts that lie in one image: "
+                "correct samples.csv, or import the tiles anew."
+            )
+        if top < self.finished:
+            raise ValueError(
+                f"{part.ids[0]!r} lies above rows of {whole.id!r} that are written already. "
+                "Expected the parts of an image from top to bottom: do not shuffle the loader of "
+                "predict."
+            )
+        maps = part.tensors()
+        window = Window(top, left, height, width)
+        self.parts[0].add(window, {name: maps[name] for name in names})
 
     def grow(self, bottom: int, template: Prediction, names: Collection[str]) -> None:
         """Finish the rows above this one, of which all parts have come.
@@ -91,11 +120,6 @@ class Growing:
         for parts in self.parts:
             parts.forget(bottom)
 
-    def rows(self, name: str, top: int, bottom: int) -> NDArray[Any]:
-        """Rows of an array, ``[..., h, W]``."""
-        # Opened anew each time: the memory of a file counts as used until it is closed.
-        return np.array(np.load(self._file(name), "r")[..., top:bottom, :])
-
     def write_tiff(
         self, path: Path, name: str, plane: int | None, colours: Mapping[int, Colour] | None = None
     ) -> None:
@@ -115,6 +139,7 @@ class Growing:
 
         def pieces() -> Iterator[NDArray[Any]]:
             for page, top in itertools.product(planes, range(0, height, _PIECE)):
+                # Opened anew each time: memory of a file counts as used until it is closed.
                 stored = np.load(self._file(name), "r").reshape(count, height, width)
                 rows = np.array(stored[page, top : top + _PIECE])
                 right, below = -width % _PIECE, _PIECE - len(rows)

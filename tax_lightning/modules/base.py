@@ -265,15 +265,18 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
         rows: Places | None = None,
         columns: Places | None = None,
         averaged: Collection[str] = AVERAGED,
+        counted: bool = True,
     ) -> dict[str, Tensor]:
         """The maps ``[B, ..., H, W]`` that are made of images, window by window, on the CPU.
 
-        ``rows``, ``columns`` and ``averaged`` are as of :func:`tax_lightning.tiles.blend`.
+        ``rows``, ``columns`` and ``averaged`` are as of :func:`tax_lightning.tiles.blend`;
+        ``counted`` lets a terminal show how many windows are done.
         """
         height, width = images.shape[-2:]
 
         def parts() -> Iterator[Part]:
-            for window in watched(tiles(height, width, tile), "windows"):
+            places = tiles(height, width, tile)
+            for window in watched(places, "windows") if counted else places:
                 yield window, made(window.of(images).to(self.device))
 
         rows = range(height) if rows is None else rows
@@ -519,9 +522,8 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
             there = {name: map for name, map in output._asdict().items() if map is not None}
             return {name: map.exp() if name[:4] == "log_" else map for name, map in there.items()}
 
-        maps = self._in_tiles(
-            images, tile, made, averaged={*ModelOutput._fields, *TAXOutput._fields}
-        )
+        every = {*ModelOutput._fields, *TAXOutput._fields}
+        maps = self._in_tiles(images, tile, made, averaged=every, counted=False)
         for name, values in maps.items():
             if name[:4] == "log_":
                 maps[name] = values.clamp_min(torch.finfo(values.dtype).tiny).log()
