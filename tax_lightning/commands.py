@@ -72,6 +72,7 @@ def explain_images(args: Sequence[str]) -> None:
     parser.add_argument("--output", type=str, default="runs/explain", help="Folder of the report.")
     parser.add_argument("--title", type=str | None, help="Heading of the page.")
     parser.add_argument("--max_side", type=int, default=1024, help="Pixels of an image as shown.")
+    parser.add_argument("--tile", type=int | None, help="Side of windows in pixels; None: whole.")
     parser.add_argument("--overwrite", type=bool, default=False, help="Replace an older report.")
     parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; None: as there is.")
     of_data, own = split_off(["--data"], args)
@@ -92,6 +93,8 @@ def explain_images(args: Sequence[str]) -> None:
             prepared.to_picture,
             show_progress,
             () if data is None else data.annotators,
+            config.tile or getattr(data, "tile", None),
+            config.max_side,
         ),
         config.output,
         read=prepared.read,

@@ -15,6 +15,10 @@ TrustKind = Literal["uniform", "constant", "image"]
 TRUST_KINDS: tuple[TrustKind, ...] = get_args(TrustKind)
 """Forms of the annotators' weights, the simplest first: see ``models.trust.Trust``."""
 
+AVERAGED = ("probs", "annotator_probs", "who")
+"""Maps that are averaged where windows of an image overlap. The others tell of one kernel: they are
+those of one window, so that a share is of the kernel that is shown."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -222,6 +226,8 @@ class Explanation(Prediction):
         dispute_threshold: expected disagreement below which a pixel is undisputed, in ``[0, 1]``.
         persons: whether an annotator is the same person throughout the training images.
         types: whether these are types of annotation in place of annotators.
+        detail_of: the image of which this is a small part that is shown beside it; ``""``: this is
+            an image itself.
 
     Raises:
         ValueError: if the shape of a tensor does not follow from the names and the other tensors.
@@ -257,6 +263,7 @@ class Explanation(Prediction):
     dispute_threshold: float = 0.1
     persons: bool = True
     types: bool = False
+    detail_of: str = ""
 
     def __post_init__(self) -> None:
         """Check that there is a row of sources for each annotator too."""

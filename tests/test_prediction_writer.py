@@ -11,6 +11,7 @@ import cv2
 import lightning as L
 import numpy as np
 import pytest
+import tifffile
 import torch
 from made_up import make_explanation
 from PIL import Image
@@ -54,6 +55,17 @@ def predict(folder, ids=("a", "b", "c"), padded=False, explain=None, model=None,
 def read(path):
     with Image.open(path) as picture:
         return np.asarray(picture)
+
+
+def read_maps(folder, image):
+    """The numbers by name, of a file for all maps or of one for each."""
+    files = image["files"]["maps"]
+    if isinstance(files, dict):
+        maps = {name: tifffile.imread(folder / file) for name, file in files.items()}
+        maps["annotator_probs"] = maps["annotator_probs"].reshape(-1, *maps["probs"].shape)
+        return maps
+    with np.load(folder / files) as maps:
+        return dict(maps)
 
 
 def all_differ(images, ids):
@@ -224,7 +236,9 @@ def test_rank_zero_alone_writes_one_manifest_of_all_processes(tmp_path, monkeypa
     )
     for rank in (2, 1, 0):  # more processes than images: none for rank 0
         strategy = SimpleNamespace(barrier=lambda: None)
-        trainer = SimpleNamespace(is_global_zero=rank == 0, strategy=strategy, ckpt_path=None)
+        trainer = SimpleNamespace(
+            is_global_zero=rank == 0, world_size=3, strategy=strategy, ckpt_path=None
+        )
         writer = PredictionWriter(str(tmp_path))
         writer.setup(trainer, Model(), "predict")
         if rank:
@@ -263,16 +277,19 @@ def ramp(tmp_path):
 def predict_folder(root, **options):
     names, plain = ["no", "yes"], {"channels": 1, "mean": (0.0,), "std": (1.0,)}
     fractions = {"val_fraction": 0.0, "test_fraction": 0.0, "predict_split": "train"}
-    writer = PredictionWriter(str(root.parent / "out"), overwrite=True, samples=4)
+    writer = PredictionWriter(str(root.parent / "out"), overwrite=True, samples=4, maps=True)
     data = FolderDataModule(root, names, **plain, **fractions, **options)
     make_trainer(root.parent, [writer]).predict(Ramp(), datamodule=data, return_predictions=False)
     (image,) = json.loads(writer.manifest.read_text())["images"]
     assert not list(writer.output_dir.glob(".parts"))
-    with np.load(writer.output_dir / image["files"]["maps"]) as maps:
-        return image, dict(maps), read(writer.output_dir / image["files"]["fused"])
+    maps = read_maps(writer.output_dir, image)
+    return image, maps, read(writer.output_dir / image["files"]["fused"])
 
 
-@pytest.mark.parametrize("options", [{}, {"patch_size": 16}, {"patch_size": 24, "patch_stride": 9}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"patch_size": 16}, {"patch_size": 24, "patch_stride": 9}, {"tile": 16}, {"tile": 48}],
+)
 def test_patches_become_one_image_again(ramp, options):
     root, bright = ramp
     image, maps, fused = predict_folder(root, **options)
@@ -332,9 +349,13 @@ def parts_of(tmp_path, monkeypatch, parts, rows=6, columns=8, kind=torch.float32
     for rank in reversed(range(len(parts))):
         strategy = SimpleNamespace(barrier=lambda: None)
         trainer = SimpleNamespace(
-            is_global_zero=rank == 0, global_rank=rank, strategy=strategy, ckpt_path=None
+            is_global_zero=rank == 0,
+            global_rank=rank,
+            world_size=len(parts),
+            strategy=strategy,
+            ckpt_path=None,
         )
-        writer = PredictionWriter(str(tmp_path / "out"), **options)
+        writer = PredictionWriter(str(tmp_path / "out"), maps=True, **options)
         if rank == len(parts) - 1:
             writer.setup(trainer, Model(), "predict")
         left, who = parts[rank]
@@ -355,13 +376,15 @@ def test_parts_that_two_processes_predict_are_averaged(tmp_path, monkeypatch, ki
     (image,) = json.loads(writer.manifest.read_text())["images"]
     assert (image["id"], image["width"], image["facts"]) == ("w", 6, {"spacing": "1 2"})
     assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == ["w"]
-    with np.load(tmp_path / "out" / image["files"]["maps"]) as maps:
-        # Weights of a part's four columns are 1, 3, 3 and 1 quarters: columns 2 and 3 are shared.
-        share = np.array([1, 1, 3 / 4, 1 / 4, 0, 0])
-        expected = np.stack([0.1 + 0.7 * share, 0.8 - 0.7 * share, np.full(6, 0.1)])
-        np.testing.assert_allclose(maps["who"][:, 3], expected, atol=4e-3)
-        np.testing.assert_allclose(maps["probs"].sum(0), 1, atol=4e-3)
-        assert maps["why"][:, 0].tolist() == [[0, 0, 0, 1, 1, 1]] * 2  # of the part around
+    maps = read_maps(tmp_path / "out", image)
+    # Columns 2 and 3 are shared: they lie 1/8 and 3/8 of a part's width off its middle, 1 and 3
+    # standard deviations of the weights.
+    near, far = np.exp(-0.5), np.exp(-4.5)
+    share = np.array([1, 1, near / (near + far), far / (near + far), 0, 0])
+    expected = np.stack([0.1 + 0.7 * share, 0.8 - 0.7 * share, np.full(6, 0.1)])
+    np.testing.assert_allclose(maps["who"][:, 3], expected, atol=4e-3)
+    np.testing.assert_allclose(maps["probs"].sum(0), 1, atol=4e-3)
+    assert maps["why"][:, 0].tolist() == [[0, 0, 0, 1, 1, 1]] * 2  # of the part around
     assert read(tmp_path / "out" / image["files"]["who"])[0].tolist() == [0, 0, 0, 1, 1, 1]
 
 
@@ -376,9 +399,9 @@ def test_pixels_of_no_part_are_unknown(tmp_path, monkeypatch):
     files = image["files"]
     for file in (files["fused"], files["who"], *files["annotators"].values()):
         assert ((read(tmp_path / "out" / file) == 255) == (np.arange(8) < 4)).all()
-    with np.load(tmp_path / "out" / files["maps"]) as maps:
-        assert (np.isnan(maps["probs"]) == (np.arange(8) < 4)).all()
-        assert ((maps["why"] == -1) == (np.arange(8) < 4)).all()
+    maps = read_maps(tmp_path / "out", image)
+    assert (np.isnan(maps["probs"]) == (np.arange(8) < 4)).all()
+    assert ((maps["why"] == -1) == (np.arange(8) < 4)).all()
     assert seen[0].layers[-1].labels[0].tolist() == [255] * 4 + [1] * 4
 
 

@@ -20,10 +20,10 @@ from written_files import save
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.labels import labels_from_values
-from tax_lightning.data.patches import patch_windows
-from tax_lightning.data.pixels import Pictures, Window, find_images, read_mask, read_size
+from tax_lightning.data.pixels import Pictures, find_images, read_mask, read_size
 from tax_lightning.data.samples import Sample, SampleTable
 from tax_lightning.data.splits import fold_groups, split_groups
+from tax_lightning.tiles import Window, cover
 
 CLASSES = ("background", "cell")
 GREY = {0: "background", 255: "cell"}
@@ -455,7 +455,7 @@ def test_large_pictures_are_read_without_a_warning(tmp_path):
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 20), st.integers(1, 20))
 def test_patches_cover_every_pixel_and_stay_inside(height, width, size, stride):
-    windows = patch_windows(height, width, size, min(stride, size))
+    windows = cover(height, width, size, min(stride, size))
     seen = np.zeros((height, width), int)
     for top, left, rows, columns in windows:
         assert (rows, columns) == (min(size, height), min(size, width))
@@ -467,11 +467,9 @@ def test_patches_cover_every_pixel_and_stay_inside(height, width, size, stride):
 
 
 def test_the_last_patches_are_moved_inwards():
-    assert patch_windows(5, 7, 3) == [
-        Window(top, left, 3, 3) for top in (0, 2) for left in (0, 3, 4)
-    ]
-    assert patch_windows(4, 4, 4) == [Window(0, 0, 4, 4)]
-    assert patch_windows(2, 9, 4, 3) == [Window(0, left, 2, 4) for left in (0, 3, 5)]
+    assert cover(5, 7, 3) == [Window(top, left, 3, 3) for top in (0, 2) for left in (0, 3, 4)]
+    assert cover(4, 4, 4) == [Window(0, 0, 4, 4)]
+    assert cover(2, 9, 4, 3) == [Window(0, left, 2, 4) for left in (0, 3, 5)]
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
 import dataclasses
 import itertools
+import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tax_lightning.callbacks.stitching import Stitcher, Whole, together
+from tax_lightning.callbacks.stitching import Growing, Whole
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.patches import PLACE, Place
 from tax_lightning.distributed import from_all_processes
-from tax_lightning.explanation import Explanation, Prediction
+from tax_lightning.explanation import AVERAGED, Explanation, Prediction
 from tax_lightning.exporters import FORMATS
 from tax_lightning.exporters.predictions import UNDISPUTED, export
 from tax_lightning.extras import needed
@@ -34,19 +35,24 @@ from tax_lightning.palette import (
     value_colours,
 )
 from tax_lightning.run_record import run_record
+from tax_lightning.tiles import Parts
 from tax_lightning.visualization.drawing import as_array
 
 _GREY: Colour = (200, 200, 200)
 _WHITE: Colour = (255, 255, 255)
 _RESERVED = ("fused", "who", "votes")  # files beside those that are named for annotators
-_PARTS = ".parts"  # folder of what is put together at the end
+_PICTURES = ("decision", "own", "index", "samples")  # maps that pictures show; others are numbers
+_PARTS = ".parts"  # folder of what is put together
 
 
 class PredictionWriter(BasePredictionWriter):
     """Write what ``predict`` says of every image: the segmentations, who would say so, and why.
 
     Predictions are of whole images in the image's own pixels: padding is cut off, resizing undone,
-    and the parts of an image (``patch_size``, or ``tax import --tile``) are put together.
+    and the parts of an image (``tile`` or ``patch_size`` of the data module, or ``tax import
+    --tile``) are put together. Such an image may be too large for memory: all its files are tiled
+    TIFF files, with the numbers, if they are asked for, in a file for each map in ``maps/``, a page
+    for each of its planes ``[H, W]``.
 
     One folder an image, with ``fused.png`` (class ids), ``<annotator>.png`` (class ids as that
     annotator would draw) and ``maps.npz``:
@@ -71,14 +77,17 @@ class PredictionWriter(BasePredictionWriter):
     Pixels without a result, such as those of parts that were not predicted, are 255 in pictures,
     NaN in shares and -1 in ``why``.
 
-    Each process writes its own images. Then comes ``manifest.json``, which names all files,
-    colours, classes and the training pixels of the prototypes, and last what is written for tools.
+    Each process writes its own images, a single one also those in parts, which must come from top
+    to bottom. Of several processes the first puts parts together at the end. Then comes
+    ``manifest.json``, which names all files, colours, classes and the training pixels of the
+    prototypes, and last what is written for tools.
 
     Args:
         output_dir: the folder to write into; ``None``: ``predictions``, in the working directory.
         overwrite: whether to write into a folder that holds the predictions of an earlier run.
             Files of images that are not predicted again stay.
         samples: how many plausible segmentations to write of each annotator.
+        maps: whether to write the numbers too; ``None``: of whole images only.
         format: names of formats of annotation tools, see :mod:`tax_lightning.exporters`; result,
             each annotator's segmentation and regions of dispute go to a folder of that name.
 
@@ -100,6 +109,7 @@ class PredictionWriter(BasePredictionWriter):
         overwrite: bool = False,
         samples: int = 0,
         format: Sequence[str] = (),
+        maps: bool | None = None,
     ) -> None:
         super().__init__(write_interval="batch")
         if samples < 0:
@@ -111,9 +121,10 @@ class PredictionWriter(BasePredictionWriter):
             )
         self.output_dir = Path(output_dir or "predictions")
         self.overwrite, self.samples, self.format = overwrite, samples, tuple(format)
+        self.maps = maps
         self._images: dict[str, dict[str, Any]] = {}
         self._template: Prediction | None = None  # all that is the same for all images
-        self._stitcher: Stitcher | None = None
+        self._growing: dict[str, Growing] = {}  # images of which parts have come
 
     @property
     def manifest(self) -> Path:
@@ -125,7 +136,7 @@ class PredictionWriter(BasePredictionWriter):
         super().setup(trainer, pl_module, stage)
         if stage != "predict":
             return
-        self._images, self._template, self._stitcher = {}, None, None
+        self._images, self._template, self._growing = {}, None, {}
         for name in self.format:
             if (library := FORMATS[name]) is not None:
                 needed(library)
@@ -174,7 +185,6 @@ class PredictionWriter(BasePredictionWriter):
             if place is not None:
                 self._keep(trainer, own, place, facts)
                 continue
-            whole = Whole(own.ids[0], *own.probs.shape[-2:])
             samples = None
             if drawn[i] is not None:
                 cut = drawn[i][..., top : top + height, left : left + width]
@@ -183,42 +193,71 @@ class PredictionWriter(BasePredictionWriter):
                     for new, old in zip(original, (height, width), strict=True)
                 )
                 samples = cut[:, rows][:, :, columns].numpy()
-            self._write_image(whole, [(0, own)], facts, samples)
+            self._write_whole(own, facts, samples)
 
     def _keep(
         self, trainer: L.Trainer, part: Prediction, place: Place, facts: Mapping[str, str]
     ) -> None:
-        """Keep a part of an image until all others are there."""
+        """Keep a part of an image; in a single process, finish the rows above it."""
         if self.samples and not part.annotators:
             raise ValueError(
                 "PredictionWriter: samples of a model that names nobody are drawn part by part and "
                 f"do not fit together; {part.ids[0]!r} is a part. Set samples to 0, or predict on "
                 "whole images."
             )
-        if self._stitcher is None:
-            folder = self.output_dir / _PARTS / str(trainer.global_rank)
-            self._stitcher = Stitcher(folder)
+        alone = trainer.world_size == 1
+        if alone and place.whole not in self._growing:
+            self._finish_all()  # the parts of an image come one after the other
         rest = tuple((key, value) for key, value in facts.items() if key not in PLACE)
         whole = Whole(place.whole, place.height, place.width, rest)
-        self._stitcher.add(part, whole, place.top, place.left)
+        folder = self.output_dir / _PARTS / str(trainer.global_rank) / file_name(whole.id)
+        fresh = self._grown(whole, folder, [Parts(folder / "parts")])
+        growing = self._growing.setdefault(whole.id, fresh)
+        growing.add(part, whole, place.top, place.left, self._kept)
+        if alone:
+            self._grow(growing, place.top)
+
+    @property
+    def _kept(self) -> list[str]:
+        """Names of the maps that are needed of parts: not all, where only pictures are written."""
+        assert self._template is not None  # of the batch that a part is in
+        names = self._template.tensors()
+        return [name for name in names if name in AVERAGED or self.maps]
+
+    def _grown(self, whole: Whole, folder: Path, parts: Sequence[Parts]) -> Growing:
+        def made(band: Prediction) -> dict[str, NDArray[Any]]:
+            return _arrays(band, self.samples, maps=bool(self.maps))
+
+        return Growing(whole, folder / "rows", parts, made)
+
+    def _grow(self, growing: Growing, bottom: int) -> None:
+        assert self._template is not None
+        growing.grow(bottom, self._template, self._kept)
+
+    def _finish_all(self) -> None:
+        """Write the images that came in parts."""
+        for growing in self._growing.values():
+            self._grow(growing, growing.whole.height)
+            self._write_parts(growing)
+            shutil.rmtree(growing.folder.parent)
+        self._growing = {}
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put parts together, and write one manifest of what all processes wrote."""
-        stitcher = self._stitcher
-        parts = None if stitcher is None else (stitcher.folder, stitcher.wholes)
+        if trainer.world_size == 1:
+            self._finish_all()
+        parts = [(g.whole, g.folder.parent, g.parts[0]) for g in self._growing.values()]
         mine = self._template, list(self._images.values()), parts
         theirs = from_all_processes(pl_module, mine)
         if not trainer.is_global_zero:
             return
         template = next((template for template, *_ in theirs if template is not None), None)
         images = list(itertools.chain.from_iterable(images for _, images, _ in theirs))
-        self._template, written = template, len(self._images)
-        in_parts = [parts for *_, parts in theirs if parts is not None]
-        wholes = {whole.id: whole for _, found in in_parts for whole in found.values()}
-        for whole in wholes.values():
-            assert template is not None  # of a process that has parts
-            folders = [folder for folder, _ in in_parts]
-            self._write_image(whole, together(folders, whole, template), dict(whole.facts))
+        self._template, self._growing, written = template, {}, len(self._images)
+        for whole, folder, found in itertools.chain.from_iterable(parts for *_, parts in theirs):
+            growing = self._growing.setdefault(whole.id, self._grown(whole, folder, []))
+            growing.parts.append(found)
+        self._finish_all()
         images += list(self._images.values())[written:]
         shutil.rmtree(self.output_dir / _PARTS, ignore_errors=True)
         images.sort(key=lambda image: str(image["id"]))
@@ -232,82 +271,108 @@ class PredictionWriter(BasePredictionWriter):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Remove the parts of images that will not be put together."""
-        if self._stitcher is not None:
+        if self._growing:
             shutil.rmtree(self.output_dir / _PARTS, ignore_errors=True)
 
-    def _write_image(
-        self,
-        whole: Whole,
-        bands: Iterable[tuple[int, Prediction]],
-        facts: Mapping[str, str],
-        drawn: NDArray[Any] | None = None,
+    def _write_whole(
+        self, own: Prediction, facts: Mapping[str, str], drawn: NDArray[Any] | None
     ) -> None:
-        """Write the files of an image, of which bands of rows come one after the other."""
-        sample_id, height, width, _ = whole
-        if sample_id in self._images:
+        """Write the files of an image that was predicted as a whole."""
+        maps = _arrays(own, self.samples, maps=self.maps is not False)
+        if drawn is not None:
+            maps["samples"] = drawn
+        files, pictures = self._files(own.ids[0], ".png", len(maps.get("samples", ())))
+        for file, (name, plane, colours) in pictures.items():
+            values = maps[name] if plane is None else maps[name][plane]
+            indexed_png(values.astype(np.uint8), colours).save(self.output_dir / file)
+        if self.maps is not False:
+            named = {"annotators": np.array(own.annotators), "classes": np.array(own.classes)}
+            numbers = {name: maps[name] for name in maps if name not in _PICTURES}
+            files["maps"] = f"{Path(files['fused']).parent}/maps.npz"
+            np.savez_compressed(
+                self.output_dir / files["maps"], allow_pickle=False, **numbers, **named
+            )
+        unknown = float((maps["decision"] == IGNORE_INDEX).mean())
+        self._note(own.ids[0], own.probs.shape[-2:], facts, files, unknown)
+
+    def _write_parts(self, growing: Growing) -> None:
+        """Write the files of an image that came in parts, which may be too large for memory."""
+        whole = growing.whole
+        drawn, *_ = growing.shapes.get("samples", (0,))
+        files, pictures = self._files(whole.id, ".tif", drawn)
+        for file, (name, plane, colours) in pictures.items():
+            growing.write_tiff(self.output_dir / file, name, plane, colours)
+        if self.maps:
+            numbers = [name for name in growing.shapes if name not in _PICTURES]
+            folder = Path(files["fused"]).parent / "maps"
+            (self.output_dir / folder).mkdir(exist_ok=True)
+            files["maps"] = {name: f"{folder}/{name}.tif" for name in numbers}
+            for name, file in files["maps"].items():
+                growing.write_tiff(self.output_dir / file, name, None)
+        size = (whole.height, whole.width)
+        self._note(whole.id, size, dict(whole.facts), files, growing.unknown / math.prod(size))
+
+    def _files(
+        self, id: str, ending: str, drawn: int
+    ) -> tuple[dict[str, Any], dict[str, tuple[str, int | None, Mapping[int, Colour]]]]:
+        """The files of an image as the manifest names them, and map and plane of each picture."""
+        if id in self._images:
             raise ValueError(
-                f"PredictionWriter: two images have the id {sample_id!r}, of which one would "
+                f"PredictionWriter: two images have the id {id!r}, of which one would "
                 "overwrite the other; give every image its own id."
             )
-        folder = file_name(sample_id)
-        (self.output_dir / folder).mkdir(parents=True, exist_ok=True)
-        maps: dict[str, NDArray[Any]] = {}
-        for top, band in bands:
-            for name, values in _arrays(band, self.samples).items():
-                if name not in maps:
-                    shape = (*values.shape[:-2], height, width)
-                    maps[name] = np.empty(shape, values.dtype)
-                maps[name][..., top : top + values.shape[-2], :] = values
         assert self._template is not None  # of the batch that this image is in
-        annotators, classes = self._template.annotators, self._template.classes
-        colours = _class_colours(classes)
-        missing = float((maps["decision"] == IGNORE_INDEX).mean())
-        if missing:
+        template, folder = self._template, file_name(id)
+        colours = _class_colours(template.classes)
+        own = {
+            name: f"{folder}/{file_name(name, _RESERVED)}{ending}" for name in template.annotators
+        }
+        files: dict[str, Any] = {"fused": f"{folder}/fused{ending}", "annotators": own}
+        pictures: dict[str, tuple[str, int | None, Mapping[int, Colour]]]
+        pictures = {files["fused"]: ("decision", None, colours)}
+        pictures |= {file: ("own", plane, colours) for plane, file in enumerate(own.values())}
+        if isinstance(template, Explanation):
+            kind, palette = _index_colours(template)
+            files[kind] = f"{folder}/{kind}{ending}"
+            pictures[files[kind]] = ("index", None, palette)
+        (self.output_dir / folder).mkdir(parents=True, exist_ok=True)
+        if drawn:
+            people = template.annotators or ("set",)
+            (self.output_dir / folder / "samples").mkdir(exist_ok=True)
+            files["samples"] = {
+                name: [
+                    f"{folder}/samples/{file_name(name)}-{number}{ending}"
+                    for number in range(1, 1 + drawn // len(people))
+                ]
+                for name in people
+            }
+            every = itertools.chain(*files["samples"].values())
+            pictures |= {file: ("samples", plane, colours) for plane, file in enumerate(every)}
+        return files, pictures
+
+    def _note(
+        self,
+        id: str,
+        size: Sequence[int],
+        facts: Mapping[str, str],
+        files: Mapping[str, Any],
+        unknown: float,
+    ) -> None:
+        """Keep for the manifest what was written of an image."""
+        if unknown:
             rank_zero_warn(
-                f"Image {sample_id!r}: {missing:.0%} of its pixels have no result. No part that "
-                "was predicted shows them, or the model gives no numbers there. They are "
-                f"{IGNORE_INDEX} in pictures and NaN in maps.npz."
+                f"Image {id!r}: {unknown:.0%} of its pixels have no result. No part that was "
+                "predicted shows them, or the model gives no numbers there. They are "
+                f"{IGNORE_INDEX} in pictures and NaN in maps."
             )
-        own = {name: f"{folder}/{file_name(name, _RESERVED)}.png" for name in annotators}
-        files = {"fused": f"{folder}/fused.png"}
-        self._save(files["fused"], maps.pop("decision"), colours)
-        for name, decision in zip(annotators, maps.pop("own"), strict=True):
-            self._save(own[name], decision, colours)
-        if isinstance(self._template, Explanation):
-            kind, palette = _index_colours(self._template)
-            files[kind] = f"{folder}/{kind}.png"
-            self._save(files[kind], maps.pop("index"), palette)
-        samples = maps.pop("samples", None) if drawn is None else drawn
-        names = {"annotators": np.array(annotators), "classes": np.array(classes)}
-        files["maps"] = f"{folder}/maps.npz"
-        np.savez_compressed(self.output_dir / files["maps"], allow_pickle=False, **maps, **names)
-        self._images[sample_id] = {
-            "id": sample_id,
+        height, width = size
+        self._images[id] = {
+            "id": id,
             "height": height,
             "width": width,
             "facts": dict(facts),
-            "files": {**files, "annotators": own, **self._write_samples(folder, samples)},
+            "files": files,
         }
-
-    def _write_samples(self, folder: str, samples: NDArray[Any] | None) -> dict[str, Any]:
-        """Write sampled segmentations ``[M S, H, W]``; returns their files by name."""
-        if samples is None:
-            return {}
-        assert self._template is not None
-        names = self._template.annotators or ("set",)
-        numbers = range(1, len(samples) // len(names) + 1)
-        (self.output_dir / folder / "samples").mkdir(exist_ok=True)
-        files = {
-            name: [f"{folder}/samples/{file_name(name)}-{number}.png" for number in numbers]
-            for name in names
-        }
-        colours = _class_colours(self._template.classes)
-        for file, sample in zip(itertools.chain(*files.values()), samples, strict=True):
-            self._save(file, sample, colours)
-        return {"samples": files}
-
-    def _save(self, file: str, values: NDArray[Any], palette: Mapping[int, Colour]) -> None:
-        indexed_png(values.astype(np.uint8), palette).save(self.output_dir / file)
 
 
 def _names(prediction: Prediction) -> dict[str, Any]:
@@ -362,8 +427,8 @@ def _index_colours(explanation: Explanation) -> tuple[str, dict[int, Colour]]:
     return "votes", {i: (r, g, b) for i, (r, g, b) in enumerate(shades)} | others
 
 
-def _arrays(prediction: Prediction, samples: int) -> dict[str, NDArray[Any]]:
-    """All maps of one image, ``[..., H, W]`` each."""
+def _arrays(prediction: Prediction, samples: int, *, maps: bool) -> dict[str, NDArray[Any]]:
+    """What is written of one image, ``[..., H, W]`` each: what pictures show, and ``maps``."""
     known = as_array(prediction.probs[0].isfinite().all(dim=0))
 
     def pictured(values: Tensor) -> NDArray[np.uint8]:
@@ -373,18 +438,22 @@ def _arrays(prediction: Prediction, samples: int) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {
         "decision": pictured(prediction.decision[0]),
         "own": pictured(prediction.annotator_decisions[0]),
-        "probs": as_array(prediction.probs[0]).astype(np.float16),
-        "annotator_probs": as_array(prediction.annotator_probs[0]).astype(np.float16),
     }
+    if maps:
+        arrays |= {
+            "probs": as_array(prediction.probs[0]).astype(np.float16),
+            "annotator_probs": as_array(prediction.annotator_probs[0]).astype(np.float16),
+        }
     if samples and prediction.annotators:
         drawn = coherent_samples(prediction.annotator_probs[0].log(), samples)
         arrays["samples"] = pictured(drawn.flatten(0, 1))
     if isinstance(prediction, Explanation):
         follows = prediction.trust.kind == "image"
         index = prediction.leader[0] if follows else prediction.votes[0].round()
+        arrays["index"] = pictured(torch.where(prediction.undisputed[0], UNDISPUTED, index))
+    if isinstance(prediction, Explanation) and maps:
         why = torch.stack([prediction.reason[0], prediction.reason_kernel[0]])
         arrays |= {
-            "index": pictured(torch.where(prediction.undisputed[0], UNDISPUTED, index)),
             "who": as_array(prediction.who[0]).astype(np.float16),
             "why": np.where(known, as_array(why), -1).astype(np.int16),
             "dispute": as_array(prediction.dispute[0]).astype(np.float16),

@@ -1,21 +1,21 @@
-"""Predictions of the parts of an image, put together to one of the whole image."""
+"""An image whose parts are predicted one after the other: it grows on disk, from top to bottom."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from tax_lightning.explanation import Prediction
-from tax_lightning.files import file_name
-from tax_lightning.visualization.drawing import as_array
+from tax_lightning.explanation import AVERAGED, Prediction
+from tax_lightning.palette import Colour
+from tax_lightning.tiles import BAND_VALUES, Parts, Window, blend
 
-_BAND = 64  # rows that are in memory at once
-_LEAST = 1e-3  # weight of a pixel at the edge of a part
+_PIECE = 256  # pixels a side of the pieces that a TIFF file is made of
 
 
 class Whole(NamedTuple):
@@ -27,40 +27,53 @@ class Whole(NamedTuple):
     facts: tuple[tuple[str, str], ...] = ()  # what else is known of it
 
 
-class Stitcher:
-    """Collects parts on disk, so that memory does not grow with the image.
-
-    Where parts overlap their shares are averaged, with weights that fall towards the edges of each
-    part, and of indices those of the part that lies around the pixel are kept.
+class Growing:
+    """What is predicted of an image, of which the rows above some row are finished.
 
     Args:
-        folder: Where this process may keep files.
+        whole: The image.
+        folder: Where the finished rows are kept.
+        parts: Its parts, from one process or several.
+        made: Gives arrays ``[..., h, W]`` by name of the prediction of a band of rows.
 
     Example:
-        >>> import tempfile
-        >>> ones = torch.ones(1, 2, 4, 4) / 2
-        >>> left = Prediction(("a@0,0",), ("Ana",), ("no", "yes"), ones, ones.unsqueeze(1))
+        >>> import tempfile, tifffile
+        >>> half = torch.ones(1, 2, 4, 4) / 2
+        >>> part = Prediction(("a@0,0",), ("Ana",), ("no", "yes"), half, half.unsqueeze(1))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     stitcher = Stitcher(Path(folder) / "parts")
-        ...     for column in (0, 2):
-        ...         stitcher.add(left, Whole("a", 4, 6), top=0, left=column)
-        ...     bands = list(together([Path(folder) / "parts"], Whole("a", 4, 6), left))
-        >>> [tuple(band.probs.shape) for _, band in bands], bands[0][1].probs.unique()
-        ([(1, 2, 4, 6)], tensor([0.5000]))
+        ...     made = lambda band: {"yes": (255 * band.probs[0, 1]).byte().numpy()}
+        ...     whole, parts = Whole("a", 4, 6), Parts(Path(folder, "parts"))
+        ...     growing = Growing(whole, Path(folder, "rows"), [parts], made)
+        ...     for left in (0, 2):
+        ...         growing.add(part, whole, 0, left, ["probs", "annotator_probs"])
+        ...     growing.grow(4, part.part(0, 0, 1, 1), ["probs", "annotator_probs"])
+        ...     growing.write_tiff(Path(folder, "yes.tif"), "yes", None)
+        ...     tifffile.imread(Path(folder, "yes.tif")).max()
+        np.uint8(127)
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.wholes: dict[str, Whole] = {}
+    def __init__(
+        self,
+        whole: Whole,
+        folder: Path,
+        parts: Sequence[Parts],
+        made: Callable[[Prediction], Mapping[str, NDArray[Any]]],
+    ) -> None:
+        self.whole, self.folder, self.parts, self.made = whole, folder, [*parts], made
+        self.finished = self.unknown = 0  # rows, and pixels without a result
+        self.shapes: dict[str, tuple[int, ...]] = {}  # of the arrays
 
-    def add(self, part: Prediction, whole: Whole, top: int, left: int) -> None:
-        """Add the prediction of one part, with B = 1, at its place in the whole image.
+    def add(
+        self, part: Prediction, whole: Whole, top: int, left: int, names: Collection[str]
+    ) -> None:
+        """Keep these maps of a part at its place, until the rows that it shows are finished.
 
         Raises:
-            ValueError: If the part does not lie in the whole, or parts tell of wholes that differ.
+            ValueError: If the part does not lie in the whole, parts tell of wholes that differ, or
+                the part lies above finished rows.
         """
         height, width = part.probs.shape[-2:]
-        known = self.wholes.setdefault(whole.id, whole)
+        known = self.whole
         same = (known.height, known.width) == (whole.height, whole.width)
         if not same or top + height > whole.height or left + width > whole.width:
             raise ValueError(
@@ -69,74 +82,100 @@ class Stitcher:
                 f"{known.height} x {known.width} by others. Expected parts that lie in one image: "
                 "correct samples.csv, or import the tiles anew."
             )
-        rows, columns = slice(top, top + height), slice(left, left + width)
-        weight = _tent(height)[:, None] * _tent(width)
-        best = self._canvas(whole, "best", np.float32)
-        around = weight > best[rows, columns]
-        best[rows, columns] = np.maximum(best[rows, columns], weight)
-        self._canvas(whole, "total", np.float32)[rows, columns] += weight
-        for name, values in part.tensors().items():
-            array = as_array(values[0])
-            if values.is_floating_point():
-                sums = self._canvas(whole, name, np.float32, array.shape[:-2])
-                sums[..., rows, columns] += array * weight
-            else:
-                kept = self._canvas(whole, name, np.int16, array.shape[:-2])
-                kept[..., rows, columns] = np.where(around, array, kept[..., rows, columns])
+        if top < self.finished:
+            raise ValueError(
+                f"{part.ids[0]!r} lies above rows of {whole.id!r} that are written already. "
+                "Expected the parts of an image from top to bottom: do not shuffle the loader of "
+                "predict."
+            )
+        maps = part.tensors()
+        window = Window(top, left, height, width)
+        self.parts[0].add(window, {name: maps[name] for name in names})
 
-    def _canvas(
-        self, whole: Whole, name: str, kind: type, axes: tuple[int, ...] = ()
-    ) -> npt.NDArray[Any]:
-        """An array on disk of the size of the whole image, zeros at first."""
-        path = _file(self.folder, whole, name)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.lib.format.open_memmap(path, "w+", kind, (*axes, whole.height, whole.width))
-        opened: npt.NDArray[Any] = np.load(path, "r+")
-        return opened
+    def grow(self, bottom: int, template: Prediction, names: Collection[str]) -> None:
+        """Finish the rows above this one, of which all parts have come.
+
+        Args:
+            bottom: The row.
+            template: The prediction of one pixel, for all that is the same at all pixels.
+            names: The maps that parts have. Others are arbitrary in the prediction of a band.
+        """
+        width, maps = self.whole.width, template.tensors()
+        numbers = sum(maps[name].numel() for name in names)
+        most = max(1, BAND_VALUES // (numbers * width))
+        while self.finished < bottom:
+            rows = range(self.finished, min(bottom, self.finished + most))
+            showing = (parts.showing(rows.start, rows.stop) for parts in self.parts)
+            unknown = {
+                name: (values.new_full((), torch.nan) if name in AVERAGED else values).expand(
+                    *values.shape[:-2], len(rows), width
+                )
+                for name, values in maps.items()
+            }
+            known = blend(itertools.chain(*showing), rows, range(width), AVERAGED)
+            band = dataclasses.replace(template, **_long(unknown | known))
+            self.unknown += int((~band.probs.isfinite()).any(dim=1).sum())
+            self._write(rows, band)
+            self.finished = rows.stop
+        for parts in self.parts:
+            parts.forget(bottom)
+
+    def write_tiff(
+        self, path: Path, name: str, plane: int | None, colours: Mapping[int, Colour] | None = None
+    ) -> None:
+        """Write an array, or one plane of it, as a tiled and compressed TIFF file.
+
+        Args:
+            path: The file.
+            name: Of the array ``[H, W]`` or ``[planes, H, W]``; deeper ones are flattened.
+            plane: The plane to be written; None: all of them, each as a page.
+            colours: Of the values, for programs that show the file.
+        """
+        import tifffile  # takes a while
+
+        *_, height, width = shape = self.shapes[name]
+        count = int(np.prod(shape[:-2]))
+        planes = range(count) if plane is None else [plane]
+
+        def pieces() -> Iterator[NDArray[Any]]:
+            for page, top in itertools.product(planes, range(0, height, _PIECE)):
+                # Opened anew each time: memory of a file counts as used until it is closed.
+                stored = np.load(self._file(name), "r").reshape(count, height, width)
+                rows = np.array(stored[page, top : top + _PIECE])
+                right, below = -width % _PIECE, _PIECE - len(rows)
+                padded = np.pad(rows, ((0, below), (0, right)))
+                yield from np.split(padded, padded.shape[1] // _PIECE, axis=1)
+
+        kind = np.load(self._file(name), "r").dtype
+        palette = np.zeros((3, 256), np.uint16)
+        for value, colour in (colours or {}).items():
+            palette[:, value] = np.array(colour) * 257
+        tifffile.imwrite(
+            path,
+            pieces(),
+            shape=(len(planes), height, width) if plane is None else (height, width),
+            dtype=kind,
+            tile=(_PIECE, _PIECE),
+            compression="zlib",
+            bigtiff=len(planes) * height * width * kind.itemsize > 2**31,
+            photometric="palette" if colours else "minisblack",
+            colormap=palette if colours else None,
+            metadata=None,
+        )
+
+    def _write(self, rows: range, band: Prediction) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, values in self.made(band).items():
+            shape = (*values.shape[:-2], self.whole.height, self.whole.width)
+            if name not in self.shapes:
+                self.shapes[name] = shape
+                np.lib.format.open_memmap(self._file(name), "w+", values.dtype, shape)
+            np.load(self._file(name), "r+")[..., rows.start : rows.stop, :] = values
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
 
 
-def together(
-    folders: Sequence[Path], whole: Whole, template: Prediction
-) -> Iterator[tuple[int, Prediction]]:
-    """The prediction of a whole image in bands of rows from top to bottom.
-
-    Args:
-        folders: Those of the stitchers of all processes.
-        whole: The image.
-        template: A prediction that has all but the maps, such as that of a part.
-
-    Yields:
-        The first row of a band, and the prediction of the band. Its shares are NaN where no part
-        came.
-    """
-    there = [folder for folder in folders if _file(folder, whole, "best").exists()]
-
-    def stored(name: str, rows: slice) -> npt.NDArray[Any]:
-        return np.stack([np.load(_file(f, whole, name), "r")[..., rows, :] for f in there])
-
-    for top in range(0, whole.height, _BAND):
-        rows = slice(top, min(top + _BAND, whole.height))
-        total, first = stored("total", rows).sum(0), stored("best", rows).argmax(0)
-        total[total == 0] = np.nan  # no part shows these pixels
-        maps: dict[str, Tensor] = {}
-        for name, values in template.tensors().items():
-            parts = stored(name, rows)
-            if values.is_floating_point():
-                maps[name] = torch.from_numpy(parts.sum(0) / total)[None]
-            else:
-                at = np.broadcast_to(first, parts.shape[1:])[None]
-                kept = np.take_along_axis(parts, at, 0)
-                maps[name] = torch.from_numpy(kept.astype(np.int64))
-        band = dataclasses.replace(template, ids=(whole.id,), **maps)  # type: ignore[arg-type]
-        yield top, band
-
-
-def _tent(length: int) -> npt.NDArray[np.float32]:
-    """Weights along a side: 1 in the middle, little at both ends."""
-    place = (np.arange(length) + 0.5) / length
-    return (1 - abs(2 * place - 1)).clip(_LEAST).astype(np.float32)
-
-
-def _file(folder: Path, whole: Whole, name: str) -> Path:
-    return folder / file_name(whole.id) / f"{name}.npy"
+def _long(maps: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The maps with indices as an explanation has them."""
+    return {name: v if v.is_floating_point() else v.long() for name, v in maps.items()}

@@ -178,6 +178,10 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         """The samples to predict on."""
         return self._samples_of(self.predict_split)
 
+    def _predict_parts(self) -> Source:
+        """The same as the loader gives them: whole, or in windows."""
+        return self._predict_source()
+
     def setup(self, stage: str) -> None:
         """Prepare the samples of a stage, and only those.
 
@@ -234,9 +238,13 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         transforms = self.eval_transforms
         return self._loader(
             MultiAnnotatorDataset(
-                self._predict_source(), transforms, self.mean, self.std, seed=0, frames=True
+                self._predict_parts(), transforms, self.mean, self.std, seed=0, frames=True
             )
         )
+
+    def predict_dataset(self) -> MultiAnnotatorDataset:
+        """The images that ``predict`` runs on, each of them whole."""
+        return self._eval_dataset(self._predict_source())
 
     def projection_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The training samples as they are: evaluation transforms, in order.

@@ -243,6 +243,8 @@ def to_picture(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> np
         >>> to_picture(torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 3), [0.5], [0.5])[0, :, 0]
         array([  0, 128, 255], dtype=uint8)
     """
+    if image.dtype == torch.uint8 and len(image) == 3:
+        return np.asarray(image.cpu().permute(1, 2, 0).numpy())  # large images: no copies
     shown = image.detach().cpu().float().numpy().transpose(1, 2, 0)
     if image.dtype == torch.uint8:
         shown = shown / 255

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,13 @@ from tax_lightning.data.preparation import Preparation
 from tax_lightning.data.samples import Sample, SampleTable
 from tax_lightning.explanation import Explanation
 from tax_lightning.palette import Picture
+from tax_lightning.tiles import Places, Window, cover, spread, stride_of
 
 if TYPE_CHECKING:
     from tax_lightning.data.datamodule import MultiAnnotatorDataModule
+
+DETAILS = 6
+"""Parts of a large image that are explained in full, at most."""
 
 Labels = NDArray[np.integer] | None
 Explained = tuple[Explanation, Picture, *tuple[Labels, ...]]  # masks and reference may be missing
@@ -34,10 +38,15 @@ class ExplainedImages:
         model: what explains, such as a `TAXLightningModule`, on its own device.
         images: of any sizes, as dictionaries with ``"image"`` ``[ch, H, W]`` and ``"id"``, such as
             the data set of a data module.
-        to_picture: from a normalised image ``[ch, H, W]`` to a picture ``[H, W, 3]`` uint8.
+        to_picture: from an image ``[ch, H, W]`` as it is in ``images`` to a picture ``[H, W, 3]``
+            uint8.
         progress: called with the number of images explained, and of all images.
         drawn_by: names of those who drew the masks of the images, where there are any. If they are
             the model's annotators, masks and reference are handed on.
+        tile: side in pixels of windows in which images are explained; ``None``: as a whole. Larger
+            images than ``max_side`` are then explained at so many evenly spread rows and columns,
+            and details follow: the parts of a tile's size that are most disputed, in full.
+        max_side: of an image in tiles, in pixels.
     """
 
     def __init__(
@@ -47,9 +56,12 @@ class ExplainedImages:
         to_picture: Callable[[Tensor], Picture],
         progress: Callable[[int, int], None] = lambda done, total: None,
         drawn_by: Sequence[str] = (),
+        tile: int | None = None,
+        max_side: int = 1024,
     ) -> None:
         self.model, self.images, self.to_picture = model, images, to_picture
         self.progress, self.drawn_by = progress, tuple(drawn_by)
+        self.tile, self.max_side = tile, max_side
 
     def __len__(self) -> int:
         """How many."""
@@ -58,17 +70,91 @@ class ExplainedImages:
     def __iter__(self) -> Iterator[Explained]:
         """The explanation of each image on the CPU, the image as a picture, and its labels."""
         for number in range(len(self)):
-            sample = self.images[number]
-            pixels = unpacked(dict(sample))["image"]
-            images = pixels[None].to(self.model.device)
-            explanation: Explanation = self.model.explain(images, [str(sample["id"])]).to("cpu")
-            picture, reference = self.to_picture(pixels), sample.get("reference")
-            if explanation.annotators == self.drawn_by and bool(sample["present"].any()):
-                truth = None if reference is None else reference.numpy()
-                yield explanation, picture, sample["masks"].numpy(), truth
-            else:
-                yield explanation, picture
+            yield from self._explained(self.images[number])
             self.progress(number + 1, len(self))
+
+    def _explained(self, sample: Mapping[str, Any]) -> Iterator[Explained]:
+        """One image, and details of it if it is large."""
+        images, name = unpacked(dict(sample))["image"][None], str(sample["id"])
+        picture, size = self.to_picture(sample["image"]), images.shape[-2:]
+        if self.tile is None:
+            said = self.model.explain(images.to(self.model.device), [name]).to("cpu")
+            yield self._with_labels(said, picture, sample)
+        elif max(size) <= self.max_side:
+            said = self.model.explain(images, [name], tile=self.tile)
+            yield self._with_labels(said, picture, sample)
+        else:
+            scale = self.max_side / max(size)
+            at = [spread(side, max(1, round(scale * side))) for side in size]
+            said = self.model.explain(images, [name], tile=self.tile, at=at)
+            yield self._with_labels(said, picture, sample, *at)
+            for detail in most_disputed(said, size[0], size[1], stride_of(self.tile)):
+                yield self._detail(images, picture, sample, detail)
+
+    def _detail(
+        self, images: Tensor, picture: Picture, sample: Mapping[str, Any], detail: Window
+    ) -> Explained:
+        """A part of an image, explained with what lies around it."""
+        assert self.tile is not None  # asked by `_explained`
+        margin = (self.tile - stride_of(self.tile)) // 2
+        top, left = max(0, detail.top - margin), max(0, detail.left - margin)
+        bottom, right = detail.top + detail.height + margin, detail.left + detail.width + margin
+        around = images[..., top:bottom, left:right].to(self.model.device)
+        rows, columns = (
+            range(start, start + long)
+            for start, long in ((detail.top, detail.height), (detail.left, detail.width))
+        )
+        name = f"{sample['id']}, from row {detail.top} and column {detail.left}"
+        said = self.model.explain(around, [name]).to("cpu")
+        said = said.part(detail.top - top, detail.left - left, detail.height, detail.width)
+        said = replace(said, detail_of=str(sample["id"]))
+        cut = picture[detail.top :, detail.left :][: detail.height, : detail.width]
+        return self._with_labels(said, cut, sample, rows, columns)
+
+    def _with_labels(
+        self, said: Explanation, picture: Picture, sample: Mapping[str, Any], *at: Places
+    ) -> Explained:
+        """The explanation, the picture, and what was drawn there, if that is known."""
+        if said.annotators != self.drawn_by or not bool(sample["present"].any()):
+            return said, picture
+
+        def there(labels: Tensor | None) -> Labels:
+            if labels is None or not at:
+                return None if labels is None else labels.numpy()
+            place = (..., np.asarray(at[0])[:, None], np.asarray(at[1]))
+            return np.asarray(labels.numpy()[place])
+
+        return said, picture, there(sample["masks"]), there(sample.get("reference"))
+
+
+def most_disputed(said: Explanation, height: int, width: int, side: int) -> list[Window]:
+    """Parts of an image on which annotators are expected to differ most, the most disputed first.
+
+    Args:
+        said: Of the image, at some of its pixels, evenly spread.
+        height: Of the image in full.
+        width: Of the image in full.
+        side: Of a part, in pixels.
+
+    Returns:
+        Up to `DETAILS` of the windows that cover the image, none of which overlap.
+    """
+    rows, columns = said.dispute.shape[-2:]
+    dispute = said.dispute[0].masked_fill(said.undisputed[0], 0)
+
+    def disputed(part: Window) -> float:
+        top, left = part.top * rows // height, part.left * columns // width
+        bottom, right = top + part.height * rows // height, left + part.width * columns // width
+        return float(dispute[top : bottom + 1, left : right + 1].mean())
+
+    chosen: list[Window] = []
+    for part in sorted(cover(height, width, side), key=disputed, reverse=True):
+        apart = all(
+            abs(part.top - p.top) >= side or abs(part.left - p.left) >= side for p in chosen
+        )
+        if apart and disputed(part) and len(chosen) < DETAILS:
+            chosen.append(part)
+    return chosen
 
 
 def images_on_disk(
@@ -166,7 +252,7 @@ def images_for(
     channels = int(model.hparams["in_channels"])
     if data is not None:
         _check_same_preparation(model.preparation, data.preparation, channels)
-        images: Any = data.predict_dataloader().dataset
+        images: Any = data.predict_dataset()
         if paths is not None:
             table = images_on_disk(paths, data.pictures, model.annotators, model.classes)
             images = MultiAnnotatorDataset(table, data.eval_transforms, data.mean, data.std, seed=0)

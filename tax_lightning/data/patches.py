@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from tax_lightning.data.pixels import Window
-
 PLACE = ("whole", "top", "left", "whole_height", "whole_width")
 """Columns of ``samples.csv`` that say of which image a tile is a part, and where it lies there."""
 
@@ -78,25 +76,3 @@ def check_patches(size: int, stride: int | None) -> None:
             f"patch stride {stride}: expected 1..{size}, the patch size, so that no pixel is left "
             "out between patches."
         )
-
-
-def patch_windows(height: int, width: int, size: int, stride: int | None = None) -> list[Window]:
-    """The windows of a picture's patches, row by row; the last ones are moved inwards.
-
-    Args:
-        height: Of the picture.
-        width: Of the picture.
-        size: Side of a patch; a shorter side of the picture is taken whole.
-        stride: Pixels from one patch to the next; None: the size.
-
-    Example:
-        >>> [(top, left) for top, left, _, _ in patch_windows(4, 10, size=4)]
-        [(0, 0), (0, 4), (0, 6)]
-    """
-    rows, columns = (
-        [*range(0, length - size, stride or size), max(0, length - size)]
-        for length in (height, width)
-    )
-    return [
-        Window(top, left, min(size, height), min(size, width)) for top in rows for left in columns
-    ]

@@ -6,8 +6,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import ExifTags, Image
 
 from tax_lightning.data.description import check_range
 from tax_lightning.data.metadata import composed
+from tax_lightning.tiles import Window
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp"}
@@ -38,20 +40,11 @@ _PLAIN_SIDE = 10**6  # the most that OpenCV's decoder takes
 # Pixels, and chunks that say nothing about how these are meant.
 _PLAIN_CHUNKS = (b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"tIME")
 _DEEP_PNG = (b"\x10\2", b"\x10\6")  # 16 bits; RGB, RGBA: Pillow would keep 8 of them
-_MIN_IS_WHITE, _PALETTE, _PHOTOMETRIC = 0, 3, 262  # of a TIFF file
+_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _PHOTOMETRIC = 0, 1, 2, 3, 262  # of a TIFF file
 
 _COLOURS = ("CMYK", "YCbCr", "LAB", "HSV")  # modes of Pillow that become RGB
 
 Pixels = npt.NDArray[Any]
-
-
-class Window(NamedTuple):
-    """A rectangle of a picture, in pixels, wholly inside of it."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -94,12 +87,21 @@ class Pictures:
             ValueError: If the file cannot be decoded, has other channels, or holds values for
                 which ``intensity_range`` is needed.
         """
+        if window is None:
+            return self._scaled(self._values(path), path)
+        part = _read_tiff_window(path, window)
+        if part is None:
+            changed = path.stat().st_mtime_ns if path.exists() else 0
+            part = cut(_last_values(self, path, changed), window).copy()
+        return self._scaled(with_channels(part, self.channels, path), path)
+
+    def _values(self, path: Path) -> Pixels:
+        """The values of an image file, ``[H, W, channels]``."""
         if self.intensity_range is None and self.channels in (1, 3):
             plain = _plain_png(path, self.channels)
             if plain is not None:
-                return cut(plain.reshape(*plain.shape[:2], self.channels), window)
-        pixels = cut(read_whole(path), window)
-        return self._scaled(with_channels(pixels, self.channels, path), path)
+                return plain.reshape(*plain.shape[:2], self.channels)
+        return with_channels(read_whole(path), self.channels, path)
 
     def mask(self, path: Path, window: Window | None = None) -> Pixels:
         """Values of a mask, whole numbers ``[H, W]``, or colours ``[H, W, 3]``; `read_mask`."""
@@ -127,6 +129,12 @@ class Pictures:
                 f"[{np.nan_to_num(least):g}, {np.nan_to_num(most):g}]."
             )
         return pixels.astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _last_values(pictures: Pictures, path: Path, changed: int) -> Pixels:
+    """A decoded file, kept for its next window; ``changed`` is the time of its last change."""
+    return pictures._values(path)
 
 
 def cut(pixels: Pixels, window: Window | None) -> Pixels:
@@ -420,6 +428,47 @@ def _read_tiff(path: Path, as_saved: bool = False) -> Pixels:
         pixels = ~pixels if pixels.dtype.kind in "ub" else pixels.max() - pixels
     if pixels.dtype == bool and not as_saved:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
+    return _upright(pixels)
+
+
+def _read_tiff_window(path: Path, window: Window) -> Pixels | None:
+    """The values in a window, of which only the tiles or strips around it are decoded.
+
+    None where it is not that simple: for files of other kinds, several pages, palettes, planes, or
+    one large piece.
+    """
+    if not _is_tiff(path):
+        return None
+    with _tiff(path) as file:
+        page = file.pages.first
+        long, wide = page.chunks[:2]
+        orientation = page.tags.get("Orientation")
+        if (
+            len(file.pages) > 1
+            or _needs_pillow(page)
+            or int(page.photometric) not in (_MIN_IS_BLACK, _RGB)
+            or int(page.planarconfig) == 2
+            or (orientation is not None and int(orientation.value) not in (0, 1))
+            or page.bitspersample < 8
+            or 4 * long * wide > page.imagelength * page.imagewidth
+        ):
+            return None
+        top, left, height, width = window
+        pixels = np.zeros((height, width, page.samplesperpixel), page.dtype)
+        across = -(-page.imagewidth // wide)
+        for row in range(top // long, (top + height - 1) // long + 1):
+            for column in range(left // wide, (left + width - 1) // wide + 1):
+                place = row * across + column
+                file.filehandle.seek(page.dataoffsets[place])
+                data = file.filehandle.read(page.databytecounts[place])
+                piece, _, shape = page.decode(data, place)
+                if piece is None:  # nothing is stored where all is 0
+                    continue
+                piece = piece[0, : shape[1], : shape[2]]
+                y, x = row * long - top, column * wide - left
+                here = piece[max(0, -y) : height - y, max(0, -x) : width - x]
+                y, x = max(0, y), max(0, x)
+                pixels[y : y + here.shape[0], x : x + here.shape[1]] = here
     return _upright(pixels)
 
 

@@ -21,10 +21,9 @@ from tax_lightning.data.labels import (
     has_colours,
     labels_from_values,
 )
-from tax_lightning.data.patches import Place, check_patches, patch_windows
+from tax_lightning.data.patches import Place, check_patches
 from tax_lightning.data.pixels import (
     Pictures,
-    Window,
     cut,
     palette_of,
     read_colours,
@@ -32,6 +31,7 @@ from tax_lightning.data.pixels import (
     size_text,
 )
 from tax_lightning.data.splits import SPLITS, fold_groups, split_groups
+from tax_lightning.tiles import Window, cover
 
 _PICTURES = Pictures()
 _MAX_CLASSES = 254  # labels are stored as uint8, with 255 for "not labelled"
@@ -256,7 +256,7 @@ class SampleTable:
 
     def _patches(self, sample: Sample, size: int, stride: int | None) -> Iterable[Sample]:
         shown = sample.window or Window(0, 0, *self._checked_size(sample))
-        windows = patch_windows(shown.height, shown.width, size, stride)
+        windows = cover(shown.height, shown.width, size, stride)
         if len(windows) == 1:
             return (sample,)
         return (
@@ -296,6 +296,18 @@ class SampleTable:
             self,
             samples=tuple(replace(s, shown_before=known.get(s.id, (0, 0))) for s in self.samples),
         )
+
+    def from_top(self) -> SampleTable:
+        """The same with the parts of an image one after the other, from top to bottom.
+
+        So a prediction can be written while it grows. Whole images come first, in their order.
+        """
+
+        def order(sample: Sample) -> tuple[str, int, int]:
+            place = sample.place
+            return ("", 0, 0) if place is None else (place.whole, place.top, place.left)
+
+        return replace(self, samples=tuple(sorted(self.samples, key=order)))
 
     def _checked_size(self, sample: Sample) -> tuple[int, int]:
         """Height and width of an image, which are those of its masks too.

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from albumentations import DualTransform
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from tax_lightning.data.checks import QuickChecks
@@ -13,6 +14,7 @@ from tax_lightning.data.dataset import Source
 from tax_lightning.data.patches import check_patches
 from tax_lightning.data.pixels import Pictures, find_images
 from tax_lightning.data.samples import Sample, SampleTable
+from tax_lightning.tiles import stride_of
 
 
 class TableDataModule(MultiAnnotatorDataModule):
@@ -32,6 +34,10 @@ class TableDataModule(MultiAnnotatorDataModule):
         patch_size: Side in pixels of square patches that the images of all splits are cut into,
             after the splits are drawn; None: whole images. ``predict_images`` stay whole.
         patch_stride: Pixels from one patch to the next; None: ``patch_size``.
+        tile: Side in pixels of windows, which overlap by a quarter, for what is not training:
+            ``predict`` reads and segments window by window and puts them together, and validation
+            and test measure whole images that are segmented so. None: images, or patches, as they
+            are.
         kwargs: The loading options of `MultiAnnotatorDataModule`, from ``batch_size`` on.
 
     Raises:
@@ -58,6 +64,7 @@ class TableDataModule(MultiAnnotatorDataModule):
         fold: int = 0,
         patch_size: int | None = None,
         patch_stride: int | None = None,
+        tile: int | None = None,
         **kwargs: Any,  # noqa: ANN401 - the parent class types them
     ) -> None:
         super().__init__(
@@ -78,6 +85,14 @@ class TableDataModule(MultiAnnotatorDataModule):
             check_patches(patch_size, patch_stride)
         elif patch_stride is not None:
             raise ValueError(f"patch_stride={patch_stride}: expected patch_size too, e.g. 512.")
+        if tile is not None:
+            stride_of(tile)  # checks it
+            if moving := [t for t in self.eval_transforms if isinstance(t, DualTransform)]:
+                raise ValueError(
+                    f"tile={tile}: eval_transforms ({type(moving[0]).__name__}) move pixels, which "
+                    "they would do in each window by itself. Leave out tile or these transforms."
+                )
+        self.tile = tile
         self.table = table
         self.patch_size = patch_size
         self.patch_stride = patch_stride
@@ -93,7 +108,7 @@ class TableDataModule(MultiAnnotatorDataModule):
 
     def _source(self, split: str) -> SampleTable:
         table = self.table.select(split)
-        if self.patch_size is not None:
+        if self.patch_size is not None and (split == "train" or self.tile is None):
             table = table.in_patches(self.patch_size, self.patch_stride)
         return table if split == "train" else table.counted_once()
 
@@ -101,6 +116,19 @@ class TableDataModule(MultiAnnotatorDataModule):
         if self._unlabelled is None:
             return super()._predict_source()
         return self._unlabelled
+
+    def _predict_parts(self) -> Source:
+        if self.tile is not None:
+            return self._windows(self.tile)
+        source = self._predict_source()
+        return source.from_top() if isinstance(source, SampleTable) else source
+
+    def _windows(self, tile: int) -> SampleTable:
+        """The windows of the images to predict on, without masks, to be decoded anew for each."""
+        table = self._unlabelled or self.table.select(self.predict_split)
+        bare = (replace(s, masks={}, reference=None, owner=None) for s in table.samples)
+        table = replace(table, samples=tuple(bare), with_reference=False)
+        return table.in_patches(tile, stride_of(tile)).from_top()
 
     def _all_sources(self) -> Iterator[Source]:
         yield from super()._all_sources()
@@ -133,7 +161,12 @@ class TableDataModule(MultiAnnotatorDataModule):
 
     def _check_files(self, stage: str) -> None:
         """Decode the files of a stage, each process its share."""
-        if stage == "predict" and self._unlabelled is not None:
+        if stage == "predict" and self.tile is not None:
+            # One window of each file: to decode large images twice takes long.
+            parts = self._windows(self.tile)
+            firsts = {s.image: s for s in reversed(parts.samples)}
+            tables = [replace(parts, samples=tuple(firsts.values()))]
+        elif stage == "predict" and self._unlabelled is not None:
             tables = [self._unlabelled]
         else:
             splits = STAGE_SPLITS.get(stage, (self.predict_split,))

@@ -25,6 +25,10 @@ def export(folder: Path, manifest: Mapping[str, Any], formats: Sequence[str]) ->
 
 def _segmented(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Segmented]:
     def read(file: str) -> npt.NDArray[np.uint8]:
+        if file.endswith(".tif"):  # of an image in parts, which Pillow may refuse for its size
+            import tifffile  # takes a while
+
+            return np.asarray(tifffile.imread(folder / file))
         with Image.open(folder / file) as picture:
             return np.asarray(picture)
 

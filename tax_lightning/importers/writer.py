@@ -17,11 +17,12 @@ import numpy as np
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.description import FILE
-from tax_lightning.data.patches import PLACE, Place, patch_windows
+from tax_lightning.data.patches import PLACE, Place
 from tax_lightning.data.pixels import cut, read_size, read_whole
 from tax_lightning.data.samples import check_names
 from tax_lightning.files import appearing, file_of
 from tax_lightning.importers.cases import Case, Found, Labels, Pixels
+from tax_lightning.tiles import cover
 
 JOURNAL = "samples.csv.part"
 _COPIED = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg"})
@@ -191,7 +192,7 @@ def _tiles(case: Case, tile: int | None, classes: int) -> Iterator[Case]:
         for by, mask in case.masks.items()
     }
     reference = None if case.reference is None else case.reference()
-    for window in patch_windows(size[0], size[1], tile):
+    for window in cover(size[0], size[1], tile):
         place = Place(case.name, window.top, window.left, size[0], size[1])
         yield replace(
             case,

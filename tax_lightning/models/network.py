@@ -39,7 +39,8 @@ DISPUTE_THRESHOLD = 0.1
 # Share of the gradient of who and why that reaches the last features. All of it would make these
 # features serve who, at the cost of each annotator's own segmentation.
 GRADIENT_SHARE = 0.3
-BAND_VALUES = 2**24  # float32 numbers in a band at inference, 64 MB
+# float32 numbers in a band at inference: 64 MB, but what fits a processor's cache, 4 MB.
+BAND_VALUES, BAND_VALUES_CPU = 2**24, 2**20
 
 
 class Encoded(NamedTuple):
@@ -163,7 +164,7 @@ class TAXNetwork(DenseNetwork):
         log_odds = full_precision(self.bank.log_odds(encoded.features, panel))
         return TAXOutput(mix_kernels(within, log_odds), log_who, within, log_odds, embedding)
 
-    def bands(self, encoded: Encoded, most_values: int = BAND_VALUES) -> Iterator[TAXOutput]:
+    def bands(self, encoded: Encoded, most_values: int | None = None) -> Iterator[TAXOutput]:
         """:meth:`decode` by horizontal bands, so that memory does not grow with N, K and C.
 
         A decoded pixel holds N * K * C values, of which a user keeps a few. Kernels see beyond the
@@ -171,6 +172,9 @@ class TAXNetwork(DenseNetwork):
         to bottom, and have at least one row.
         """
         batch, _, height, width = encoded.features.shape
+        if most_values is None:
+            on_cpu = encoded.features.device.type == "cpu"
+            most_values = BAND_VALUES_CPU if on_cpu else BAND_VALUES
         rows = max(1, most_values // (self.bank.bias.numel() * batch * width))
         reach = self.bank.weight.shape[-1] // 2
         for top in range(0, height, rows):

@@ -1,6 +1,6 @@
 """What all models of several annotators share: batches, optimizers, metrics, checkpoints."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -9,6 +9,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torchmetrics import Metric, MetricCollection
 
 from tax_lightning.batch import Batch, by_our_keys, complete_batch, unpacked
@@ -22,6 +23,7 @@ from tax_lightning.consensus import (
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.preparation import Preparation
 from tax_lightning.distributed import across_processes, alone
+from tax_lightning.explanation import AVERAGED
 from tax_lightning.losses import SegmentationLoss, SegmentationTerms
 from tax_lightning.metrics import (
     Tendencies,
@@ -52,6 +54,8 @@ from tax_lightning.modules.checkpoints import (
     given_network,
 )
 from tax_lightning.modules.hub import Shareable
+from tax_lightning.progress import watched
+from tax_lightning.tiles import Part, Places, blend, tiles
 
 HELD_STILL = 0.1  # share of the run before which a slow encoder does not move
 BY_AREA = 0.3  # share of the run at whose start types are the ranks of the areas in an image
@@ -197,6 +201,7 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
         annotator: str | None = None,
         panel: Sequence[str] | None = None,
         samples: int | None = None,
+        tile: int | None = None,
     ) -> Tensor:
         """Segment images: the result, or one annotator's segmentation, or that of a panel.
 
@@ -206,6 +211,9 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
             panel: names; gives the result if only these annotators counted.
             samples: number S; gives S plausible segmentations of each of the annotators, see
                 :func:`tax_lightning.models.samples.coherent_samples`.
+            tile: side in pixels of windows that overlap by a quarter. Each is segmented by itself,
+                and they are put together, so that memory grows with the result alone. Images may
+                then lie on another device. ``None``: whole images.
 
         Returns:
             Probabilities ``[B, C, H, W]``; with ``samples`` class ids ``[B, M S, H, W]`` of M
@@ -213,8 +221,8 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
             M is the number of segmentations that it draws by itself.
 
         Raises:
-            ValueError: if a name is unknown, nobody is named, both arguments are given, or the
-                model names no annotators.
+            ValueError: if a name is unknown, nobody is named, both arguments are given, the model
+                names no annotators, or the tile is too small.
         """
         chosen = chosen_annotators(self.annotators, annotator, panel)
         if chosen is not None and not self.named:
@@ -222,9 +230,59 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
                 f"predict: {type(self).__name__} draws samples that belong to no annotator. Leave "
                 "out annotator=... and panel=...; samples=... alone gives what it draws."
             )
+        if tile is not None:
+            return self._predict_in_tiles(images, chosen, samples, tile)
         if samples is None:
             return self._by_output(images, lambda output: result(output, chosen))
         return self._by_output(images, lambda output: sampled(output, samples, chosen))
+
+    def _predict_in_tiles(
+        self, images: Tensor, chosen: list[int] | None, samples: int | None, tile: int
+    ) -> Tensor:
+        """As `predict`; samples are drawn of the whole image, so that they fit at every seam."""
+        if samples is not None and not self.named:
+            raise ValueError(
+                f"predict: {type(self).__name__} draws the samples of each window by themselves, "
+                "and they do not fit together. Leave out tile=... or samples=...."
+            )
+
+        def said(output: Any) -> Tensor:  # noqa: ANN401 - of any model
+            if samples is None:
+                return result(output, chosen)
+            own: Tensor = output.log_annotator_probs
+            return (own if chosen is None else own[:, chosen]).exp()
+
+        def made(part: Tensor) -> dict[str, Tensor]:
+            return {"probs": self._by_output(part, said)}
+
+        probs = self._in_tiles(images, tile, made)["probs"].to(images.device)
+        return probs if samples is None else coherent_samples(probs.log(), samples).flatten(1, 2)
+
+    def _in_tiles(
+        self,
+        images: Tensor,
+        tile: int,
+        made: Callable[[Tensor], dict[str, Tensor]],
+        rows: Places | None = None,
+        columns: Places | None = None,
+        averaged: Collection[str] = AVERAGED,
+        counted: bool = True,
+    ) -> dict[str, Tensor]:
+        """The maps ``[B, ..., H, W]`` that are made of images, window by window, on the CPU.
+
+        ``rows``, ``columns`` and ``averaged`` are as of :func:`tax_lightning.tiles.blend`;
+        ``counted`` lets a terminal show how many windows are done.
+        """
+        height, width = images.shape[-2:]
+
+        def parts() -> Iterator[Part]:
+            places = tiles(height, width, tile)
+            for window in watched(places, "windows") if counted else places:
+                yield window, made(window.of(images).to(self.device))
+
+        rows = range(height) if rows is None else rows
+        columns = range(width) if columns is None else columns
+        return blend(parts(), rows, columns, averaged)
 
     def _by_output(self, images: Tensor, made: Callable[[Any], Tensor]) -> Tensor:
         """What is made of the output for these images, ``[B, ..., H, W]``."""
@@ -446,11 +504,34 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
     ) -> tuple[Batch, TAXOutput | ModelOutput, Tensor | None]:
         """The batch with its masks matched, the output and the reference, of which it measures."""
         batch = self._completed(batch)
-        output = self(batch["image"])
+        output = self._said_of(batch["image"])
         batch = self.matched(batch, output.log_annotator_probs)
         reference = self.reference_labels(batch, output)
         metrics.update(**metric_inputs(batch, output, reference, all_alike=self._all_alike))
         return batch, output, reference
+
+    def _said_of(self, images: Tensor) -> Any:  # noqa: ANN401 - TAXOutput or ModelOutput
+        """The output for whole images; in windows if the data module asks for them by ``tile``."""
+        tile = getattr(getattr(self._trainer, "datamodule", None), "tile", None)
+        if tile is None or max(images.shape[-2:]) <= tile:
+            return self(images)
+        output: Any = None
+
+        def made(part: Tensor) -> dict[str, Tensor]:
+            nonlocal output
+            output = self(part)
+            there = {name: map for name, map in output._asdict().items() if map is not None}
+            return {name: map.exp() if name in logs else map for name, map in there.items()}
+
+        every = {*ModelOutput._fields, *TAXOutput._fields}
+        logs = {name for name in every if name.startswith("log_")} - {"log_odds"}
+        maps = self._in_tiles(images, tile, made, averaged=every, counted=False)
+        for name, values in maps.items():
+            if name in logs:
+                maps[name] = values.clamp_min(torch.finfo(values.dtype).tiny).log()
+            elif name == "embedding":
+                maps[name] = normalize(values, dim=1)
+        return output._replace(**{name: values.to(images.device) for name, values in maps.items()})
 
     def _segmentation_loss(self, batch: Batch, output: Any, reference: Tensor | None) -> Tensor:  # noqa: ANN401
         """The part of the objective that a validation or test has."""

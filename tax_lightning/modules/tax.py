@@ -26,6 +26,7 @@ from tax_lightning.modules.projection import (
     warn_of_pruned_prototypes,
 )
 from tax_lightning.modules.schedule import Event, Schedule
+from tax_lightning.tiles import Places
 
 
 class TAXLightningModule(ExplainingModule):
@@ -148,11 +149,29 @@ class TAXLightningModule(ExplainingModule):
             return torch.cat([made(band) for band in bands], dim=-2)
 
     @torch.no_grad()
-    def explain(self, images: Tensor, ids: Sequence[str] | None = None) -> Explanation:
+    def explain(
+        self,
+        images: Tensor,
+        ids: Sequence[str] | None = None,
+        tile: int | None = None,
+        at: tuple[Places, Places] | None = None,
+    ) -> Explanation:
         """Segment images and say who decided each pixel and which prototypes are the reason.
 
-        Images are ``[B, ch, H, W]``, ``ids`` their names. Warns where the weights are of a time
-        before the final projection, so that no prototype names a training pixel.
+        Warns where the weights are of a time before the final projection, so that no prototype
+        names a training pixel.
+
+        Args:
+            images: ``[B, ch, H, W]``.
+            ids: their names.
+            tile: side in pixels of windows, as of
+                :meth:`~tax_lightning.modules.base.MultiAnnotatorModule.predict`. The kernels and
+                their shares are those of the window in whose middle a pixel lies.
+            at: rows and columns of the pixels to be explained, in ascending order; with a tile, to
+                show a large image smaller without the memory for all of its pixels. ``None``: all.
+
+        Raises:
+            ValueError: if the tile is too small.
         """
         trainer = self._trainer
         fitting = trainer is not None and trainer.state.fn == "fit" and not trainer.state.finished
@@ -162,20 +181,32 @@ class TAXLightningModule(ExplainingModule):
                 "before the final projection. Train to the end, and take the checkpoint that "
                 "ExplainedCheckpoint keeps."
             )
-        with evaluating(self.network):
-            bands = self.network.bands(self.network.encode(images))
-            parts = [_explanation_maps(band) for band in bands]
-        return Explanation(
+        if tile is None:
+            maps = self._explanation_maps(images)
+        else:
+            there = (None, None) if at is None else at
+            maps = self._in_tiles(images, tile, self._explanation_maps, *there)
+        explanation = Explanation(
             ids=tuple(f"image {i}" for i in range(len(images))) if ids is None else tuple(ids),
             annotators=self.shown_names,
             classes=self.classes,
-            **{name: torch.cat([part[name] for part in parts], dim=-2) for name in parts[0]},
+            **maps,  # type: ignore[arg-type]
             sources=self.network.memory.sources(self.shown_names, self.classes),
             trust=self.network.trust.basis(self.reference),
             dispute_threshold=float(self.network.dispute_threshold),
             persons=self.persons,
             types=self.types,
         )
+        if tile is None and at is not None:
+            return explanation.sampled(*(torch.tensor([*places]) for places in at))
+        return explanation
+
+    def _explanation_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """The maps of an :class:`Explanation` by name."""
+        with evaluating(self.network):
+            bands = self.network.bands(self.network.encode(images))
+            parts = [_maps_of(band) for band in bands]
+        return {name: torch.cat([part[name] for part in parts], dim=-2) for name in parts[0]}
 
     @property
     def explained(self) -> bool:
@@ -377,11 +408,12 @@ class TAXLightningModule(ExplainingModule):
         self.schedule_done = list(checkpoint.get("schedule_done", []))
 
 
-def _explanation_maps(output: TAXOutput) -> dict[str, Tensor]:
-    """The maps of an :class:`Explanation` by name."""
+def _maps_of(output: TAXOutput) -> dict[str, Tensor]:
+    """As of :meth:`TAXLightningModule._explanation_maps`, of a part of the rows."""
     probs, annotator_probs = output.probs, output.annotator_probs
-    why_share, why = output.shares(probs.argmax(dim=1)).max(dim=2)
-    own = annotator_probs.argmax(dim=2, keepdim=True).unsqueeze(2)  # [B, N, 1, 1, H, W]
+    # On a CPU, argmax takes several times as long as max.
+    why_share, why = output.shares(probs.max(dim=1).indices).max(dim=2)
+    own = annotator_probs.max(dim=2, keepdim=True).indices.unsqueeze(2)  # [B, N, 1, 1, H, W]
     own = own.expand(-1, -1, output.within.shape[2], -1, -1, -1)
     says_own = output.log_kernel_probs.gather(3, own).squeeze(3)
     return {
@@ -390,5 +422,5 @@ def _explanation_maps(output: TAXOutput) -> dict[str, Tensor]:
         "who": output.who,
         "why": why,
         "why_share": why_share,
-        "why_own": (output.within.log() + says_own).argmax(dim=2),
+        "why_own": (output.within.log() + says_own).max(dim=2).indices,
     }

@@ -74,11 +74,6 @@ def grey_rgb(grey: NDArray[np.floating]) -> Picture:
     return np.repeat(grey.round().clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def spread(length: int, count: int) -> NDArray[np.int32]:
-    """So many of the places 0 to length - 1, or each several times, in the middle of its part."""
-    return ((np.arange(count) + 0.5) * length / count).astype(np.int32)
-
-
 def data_uri(picture: Picture) -> str:
     """A picture as the address of itself: PNG or JPEG, whichever is smaller."""
     image = Image.fromarray(picture)

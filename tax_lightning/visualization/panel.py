@@ -19,6 +19,7 @@ from tax_lightning.palette import (
     value_colours,
 )
 from tax_lightning.tendencies import Groups, figures
+from tax_lightning.tiles import spread
 from tax_lightning.visualization import drawing
 from tax_lightning.visualization.annotations import Argument, CallOut, SourcePatch, find_callouts
 from tax_lightning.visualization.gallery import origin
@@ -165,7 +166,7 @@ class View:
         self.zoom = np.divide(self.size, source_size)
         self.scale = max(1.0, width / SMALLEST_TILE)  # of text and lines
         self.line = round(2 * self.scale)
-        rows, columns = map(drawing.spread, source_size, self.size)
+        rows, columns = map(spread, source_size, self.size)
         place = (..., rows[:, None], columns)
         picture = Image.fromarray(drawing.as_picture(image))
         self.image = np.asarray(picture.resize((width, height), Image.Resampling.BOX))

@@ -1,5 +1,6 @@
 """A report on images: one page for a person, pictures, and the same in numbers for machines."""
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from tax_lightning.palette import (
     value_colours,
 )
 from tax_lightning.tendencies import Groups, agreement, not_learnt, tendency_table
+from tax_lightning.tiles import spread
 from tax_lightning.visualization import page as base
 from tax_lightning.visualization.annotations import Read, find_callouts
 from tax_lightning.visualization.drawing import data_uri
@@ -75,7 +77,8 @@ def write_report(
 
     Args:
         explained: explanations of one image each, on the CPU, and the images as pictures
-            ``[H, W, 3]`` uint8, of any sizes; such as
+            ``[H, W, 3]`` uint8, of any sizes; larger where an explanation is of evenly spread
+            pixels, and of a detail after its image, which alone counts in figures; such as
             :class:`~tax_lightning.data.images.ExplainedImages`. A third item may hold the masks
             ``[N, H, W]`` as the annotators drew them, a fourth the reference ``[H, W]``, both 255
             where not labelled.
@@ -116,7 +119,8 @@ def write_report(
         masks, reference = (*given, None, None)[:2]
         maps = report.add(explanation, picture, masks, reference)
         patches = report.cards[0].patches if report.cards else {}
-        panel = render_panel(explanation, picture, masks, reference, patches, groups)
+        shown = _resized(picture, explanation.probs.shape[-2:])
+        panel = render_panel(explanation, shown, masks, reference, patches, groups)
         name = file_name(explanation.ids[0])
         files = {"panel": f"panels/{name}.png", "maps": f"maps/{name}.npz"}
         Image.fromarray(panel).save(folder / files["panel"])
@@ -124,7 +128,7 @@ def write_report(
         report.images[-1]["files"] = files
     if not report.images:
         raise ValueError("there are no images to explain, expected at least one.")
-    notes = [*notes, *(found.said for found in report.findings())]
+    notes = [*notes, *report.notes, *(found.said for found in report.findings())]
     page = folder / "index.html"
     report.write_page(page, title, source, notes)
     content = {"tax_lightning": __version__, "source": source, "notes": notes, **report.content()}
@@ -159,6 +163,7 @@ class _Report:
         self.cards: list[PrototypeCard] = []
         self.images: list[dict[str, Any]] = []
         self.blocks: list[str] = []
+        self.notes: list[str] = []
 
     def add(
         self,
@@ -175,22 +180,33 @@ class _Report:
                 "every image its own id."
             )
         summary = Summary.of(explanation, masks, reference)
-        if self.images:
-            self.summary += summary
-        else:
+        if not self.images:
             self.first, self.summary = explanation, summary
+        elif not explanation.detail_of:
+            self.summary += summary
         maps = base.compact(explanation, self.max_side, masks)
+        explained = explanation.probs.shape[-2:]
+        if explained != picture.shape[:2]:
+            self.notes.append(
+                f"{name} has {picture.shape[0]} x {picture.shape[1]} pixels, of which "
+                f"{explained[0]} x {explained[1]} were explained, evenly spread. Shares are of "
+                "these pixels, and lengths and areas are counted in them. Details follow in full."
+            )
+        for axis, places in enumerate(("rows", "columns")):  # in pixels of the picture
+            maps[places] = spread(picture.shape[axis], explained[axis])[maps[places]]
         size = maps["result"].shape
-        shown = Image.fromarray(picture).resize(size[::-1], Image.Resampling.LANCZOS)
+        shown = _resized(picture, size)
         number = len(self.images)
         self.blocks += [
-            _block(f"picture-{number}", data_uri(np.asarray(shown))),
+            _block(f"picture-{number}", data_uri(shown)),
             _block(f"maps-{number}", base.packed(maps)),
         ]
-        self.tendencies.append(tendencies(explanation, masks))
+        if not explanation.detail_of:
+            self.tendencies.append(tendencies(explanation, masks))
         self.images.append(
             {
                 "id": name,
+                "detail_of": explanation.detail_of or None,
                 "size": list(picture.shape[:2]),
                 "shown": list(size),
                 "planes": base.planes_of(maps),
@@ -221,7 +237,9 @@ class _Report:
 
     def write_page(self, path: Path, title: str, source: str, notes: Sequence[str]) -> None:
         """Write the page, as HTML."""
-        people, count = len(self.first.annotators), len(self.images)
+        people = len(self.first.annotators)
+        count = sum(image["detail_of"] is None for image in self.images)
+        numbers = itertools.accumulate(int(image["detail_of"] is None) for image in self.images)
         summary = (
             f"{count} picture{'s' if count > 1 else ''}"
             f"{f', segmented by {source}' if source else ''}. For every spot: how many of {people} "
@@ -229,9 +247,10 @@ class _Report:
             "the result and against it."
         )
         options = "".join(
-            f'<option value="{number}">{number + 1} of {count}: {escape(image["id"])}, disputed '
-            f"{escape(per_cent(image['disputed']))}</option>"
-            for number, image in enumerate(self.images)
+            f'<option value="{place}">'
+            f"{f'{number} of {count}' if image['detail_of'] is None else 'detail'}: "
+            f"{escape(image['id'])}, disputed {escape(per_cent(image['disputed']))}</option>"
+            for place, (number, image) in enumerate(zip(numbers, self.images, strict=True))
         )
         sections = {
             "Overview": self._annotators_table(),
@@ -384,6 +403,12 @@ class _Report:
                     place = f"crop-{n}-{k}-{self.first.classes.index(example.label)}"
                     blocks.append(_block(place, data_uri(np.asarray(crop))))
         return "".join(blocks)
+
+
+def _resized(picture: Picture, size: Sequence[int]) -> Picture:
+    """The picture at this height and width."""
+    resized = Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.LANCZOS)
+    return np.asarray(resized)
 
 
 def _block(name: str, text: str) -> str:
