@@ -208,7 +208,7 @@ def test_also_in_bands_the_others_stay(base, run):
     encoded = base[0].network.eval().encode(images(4)[..., :31])
     before, after = (
         torch.cat([band.log_annotator_probs[:, :2] for band in bands], dim=3)
-        for bands in (m.network.eval().bands(encoded, 2000) for m in (base[0], run[0]))
+        for bands in (m.network.eval().bands(encoded, most_values=2000) for m in (base[0], run[0]))
     )
     assert before.shape[3] == 32
     assert_same(before.exp(), after.exp())

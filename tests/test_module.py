@@ -30,6 +30,7 @@ from tax_lightning import TAXLightningModule
 from tax_lightning.consensus import agreement, majority
 from tax_lightning.losses import LossWeights
 from tax_lightning.models.network import Encoded, TAXNetwork
+from tax_lightning.models.output import EVERYBODY
 from tax_lightning.modules.schedule import Schedule
 
 pytestmark = QUIET
@@ -160,16 +161,17 @@ def test_what_is_said_by_bands_is_what_is_said_at_once(monkeypatch):
         predicted = module.predict(seen), module.predict(seen, panel=["Ben", "Dr. C"])
         return [*predicted, *(getattr(explanation, name) for name in names)]
 
-    def counted(encoded: Encoded):
+    def counted(encoded: Encoded, panel):
         bands.append(encoded.features.shape[-2])
-        return decode(encoded)
+        return decode(encoded, panel)
 
     whole, decode = said(), module.network.decode
     monkeypatch.setattr(module.network, "decode", counted)
-    # Three annotators, two kernels and two classes: five rows of two images hold 960 values.
-    monkeypatch.setattr(TAXNetwork.bands, "__defaults__", (1000,))
+    # Three annotators, two kernels and two classes: five rows of two images hold 960 values. Seven
+    # rows of a panel of two hold 896.
+    monkeypatch.setattr(TAXNetwork.bands, "__defaults__", (EVERYBODY, 1000))
     torch.testing.assert_close(said(), whole)
-    assert bands == [6, 7, 4] * 3  # with one row beyond each edge between two bands
+    assert bands == [6, 7, 4] * 2 + [8, 7]  # with one row beyond each edge between two bands
 
 
 # ---------------------------------------------------------------------- frozen after the projection

@@ -267,7 +267,7 @@ def test_bands_equal_the_whole(kernel_size, most_values, heights):
     torch.nn.init.normal_(network.bank.weight)
     encoded = network.encode(torch.randn(2, 3, 11, 6))
     whole = network.decode(encoded)
-    bands = list(network.bands(encoded, most_values))
+    bands = list(network.bands(encoded, most_values=most_values))
     assert [band.log_probs.shape[-2] for band in bands] == heights
     for name, expected, *parts in zip(whole._fields, whole, *bands, strict=True):
         found = torch.cat(parts, dim=-2)

@@ -164,7 +164,9 @@ class TAXNetwork(DenseNetwork):
         log_odds = full_precision(self.bank.log_odds(encoded.features, panel))
         return TAXOutput(mix_kernels(within, log_odds), log_who, within, log_odds, embedding)
 
-    def bands(self, encoded: Encoded, most_values: int | None = None) -> Iterator[TAXOutput]:
+    def bands(
+        self, encoded: Encoded, panel: Panel = EVERYBODY, most_values: int | None = None
+    ) -> Iterator[TAXOutput]:
         """:meth:`decode` by horizontal bands, so that memory does not grow with N, K and C.
 
         A decoded pixel holds N * K * C values, of which a user keeps a few. Kernels see beyond the
@@ -175,12 +177,12 @@ class TAXNetwork(DenseNetwork):
         if most_values is None:
             on_cpu = encoded.features.device.type == "cpu"
             most_values = BAND_VALUES_CPU if on_cpu else BAND_VALUES
-        rows = max(1, most_values // (self.bank.bias.numel() * batch * width))
+        rows = max(1, most_values // (self.bank.bias[panel].numel() * batch * width))
         reach = self.bank.weight.shape[-1] // 2
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
             first, last = max(0, top - reach), min(height, bottom + reach)
-            output = self.decode(Encoded(*(part[:, :, first:last] for part in encoded)))
+            output = self.decode(Encoded(*(part[:, :, first:last] for part in encoded)), panel)
             yield TAXOutput(*(part[..., top - first : bottom - first, :] for part in output))
 
     def freeze(self, frozen: bool = True, *, prototypes: bool = True) -> None:

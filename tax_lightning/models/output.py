@@ -40,6 +40,20 @@ class ModelOutput(NamedTuple):
         return cls(result, log_annotator_probs, log_who)
 
 
+def of_panel(output: ModelOutput | TAXOutput, panel: Panel | list[int]) -> ModelOutput:
+    """The output if only a panel of annotators counted: the result is theirs.
+
+    Example:
+        >>> own = torch.tensor([[0.2, 0.8], [0.6, 0.4], [0.4, 0.6]]).log().view(1, 3, 2, 1, 1)
+        >>> output = ModelOutput.weighing_all_alike(own)
+        >>> of_panel(output, [0, 1]).log_probs.exp().flatten()
+        tensor([0.4000, 0.6000])
+    """
+    own, log_who = output.log_annotator_probs[:, panel], output.log_who[:, panel]
+    log_who = log_who.log_softmax(dim=1)
+    return ModelOutput(mix(log_who, own), own, log_who)
+
+
 class TAXWeights(NamedTuple):
     """Who and why, before anything is segmented; as of :class:`TAXOutput`."""
 

@@ -11,8 +11,7 @@ from tax_lightning.batch import Batch, by_our_keys, complete_batch
 from tax_lightning.consensus import right_labels
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.losses import LossWeights
-from tax_lightning.models.output import TAXOutput
-from tax_lightning.modules.base import result
+from tax_lightning.models.output import TAXOutput, of_panel
 from tax_lightning.modules.checkpoints import read_checkpoint
 from tax_lightning.modules.schedule import Schedule
 from tax_lightning.modules.tax import TAXLightningModule
@@ -152,7 +151,7 @@ class AddedAnnotators(TAXLightningModule):
         if self.reference == "none" or (self.reference == "given" and "reference" in batch):
             return super().reference_labels(batch, output)
         with torch.no_grad():
-            return result(output, list(range(self.kept))).argmax(dim=1)
+            return of_panel(output, slice(self.kept)).log_probs.argmax(dim=1)
 
     def right_labels(self, batch: Batch) -> Tensor:
         """None are known where the data lack the reference; trust stays that of the base."""

@@ -36,8 +36,7 @@ from tax_lightning.metrics import (
 )
 from tax_lightning.metrics.inputs import check_names, macro_over_classes
 from tax_lightning.models.backbone import evaluating
-from tax_lightning.models.mixture import mix
-from tax_lightning.models.output import ModelOutput, TAXOutput
+from tax_lightning.models.output import ModelOutput, TAXOutput, of_panel
 from tax_lightning.models.samples import coherent_samples
 from tax_lightning.modules.annotation_types import (
     TypeNumbers,
@@ -233,8 +232,8 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
         if tile is not None:
             return self._predict_in_tiles(images, chosen, samples, tile)
         if samples is None:
-            return self._by_output(images, lambda output: result(output, chosen))
-        return self._by_output(images, lambda output: sampled(output, samples, chosen))
+            return self._by_output(images, lambda output: output.log_probs.exp(), chosen)
+        return self._by_output(images, lambda output: sampled(output, samples), chosen)
 
     def _predict_in_tiles(
         self, images: Tensor, chosen: list[int] | None, samples: int | None, tile: int
@@ -247,13 +246,12 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
             )
 
         def said(output: Any) -> Tensor:  # noqa: ANN401 - of any model
-            if samples is None:
-                return result(output, chosen)
-            own: Tensor = output.log_annotator_probs
-            return (own if chosen is None else own[:, chosen]).exp()
+            logarithms = output.log_probs if samples is None else output.log_annotator_probs
+            probs: Tensor = logarithms.exp()
+            return probs
 
         def made(part: Tensor) -> dict[str, Tensor]:
-            return {"probs": self._by_output(part, said)}
+            return {"probs": self._by_output(part, said, chosen)}
 
         probs = self._in_tiles(images, tile, made)["probs"].to(images.device)
         return probs if samples is None else coherent_samples(probs.log(), samples).flatten(1, 2)
@@ -284,10 +282,16 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
         columns = range(width) if columns is None else columns
         return blend(parts(), rows, columns, averaged)
 
-    def _by_output(self, images: Tensor, made: Callable[[Any], Tensor]) -> Tensor:
-        """What is made of the output for these images, ``[B, ..., H, W]``."""
+    def _by_output(
+        self,
+        images: Tensor,
+        made: Callable[[Any], Tensor],
+        chosen: list[int] | None,
+    ) -> Tensor:
+        """What is made of the output of the chosen for these images, ``[B, ..., H, W]``."""
         with evaluating(self):
-            return made(self(images))
+            output: Any = self(images)
+        return made(output if chosen is None else of_panel(output, chosen))
 
     def to_onnx(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the parent
         """Refused: a Lightning module has hooks that no exported graph holds.
@@ -459,7 +463,7 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
         batch, output, reference = self._evaluated(batch, self.test_metrics)
         loss = self._segmentation_loss(batch, output, reference)
         self.log("test/loss", loss, sync_dist=True, batch_size=len(batch["masks"]))
-        drawn = sampled(output, TEST_SAMPLES, None)
+        drawn = sampled(output, TEST_SAMPLES)
         labels = {"masks": batch["masks"], "present": batch["present"]}
         self.sample_metrics.update(annotator_prediction=drawn, **labels)
         if self.explanation_metrics is not None:
@@ -655,18 +659,9 @@ def image_scores(
     return scores
 
 
-def result(output: TAXOutput | ModelOutput, chosen: list[int] | None) -> Tensor:
-    """Probabilities ``[B, C, H, W]`` of the result if only the chosen annotators counted."""
-    if chosen is None:
-        return output.log_probs.exp()
-    weights = output.log_who[:, chosen].log_softmax(dim=1)
-    return mix(weights, output.log_annotator_probs[:, chosen]).exp()
-
-
-def sampled(output: TAXOutput | ModelOutput, samples: int, chosen: list[int] | None) -> Tensor:
-    """Plausible segmentations ``[B, M samples, H, W]`` of the chosen annotators, or of all."""
-    own = output.log_sample_probs if chosen is None else output.log_annotator_probs[:, chosen]
-    return coherent_samples(own, samples).flatten(1, 2)
+def sampled(output: TAXOutput | ModelOutput, samples: int) -> Tensor:
+    """Plausible segmentations of every annotator ``[B, M samples, H, W]``."""
+    return coherent_samples(output.log_sample_probs, samples).flatten(1, 2)
 
 
 def by_group(

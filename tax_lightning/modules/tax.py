@@ -143,9 +143,15 @@ class TAXLightningModule(ExplainingModule):
         output: TAXOutput = self.network(images, panel)
         return output
 
-    def _by_output(self, images: Tensor, made: Callable[[TAXOutput], Tensor]) -> Tensor:
+    def _by_output(
+        self,
+        images: Tensor,
+        made: Callable[[Any], Tensor],
+        chosen: list[int] | None,
+    ) -> Tensor:
+        panel = EVERYBODY if chosen is None else torch.tensor(chosen, device=images.device)
         with evaluating(self.network):
-            bands = self.network.bands(self.network.encode(images))
+            bands = self.network.bands(self.network.encode(images), panel)
             return torch.cat([made(band) for band in bands], dim=-2)
 
     @torch.no_grad()
