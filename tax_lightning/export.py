@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from tax_lightning.constants import __version__
 from tax_lightning.data.preparation import Preparation
-from tax_lightning.explanation import expected_disagreement
+from tax_lightning.explanation import expected_disagreement, most_likely
 from tax_lightning.extras import check_exported, needed
 from tax_lightning.files import appearing, plain
 from tax_lightning.models.backbone import DenseNetwork, evaluating
@@ -65,7 +65,7 @@ class NamedOutputs(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The outputs for images ``[B, ch, H, W]``."""
         output = self.model(images)
-        own, decision = output.log_annotator_probs.exp(), output.log_probs.argmax(dim=1)
+        own, decision = output.log_annotator_probs.exp(), most_likely(output.log_probs, dim=1)
         chosen = decision[:, None, None].expand(-1, own.shape[1], 1, -1, -1)
         named = {
             "result": output.log_probs.exp(),
@@ -257,7 +257,7 @@ def _difference(exported: Graph, graph: NamedOutputs, images: Tensor) -> float:
         if name == "votes":
             apart = apart[clear]
         elif name == "why":
-            shares = output.shares(expected["result"].argmax(dim=1))
+            shares = output.shares(most_likely(expected["result"], dim=1))
             shares = shares / output.who.unsqueeze(2) if graph.all_alike else shares
             apart = apart[clear & _ahead(shares.flatten(1, 2))]
         worst = max(worst, float(apart.max())) if apart.numel() else worst

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from tax_lightning.explanation import most_likely
 from tax_lightning.metrics.inputs import PooledMetric, check_count, check_inputs, disputed_pixels
 from tax_lightning.metrics.probes import Read, Sources, patch_insertion, prototype_integrity
 from tax_lightning.metrics.who import TrustScore, WhoAccuracy, exchanged
@@ -85,7 +86,7 @@ class ExplanationMetrics(WhoMetrics):
         (network,) = self._network
         self.trust.constant = network.trust.constant
         super().update(images, output, disputed, right, **labels)
-        decision = output.probs.argmax(dim=1)
+        decision = most_likely(output.probs, dim=1)
         reason = output.reason(decision, all_alike=network.trust.kind != "image")
         fits = network.memory.has_example.flatten(0, 1)[reason, decision]
         self.examples.update(fits[disputed].float())

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tax_lightning.explanation import most_likely
 from tax_lightning.models.mixture import mix, probs_of
 
 Panel = Tensor | slice
@@ -122,4 +123,4 @@ class TAXOutput(NamedTuple):
         shares = self.shares(decision)
         if all_alike:
             shares = shares / self.who.unsqueeze(2)
-        return shares.flatten(1, 2).argmax(dim=1)
+        return most_likely(shares.flatten(1, 2), dim=1)

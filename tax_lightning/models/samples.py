@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from tax_lightning.explanation import most_likely
+
 
 def coherent_samples(log_probs: Tensor, samples: int) -> Tensor:
     """Segmentations that a model holds possible, each whole in itself.
@@ -32,7 +34,7 @@ def coherent_samples(log_probs: Tensor, samples: int) -> Tensor:
     classes = log_probs.shape[-3]
     noise = _gumbel_noise(samples, classes).to(log_probs)
     # One sample at a time: all at once would need S times the memory of the probabilities.
-    drawn = [(log_probs + shift.view(-1, 1, 1)).argmax(dim=-3) for shift in noise]
+    drawn = [most_likely(log_probs + shift.view(-1, 1, 1), dim=-3) for shift in noise]
     return torch.stack(drawn, dim=-3)
 
 

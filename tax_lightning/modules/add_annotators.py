@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tax_lightning.batch import Batch, by_our_keys, complete_batch
 from tax_lightning.consensus import right_labels
 from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.explanation import most_likely
 from tax_lightning.losses import LossWeights
 from tax_lightning.models.output import TAXOutput, of_panel
 from tax_lightning.modules.checkpoints import read_checkpoint
@@ -151,7 +152,7 @@ class AddedAnnotators(TAXLightningModule):
         if self.reference == "none" or (self.reference == "given" and "reference" in batch):
             return super().reference_labels(batch, output)
         with torch.no_grad():
-            return of_panel(output, slice(self.kept)).log_probs.argmax(dim=1)
+            return most_likely(of_panel(output, slice(self.kept)).log_probs, dim=1)
 
     def right_labels(self, batch: Batch) -> Tensor:
         """None are known where the data lack the reference; trust stays that of the base."""
@@ -160,7 +161,7 @@ class AddedAnnotators(TAXLightningModule):
 
     def _targets(self, batch: Batch, output: TAXOutput) -> tuple[Tensor, Tensor, Tensor | None]:
         """Annotators known before count as present, with the model's own segmentation of each."""
-        own = output.log_annotator_probs.detach().argmax(dim=2)
+        own = most_likely(output.log_annotator_probs.detach(), dim=2)
         known = (torch.arange(len(self.annotators)) < self.kept).to(own.device)
         unseen = known & ~batch["present"]
         masks = torch.where(unseen[:, :, None, None], own, batch["masks"])

@@ -23,7 +23,7 @@ from tax_lightning.consensus import (
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.preparation import Preparation
 from tax_lightning.distributed import across_processes, alone
-from tax_lightning.explanation import AVERAGED
+from tax_lightning.explanation import AVERAGED, most_likely
 from tax_lightning.losses import SegmentationLoss, SegmentationTerms
 from tax_lightning.metrics import (
     Tendencies,
@@ -467,7 +467,7 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
         labels = {"masks": batch["masks"], "present": batch["present"]}
         self.sample_metrics.update(annotator_prediction=drawn, **labels)
         if self.explanation_metrics is not None:
-            own = output.log_sample_probs.argmax(dim=2)
+            own = most_likely(output.log_sample_probs, dim=2)
             self.tendencies.update(annotator_prediction=own, **labels)
             known = known_labels(batch, reference) | {"right": self.right_labels(batch)}
             disputed = disagreement(batch["masks"])
@@ -607,14 +607,14 @@ def metric_inputs(
 
     ``all_alike`` is that of :meth:`.TAXOutput.reason`.
     """
-    decision, reason = output.log_probs.argmax(dim=1), None
+    decision, reason = most_likely(output.log_probs, dim=1), None
     if isinstance(output, TAXOutput):
         reason = output.reason(decision, all_alike=all_alike)
     return {
         **known_labels(batch, reference),
         "prediction": decision,
         "probs": output.log_probs.exp(),
-        "annotator_prediction": output.log_sample_probs.argmax(dim=2),
+        "annotator_prediction": most_likely(output.log_sample_probs, dim=2),
         "annotator_probs": output.log_sample_probs.exp(),
         "who": output.log_who.exp(),
         "reason": reason,
@@ -643,13 +643,15 @@ def image_scores(
         ``samples/ged2``; see :mod:`tax_lightning.metrics`.
     """
     masks, present, classes = batch["masks"], batch["present"], output.log_probs.shape[1]
-    own = output.log_sample_probs.argmax(dim=2)
+    own = most_likely(output.log_sample_probs, dim=2)
     scores = {
         "ged2": generalized_energy_distance(own, masks, present, classes),
         "samples/ged2": generalized_energy_distance(drawn, masks, present, classes),
     }
     if reference is not None:
-        dice = macro_over_classes(fused_dice(output.log_probs.argmax(dim=1), reference, classes))
+        dice = macro_over_classes(
+            fused_dice(most_likely(output.log_probs, dim=1), reference, classes)
+        )
         unknown = (reference == IGNORE_INDEX).flatten(1).all(1)
         scores["fused_dice"] = dice.masked_fill(unknown, torch.nan)
     if annotators:

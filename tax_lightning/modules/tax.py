@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tax_lightning.batch import Batch
-from tax_lightning.explanation import Explanation
+from tax_lightning.explanation import Explanation, most_likely
 from tax_lightning.losses import LossWeights, TAXLoss
 from tax_lightning.metrics import ExplanationMetrics
 from tax_lightning.models.backbone import evaluating
@@ -417,9 +417,8 @@ class TAXLightningModule(ExplainingModule):
 def _maps_of(output: TAXOutput) -> dict[str, Tensor]:
     """As of :meth:`TAXLightningModule._explanation_maps`, of a part of the rows."""
     probs, annotator_probs = output.probs, output.annotator_probs
-    # On a CPU, argmax takes several times as long as max.
-    why_share, why = output.shares(probs.max(dim=1).indices).max(dim=2)
-    own = annotator_probs.max(dim=2, keepdim=True).indices.unsqueeze(2)  # [B, N, 1, 1, H, W]
+    why_share, why = output.shares(most_likely(probs, dim=1)).max(dim=2)
+    own = most_likely(annotator_probs, dim=2)[:, :, None, None]  # [B, N, 1, 1, H, W]
     own = own.expand(-1, -1, output.within.shape[2], -1, -1, -1)
     says_own = output.log_kernel_probs.gather(3, own).squeeze(3)
     return {
@@ -428,5 +427,5 @@ def _maps_of(output: TAXOutput) -> dict[str, Tensor]:
         "who": output.who,
         "why": why,
         "why_share": why_share,
-        "why_own": (output.within.log() + says_own).max(dim=2).indices,
+        "why_own": most_likely(output.within.log() + says_own, dim=2),
     }
