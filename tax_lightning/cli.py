@@ -29,6 +29,7 @@ from tax_lightning.callbacks.checkpoint import is_dry_run
 from tax_lightning.callbacks.loggers import LoggedConfig, working
 from tax_lightning.commands import values_of
 from tax_lightning.data import MultiAnnotatorDataModule
+from tax_lightning.figures import short_table
 from tax_lightning.modules.checkpoints import checkpoint_in, read_checkpoint
 from tax_lightning.modules.tax import TAXLightningModule
 from tax_lightning.run_folders import mark_latest, place_files
@@ -198,8 +199,13 @@ class TAXCLI(LightningCLI):
         self._end("validate", self.trainer.ckpt_path)
 
     def after_test(self) -> None:
-        """Keep the figures."""
+        """Print the figures that come first, below the trainer's table of all; keep all."""
+        self._summarise()
         self._end("test", self.trainer.ckpt_path)
+
+    @rank_zero_only
+    def _summarise(self) -> None:
+        print(f"\n{short_table(self.trainer.callback_metrics)}\n")
 
     @rank_zero_only
     def _end(self, stage: str, checkpoint: Any) -> None:  # noqa: ANN401 - a path, or nothing

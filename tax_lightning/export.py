@@ -89,8 +89,9 @@ def export_model(model: Any, path: str | Path) -> float:  # noqa: ANN401 - a Lig
 
     Returns:
         The largest difference between the outputs of file and model, over random images of two
-        sizes. Outputs are compared where the model's decision, and for ``why`` its largest share,
-        is ahead by more than the tolerance.
+        sizes. Where it is above the tolerance, the model is asked in double precision, and the
+        smaller difference counts: PyTorch too rounds. Outputs are compared where the model's
+        decision, and for ``why`` its largest share, is ahead by more than the tolerance.
 
     Raises:
         ModuleNotFoundError: if the extra ``onnx`` is not installed, for an ONNX file.
@@ -119,6 +120,13 @@ def export_model(model: Any, path: str | Path) -> float:  # noqa: ANN401 - a Lig
                     "be one graph for images of all sizes, without random numbers."
                 ) from error
         worst = max(_difference(exported, graph, images) for images in (first, second))
+        if worst > TOLERANCE:  # perhaps by the rounding of PyTorch itself
+            try:
+                graph.double()
+                exact = max(_difference(exported, graph, images) for images in (first, second))
+            finally:
+                graph.float()  # the same numbers as before
+            worst = min(worst, exact)
         if not worst <= TOLERANCE:
             raise ValueError(
                 f"{path}: the outputs of the file differ from those of the model by {worst:.1e}, "
@@ -249,7 +257,8 @@ def _random_images(model: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
 
 def _difference(exported: Graph, graph: NamedOutputs, images: Tensor) -> float:
     """The largest difference between the outputs for these images."""
-    output, found, expected = graph.model(images), exported(images), graph(images)
+    found, images = exported(images), images.to(next(graph.parameters()).dtype)
+    output, expected = graph.model(images), graph(images)
     clear = _ahead(expected["result"])
     worst = 0.0
     for name, value in expected.items():

@@ -7,9 +7,10 @@ import pytest
 import torch
 from squares import ANNOTATORS, QUIET, Squares, images, make_loader, make_module, make_trainer
 
+from tax_lightning.baselines import MultiHead
 from tax_lightning.models.output import ModelOutput
 from tax_lightning.models.samples import coherent_samples
-from tax_lightning.modules.base import MultiAnnotatorModule, metric_inputs
+from tax_lightning.modules.base import metric_inputs
 from tax_lightning.modules.schedule import Schedule
 
 pytestmark = QUIET
@@ -227,7 +228,7 @@ def test_without_a_reference_another_metric_selects_the_checkpoint():
 
 def test_whether_annotators_are_persons_is_taken_from_the_data_and_kept():
     names = ["Ana", "Ben"], ["background", "cell"]
-    module, again = MultiAnnotatorModule(*names), MultiAnnotatorModule(*names)
+    module, again = MultiHead(*names), MultiHead(*names)
     assert module.persons
     module._trainer = SimpleNamespace(datamodule=SimpleNamespace(persons=False))
     module.setup("fit")

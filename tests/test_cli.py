@@ -109,6 +109,31 @@ def refused(arguments, capsys) -> str:
     return said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["import", "--help"], "coco"),
+        (["import", "coco", "a", "b", "--tilse=8"], "Did you mean tile?"),
+        (["import", "arrays", "--help"], "--tile"),
+        (["inspect", "--help"], "--ckpt_path"),
+        (["inspect", "--config", "mine.yaml", "--outptu=x"], "Did you mean output?"),
+        (["explain", "--help"], "--images"),
+        (["export", "best.ckpt", "a.onx"], "expected .onnx"),
+        (["compare", "--help"], "--folds"),
+        (["compare", "--config", "a.yaml", "--sedes", "1"], "Did you mean seeds?"),
+    ],
+)
+def test_help_and_errors_in_a_commands_own_options_need_no_torch(arguments, said):
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'lightning', 'scipy.stats')));"
+        "from tax_lightning.__main__ import main; main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_version_and_help_need_no_torch():
     program = (
         "import sys; from tax_lightning.__main__ import main; main(['--version']); main([]); "
@@ -179,7 +204,7 @@ def test_the_user_beats_the_checkpoint_and_the_checkpoint_beats_the_defaults(che
     assert cli.model.hparams["encoder"] == network["encoder"]
 
 
-def test_model_is_built_from_the_checkpoint_alone(checkpoint, config):
+def test_model_is_built_from_the_checkpoint_alone(checkpoint, config, capsys):
     data = yaml.safe_load(config.read_text())
     del data["model"]
     config.write_text(yaml.safe_dump(data))
@@ -188,6 +213,10 @@ def test_model_is_built_from_the_checkpoint_alone(checkpoint, config):
     noted = json.loads(Path(checkpoint).with_name("metrics.json").read_text())
     assert noted.keys() == {"fit", "test"}
     assert noted["fit"]["metrics"]["val/dice/Ana"] is not None
+    last = capsys.readouterr().out.rpartition("\ntest\n")[2]
+    assert f"Annotator Dice ↑  {noted['test']['metrics']['test/dice/mean']:.3f}" in re.sub(
+        " {2,}", "  ", last
+    )
     tested = noted["test"]
     assert tested["metrics"]["test/dice/mean"] == cli.trainer.callback_metrics["test/dice/mean"]
     assert tested["checkpoint"] == checkpoint
@@ -430,7 +459,7 @@ def test_a_folder_stands_for_the_one_checkpoint_in_it(tmp_path):
 
 def test_an_unknown_command_names_the_known_and_the_nearest(capsys):
     said = refused(["preditc"], capsys)
-    assert "fit, validate, test, predict, explain, inspect, import, compare." in said
+    assert "fit, validate, test, predict, explain, export, inspect, import, compare." in said
     assert "Did you mean predict?" in said
 
 

@@ -320,7 +320,10 @@ def test_a_wrong_argument_is_refused_before_anything_runs(
     monkeypatch.setattr(command, "carry_out", lambda *_: pytest.fail("a run was started"))
     with pytest.raises(SystemExit) as stop:
         main(["compare", "--config", "tiny.yaml", *arguments])
-    assert said in f"{stop.value}{capsys.readouterr().err}"
+    told = f"{stop.value}{capsys.readouterr().err}"
+    assert said in told
+    assert "tax fit" not in told
+    assert "MultiAnnotatorModule" not in told
     assert not list(tmp_path.rglob("*.ckpt"))
 
 

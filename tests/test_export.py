@@ -1,5 +1,6 @@
 """One file of a model for other programs: the same numbers, named, for images of any size."""
 
+import copy
 import json
 import re
 import subprocess
@@ -168,13 +169,15 @@ def test_refused_are_models_that_draw(tmp_path):
 
 def test_a_file_that_says_something_else_is_not_written(tmp_path, monkeypatch):
     def write(graph, *_):
-        return lambda images: {name: x + 0.001 for name, x in graph(images).items()}
+        kept = copy.deepcopy(graph)
+        return lambda images: {name: x + 0.001 for name, x in kept(images).items()}
 
     monkeypatch.setattr(export, "_write_pt2", write)
     module = make_module(TAXLightningModule).train()
     with pytest.raises(ValueError, match=r"differ from those of the model by .*not written"):
         export_model(module, tmp_path / "a.pt2")
     assert module.training
+    assert {weights.dtype for weights in module.parameters()} == {torch.float32}
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,5 +1,6 @@
 """What all baselines share: their arguments, a training step, predictions."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,9 +48,9 @@ class Baseline(MultiAnnotatorModule):
         self.loss = SegmentationTerms(self.hparams["segmentation_loss"])
         self._measure_by(who=self.weighs, named=self.named)
 
+    @abstractmethod
     def forward(self, images: Tensor) -> ModelOutput:
         """Predictions for images ``[B, ch, H, W]``."""
-        raise NotImplementedError
 
     def terms(self, batch: Batch) -> Terms:
         """The terms of the loss in training."""

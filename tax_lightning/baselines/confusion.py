@@ -1,6 +1,7 @@
 """One truth for all, and a confusion matrix for each annotator."""
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 from torch import Tensor, eye, nn
@@ -43,13 +44,13 @@ class Confusion(Baseline):
         self.network = SegmentationNetwork(size, **self.backbone)
         self._build(size, math.log(DIAGONAL * (size - 1) / (1 - DIAGONAL)) * eye(size))
 
+    @abstractmethod
     def _build(self, size: int, start: Tensor) -> None:
         """Make what gives the matrices, which start from these logits ``[C, C]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def log_confusion(self, features: Tensor) -> Tensor:
         """Log of the matrices ``[B, N, C, C, H, W]``; B, H and W are 1 where they do not vary."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor) -> ModelOutput:
         """The truth, and what each annotator makes of it."""

@@ -12,9 +12,10 @@ import yaml
 from tax_lightning.commands import split_off
 from tax_lightning.comparison.dots import Panel, Row, draw
 from tax_lightning.comparison.models import PARTS, Model, model_of
-from tax_lightning.comparison.report import DISAGREEMENT, SEGMENTATION, write_tables
+from tax_lightning.comparison.report import write_tables
 from tax_lightning.comparison.results import Results, Selection
 from tax_lightning.comparison.runs import Run, carry_out
+from tax_lightning.figures import DISAGREEMENT, SEGMENTATION
 from tax_lightning.files import appearing
 from tax_lightning.short_errors import ShortErrorParser
 from tax_lightning.usage import COMMANDS
@@ -135,17 +136,22 @@ def split_options(whole: Mapping[str, Any], folds: int | None, fold: int | None)
 
 
 def resolved(model: Model, settings: Sequence[str]) -> dict[str, Any]:
-    """The whole configuration of a model, as ``tax fit --print_config`` prints it."""
+    """The whole configuration of a model, as ``tax fit --print_config`` prints it.
+
+    Raises:
+        ValueError: If ``tax fit`` would refuse it.
+    """
     from tax_lightning.cli import TAXCLI  # here, as it imports torch, which takes seconds
 
     flags = [f"--model={model.class_path}", *model.options, "--print_config"]
-    printed = io.StringIO()
+    printed, said = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
             TAXCLI.run(["fit", *settings, *flags])
     except SystemExit as stop:
-        if stop.code:
-            raise
+        if stop.code:  # what was said begins with the usage of `tax fit`
+            error = said.getvalue().rpartition("error: ")[2].strip()
+            raise ValueError(f"configuration of {model.name}: {error}") from stop
     whole: dict[str, Any] = yaml.safe_load(printed.getvalue())
     return whole
 

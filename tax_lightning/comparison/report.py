@@ -18,58 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tax_lightning.comparison.results import Selection
+from tax_lightning.figures import DISAGREEMENT, SEGMENTATION, Figure
 from tax_lightning.files import appearing
 
 SIGNIFICANT = 0.05
-HIGHER, LOWER = 1, -1
 MISSING = "-"
 TESTED = (
     "Differences are tested over the test images: Wilcoxon's signed ranks on the scores averaged "
     "over seeds, corrected by Holm. Bold: best, and told from every other with p < 0.05. Columns "
     "without differences are not tested. What is found holds for further images of this kind."
-)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A column.
-
-    Args:
-        title: Its head.
-        key: Of the figure in a test, without ``test/``.
-        better: `HIGHER` or `LOWER`.
-        score: Of single images, where there is one.
-        control: Key of what the figure is compared with, in brackets behind it.
-    """
-
-    title: str
-    key: str
-    better: int
-    score: str | None = None
-    control: str | None = None
-
-    @property
-    def head(self) -> str:
-        """The title, and which direction is better."""
-        return f"{self.title} {'↑' if self.better > 0 else '↓'}"
-
-
-SEGMENTATION = (
-    Figure("Annotator Dice", "dice/mean", HIGHER, score="dice"),
-    Figure("Fused Dice", "fused_dice/mean", HIGHER, score="fused_dice"),
-    Figure("GED²", "ged2", LOWER, score="ged2"),
-    Figure("GED², samples", "samples/ged2", LOWER, score="samples/ged2"),
-    Figure("Dice match", "dice_match", HIGHER),
-    Figure("Dice match, samples", "samples/dice_match", HIGHER),
-    Figure("ECE annotators", "ece_annotators", LOWER),
-)
-DISAGREEMENT = (
-    Figure("AUROC of dispute", "dispute_auroc", HIGHER),
-    Figure("Brier of dissent (constants)", "dissent_brier", LOWER, control="dissent_brier_table"),
-    Figure("Within-pixel AUC (constants)", "within_auc", HIGHER, control="within_auc_table"),
-    Figure("Votes error (constant)", "votes_error", LOWER, control="votes_error_constant"),
-    Figure("Who @expert (chance)", "who_accuracy_expert", HIGHER, control="who_chance_expert"),
-    Figure("Who ECE", "who_ece_expert", LOWER),
 )
 
 

@@ -1,5 +1,6 @@
 """What all models of several annotators share: batches, optimizers, metrics, checkpoints."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ BY_AREA = 0.3  # share of the run at whose start types are the ranks of the area
 TEST_SAMPLES = 9  # of each annotator, of which a test measures the sets
 
 
-class MultiAnnotatorModule(L.LightningModule, Shareable):
+class MultiAnnotatorModule(L.LightningModule, Shareable, ABC):
     """Base of the Lightning modules for several annotators; works with any ``Trainer``.
 
     A subclass builds its network with the arguments ``self.backbone``, sets ``loss``, and
@@ -537,9 +538,9 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
                 maps[name] = normalize(values, dim=1)
         return output._replace(**{name: values.to(images.device) for name, values in maps.items()})
 
+    @abstractmethod
     def _segmentation_loss(self, batch: Batch, output: Any, reference: Tensor | None) -> Tensor:  # noqa: ANN401
         """The part of the objective that a validation or test has."""
-        raise NotImplementedError
 
     def _probed(self) -> dict[str, Tensor]:
         """Further values of a test, which need passes of their own."""
