@@ -26,10 +26,9 @@ _THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def _maps(labels: Tensor, num_classes: int, labelled: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels by foreground class ``[B, C - 1, N, HW]`` and labelled ``[B, 1, N, HW]``, 0 or 1."""
+    """Pixels by foreground class ``[B, C - 1, N, HW]`` and labelled ``[B, N, HW]``, 0 or 1."""
     foreground = foreground_masks(labels, num_classes) & labelled.unsqueeze(2)
-    by_class = (x.transpose(1, 2).flatten(3).float() for x in (foreground, labelled.unsqueeze(2)))
-    return next(by_class), next(by_class)
+    return foreground.transpose(1, 2).flatten(3).contiguous().float(), labelled.flatten(2).float()
 
 
 def _overlap(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -41,11 +40,18 @@ def _overlap(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tup
     # TF32, whose sums are float32); mixed precision would round the counts of pixels.
     with torch.autocast(first[0].device.type, enabled=False):
         common = (first[0] @ second[0].mT).movedim(1, -1)
-        area = (first[0] @ second[1].mT + first[1] @ second[0].mT).movedim(1, -1)
+        area = (_area(first[0], second[1]) + _area(second[0], first[1]).mT).movedim(1, -1)
     # 0 / 0 is NaN for a class in neither map. An epsilon there would make such pairs count as far
     # apart, and so change what is said of sets that hold empty maps.
     dice, iou = 2 * common / area, common / (area - common)
     return macro_over_classes(dice), macro_over_classes(iou)
+
+
+def _area(by_class: Tensor, labelled: Tensor) -> Tensor:
+    """Pixels of a class that the others label ``[B, C - 1, I, J]``."""
+    # The classes as further rows: to repeat `labelled` for each would copy all of its pixels.
+    rows = by_class.flatten(1, 2) @ labelled.mT
+    return rows.unflatten(1, by_class.shape[1:3])
 
 
 def _predicted_and_given(
