@@ -90,7 +90,8 @@ def disagreement(masks: Tensor) -> Tensor:
         [[[False, True, False]]]
     """
     highest = masks.masked_fill(masks == IGNORE_INDEX, -1).amax(1)
-    return highest > masks.amin(1)  # 255 is above every class
+    # 255 is above every class. On a CPU `amin` of integers takes ten times as long.
+    return highest > masks.min(1).values
 
 
 def majority(masks: Tensor, num_classes: int) -> Tensor:
