@@ -5,6 +5,7 @@ from types import ModuleType
 
 _EXTRAS = {
     "h5py": "hdf5",
+    "litdata": "streaming",
     "nibabel": "volumes",
     "pycocotools.mask": "tools",
     "pydicom": "dicom",

@@ -4,6 +4,8 @@ from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 from tax_lightning.data.dataset import MultiAnnotatorDataset, Source, collate_samples
 from tax_lightning.data.folder import FolderDataModule
 from tax_lightning.data.samples import RawSample, Sample, SampleTable
+from tax_lightning.data.shards import write_shards
+from tax_lightning.data.streaming import StreamingDataModule
 from tax_lightning.data.table import TableDataModule
 
 __all__ = [
@@ -14,6 +16,8 @@ __all__ = [
     "Sample",
     "SampleTable",
     "Source",
+    "StreamingDataModule",
     "TableDataModule",
     "collate_samples",
+    "write_shards",
 ]
