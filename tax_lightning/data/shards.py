@@ -30,8 +30,8 @@ from tax_lightning.extras import needed
 FORMAT = 1
 _ABOUT = "about"  # beside the splits
 _INDEX = "index.json"
-_SHARDS = 64  # of a split at least, so that small ones are shuffled and shared out well too
-_SHARD_BYTES = 2**26  # of one at most, about
+_SHARDS = 8  # of a split at least, so that small ones are shuffled and shared out well too
+_SHARD_BYTES = 2**24  # of one at most, about
 _PLANES = ("masks", "reference", "expert", "deviation")
 _WITH_IGNORE = 16  # added to the number of bits
 
