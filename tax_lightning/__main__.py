@@ -34,7 +34,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
         sys.exit(f"tax: error: {unknown(arguments[0])}")
     from tax_lightning.cli import TAXCLI
-    from tax_lightning.commands import explain_images, inspect_data
+    from tax_lightning.commands import explain_images, inspect_data, optimize_data
     from tax_lightning.comparison.command import compare_models
     from tax_lightning.importers.command import import_data
 
@@ -43,6 +43,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "explain": explain_images,
         "import": import_data,
         "inspect": inspect_data,
+        "optimize": optimize_data,
     }
     try:
         if arguments and arguments[0] in alone:

@@ -1,4 +1,4 @@
-"""The commands that train and test nothing: ``tax inspect`` and ``tax explain``."""
+"""The commands that train and test nothing: ``tax inspect``, ``tax explain``, ``tax optimize``."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from tax_lightning.data import MultiAnnotatorDataModule
+from tax_lightning.data import MultiAnnotatorDataModule, write_shards
 from tax_lightning.data.images import ExplainedImages, images_for
 from tax_lightning.inspection import inspect
 from tax_lightning.modules.checkpoints import checkpoint_in, load_model
@@ -94,6 +94,33 @@ def explain_images(args: Sequence[str]) -> None:
     for note in json.loads(page.with_name("report.json").read_text("utf-8"))["notes"]:
         print(f"note  {note}", file=sys.stderr)
     print(f"page  {page}")
+
+
+def optimize_data(args: Sequence[str]) -> None:
+    """Carry out ``tax optimize`` with the arguments after it."""
+    parser = ShortErrorParser(
+        prog="tax optimize",
+        usage="tax optimize FROM TO [--data.init_args.NAME=VALUE ...]",
+        description=COMMANDS["optimize"],
+    )
+    parser.add_argument("from", type=str, help="Data in the one format, or a --config of tax fit.")
+    parser.add_argument("to", type=str, help="Folder or address to write, such as s3://bucket/x.")
+    parser.add_argument("--config", action="config", help="As for `tax fit`; only data is read.")
+    parser.add_subclass_arguments(MultiAnnotatorDataModule, "data", required=True)
+    first = Path(args[0]) if args else Path()
+    if first.is_dir():
+        chosen = ["--data=FolderDataModule", f"--data.root={first}"]
+    else:
+        chosen = [f"--config={first}"] if first.is_file() else []
+    arguments, _ = _only_data([*args[:1], *chosen, *args[1:]])
+    config = parser.parse_args(arguments)
+    if not chosen:
+        raise FileNotFoundError(
+            f"FROM: {first} does not exist, expected a folder of data in the one format, or the "
+            "configuration of a data module (YAML)."
+        )
+    data = parser.instantiate(config).data
+    print(f"{write_shards(data, config.to, show_progress)}\n\nshards  {config.to}")
 
 
 def _device(name: str | None) -> torch.device:

@@ -1,0 +1,238 @@
+"""Shards: what is written is what is read, in training once an epoch, also after a stop."""
+
+import json
+import sys
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from ddp_runs import in_two_processes
+from torch import nn
+from written_files import save
+
+from tax_lightning.__main__ import main
+from tax_lightning.data import FolderDataModule, StreamingDataModule, write_shards
+from tax_lightning.data.dataset import FewerLabels, StapleReference
+from tax_lightning.data.description import Description
+from tax_lightning.data.shards import _packed, _unpacked
+
+pytest.importorskip("litdata")
+SPLITS = {"train": 24, "val": 5, "test": 3}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """32 images of several sizes; of Bob every third mask is missing, every fifth one empty."""
+    root, rng = tmp_path_factory.mktemp("folder"), np.random.default_rng(0)
+    lines = ["name,split,group,scanner"]
+    for number in range(sum(SPLITS.values())):
+        name, size = f"scan{number:02d}", (20 + number % 3, 24)
+        save(root / "images" / f"{name}.png", rng.integers(0, 4000, size, np.uint16))
+        mask = rng.integers(0, 3, size, np.uint8)
+        save(root / "masks" / "Ann" / f"{name}.png", mask)
+        if number % 3:
+            save(root / "masks" / "Bob" / f"{name}.png", mask * (number % 5 > 0))
+        mask[:4] = 255
+        if number % 2:
+            save(root / "reference" / f"{name}.png", mask)
+        split = next(s for s, end in (("train", 24), ("val", 29), ("test", 32)) if number < end)
+        lines.append(f"{name},{split},{split}{number // 2},{'AB'[number % 2]}")
+    (root / "samples.csv").write_text("\n".join(lines))
+    (root / "annotators.csv").write_text("annotator,tool\nAnn,pen\nBob,mouse\n")
+    Description("scans", ("back", "cell", "rim"), ("grey",), (0, 4095), False).write(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def shards(root, tmp_path_factory) -> Path:
+    """The same as shards."""
+    place = tmp_path_factory.mktemp("streamed") / "shards"
+    main(["optimize", str(root), str(place)])
+    return place
+
+
+def stream(place, **options) -> StreamingDataModule:
+    return StreamingDataModule(place, **{"train_transforms": "none", "batch_size": 4} | options)
+
+
+def assert_same(first: object, second: object) -> None:
+    assert type(first) is type(second)
+    if isinstance(first, np.ndarray | torch.Tensor):
+        assert first.dtype == second.dtype
+        np.testing.assert_array_equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_same(first[key], second[key])
+    else:
+        assert first == second
+
+
+# What is written is what is read
+
+
+def test_all_that_a_data_module_says_is_the_same(root, shards):
+    folder, streamed = FolderDataModule(root, group_by="tool"), stream(shards, group_by="tool")
+    for name in ("annotators", "classes", "channels", "metadata", "groups", "persons"):
+        assert_same(getattr(folder, name), getattr(streamed, name))
+    assert streamed.preparation == folder.preparation
+    assert streamed.preparation.intensity_range == (0, 4095)
+    groups = {s.id: s.group for s in folder.table.samples}
+    assert streamed.contents.sample_groups == groups
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_sample_is_the_same(root, shards, split):
+    folder, streamed = (
+        data._samples_of(split) for data in (FolderDataModule(root), stream(shards))
+    )
+    assert tuple(streamed.ids) == folder.ids
+    assert len(folder.ids) == SPLITS[split]
+    for index in range(len(folder.ids)):
+        assert_same(vars(folder[index]), vars(streamed[index]))
+
+
+@pytest.mark.parametrize("loader", ["val", "test", "predict", "projection"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_are_the_same(root, shards, loader, workers):
+    folder, streamed = (
+        getattr(data, f"{loader}_dataloader")()
+        for data in (FolderDataModule(root, batch_size=4), stream(shards, num_workers=workers))
+    )
+    batches = list(zip(folder, streamed, strict=True))
+    assert len(batches) == len(folder)
+    for first, second in batches:
+        assert_same(first, second)
+
+
+def test_training_batches_hold_the_same_samples(root, shards):
+    folder = FolderDataModule(root)._eval_dataset(FolderDataModule(root)._samples_of("train"))
+    samples = {sample["id"]: sample for sample in folder}
+    for batch in stream(shards).train_dataloader():
+        for place, name in enumerate(batch["id"]):
+            height, width = batch["size"][place]
+            for key in ("image", "masks", "reference"):
+                plane = batch[key][place][..., :height, :width]
+                assert_same(plane, samples[name][key])
+            assert_same(batch["present"][place], samples[name]["present"])
+
+
+def test_read_finds_a_sample_of_any_split(root, shards):
+    folder, streamed = FolderDataModule(root), stream(shards)
+    for name in ("scan01", "scan24", "scan31"):
+        assert_same(folder.read(name), streamed.read(name))
+    with pytest.raises(KeyError, match="No sample has the id 'scan99'"):
+        streamed.read("scan99")
+
+
+def test_patches_and_drawn_splits_are_kept(root, tmp_path):
+    folder = FolderDataModule(root, patch_size=16, patch_stride=12)
+    write_shards(folder, tmp_path / "patches")
+    streamed = stream(tmp_path / "patches")
+    for split in ("train", "val"):
+        own, other = folder._samples_of(split), streamed._samples_of(split)
+        assert_same(vars(own[3]), vars(other[3]))
+        assert tuple(own.ids) == tuple(other.ids)
+
+
+def test_fewer_labels_and_staple_work_on_what_is_streamed(root, shards):
+    folder, streamed = (
+        make(place, labels_per_image=1)
+        for make, place in ((FolderDataModule, root), (stream, shards))
+    )
+    for data in (folder, streamed):
+        data.use_staple()
+    expected = {raw.id: raw for raw in map(folder._samples_of("train").__getitem__, range(24))}
+    for batch in streamed.train_dataloader():
+        for place, name in enumerate(batch["id"]):
+            height, width = batch["size"][place]
+            for key in ("masks", "reference"):
+                assert_same(
+                    batch[key][place][..., :height, :width].numpy(), getattr(expected[name], key)
+                )
+
+
+@pytest.mark.parametrize("highest", [0, 1, 2, 3, 6, 7, 253, 254])
+@pytest.mark.parametrize("ignore", [False, True])
+def test_labels_come_back_from_their_bits(highest, ignore):
+    labels = np.random.default_rng(0).integers(0, highest + 1, (3, 5, 7)).astype(np.uint8)
+    labels[0, 0, 0] = highest
+    labels[1, 1] = 255 if ignore else 0
+    packed = _packed(labels)
+    assert_same(_unpacked(packed, labels.shape), labels)
+    bits = max(1, (highest + ignore).bit_length())
+    assert len(packed) == 1 + bits * 14  # 105 pixels
+
+
+# Order
+
+
+def ids_of(loader) -> list[str]:
+    return [name for batch in loader for name in batch["id"]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_sample_comes_once_an_epoch_in_another_order(shards, workers):
+    loader = stream(shards, num_workers=workers).train_dataloader()
+    first, second = ids_of(loader), ids_of(loader)
+    assert sorted(first) == sorted(second) == [f"scan{number:02d}" for number in range(24)]
+    assert first != second
+    assert first != sorted(first)
+    assert first == ids_of(stream(shards, num_workers=workers).train_dataloader())
+    assert first != ids_of(stream(shards, num_workers=workers, seed=1).train_dataloader())
+
+
+class Noting(L.LightningModule):
+    """Notes the samples that it trains with; stops once in the middle of an epoch."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        super().__init__()
+        self.layer, self.stop_at = nn.Linear(1, 1), stop_at
+        self.seen: list[tuple[int, str]] = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen += [(self.current_epoch, name) for name in batch["id"]]
+        return self.layer(torch.ones(1)).sum()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def on_train_batch_end(self, outputs, batch, batch_idx) -> None:
+        self.trainer.should_stop = self.trainer.global_step == self.stop_at
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(data, module: Noting, checkpoint: Path | None = None, **options) -> L.Trainer:
+    quiet = {f"enable_{part}": False for part in ("progress_bar", "model_summary", "checkpointing")}
+    trainer = L.Trainer(accelerator="cpu", logger=False, max_epochs=3, **quiet | options)
+    trainer.fit(module, data, ckpt_path=checkpoint)
+    return trainer
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop_at", [6, 8])
+def test_a_fit_goes_on_within_an_epoch(shards, tmp_path, workers, stop_at):
+    # Six steps an epoch: stopped after the first, or two steps into the second.
+    whole, before, after = Noting(), Noting(stop_at), Noting()
+    fit(stream(shards, num_workers=workers), whole)
+    trainer = fit(stream(shards, num_workers=workers), before)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert len(before.seen) == 4 * stop_at
+    fit(stream(shards, num_workers=workers), after, tmp_path / "last.ckpt")
+    assert before.seen + after.seen == whole.seen
+    assert len(set(whole.seen)) == 3 * 24
+
+
+def train_in_processes(devices: int, folder: Path) -> None:
+    place = json.loads((folder / "place.json").read_text())
+    module = Noting()
+    trainer = fit(stream(place), module, devices=devices, strategy="ddp", max_epochs=2)
+    (folder / f"seen-{trainer.global_rank}.json").write_text(json.dumps(module.seen))
+
+
+if __name__ == "__main__":
+    in_two_processes(train_in_processes, Path(sys.argv[1]))
