@@ -21,10 +21,10 @@ import numpy.typing as npt
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.datamodule import MultiAnnotatorDataModule
-from tax_lightning.data.dataset import Source
 from tax_lightning.data.metadata import Metadata
-from tax_lightning.data.samples import RawSample, SampleTable
+from tax_lightning.data.samples import RawSample
 from tax_lightning.data.splits import SPLITS
+from tax_lightning.data.table import TableDataModule
 from tax_lightning.extras import needed
 
 FORMAT = 1
@@ -118,9 +118,14 @@ class Shards:
 
     def __getitem__(self, index: int | Item) -> RawSample:
         """The sample at this place; or the one that LitData has just read, in its own order."""
-        # A slice, since LitData keeps the shard then: single items are fetched anew each time.
-        item = index if isinstance(index, dict) else self._stream[index : index + 1][0]
-        return _unpacked_sample(item)
+        return _unpacked_sample(index if isinstance(index, dict) else self._item(index))
+
+    def _item(self, index: int) -> Item:
+        item: Item = self._stream[index]
+        if self._stream.on_demand_bytes:  # a reader is there now, which can be told
+            # Else it would fetch single items of remote shards, and the same ones each epoch.
+            self._stream.on_demand_bytes = False
+        return item
 
 
 def stream(root: str, name: str, cache_dir: str | None, **options: Any) -> Any:  # noqa: ANN401
@@ -169,17 +174,19 @@ def write_shards(
     if beside is not None:
         beside.mkdir(parents=True, exist_ok=True)
     lines, done = [], 0
+    order = {split: _order(split, len(source.ids)) for split, source in sources.items()}
     with TemporaryDirectory(prefix="shards-", dir=beside) as temporary:
         folder = Path(temporary, "shards")
         for split, source in sources.items():
             writer = _Writer(folder / split, len(source.ids), store)
-            for number in range(len(source.ids)):
-                writer.add(_packed_sample(source[number]))
+            for index in order[split]:
+                writer.add(_packed_sample(source[index]))
                 done += 1
                 progress(done, total)
             lines.append(f"{split:<6} {writer.finished()}")
         writer = _Writer(folder / _ABOUT, 1, store)
-        contents = _contents(data, sources)
+        ids = {split: tuple(sources[split].ids[i] for i in order[split]) for split in SPLITS}
+        contents = _contents(data, ids)
         writer.add({"about": json.dumps({"format": FORMAT, **asdict(contents)})})
         writer.finished()
         if store is None:
@@ -188,9 +195,21 @@ def write_shards(
     return "\n".join([*lines, f"annotators  {people}", f"classes  {', '.join(contents.classes)}"])
 
 
-def _contents(data: MultiAnnotatorDataModule, sources: Mapping[str, Source]) -> Contents:
+def _order(split: str, count: int) -> list[int]:
+    """In which order the samples of a split are written.
+
+    Those of a shard are read one after the other in training too: drawn at random, they are not the
+    slices of one patient.
+    """
+    if split != "train":
+        return list(range(count))
+    drawn: list[int] = np.random.default_rng(0).permutation(count).tolist()
+    return drawn
+
+
+def _contents(data: MultiAnnotatorDataModule, ids: Mapping[str, tuple[str, ...]]) -> Contents:
     """What the shards of a data module's samples are to say of themselves."""
-    tables = [source for source in sources.values() if isinstance(source, SampleTable)]
+    samples = data.table.samples if isinstance(data, TableDataModule) else ()
     return Contents(
         annotators=data.annotators,
         classes=data.classes,
@@ -198,8 +217,8 @@ def _contents(data: MultiAnnotatorDataModule, sources: Mapping[str, Source]) -> 
         intensity_range=data.pictures.intensity_range,
         persons=data.persons,
         metadata=data.metadata,
-        ids={split: tuple(source.ids) for split, source in sources.items()},
-        sample_groups={s.id: s.group for table in tables for s in table.samples if s.group},
+        ids=ids,
+        sample_groups={sample.id: sample.group for sample in samples if sample.group},
     )
 
 

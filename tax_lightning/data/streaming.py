@@ -64,11 +64,10 @@ class StreamingDataModule(MultiAnnotatorDataModule):
 
         Samples are left out that would not fill a batch in every process, other ones each epoch.
         """
-        litdata = needed("litdata")
         samples = MultiAnnotatorDataset(
             self._samples_of("train"), self.train_transforms, self.mean, self.std
         )
-        return litdata.StreamingDataLoader(
+        loader = _loader_class()(
             stream(
                 self.root,
                 "train",
@@ -80,3 +79,22 @@ class StreamingDataModule(MultiAnnotatorDataModule):
             drop_last=self._drops_last(len(samples)),
             **self._loading(),
         )
+        loader.current_epoch = self.trainer.current_epoch if self.trainer else 0  # that is over
+        return loader
+
+
+def _loader_class() -> Any:  # noqa: ANN401 - of LitData, which ships no types
+    """LitData's loader, but for what happens after an epoch that was gone on with.
+
+    Lightning takes as many batches as there are and does not ask for one more. LitData's loader
+    learns only by that question that the epoch is over, and would go on with it again and again.
+    """
+
+    class Loader(needed("litdata").StreamingDataLoader):  # type: ignore[misc]
+        gone_on = False
+
+        def __iter__(self) -> Any:  # noqa: ANN401
+            self.gone_on = self.restore = self.restore and not self.gone_on
+            return super().__iter__()
+
+    return Loader
