@@ -107,18 +107,20 @@ def optimize_data(args: Sequence[str]) -> None:
     parser.add_argument("to", type=str, help="Folder or address to write, such as s3://bucket/x.")
     parser.add_argument("--config", action="config", help="As for `tax fit`; only data is read.")
     parser.add_subclass_arguments(MultiAnnotatorDataModule, "data", required=True)
-    first = Path(args[0]) if args else Path()
-    if first.is_dir():
-        chosen = ["--data=FolderDataModule", f"--data.root={first}"]
-    else:
-        chosen = [f"--config={first}"] if first.is_file() else []
-    arguments, _ = _only_data([*args[:1], *chosen, *args[1:]])
+    given = list(args)
+    if args and not args[0].startswith("-"):
+        source = Path(args[0])
+        if source.is_dir():
+            given[1:1] = ["--data=FolderDataModule", f"--data.root={source}"]
+        elif source.is_file():
+            given[1:1] = [f"--config={source}"]
+        else:
+            raise FileNotFoundError(
+                f"FROM: {source} does not exist, expected a folder of data in the one format, or "
+                "the configuration of a data module (YAML)."
+            )
+    arguments, _ = _only_data(given)
     config = parser.parse_args(arguments)
-    if not chosen:
-        raise FileNotFoundError(
-            f"FROM: {first} does not exist, expected a folder of data in the one format, or the "
-            "configuration of a data module (YAML)."
-        )
     data = parser.instantiate(config).data
     print(f"{write_shards(data, config.to, show_progress)}\n\nshards  {config.to}")
 

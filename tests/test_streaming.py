@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
+import yaml
 from ddp_runs import in_two_processes
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
@@ -19,7 +21,8 @@ from tax_lightning.data import FolderDataModule, StreamingDataModule, collate_sa
 from tax_lightning.data.description import Description
 from tax_lightning.data.shards import _packed, _unpacked
 
-pytest.importorskip("litdata")
+boto3 = pytest.importorskip("boto3")
+downloader = pytest.importorskip("litdata.streaming.downloader")
 SPLITS = {"train": 24, "val": 5, "test": 3}
 
 
@@ -240,6 +243,87 @@ def test_two_processes_see_each_sample_once_an_epoch(shards):
     assert sorted(first + second) == every
     assert len(first) == len(second)
     assert {name for epoch, name in first if epoch} != {name for epoch, name in first if not epoch}
+
+
+# An object store
+
+
+@pytest.fixture
+def bucket(monkeypatch) -> Iterator[str]:
+    """Address of an empty bucket of a server on this machine."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "known")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    # LitData takes encrypted connections only, which the server has not.
+    monkeypatch.setitem(downloader._OBSTORE_CLIENT_OPTIONS, "allow_http", True)
+    boto3.client("s3").create_bucket(Bucket="scans")
+    yield "s3://scans"
+    server.stop()
+
+
+def test_from_an_object_store_comes_what_a_folder_gives(root, shards, bucket, tmp_path):
+    write_shards(FolderDataModule(root), f"{bucket}/all")
+    remote = stream(f"{bucket}/all", cache_dir=tmp_path)
+    assert remote.contents == stream(shards).contents
+    for loader in ("val", "projection", "train", "train"):
+        batches = [getattr(data, f"{loader}_dataloader")() for data in (stream(shards), remote)]
+        for first, second in zip(*batches, strict=True):
+            assert_same(first, second)
+    assert_same(remote.read("scan30"), stream(shards).read("scan30"))
+    # Each shard was fetched once: of training, of validation, and of the one sample that was read.
+    assert len(list(tmp_path.rglob("*.bin"))) == 8 + 5 + 1
+    with pytest.raises(ValueError, match="s3://scans/all is there already"):
+        write_shards(FolderDataModule(root), f"{bucket}/all")
+    with pytest.raises(FileNotFoundError, match="s3://scans/other holds no finished shards"):
+        stream(f"{bucket}/other", cache_dir=tmp_path)
+
+
+# What is refused
+
+
+def test_an_interrupted_writing_leaves_nothing_to_read(root, tmp_path, monkeypatch):
+    def interrupted(done: int, total: int) -> None:
+        if done == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(FolderDataModule(root), tmp_path / "shards", interrupted)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError, match="holds no finished shards"):
+        stream(tmp_path / "shards")
+
+
+def test_what_is_there_is_not_written_over(root, shards):
+    with pytest.raises(ValueError, match="is there already"):
+        write_shards(FolderDataModule(root), shards)
+
+
+def test_the_command_refuses_what_is_no_data(tmp_path):
+    with pytest.raises(SystemExit, match="nothing does not exist"):
+        main(["optimize", str(tmp_path / "nothing"), str(tmp_path / "shards")])
+
+
+def test_the_extra_is_named_where_litdata_is_missing(root, shards, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "litdata", None)
+    for use in (
+        lambda: stream(shards),
+        lambda: write_shards(FolderDataModule(root), tmp_path / "x"),
+    ):
+        with pytest.raises(ModuleNotFoundError, match=r"tax-lightning\[streaming\]"):
+            use()
+
+
+def test_the_command_takes_a_configuration_and_options(root, tmp_path, capsys):
+    settings = {"class_path": "FolderDataModule", "init_args": {"root": str(root)}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"data": settings, "seed_everything": 1}))
+    place = tmp_path / "shards"
+    main(["optimize", str(tmp_path / "mine.yaml"), str(place), "--data.annotators=[Bob]"])
+    assert "annotators  Bob" in capsys.readouterr().out
+    assert stream(place).annotators == ("Bob",)
 
 
 if __name__ == "__main__":

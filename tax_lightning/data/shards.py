@@ -75,6 +75,7 @@ class Contents:
             FileNotFoundError: If there are no shards, or the writing of them was interrupted.
             ValueError: If they are of another format.
         """
+        needed("litdata")
         try:
             text = stream(root, _ABOUT, cache_dir)[0]["about"]
         except Exception as error:  # each kind of store has its own for what is missing
@@ -109,7 +110,7 @@ class Shards:
         self, root: str, split: str, ids: Sequence[str], cache_dir: str | None = None
     ) -> None:
         self._ids = tuple(ids)
-        self._stream = stream(root, split, cache_dir) if ids else ()
+        self._stream: Any = stream(root, split, cache_dir) if ids else None
 
     @property
     def ids(self) -> Sequence[str]:
@@ -121,10 +122,11 @@ class Shards:
         return _unpacked_sample(index if isinstance(index, dict) else self._item(index))
 
     def _item(self, index: int) -> Item:
+        if self._stream.cache is None:
+            # Once asked for a slice, LitData keeps the shards of a store that it reads from. Else
+            # it would fetch single items, and the same ones each epoch.
+            self._stream[:0]
         item: Item = self._stream[index]
-        if self._stream.on_demand_bytes:  # a reader is there now, which can be told
-            # Else it would fetch single items of remote shards, and the same ones each epoch.
-            self._stream.on_demand_bytes = False
         return item
 
 
@@ -325,7 +327,7 @@ def _packed(labels: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.uint8]:
     highest = int(labels.max(where=~ignored, initial=0))
     bits = max(1, (highest + with_ignore).bit_length())
     planes = [np.packbits((labels >> bit) & 1) for bit in range(bits)]
-    return np.concatenate([np.uint8([bits + _WITH_IGNORE * with_ignore]), *planes])
+    return np.concatenate([np.full(1, bits + _WITH_IGNORE * with_ignore, np.uint8), *planes])
 
 
 def _unpacked(packed: npt.NDArray[np.uint8], shape: Sequence[int]) -> Any:  # noqa: ANN401

@@ -91,6 +91,7 @@ def _loader_class() -> Any:  # noqa: ANN401 - of LitData, which ships no types
     """
 
     class Loader(needed("litdata").StreamingDataLoader):  # type: ignore[misc]
+        restore: bool
         gone_on = False
 
         def __iter__(self) -> Any:  # noqa: ANN401
