@@ -23,6 +23,7 @@ from tax_lightning.data.shards import _packed, _unpacked
 
 boto3 = pytest.importorskip("boto3")
 downloader = pytest.importorskip("litdata.streaming.downloader")
+REPO = Path(__file__).parent.parent
 SPLITS = {"train": 24, "val": 5, "test": 3}
 
 
@@ -181,6 +182,16 @@ def test_each_sample_comes_once_an_epoch_in_another_order(shards, workers):
     assert first != ids_of(stream(shards, num_workers=workers, seed=1).train_dataloader())
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_fills_no_batch_is_left_out_other_samples_each_epoch(shards, workers):
+    loader = stream(shards, batch_size=5, num_workers=workers).train_dataloader()
+    first, second = ids_of(loader), ids_of(loader)
+    assert len(loader) == 4
+    assert len(set(first)) == len(first) == len(set(second)) == len(second) == 20
+    assert set(first) != set(second)
+    assert len(ids_of(stream(shards, batch_size=32).train_dataloader())) == 24
+
+
 class Noting(L.LightningModule):
     """Notes the samples that it trains with; stops once in the middle of an epoch."""
 
@@ -245,6 +256,28 @@ def test_two_processes_see_each_sample_once_an_epoch(shards):
     assert {name for epoch, name in first if epoch} != {name for epoch, name in first if not epoch}
 
 
+def test_the_command_line_trains_from_shards(shards, tmp_path):
+    main(
+        [
+            *("fit", "--config", str(REPO / "experiments" / "quickstart.yaml")),
+            *("--config", str(REPO / "tests" / "tiny.yaml")),
+            *("--data", "StreamingDataModule", "--data.root", str(shards)),
+            *(
+                "--data.batch_size=4",
+                "--trainer.max_epochs=1",
+                "--trainer.logger=false",
+                "--output",
+                str(tmp_path / "run"),
+            ),
+        ]
+    )
+    sources = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    pixels = sources["state_dict"]["network.memory._extra_state"]["pixel_ids"]
+    names = {name for row in pixels for ids in row for name in ids if name}
+    assert names
+    assert names <= set(stream(shards).contents.ids["train"])
+
+
 # An object store
 
 
@@ -266,6 +299,10 @@ def bucket(monkeypatch) -> Iterator[str]:
 
 
 def test_from_an_object_store_comes_what_a_folder_gives(root, shards, bucket, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(FolderDataModule(root), f"{bucket}/all", interrupted)
+    with pytest.raises(FileNotFoundError, match="s3://scans/all holds no finished shards"):
+        stream(f"{bucket}/all", cache_dir=tmp_path)
     write_shards(FolderDataModule(root), f"{bucket}/all")
     remote = stream(f"{bucket}/all", cache_dir=tmp_path)
     assert remote.contents == stream(shards).contents
@@ -278,18 +315,18 @@ def test_from_an_object_store_comes_what_a_folder_gives(root, shards, bucket, tm
     assert len(list(tmp_path.rglob("*.bin"))) == 8 + 5 + 1
     with pytest.raises(ValueError, match="s3://scans/all is there already"):
         write_shards(FolderDataModule(root), f"{bucket}/all")
-    with pytest.raises(FileNotFoundError, match="s3://scans/other holds no finished shards"):
-        stream(f"{bucket}/other", cache_dir=tmp_path)
 
 
 # What is refused
 
 
-def test_an_interrupted_writing_leaves_nothing_to_read(root, tmp_path, monkeypatch):
-    def interrupted(done: int, total: int) -> None:
-        if done == 30:
-            raise KeyboardInterrupt
+def interrupted(done: int, total: int) -> None:
+    """Stop in the middle of the last split."""
+    if done == total - 2:
+        raise KeyboardInterrupt
 
+
+def test_an_interrupted_writing_leaves_nothing_to_read(root, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_shards(FolderDataModule(root), tmp_path / "shards", interrupted)
     assert list(tmp_path.iterdir()) == []

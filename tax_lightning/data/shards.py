@@ -165,6 +165,17 @@ def write_shards(
     Raises:
         ValueError: If there is something at this place already.
         ModuleNotFoundError: If LitData is not installed.
+
+    Example:
+        >>> from tax_lightning.simulation import SyntheticDataModule
+        >>> few = dict(size=64, train_samples=2, val_samples=1, test_samples=1)
+        >>> with TemporaryDirectory() as folder:
+        ...     report = write_shards(SyntheticDataModule(**few), Path(folder, "shards"))
+        ...     places = sorted(path.name for path in Path(folder, "shards").iterdir())
+        >>> places
+        ['about', 'test', 'train', 'val']
+        >>> report.splitlines()[0]
+        'train  2 samples in 2 shards, 0.1 MB'
     """
     place = str(to).rstrip("/")
     store = _Store(place) if "://" in place else None

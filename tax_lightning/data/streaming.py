@@ -28,6 +28,18 @@ class StreamingDataModule(MultiAnnotatorDataModule):
     Raises:
         FileNotFoundError: If there are no shards, or the writing of them was interrupted.
         ModuleNotFoundError: If LitData is not installed.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from tax_lightning.data.shards import write_shards
+        >>> from tax_lightning.simulation import SyntheticDataModule
+        >>> few = dict(size=64, train_samples=4, val_samples=1, test_samples=1)
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = write_shards(SyntheticDataModule(**few), Path(folder, "shards"))
+        ...     data = StreamingDataModule(Path(folder, "shards"), batch_size=4)
+        ...     batch = next(iter(data.train_dataloader()))
+        >>> data.classes[:2], batch["masks"].shape
+        (('background', 'cell'), torch.Size([4, 5, 64, 64]))
     """
 
     def __init__(
