@@ -57,6 +57,8 @@ def _run(command: str, *arguments: str) -> None:
         from tax_lightning.importers.command import import_data as run
     elif command == "inspect":
         from tax_lightning.commands import inspect_data as run
+    elif command == "optimize":
+        from tax_lightning.commands import optimize_data as run
     else:
         from tax_lightning.cli import TAXCLI
 

@@ -1,4 +1,4 @@
-"""The commands that train and test nothing: ``tax inspect``, ``tax explain``, ``tax export``.
+"""The commands that train and test nothing: inspect, explain, export, optimize.
 
 Their own arguments are read before torch is imported, which takes seconds. So help and errors come
 at once.
@@ -126,6 +126,32 @@ def export_checkpoint(args: Sequence[str]) -> None:
     model = load_model(config.checkpoint, "CHECKPOINT")
     difference = export_model(model, config.to)
     print(f"largest difference from PyTorch: {difference:.1e}\n\nexport  {config.to}")
+
+
+def optimize_data(args: Sequence[str]) -> None:
+    """Carry out ``tax optimize`` with the arguments after it."""
+    parser = ShortErrorParser(
+        prog="tax optimize",
+        usage="tax optimize FROM TO [--data.init_args.NAME=VALUE ...]",
+        description=f"{COMMANDS['optimize']} {_DATA_HELP}",
+    )
+    parser.add_argument("from", type=str, help="Data in the one format, or a --config of tax fit.")
+    parser.add_argument("to", type=str, help="Folder or address to write, such as s3://bucket/x.")
+    of_data, own = split_off(["--data"], args)
+    config = parser.parse_args(own)
+    source = Path(config["from"])
+    if not source.exists():
+        raise FileNotFoundError(
+            f"FROM: {source} does not exist, expected a folder of data in the one format, or the "
+            "configuration of a data module (YAML)."
+        )
+    folder = ["--data=FolderDataModule", f"--data.root={source}"]
+    parts = folder if source.is_dir() else _data_parts([config["from"]])
+
+    from tax_lightning.data.shards import write_shards
+
+    data = _data_module([*parts, *of_data], parser.prog, required=True)
+    print(f"{write_shards(data, config.to, show_progress)}\n\nshards  {config.to}")
 
 
 def _device(name: str | None) -> Any:  # noqa: ANN401 - a torch.device

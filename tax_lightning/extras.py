@@ -6,6 +6,7 @@ from types import ModuleType
 
 _EXTRAS = {
     "h5py": "hdf5",
+    "litdata": "streaming",
     "nibabel": "volumes",
     "onnx": "onnx",
     "onnxruntime": "onnx",

@@ -11,6 +11,7 @@ COMMANDS = {
     "export": "Write a model as one file for other programs: ONNX, or a graph of PyTorch.",
     "inspect": "Look at a data set before training: findings, tables, masks to look at again.",
     "import": "Turn a tool's export or a published data set into the one format.",
+    "optimize": "Pack data into shards that are read fast, or from an object store.",
     "compare": "Train and test several models on equal terms: tables, paired tests, a figure.",
 }
 

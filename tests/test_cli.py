@@ -459,7 +459,7 @@ def test_a_folder_stands_for_the_one_checkpoint_in_it(tmp_path):
 
 def test_an_unknown_command_names_the_known_and_the_nearest(capsys):
     said = refused(["preditc"], capsys)
-    assert "fit, validate, test, predict, explain, export, inspect, import, compare." in said
+    assert "predict, explain, export, inspect, import, optimize, compare." in said
     assert "Did you mean predict?" in said
 
 

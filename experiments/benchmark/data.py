@@ -2,8 +2,9 @@
 
     python -m experiments.benchmark.data
 
-The files are made up: grainy images, each with masks of up to eight annotators. Everything runs in
-one process and one thread, and the files have been read before, so that the disk does not count.
+The files are made up: grainy images, each with masks of up to eight annotators. They are read as
+they are, and as the shards that ``tax optimize`` writes of them. Everything runs in one process and
+one thread, and the files have been read before, so that the disk does not count.
 The ways of reading take turns; a ratio is the median of those of the single turns.
 """
 
@@ -21,10 +22,17 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from tax_lightning.data import FolderDataModule, SampleTable
+from tax_lightning.data import (
+    FolderDataModule,
+    MultiAnnotatorDataModule,
+    SampleTable,
+    StreamingDataModule,
+    write_shards,
+)
+from tax_lightning.data.dataset import Source
 from tax_lightning.data.description import Description
 
-IMAGES, SIDE, ANNOTATORS, TURNS = 64, 512, 8, 7
+IMAGES, SIDE, ANNOTATORS, TURNS = 128, 512, 8, 7
 
 
 def write_folder(root: Path) -> None:
@@ -67,10 +75,16 @@ def decode(table: SampleTable) -> None:
             cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
 
 
-def batches(data: FolderDataModule) -> None:
+def batches(data: MultiAnnotatorDataModule) -> None:
     """An epoch of training batches."""
     for _ in data.train_dataloader():
         pass
+
+
+def samples(source: Source) -> None:
+    """Image and masks of every sample, one after the other."""
+    for number in range(len(source.ids)):
+        source[number]
 
 
 def milliseconds(read: Callable[[], None]) -> float:
@@ -82,8 +96,16 @@ def milliseconds(read: Callable[[], None]) -> float:
 
 def measured(root: Path, count: int) -> dict[str, tuple[float, float]]:
     """Way of reading -> milliseconds an image, and speed relative to the bare decode."""
-    data = load(root, count)
-    ways = {"bare decode": lambda: decode(data.table), "batches": lambda: batches(data)}
+    data, shards = load(root, count), root / f"shards{count}"
+    write_shards(data, shards)
+    streamed = StreamingDataModule(shards, train_transforms="none")
+    source = streamed._samples_of("train")
+    ways = {
+        "bare decode": lambda: decode(data.table),
+        "batches": lambda: batches(data),
+        "samples of shards": lambda: samples(source),
+        "batches of shards": lambda: batches(streamed),
+    }
     turns = [
         {name: milliseconds(read) for name, read in ways.items()}
         for _ in range(TURNS + 1)  # the first fills caches and is left out
@@ -102,12 +124,13 @@ def main() -> None:
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
         write_folder(Path(folder))
-        print("| annotators | decode, ms | ratio | batches, ms | ratio |")
-        print("|---|---|---|---|---|")
+        print("| annotators | bare decode, ms | batches | samples of shards | batches of shards |")
+        print("|---:|---:|---:|---:|---:|")
         for count in (1, 2, 4, 8):
             found = measured(Path(folder), count)
-            cells = [f"{value:.2f}" for pair in found.values() for value in pair]
-            print(f"| {count} | {' | '.join(cells)} |", flush=True)
+            (decoding, _), *others = found.values()
+            cells = [f"{own:.2f} ms, {ratio:.2f}" for own, ratio in others]
+            print(f"| {count} | {decoding:.2f} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ _PUBLIC = {
     "Sample": "samples",
     "SampleTable": "samples",
     "Source": "dataset",
+    "StreamingDataModule": "streaming",
     "TableDataModule": "table",
     "collate_samples": "dataset",
+    "write_shards": "shards",
 }
 
 __all__ = [
@@ -24,8 +26,10 @@ __all__ = [
     "Sample",
     "SampleTable",
     "Source",
+    "StreamingDataModule",
     "TableDataModule",
     "collate_samples",
+    "write_shards",
 ]
 
 if TYPE_CHECKING:
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
     from tax_lightning.data.dataset import MultiAnnotatorDataset, Source, collate_samples
     from tax_lightning.data.folder import FolderDataModule
     from tax_lightning.data.samples import RawSample, Sample, SampleTable
+    from tax_lightning.data.shards import write_shards
+    from tax_lightning.data.streaming import StreamingDataModule
     from tax_lightning.data.table import TableDataModule
 
 

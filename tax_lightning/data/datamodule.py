@@ -137,7 +137,8 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
             )
         self.labels_per_image = labels_per_image
         self.annotators = tuple(annotators)
-        self.groups = groups_by(group_by, annotators, metadata or {})
+        self.metadata = metadata or {}
+        self.groups = groups_by(group_by, annotators, self.metadata)
         self.classes = tuple(classes)
         self.channels = channels
         self.batch_size = batch_size
@@ -216,9 +217,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         dataset = MultiAnnotatorDataset(
             self._samples_of("train"), self.train_transforms, self.mean, self.std
         )
-        _, processes = self._process()
-        full = len(dataset) // processes >= self.batch_size
-        return self._loader(dataset, shuffle=True, drop_last=full)
+        return self._loader(dataset, shuffle=True, drop_last=self._drops_last(len(dataset)))
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
         """Validation batches; an empty list where there is no validation split."""
@@ -329,6 +328,11 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
     def _all_sources(self) -> Iterator[Source]:
         yield from (self._samples_of(split) for split in SPLITS)
 
+    def _drops_last(self, samples: int) -> bool:
+        """Whether a last batch that is not full is left out: not if it is the only one."""
+        _, processes = self._process()
+        return samples // processes >= self.batch_size
+
     def _process(self) -> tuple[int, int]:
         """Rank of this process and number of processes."""
         if self.trainer is None:
@@ -365,15 +369,21 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
     ) -> DataLoader[dict[str, Any]]:
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
             shuffle=shuffle,
             sampler=sampler,
             drop_last=drop_last,
-            num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=partial(collate_samples, annotators=self.annotators),
+            **self._loading(),
         )
+
+    def _loading(self) -> dict[str, Any]:
+        """Options of every loader."""
+        return {
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "pin_memory": torch.cuda.is_available(),
+            "collate_fn": partial(collate_samples, annotators=self.annotators),
+        }
 
 
 def _per_channel(argument: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:

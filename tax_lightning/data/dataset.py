@@ -298,7 +298,9 @@ class StapleReference:
     def __init__(self, source: Source, classes: int) -> None:
         rank_zero_info(f"STAPLE estimates the reference of {len(source.ids)} images.")
         self.source = source
-        self._estimates = [_staple_png(source[i], classes) for i in range(len(source.ids))]
+        self._estimates = {
+            name: _staple_png(source[i], classes) for i, name in enumerate(source.ids)
+        }
 
     @property
     def ids(self) -> Sequence[str]:
@@ -307,8 +309,9 @@ class StapleReference:
 
     def __getitem__(self, index: int) -> RawSample:
         """The sample with the estimate as its reference."""
-        estimate = cv2.imdecode(self._estimates[index], cv2.IMREAD_UNCHANGED)
-        return replace(self.source[index], reference=np.asarray(estimate, np.uint8))
+        raw = self.source[index]
+        estimate = cv2.imdecode(self._estimates[raw.id], cv2.IMREAD_UNCHANGED)
+        return replace(raw, reference=np.asarray(estimate, np.uint8))
 
 
 def _staple_png(sample: RawSample, classes: int) -> npt.NDArray[np.uint8]:

@@ -50,8 +50,9 @@ def _overlap(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tup
 def _area(by_class: Tensor, labelled: Tensor) -> Tensor:
     """Pixels of a class that the others label ``[B, C - 1, I, J]``."""
     # The classes as further rows: to repeat `labelled` for each would copy all of its pixels.
-    rows = by_class.flatten(1, 2) @ labelled.mT
-    return rows.unflatten(1, by_class.shape[1:3])
+    rows: Tensor = by_class.flatten(1, 2) @ labelled.mT
+    by_pair: Tensor = rows.unflatten(1, by_class.shape[1:3])
+    return by_pair
 
 
 def _predicted_and_given(
