@@ -19,6 +19,7 @@ import tax_lightning.baselines
 import tax_lightning.data.folder
 import tax_lightning.modules.add_annotators
 import tax_lightning.simulation  # noqa: F401
+from tax_lightning.arguments import ShortErrorParser, first_null, values_of
 from tax_lightning.callbacks import (
     ExplainedCheckpoint,
     ExplanationLogger,
@@ -27,14 +28,12 @@ from tax_lightning.callbacks import (
 )
 from tax_lightning.callbacks.checkpoint import is_dry_run
 from tax_lightning.callbacks.loggers import LoggedConfig, working
-from tax_lightning.commands import values_of
 from tax_lightning.data import MultiAnnotatorDataModule
 from tax_lightning.figures import short_table
 from tax_lightning.modules.checkpoints import checkpoint_in, read_checkpoint
 from tax_lightning.modules.tax import TAXLightningModule
 from tax_lightning.run_folders import mark_latest, place_files
 from tax_lightning.run_record import note_metrics
-from tax_lightning.short_errors import ShortErrorParser, first_null
 from tax_lightning.tables import metric_table
 
 # Given once, by the data; the model takes them over.

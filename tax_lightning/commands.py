@@ -4,7 +4,6 @@ Their own arguments are read before torch is imported, which takes seconds. So h
 at once.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,9 +12,9 @@ from typing import Any
 
 import yaml
 
+from tax_lightning.arguments import ShortErrorParser, split_off
 from tax_lightning.extras import check_exported
 from tax_lightning.progress import show_progress
-from tax_lightning.short_errors import ShortErrorParser
 from tax_lightning.usage import COMMANDS
 
 _CONFIG_HELP = "As for `tax fit`, of which only data is read; later files win."
@@ -178,31 +177,6 @@ def _data_module(args: Sequence[str], prog: str, *, required: bool) -> Any:  # n
 def _data_parts(files: Iterable[str]) -> list[str]:
     """The ``data`` parts of configuration files, as arguments."""
     return [f"--config={yaml.safe_dump(_data_part(Path(file)))}" for file in files]
-
-
-def split_off(prefixes: Sequence[str], args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The options that begin with one of the prefixes, with their values; the other arguments.
-
-    Example:
-        >>> split_off(["--data"], ["--data.root", "a", "--images", "b", "c", "--data=D"])
-        (['--data.root', 'a', '--data=D'], ['--images', 'b', 'c'])
-    """
-    taken: list[str] = []
-    others: list[str] = []
-    into = others
-    for text in args:
-        if text.startswith("--"):
-            into = taken if text.startswith(tuple(prefixes)) else others
-        into.append(text)
-    return taken, others
-
-
-def values_of(option: str, args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The values of an option in their order, and the other arguments."""
-    parser = argparse.ArgumentParser("tax", add_help=False, allow_abbrev=False)
-    parser.add_argument(option, action="append", default=[], dest="values")
-    known, others = parser.parse_known_args(args)
-    return known.values, others
 
 
 def _data_part(path: Path) -> dict[str, Any]:

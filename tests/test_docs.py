@@ -13,7 +13,7 @@ from squares import make_trainer
 
 from tax_lightning import SyntheticDataModule, TAXLightningModule, cli
 from tax_lightning.__main__ import main
-from tax_lightning.short_errors import ShortErrorParser
+from tax_lightning.arguments import ShortErrorParser
 
 REPO = Path(__file__).parent.parent
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").rglob("*.md"))]

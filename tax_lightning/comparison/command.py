@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tax_lightning.commands import split_off
+from tax_lightning.arguments import ShortErrorParser, split_off
 from tax_lightning.comparison.dots import Panel, Row, draw
 from tax_lightning.comparison.models import PARTS, Model, model_of
 from tax_lightning.comparison.report import write_tables
@@ -17,7 +17,6 @@ from tax_lightning.comparison.results import Results, Selection
 from tax_lightning.comparison.runs import Run, carry_out
 from tax_lightning.figures import DISAGREEMENT, SEGMENTATION
 from tax_lightning.files import appearing
-from tax_lightning.short_errors import ShortErrorParser
 from tax_lightning.usage import COMMANDS
 
 MODELS = ["TAX", "MultiHead", "Consensus"]

@@ -5,10 +5,10 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from tax_lightning.arguments import ShortErrorParser
 from tax_lightning.data.layouts import nearest
 from tax_lightning.importers.writer import write
 from tax_lightning.progress import show_progress
-from tax_lightning.short_errors import ShortErrorParser
 
 SOURCES = (
     "arrays",

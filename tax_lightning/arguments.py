@@ -1,8 +1,9 @@
-"""A parser whose errors are short: key, value, what exists, and the nearest name."""
+"""Arguments of a command: a parser whose errors are short, and how arguments are parted."""
 
+import argparse
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn, get_args, get_type_hints
@@ -29,6 +30,31 @@ class ShortErrorParser(ArgumentParser):
         return [
             action.dest for action in self._actions if action.dest not in ("help", "subcommand")
         ]
+
+
+def split_off(prefixes: Sequence[str], args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The options that begin with one of the prefixes, with their values; the other arguments.
+
+    Example:
+        >>> split_off(["--data"], ["--data.root", "a", "--images", "b", "c", "--data=D"])
+        (['--data.root', 'a', '--data=D'], ['--images', 'b', 'c'])
+    """
+    taken: list[str] = []
+    others: list[str] = []
+    into = others
+    for text in args:
+        if text.startswith("--"):
+            into = taken if text.startswith(tuple(prefixes)) else others
+        into.append(text)
+    return taken, others
+
+
+def values_of(option: str, args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The values of an option in their order, and the other arguments."""
+    parser = argparse.ArgumentParser("tax", add_help=False, allow_abbrev=False)
+    parser.add_argument(option, action="append", default=[], dest="values")
+    known, others = parser.parse_known_args(args)
+    return known.values, others
 
 
 def shortened(message: str, keys: Iterable[str] = ()) -> str:
