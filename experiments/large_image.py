@@ -29,12 +29,13 @@ from PIL import Image
 
 from tax_lightning import FolderDataModule, SyntheticDataModule, TAXLightningModule
 from tax_lightning.baselines import MultiHead
+from tax_lightning.blending import blend
 from tax_lightning.callbacks import PredictionWriter
 from tax_lightning.data.images import ExplainedImages
 from tax_lightning.data.pixels import Pictures
 from tax_lightning.modules.base import MultiAnnotatorModule
-from tax_lightning.tiles import blend, tiles
 from tax_lightning.visualization.report import write_report
+from tax_lightning.windows import tiles
 
 SIDES = {"small": 3000, "large": 20000, "page": 5000}
 TILE, SCENE, PIECE = 512, 96, 256

@@ -23,7 +23,7 @@ from tax_lightning.data.labels import labels_from_values
 from tax_lightning.data.pixels import Pictures, find_images, read_mask, read_size
 from tax_lightning.data.samples import Sample, SampleTable
 from tax_lightning.data.splits import fold_groups, split_groups
-from tax_lightning.tiles import Window, cover
+from tax_lightning.windows import Window, cover
 
 CLASSES = ("background", "cell")
 GREY = {0: "background", 255: "cell"}

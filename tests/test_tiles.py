@@ -15,11 +15,12 @@ from torch import nn
 
 from tax_lightning import FolderDataModule, TAXLightningModule
 from tax_lightning.baselines import GatedMultiHead, MultiHead, Pionono, ProbabilisticUNet
+from tax_lightning.blending import Parts, blend
 from tax_lightning.callbacks import ImageScores, PredictionWriter
 from tax_lightning.data.images import ExplainedImages
 from tax_lightning.data.pixels import Pictures
-from tax_lightning.tiles import Parts, Window, blend, cover, tiles
 from tax_lightning.visualization.report import write_report
+from tax_lightning.windows import Window, cover, tiles
 
 NAMES = ("Ana", "Ben", "Cleo"), ("background", "cell")
 TILE, REACH = 48, 3  # the network sees two pixels, a kernel one more

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tax_lightning.blending import Parts
 from tax_lightning.callbacks.stitching import Growing, Whole
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.patches import PLACE, Place
@@ -35,7 +36,6 @@ from tax_lightning.palette import (
     value_colours,
 )
 from tax_lightning.run_record import run_record
-from tax_lightning.tiles import Parts
 from tax_lightning.visualization.drawing import as_array
 
 _GREY: Colour = (200, 200, 200)

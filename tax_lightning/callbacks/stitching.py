@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tax_lightning.blending import BAND_VALUES, Parts, blend
 from tax_lightning.explanation import AVERAGED, Prediction
 from tax_lightning.palette import Colour
-from tax_lightning.tiles import BAND_VALUES, Parts, Window, blend
+from tax_lightning.windows import Window
 
 _PIECE = 256  # pixels a side of the pieces that a TIFF file is made of
 

@@ -19,7 +19,7 @@ from tax_lightning.data.preparation import Preparation
 from tax_lightning.data.samples import Sample, SampleTable
 from tax_lightning.explanation import Explanation
 from tax_lightning.palette import Picture
-from tax_lightning.tiles import Places, Window, cover, spread, stride_of
+from tax_lightning.windows import Places, Window, cover, spread, stride_of
 
 if TYPE_CHECKING:
     from tax_lightning.data.datamodule import MultiAnnotatorDataModule

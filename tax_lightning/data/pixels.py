@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 
 from tax_lightning.data.description import check_range
 from tax_lightning.data.metadata import composed
-from tax_lightning.tiles import Window
+from tax_lightning.windows import Window
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp"}

@@ -31,7 +31,7 @@ from tax_lightning.data.pixels import (
     size_text,
 )
 from tax_lightning.data.splits import SPLITS, fold_groups, split_groups
-from tax_lightning.tiles import Window, cover
+from tax_lightning.windows import Window, cover
 
 _PICTURES = Pictures()
 _MAX_CLASSES = 254  # labels are stored as uint8, with 255 for "not labelled"

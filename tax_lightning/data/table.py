@@ -14,7 +14,7 @@ from tax_lightning.data.dataset import Source
 from tax_lightning.data.patches import check_patches
 from tax_lightning.data.pixels import Pictures, find_images
 from tax_lightning.data.samples import Sample, SampleTable
-from tax_lightning.tiles import stride_of
+from tax_lightning.windows import stride_of
 
 
 class TableDataModule(MultiAnnotatorDataModule):

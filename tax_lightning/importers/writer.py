@@ -22,7 +22,7 @@ from tax_lightning.data.pixels import cut, read_size, read_whole
 from tax_lightning.data.samples import check_names
 from tax_lightning.files import appearing, file_of
 from tax_lightning.importers.cases import Case, Found, Labels, Pixels
-from tax_lightning.tiles import cover
+from tax_lightning.windows import cover
 
 JOURNAL = "samples.csv.part"
 _COPIED = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg"})

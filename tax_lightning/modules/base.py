@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from torchmetrics import Metric, MetricCollection
 
 from tax_lightning.batch import Batch, by_our_keys, complete_batch, unpacked
+from tax_lightning.blending import Part, blend
 from tax_lightning.consensus import (
     Reference,
     check_reference,
@@ -55,7 +56,7 @@ from tax_lightning.modules.checkpoints import (
 )
 from tax_lightning.modules.hub import Shareable
 from tax_lightning.progress import watched
-from tax_lightning.tiles import Part, Places, blend, tiles
+from tax_lightning.windows import Places, tiles
 
 HELD_STILL = 0.1  # share of the run before which a slow encoder does not move
 BY_AREA = 0.3  # share of the run at whose start types are the ranks of the areas in an image
@@ -269,7 +270,7 @@ class MultiAnnotatorModule(L.LightningModule, Shareable, ABC):
     ) -> dict[str, Tensor]:
         """The maps ``[B, ..., H, W]`` that are made of images, window by window, on the CPU.
 
-        ``rows``, ``columns`` and ``averaged`` are as of :func:`tax_lightning.tiles.blend`;
+        ``rows``, ``columns`` and ``averaged`` are as of :func:`tax_lightning.blending.blend`;
         ``counted`` lets a terminal show how many windows are done.
         """
         height, width = images.shape[-2:]

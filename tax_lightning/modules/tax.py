@@ -26,7 +26,7 @@ from tax_lightning.modules.projection import (
     warn_of_pruned_prototypes,
 )
 from tax_lightning.modules.schedule import Event, Schedule
-from tax_lightning.tiles import Places
+from tax_lightning.windows import Places
 
 
 class TAXLightningModule(ExplainingModule):

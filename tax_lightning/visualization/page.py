@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation
 from tax_lightning.palette import Colour, css
-from tax_lightning.tiles import spread
 from tax_lightning.visualization.drawing import as_array, check_single
 from tax_lightning.visualization.summary import standing
+from tax_lightning.windows import spread
 
 # ------------------------------------------------------------------------------------------ HTML
 

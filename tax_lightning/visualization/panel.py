@@ -19,7 +19,6 @@ from tax_lightning.palette import (
     value_colours,
 )
 from tax_lightning.tendencies import Groups, figures
-from tax_lightning.tiles import spread
 from tax_lightning.visualization import drawing
 from tax_lightning.visualization.annotations import Argument, CallOut, SourcePatch, find_callouts
 from tax_lightning.visualization.gallery import origin
@@ -37,6 +36,7 @@ from tax_lightning.visualization.summary import (
     threshold_words,
     trust_words,
 )
+from tax_lightning.windows import spread
 
 _COLUMNS = 3
 _LARGEST_TILE, _CHIP = 512, 14  # pixels

@@ -25,7 +25,6 @@ from tax_lightning.palette import (
     value_colours,
 )
 from tax_lightning.tendencies import Groups, agreement, not_learnt, tendency_table
-from tax_lightning.tiles import spread
 from tax_lightning.visualization import page as base
 from tax_lightning.visualization.annotations import Read, find_callouts
 from tax_lightning.visualization.drawing import data_uri
@@ -48,6 +47,7 @@ from tax_lightning.visualization.summary import (
     threshold_words,
     trust_words,
 )
+from tax_lightning.windows import spread
 
 _TITLE = "What the model says, who would say so, and why"
 _SCRIPTS = ("maps.js", "drawing.js", "spot.js", "page.js")
