@@ -23,7 +23,7 @@ from tax_lightning.explanation import Explanation, Prediction
 from tax_lightning.exporters import FORMATS
 from tax_lightning.exporters.predictions import UNDISPUTED, export
 from tax_lightning.extras import needed
-from tax_lightning.files import file_name, write_json
+from tax_lightning.files import file_name, write_arrays, write_json, write_png
 from tax_lightning.models.samples import coherent_samples
 from tax_lightning.palette import (
     Colour,
@@ -223,7 +223,6 @@ class PredictionWriter(BasePredictionWriter):
         shutil.rmtree(self.output_dir / _PARTS, ignore_errors=True)
         images.sort(key=lambda image: str(image["id"]))
         names = {} if template is None else _names(template)
-        self.output_dir.mkdir(parents=True, exist_ok=True)
         content = {**run_record(trainer.ckpt_path), **names, "images": images}
         write_json(self.manifest, content)
         export(self.output_dir, content, self.format)
@@ -250,7 +249,6 @@ class PredictionWriter(BasePredictionWriter):
                 "overwrite the other; give every image its own id."
             )
         folder = file_name(sample_id)
-        (self.output_dir / folder).mkdir(parents=True, exist_ok=True)
         maps: dict[str, NDArray[Any]] = {}
         for top, band in bands:
             for name, values in _arrays(band, self.samples).items():
@@ -280,7 +278,7 @@ class PredictionWriter(BasePredictionWriter):
         samples = maps.pop("samples", None) if drawn is None else drawn
         names = {"annotators": np.array(annotators), "classes": np.array(classes)}
         files["maps"] = f"{folder}/maps.npz"
-        np.savez_compressed(self.output_dir / files["maps"], allow_pickle=False, **maps, **names)
+        write_arrays(self.output_dir / files["maps"], {**maps, **names})
         self._images[sample_id] = {
             "id": sample_id,
             "height": height,
@@ -296,7 +294,6 @@ class PredictionWriter(BasePredictionWriter):
         assert self._template is not None
         names = self._template.annotators or ("set",)
         numbers = range(1, len(samples) // len(names) + 1)
-        (self.output_dir / folder / "samples").mkdir(exist_ok=True)
         files = {
             name: [f"{folder}/samples/{file_name(name)}-{number}.png" for number in numbers]
             for name in names
@@ -307,7 +304,7 @@ class PredictionWriter(BasePredictionWriter):
         return {"samples": files}
 
     def _save(self, file: str, values: NDArray[Any], palette: Mapping[int, Colour]) -> None:
-        indexed_png(values.astype(np.uint8), palette).save(self.output_dir / file)
+        write_png(self.output_dir / file, indexed_png(values.astype(np.uint8), palette))
 
 
 def _names(prediction: Prediction) -> dict[str, Any]:

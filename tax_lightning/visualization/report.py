@@ -14,7 +14,7 @@ from PIL import Image
 
 from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation
-from tax_lightning.files import file_name, write_json
+from tax_lightning.files import file_name, write_arrays, write_json, write_png, write_text
 from tax_lightning.findings import Finding
 from tax_lightning.palette import (
     Picture,
@@ -119,8 +119,8 @@ def write_report(
         panel = render_panel(explanation, picture, masks, reference, patches, groups)
         name = file_name(explanation.ids[0])
         files = {"panel": f"panels/{name}.png", "maps": f"maps/{name}.npz"}
-        Image.fromarray(panel).save(folder / files["panel"])
-        np.savez_compressed(folder / files["maps"], allow_pickle=False, **maps)
+        write_png(folder / files["panel"], Image.fromarray(panel))
+        write_arrays(folder / files["maps"], maps)
         report.images[-1]["files"] = files
     if not report.images:
         raise ValueError("there are no images to explain, expected at least one.")
@@ -255,7 +255,7 @@ class _Report:
             + "".join([*self.blocks, self._crops()]),
             notes=notes,
         )
-        path.write_text(text, encoding="utf-8", newline="\n")
+        write_text(path, text)
 
     def content(self) -> dict[str, Any]:
         """The report in numbers, for the page's script."""
