@@ -20,6 +20,7 @@ from tax_lightning.consensus import (
     right_labels,
 )
 from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.data.loader import fixed_seed, seed_of
 from tax_lightning.data.preparation import Preparation
 from tax_lightning.distributed import across_processes, alone
 from tax_lightning.losses import SegmentationLoss, SegmentationTerms
@@ -316,6 +317,12 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
         """Note how long the run is; take the losses over all of its processes."""
         self._total_steps = self.trainer.estimated_stepping_batches
         self.loss.total = across_processes if self.trainer.world_size > 1 else alone
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Let what a step draws depend on seed, place and process alone: a run can go on."""
+        if (seed := fixed_seed()) is not None:
+            place = self.trainer.current_epoch, batch_idx, self.trainer.global_rank
+            torch.manual_seed(seed_of(seed, *place))
 
     def on_train_epoch_end(self) -> None:
         """Warn of masks that hold no object: those of 0 and 255 look right and teach nothing."""

@@ -198,6 +198,7 @@ class TAXLightningModule(ExplainingModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Start, project and freeze the prototypes if that is due before the first step."""
+        super().on_train_batch_start(batch, batch_idx)
         self._keep_schedule(self.trainer.global_step / self._total_steps)
 
     def optimizer_step(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - of Lightning
