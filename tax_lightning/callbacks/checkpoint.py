@@ -149,13 +149,17 @@ class ExplainedCheckpoint(ModelCheckpoint):
         return early or super()._should_skip_saving_checkpoint(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Before the model is explained, save for resuming only."""
+        """Save for going on at the end of every epoch; before the model is explained, only that."""
         super().on_train_epoch_end(trainer, pl_module)
-        if is_explained(pl_module):
-            return
-        self._held_back = True
-        if self.save_last and not is_dry_run(trainer):
+        early = not is_explained(pl_module)
+        self._held_back |= early
+        saved = self._last_global_step_saved == trainer.global_step and (
+            self._should_save_on_train_epoch_end(trainer)
+        )
+        linked = self.save_last == "link" and not early
+        if self.save_last and not (saved or linked or is_dry_run(trainer)):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        if early:
             # With save_last="link" it would be the target of the next link, but is not kept.
             self._last_checkpoint_saved = ""
 

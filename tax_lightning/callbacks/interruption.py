@@ -23,21 +23,32 @@ class Interruption(Callback):
 
     Other signals are left alone: the one by which SLURM asks for a requeue is Lightning's own.
 
+    A run that goes on ends as it would have without a stop. Where Lightning forgets something at a
+    restart, this callback notes it in the checkpoint: that an epoch was finished, that early
+    stopping had its reason, and the value by which a schedule of the learning rate is steered.
+
     Example:
         >>> trainer = L.Trainer(callbacks=[Interruption()], logger=False, accelerator="cpu")
     """
 
-    _received = 0  # number of the signal, 0 before one
+    def __init__(self) -> None:
+        self._received = 0  # number of the signal, 0 before one
+        self._validated = False  # since this start
+        self._missed: dict[str, Any] = {}  # values that schedules have not seen yet
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen, before the first loader process is forked, which listens too then."""
         self._listen()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen; stop at once where a run goes on that was stopping early."""
+        """Listen; take the steps that Lightning forgot at a restart."""
         self._listen()
+        for config in trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau and config.monitor in self._missed:
+                config.scheduler.step(self._missed[config.monitor])
+        self._missed = {}
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            # Lightning keeps the count, but forgets that it was enough.
+            # The count is kept, but not that it was enough.
             if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience:
                 trainer.should_stop = True
 
@@ -75,11 +86,38 @@ class Interruption(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop after a validation."""
         if not trainer.sanity_checking:
+            self._validated = True
             self._tell(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop after an epoch."""
+        """Stop after an epoch; let Lightning's schedules see what was validated in it."""
+        if self._validated:
+            trainer.fit_loop._restarting = False
         self._tell(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note what schedules are steered by."""
+        known = trainer.callback_metrics
+        names = {str(config.monitor) for config in trainer.lr_scheduler_configs} & known.keys()
+        checkpoint["schedule_values"] = {name: float(known[name]) for name in names}
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Begin the next epoch where the checkpoint is of the end of one."""
+        loop = checkpoint.get("loops", {}).get("fit_loop")
+        if loop is None:  # weights alone
+            return
+        epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+        if epochs["current"]["ready"] == epochs["current"]["processed"]:
+            if epochs["current"]["completed"] < epochs["current"]["processed"]:
+                self._missed = checkpoint.get("schedule_values", {})
+            for counts in (epochs["current"], epochs["total"]):
+                counts["completed"] = counts["processed"]
+            batches["current"] = dict.fromkeys(batches["current"], 0)
+            batches["is_last_batch"] = False
 
     def _tell(self, trainer: L.Trainer) -> None:
         """Let Lightning stop all processes at the end of this step if one of them was told to."""
