@@ -32,6 +32,7 @@ from tax_lightning.callbacks.checkpoint import is_dry_run
 from tax_lightning.callbacks.loggers import LoggedConfig, working
 from tax_lightning.commands import values_of
 from tax_lightning.data import MultiAnnotatorDataModule
+from tax_lightning.files import check_writable
 from tax_lightning.modules.checkpoints import checkpoint_in, read_checkpoint
 from tax_lightning.modules.tax import TAXLightningModule
 from tax_lightning.run_folders import in_job, last_run, mark_latest, place_files
@@ -47,6 +48,7 @@ NOISE = (
     "You have overridden `on_before_batch_transfer` in `LightningModule`",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     "The '.*_dataloader' does not have many workers",
+    r"Checkpoint directory .* exists and is not empty",  # refused by us, but for runs that go on
     r"(?s).*Dump of a value that does not round-trip",
 )
 
@@ -154,6 +156,12 @@ class TAXCLI(LightningCLI):
     def _placed(self, arguments: Sequence[str]) -> None:
         self.asked_for = copy.deepcopy(self.config)
         self.new_folder = place_files(self.config, arguments)
+        settings = self.config[self.config.subcommand]
+        if self.config.subcommand == "fit":
+            for folder in (settings.trainer.default_root_dir, settings.checkpoint.dirpath):
+                check_writable(folder, "--output")
+        if self.config.subcommand == "predict":
+            check_writable(settings.predictions.output_dir, "--output")
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way, in which the checkpoint beats the user."""

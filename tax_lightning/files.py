@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -134,8 +135,8 @@ def _no_formula(cell: object) -> object:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed processes left of files that they were writing into this folder."""
-    for part in folder.glob(f".*{_PART}"):
+    """Remove what killed processes left of files that they were writing below this folder."""
+    for part in folder.rglob(f".*.[0-9]*{_PART}"):
         part.unlink(missing_ok=True)
 
 
@@ -143,11 +144,11 @@ def check_writable(folder: str | Path, argument: str) -> None:
     """Refuse a folder that cannot be written to, before any work is done for it.
 
     Args:
-        folder: need not exist; it is made.
+        folder: need not exist.
         argument: what gave the folder, for the message.
 
     Raises:
-        OSError: if the folder cannot be made, or a file in it cannot be written.
+        OSError: if it, or the folder in which it is to be made, cannot be written to.
 
     Example:
         >>> import tempfile
@@ -161,10 +162,14 @@ def check_writable(folder: str | Path, argument: str) -> None:
         raise NotADirectoryError(
             f"{argument} {folder}: it is a file, expected a folder to write into."
         )
+    there = folder
+    while not there.exists():  # what is made for the test need not be removed
+        there = there.parent
     try:
-        with appearing(folder / f"{os.getpid()}.test") as part:
-            part.write_bytes(bytes(4096))
-        (folder / f"{os.getpid()}.test").unlink()
+        with TemporaryFile(dir=there) as file:
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise OSError(
             f"{argument} {folder}: it cannot be written to ({error.strerror}). Name a folder that "

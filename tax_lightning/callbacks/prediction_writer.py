@@ -23,7 +23,7 @@ from tax_lightning.explanation import Explanation, Prediction
 from tax_lightning.exporters import FORMATS
 from tax_lightning.exporters.predictions import UNDISPUTED, export
 from tax_lightning.extras import needed
-from tax_lightning.files import file_name, write_arrays, write_json, write_png
+from tax_lightning.files import file_name, remove_parts, write_arrays, write_json, write_png
 from tax_lightning.models.samples import coherent_samples
 from tax_lightning.palette import (
     Colour,
@@ -138,6 +138,7 @@ class PredictionWriter(BasePredictionWriter):
         if trainer.is_global_zero:
             self.manifest.unlink(missing_ok=True)
             shutil.rmtree(self.output_dir / _PARTS, ignore_errors=True)
+            remove_parts(self.output_dir)
 
     def write_on_batch_end(
         self,

@@ -127,8 +127,6 @@ class _Journal:
                 f"{folder} holds a data set already: name another folder, or remove it."
             )
         self.folder, self.path = folder, folder / JOURNAL
-        for place in (folder, folder / "images", folder / "reference", *folder.glob("masks/*/")):
-            remove_parts(place)
         self._facts = list(dict.fromkeys(key for case in found.cases for key in case.facts))
         self._done: dict[str, list[dict[str, Any]]] = {}
         head = json.dumps({"origin": origin, "classes": found.description.classes})
@@ -140,6 +138,7 @@ class _Journal:
             write_text(self.path, f"{head}\n")
 
     def _read(self, head: str) -> None:
+        remove_parts(self.folder)
         first, *lines = self.path.read_text(encoding="utf-8").split("\n")
         if first != head:
             raise ValueError(

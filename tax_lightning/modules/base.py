@@ -50,6 +50,7 @@ from tax_lightning.modules.checkpoints import (
     TRAIN_AGAIN,
     check_format,
     check_same_names,
+    check_weights,
     given_network,
 )
 from tax_lightning.modules.hub import Shareable
@@ -100,6 +101,7 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
             checkpoint of the user's own network is loaded without that network.
     """
 
+    lr: float | None = None  # of all parameters; set by Lightning's LearningRateFinder
     monitor = "val/fused_dice/mean"
     mode = "max"
     preparation: Preparation | None = None  # of its training images, where that is known
@@ -500,6 +502,7 @@ class MultiAnnotatorModule(L.LightningModule, Shareable):
         """Refuse a checkpoint of another format or other names; take up how images are prepared."""
         check_format(checkpoint)
         check_same_names(checkpoint, annotators=self.annotators, classes=self.classes)
+        check_weights(checkpoint, dict(self.named_parameters()))
         self.persons = checkpoint.get("persons", True)
         self.type_words = checkpoint.get("type_words", [])
         if "preparation" in checkpoint:

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from torch import Tensor
 
 from tax_lightning.batch import Batch
@@ -169,6 +170,18 @@ class TAXLightningModule(ExplainingModule):
         return not self.schedule.enabled or bool(self.network.memory.projected)
 
     # ------------------------------------------------------------------ training
+
+    def on_fit_start(self) -> None:
+        """Refuse averages of weights, which no prototype is projected onto."""
+        averaging = WeightAveraging, StochasticWeightAveraging
+        callbacks: Any = getattr(self.trainer, "callbacks", ())
+        for callback in callbacks:
+            if self.schedule.enabled and isinstance(callback, averaging):
+                raise ValueError(
+                    f"{type(callback).__name__}: it averages weights after the prototypes became "
+                    "training pixels, so that they would be none. Leave the callback out, or set "
+                    "schedule.enabled=false and call module.project(loader) after the training."
+                )
 
     def on_train_start(self) -> None:
         """Start a new run, or continue the schedule of a resumed one."""

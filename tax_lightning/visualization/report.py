@@ -14,7 +14,14 @@ from PIL import Image
 
 from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation
-from tax_lightning.files import file_name, write_arrays, write_json, write_png, write_text
+from tax_lightning.files import (
+    file_name,
+    remove_parts,
+    write_arrays,
+    write_json,
+    write_png,
+    write_text,
+)
 from tax_lightning.findings import Finding
 from tax_lightning.palette import (
     Picture,
@@ -107,9 +114,8 @@ def write_report(
         raise FileExistsError(
             f"--output {folder} holds a report already. Give another folder, or --overwrite=true."
         )
-    for name in ("panels", "maps"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
     numbers.unlink(missing_ok=True)
+    remove_parts(folder)
     report = _Report(max_side, groups)
     for explanation, picture, *given in explained:
         report.cards = report.cards or read_cards(explanation.sources, read)
