@@ -1,13 +1,19 @@
 """The command ``tax``, also as ``python -m tax_lightning``."""
 
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from tax_lightning.constants import __version__
 from tax_lightning.usage import COMMANDS, unknown, usage
+
+_CTRL_C = 128 + signal.SIGINT
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -34,10 +40,17 @@ def main(args: Sequence[str] | None = None) -> None:
     if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
         sys.exit(f"tax: error: {unknown(arguments[0])}")
     try:
-        _run(*arguments)
+        with _cleaning_up():
+            _run(*arguments)
     except BrokenPipeError:  # what reads our output has seen enough, as `tax import | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(_CTRL_C)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning answers by 1
+            sys.exit(_CTRL_C)
+        raise
     except Exception as error:
         refusal = _refusal(error)
         if refusal is None or "TAX_DEBUG" in os.environ:
@@ -65,6 +78,23 @@ def _run(command: str, *arguments: str) -> None:
         TAXCLI.run([command, *arguments])
         return
     run(arguments)
+
+
+@contextmanager
+def _cleaning_up() -> Iterator[None]:
+    """Let SIGTERM end the command as an error would, so that it leaves no half-written files."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _refusal(error: BaseException | None) -> BaseException | None:

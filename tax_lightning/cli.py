@@ -1,9 +1,12 @@
 """The command line: fit, validate, test and predict, by YAML files and flags."""
 
 import copy
+import shlex
+import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +27,17 @@ from tax_lightning.callbacks import (
     ExplainedCheckpoint,
     ExplanationLogger,
     ImageScores,
+    Interruption,
     PredictionWriter,
 )
 from tax_lightning.callbacks.checkpoint import is_dry_run
 from tax_lightning.callbacks.loggers import LoggedConfig, working
 from tax_lightning.data import MultiAnnotatorDataModule
 from tax_lightning.figures import short_table
+from tax_lightning.files import check_writable
 from tax_lightning.modules.checkpoints import checkpoint_in, read_checkpoint
 from tax_lightning.modules.tax import TAXLightningModule
-from tax_lightning.run_folders import mark_latest, place_files
+from tax_lightning.run_folders import in_job, last_run, mark_latest, place_files
 from tax_lightning.run_record import note_metrics
 from tax_lightning.tables import metric_table
 
@@ -45,6 +50,7 @@ NOISE = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     "The '.*_dataloader' does not have many workers",
     "Your `IterableDataset` has `__len__` defined",  # LitData gives each worker its own part
+    r"Checkpoint directory .* exists and is not empty",  # refused by us, but for runs that go on
     r"(?s).*Dump of a value that does not round-trip",
 )
 
@@ -96,6 +102,11 @@ class TAXCLI(LightningCLI):
             type=str | None,
             help="Folder of all files of a run (fit), or of the predictions (predict).",
         )
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            help="Run that fit goes on with: its folder, or last; a new run where there is none.",
+        )
         parser.add_lightning_class_args(ExplainedCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ExplanationLogger, "explanations")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
@@ -115,18 +126,25 @@ class TAXCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse with the checkpoint's hyper-parameters as the first of all configuration files."""
         assert isinstance(args, list)  # from `run`
-        arguments = list(args)
-        paths, arguments = values_of("--ckpt_path", arguments)
+        self.arguments = list(args)
+        paths, arguments = values_of("--ckpt_path", self.arguments)
+        resumed = None
+        if not paths:
+            self.config = parser.parse_args(arguments)
+            resumed = _resumed(self.config)
+            paths = [] if resumed is None else [resumed]
         if paths:
             subcommand = next((a for a in arguments if a in self.subcommands()), "")
             name = "last.ckpt" if subcommand == "fit" else "best.ckpt"
             paths[-1] = checkpoint_in(paths[-1], name)
             arguments.append(f"--ckpt_path={paths[-1]}")
         if not paths or paths[-1] in ("best", "last", "hpc", "registry"):
-            self.config = parser.parse_args(arguments)
+            if paths:
+                self.config = parser.parse_args(arguments)
             _refuse_random_weights(self.config)
             _refuse_nulls(self.config)
             self._placed(arguments)
+            _refuse_used(self.config)
             return
         checkpoint = read_checkpoint(paths[-1], "ckpt_path")
         with tempfile.TemporaryDirectory() as folder:
@@ -138,12 +156,18 @@ class TAXCLI(LightningCLI):
         del self.config[self.config.subcommand].config[0]  # the file is gone
         _refuse_nulls(self.config)
         if self.config.subcommand == "fit":
-            _refuse_finished(paths[-1], checkpoint, self.config.fit.trainer)
+            _refuse_finished(paths[-1], checkpoint, self.config.fit.trainer, bool(resumed))
         self._placed(list(args))
 
     def _placed(self, arguments: Sequence[str]) -> None:
         self.asked_for = copy.deepcopy(self.config)
         self.new_folder = place_files(self.config, arguments)
+        settings = self.config[self.config.subcommand]
+        if self.config.subcommand == "fit":
+            for folder in (settings.trainer.default_root_dir, settings.checkpoint.dirpath):
+                check_writable(folder, "--output")
+        if self.config.subcommand == "predict":
+            check_writable(settings.predictions.output_dir, "--output")
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way, in which the checkpoint beats the user."""
@@ -156,11 +180,37 @@ class TAXCLI(LightningCLI):
         callbacks = [self._get(self.config_init, key) for key in keys]
         if self.subcommand == "test":
             callbacks.append(ImageScores())
+        if self.subcommand == "fit":
+            callbacks.append(Interruption())
         if trainer_config.get("enable_checkpointing") is False:
             callbacks = [c for c in callbacks if not isinstance(c, ModelCheckpoint)]
         trainer = self._instantiate_trainer(trainer_config, callbacks)
         trainer.loggers = working(trainer.loggers)
         return trainer
+
+    def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - as the parent
+        """Train; say how to go on where that is interrupted."""
+        with self._to_go_on():
+            self.trainer.fit(**kwargs)
+
+    @contextmanager
+    def _to_go_on(self) -> Iterator[None]:
+        try:
+            yield
+        except (SystemExit, KeyboardInterrupt, OSError):
+            self._say_how_to_go_on()
+            raise
+
+    @rank_zero_only
+    def _say_how_to_go_on(self) -> None:
+        folder = Path(self.trainer.default_root_dir)
+        if not any(folder.rglob("last.ckpt")):
+            print("\nNo checkpoint was written yet: start anew.", file=sys.stderr)
+            return
+        for option in ("--ckpt_path", "--resume", "--output"):
+            _, self.arguments = values_of(option, self.arguments)
+        command = shlex.join(["tax", *self.arguments, "--resume", str(folder)])
+        print(f"\nThe run can go on by\n{command}", file=sys.stderr)
 
     def predict(self, **kwargs: Any) -> None:  # noqa: ANN401 - as the parent
         """Predict without holding the predictions of all images in memory: the writer has them."""
@@ -187,12 +237,13 @@ class TAXCLI(LightningCLI):
     def after_fit(self) -> None:
         """Measure the checkpoint that was kept; say what came out and where it lies."""
         checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if checkpoint:
-            self.trainer.validate(
-                self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False
-            )
-        _report(self.trainer, checkpoint)
-        self._end("fit", checkpoint)
+        with self._to_go_on():
+            if checkpoint:
+                self.trainer.validate(
+                    self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False
+                )
+            _report(self.trainer, checkpoint)
+            self._end("fit", checkpoint)
 
     def after_validate(self) -> None:
         """Keep the figures."""
@@ -246,6 +297,34 @@ def _refuse_random_weights(config: Namespace) -> None:
         )
 
 
+def _resumed(config: Namespace) -> str | None:
+    """The checkpoint that ``--resume`` means; None for a new run."""
+    command = config.subcommand
+    asked = config[command].resume
+    if asked is None:
+        return None
+    if command != "fit":
+        raise ValueError(f"--resume {asked}: tax {command} resumes nothing. Leave it out.")
+    folder = last_run(config.fit) if asked == "last" else Path(asked)
+    if asked == "last" and not any(folder.rglob("last.ckpt")):
+        rank_zero_info(f"--resume last: {folder} holds no last.ckpt, so a new run starts.")
+        return None
+    return checkpoint_in(str(folder), "last.ckpt", "--resume")
+
+
+def _refuse_used(config: Namespace) -> None:
+    """A new run in the folder of another would hide its own checkpoints behind the other's."""
+    command = config.subcommand
+    folder = config[command].checkpoint.dirpath
+    if command == "fit" and folder and not in_job():
+        last = Path(folder, "last.ckpt")
+        if last.exists():
+            raise FileExistsError(
+                f"{last}: a run is in this folder already. Go on with it by --resume "
+                f"{last.parent.parent}, or give another --output."
+            )
+
+
 def _refuse_nulls(config: Namespace) -> None:
     settings = config[config.subcommand].as_dict()
     model = (settings.get("model") or {}).get("init_args") or {}
@@ -255,8 +334,14 @@ def _refuse_nulls(config: Namespace) -> None:
         raise ValueError(f"{key}: null, expected a value. Leave the key out for its default.")
 
 
-def _refuse_finished(path: str, checkpoint: dict[str, Any], trainer: Namespace) -> None:
-    """A run that goes on needs something left to do; say what it takes over."""
+def _refuse_finished(
+    path: str, checkpoint: dict[str, Any], trainer: Namespace, resumed: bool
+) -> None:
+    """A run that goes on needs something left to do; say what it takes over.
+
+    One that is ``resumed`` may have been stopped after its last epoch: figures and pictures are
+    left then.
+    """
     if "loops" not in checkpoint:
         raise ValueError(
             f"--ckpt_path {path}: holds weights alone, expected the state of a run too. Give the "
@@ -267,6 +352,11 @@ def _refuse_finished(path: str, checkpoint: dict[str, Any], trainer: Namespace) 
     for name, made in (("max_epochs", done), ("max_steps", steps)):
         most = trainer[name]
         if most is not None and 0 <= most <= made:
+            if resumed:
+                rank_zero_info(
+                    f"All of trainer.{name}={most} are made; figures and pictures follow."
+                )
+                return
             raise ValueError(
                 f"--ckpt_path {path}: this run is finished, it made {made} of trainer.{name}={most}"
                 f". Raise trainer.{name}, or start a new run without --ckpt_path."

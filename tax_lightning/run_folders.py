@@ -22,10 +22,7 @@ def run_folder(name: str, root: str | Path = "runs") -> Path:
         >>> run_folder("cells").parent.as_posix()
         'runs/cells'
     """
-    # An interactive job of SLURM may hold many runs, which Lightning too takes for no job.
-    key = "SLURM_JOB_ID" if SLURMEnvironment.detect() else "TORCHELASTIC_RUN_ID"
-    number = os.environ.get(key, "none")
-    job = None if number == "none" else f"job-{number}"
+    job = in_job()
     started = os.environ.get(_STARTED) if "LOCAL_RANK" in os.environ else None
     if started is None:
         now = started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -34,6 +31,27 @@ def run_folder(name: str, root: str | Path = "runs") -> Path:
             started = f"{now}_{next(more)}"
     os.environ[_STARTED] = started  # which the processes that Lightning starts inherit
     return Path(root, name, job or started)
+
+
+def in_job() -> str | None:
+    """``job-NUMBER`` in a job of SLURM or torchrun, whose folder is one for all its starts."""
+    # An interactive job of SLURM may hold many runs, which Lightning too takes for no job.
+    key = "SLURM_JOB_ID" if SLURMEnvironment.detect() else "TORCHELASTIC_RUN_ID"
+    number = os.environ.get(key, "none")
+    return None if number == "none" else f"job-{number}"
+
+
+def last_run(settings: Namespace) -> Path:
+    """The folder of the last run with the settings of ``tax fit``; it need not exist."""
+    if known := settings.output or settings.trainer.default_root_dir:
+        return Path(known)
+    new = run_folder(_name(settings))  # a job has one folder
+    return new if new.exists() else new.with_name("latest")
+
+
+def _name(settings: Namespace) -> str:
+    files = settings.config or ()
+    return Path(str(files[0])).stem if files else settings.model.class_path.rpartition(".")[2]
 
 
 def mark_latest(folder: Path) -> None:
@@ -76,9 +94,7 @@ def _place_training(settings: Namespace) -> Path | None:
     known = _run_of(os.path.realpath(settings.ckpt_path)) if settings.ckpt_path else None
     folder, new = output or trainer.default_root_dir or known, None
     if folder is None:
-        files = settings.config or ()
-        name = Path(str(files[0])).stem if files else settings.model.class_path.rpartition(".")[2]
-        folder = new = run_folder(name)
+        folder = new = run_folder(_name(settings))
     trainer.default_root_dir = str(folder)
     for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
         options = logger.get("init_args", {}) if isinstance(logger, Namespace) else {}

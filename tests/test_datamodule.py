@@ -301,11 +301,12 @@ def test_projection_sees_evaluation_transforms_only():
 
 
 @pytest.mark.parametrize(
-    ("count", "processes", "batches"), [(7, 1, 3), (8, 1, 4), (1, 1, 1), (7, 4, 4)]
+    ("count", "processes", "batches"), [(7, 1, 3), (8, 1, 4), (1, 1, 1), (7, 4, 1)]
 )
 def test_only_full_batches_train_unless_there_is_no_full_one(count, processes, batches):
     data = SceneModule((count, 1, 1), batch_size=2)
-    data.trainer = SimpleNamespace(global_rank=0, world_size=processes)
+    strategy = SimpleNamespace(broadcast=lambda seed: seed)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=processes, strategy=strategy)
     assert len(data.train_dataloader()) == batches
 
 
@@ -451,12 +452,11 @@ def epochs(workers: int, seed: int = 3) -> list[torch.Tensor]:
     return [images_of(loader) for _ in range(2)]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_one_seed_gives_one_sequence(workers):
-    first, second = epochs(workers), epochs(workers)
+def test_one_seed_gives_one_sequence_for_any_number_of_workers():
+    first, second = epochs(workers=0), epochs(workers=2)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not torch.equal(first[0], first[1])
-    assert not torch.equal(first[0], epochs(workers, seed=4)[0])
+    assert not torch.equal(first[0], epochs(0, seed=4)[0])
 
 
 def test_workers_draw_differently_from_each_other_and_in_every_epoch():

@@ -20,7 +20,7 @@ from tax_lightning.batch import Batch, unpacked
 from tax_lightning.callbacks.checkpoint import is_dry_run, is_explained
 from tax_lightning.callbacks.loggers import Destinations
 from tax_lightning.explanation import Explanation
-from tax_lightning.files import file_name
+from tax_lightning.files import file_name, remove_parts
 from tax_lightning.findings import Finding
 from tax_lightning.palette import Picture
 from tax_lightning.visualization.annotations import Read
@@ -75,6 +75,8 @@ class ExplanationLogger(Callback):
         """Forget what belongs to an earlier run."""
         if stage == "fit":
             self._begin()
+            if self.output_dir is not None and trainer.is_global_zero:
+                remove_parts(Path(self.output_dir))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw after every so many epochs, but not the last, as the end of training draws too."""

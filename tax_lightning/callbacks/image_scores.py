@@ -1,6 +1,5 @@
 """The scores of single test images, as a table beside the checkpoint."""
 
-import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
 from tax_lightning.distributed import from_all_processes
-from tax_lightning.files import appearing
+from tax_lightning.files import write_table
 from tax_lightning.run_record import TEST_IMAGES
 
 
@@ -68,9 +67,8 @@ class ImageScores(Callback):
 def write_scores(path: Path, rows: Mapping[str, Mapping[str, float]]) -> None:
     """Write a row for each image: its id and its scores."""
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-    with appearing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", *columns])
-        for image in sorted(rows):
-            values = (rows[image].get(name, math.nan) for name in columns)
-            writer.writerow([image, *("" if math.isnan(v) else f"{v:.6g}" for v in values)])
+    values = {
+        image: [rows[image].get(name, math.nan) for name in columns] for image in sorted(rows)
+    }
+    lines = ([i, *("" if math.isnan(v) else f"{v:.6g}" for v in values[i])] for i in values)
+    write_table(path, ["image", *columns], lines)

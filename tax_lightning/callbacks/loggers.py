@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
+from tax_lightning.files import write_png
 from tax_lightning.palette import Picture
 
 
@@ -38,7 +39,7 @@ class Destinations:
         self._send(f"the picture {key!r}", send)
         image = Image.fromarray(picture)
         # Twice as fast as the usual compression, for files that are a tenth larger.
-        return self.file(name, lambda path: image.save(path, compress_level=3))
+        return self.file(name, lambda path: write_png(path, image, compress_level=3))
 
     def artifact(self, name: str, files: Sequence[Path]) -> None:
         """Hand over files as one artifact of the type ``name``."""
@@ -59,7 +60,6 @@ class Destinations:
         """Write a file into the folder; returns its path if that worked."""
         path = self.folder / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             write(path)
         except (OSError, ValueError) as error:  # a page may refuse its content
             self.warn_once(

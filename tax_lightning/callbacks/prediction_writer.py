@@ -25,7 +25,7 @@ from tax_lightning.explanation import AVERAGED, Explanation, Prediction
 from tax_lightning.exporters import FORMATS
 from tax_lightning.exporters.predictions import UNDISPUTED, export
 from tax_lightning.extras import needed
-from tax_lightning.files import file_name, write_json
+from tax_lightning.files import file_name, remove_parts, write_arrays, write_json, write_png
 from tax_lightning.models.samples import coherent_samples
 from tax_lightning.palette import (
     Colour,
@@ -149,6 +149,7 @@ class PredictionWriter(BasePredictionWriter):
         if trainer.is_global_zero:
             self.manifest.unlink(missing_ok=True)
             shutil.rmtree(self.output_dir / _PARTS, ignore_errors=True)
+            remove_parts(self.output_dir)
 
     def write_on_batch_end(
         self,
@@ -262,7 +263,6 @@ class PredictionWriter(BasePredictionWriter):
         shutil.rmtree(self.output_dir / _PARTS, ignore_errors=True)
         images.sort(key=lambda image: str(image["id"]))
         names = {} if template is None else _names(template)
-        self.output_dir.mkdir(parents=True, exist_ok=True)
         content = {**run_record(trainer.ckpt_path), **names, "images": images}
         write_json(self.manifest, content)
         export(self.output_dir, content, self.format)
@@ -284,14 +284,12 @@ class PredictionWriter(BasePredictionWriter):
         files, pictures = self._files(own.ids[0], ".png", len(maps.get("samples", ())))
         for file, (name, plane, colours) in pictures.items():
             values = maps[name] if plane is None else maps[name][plane]
-            indexed_png(values.astype(np.uint8), colours).save(self.output_dir / file)
+            write_png(self.output_dir / file, indexed_png(values.astype(np.uint8), colours))
         if self.maps is not False:
             named = {"annotators": np.array(own.annotators), "classes": np.array(own.classes)}
             numbers = {name: maps[name] for name in maps if name not in _PICTURES}
             files["maps"] = f"{Path(files['fused']).parent}/maps.npz"
-            np.savez_compressed(
-                self.output_dir / files["maps"], allow_pickle=False, **numbers, **named
-            )
+            write_arrays(self.output_dir / files["maps"], {**numbers, **named})
         unknown = float((maps["decision"] == IGNORE_INDEX).mean())
         self._note(own.ids[0], own.probs.shape[-2:], facts, files, unknown)
 

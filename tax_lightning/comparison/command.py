@@ -16,7 +16,7 @@ from tax_lightning.comparison.report import write_tables
 from tax_lightning.comparison.results import Results, Selection
 from tax_lightning.comparison.runs import Run, carry_out
 from tax_lightning.figures import DISAGREEMENT, SEGMENTATION
-from tax_lightning.files import appearing
+from tax_lightning.files import write_png, write_text
 from tax_lightning.usage import COMMANDS
 
 MODELS = ["TAX", "MultiHead", "Consensus"]
@@ -121,8 +121,7 @@ def keep(model: Model, whole: Mapping[str, Any], folder: Path) -> tuple[Path, Pa
     test = fit.with_suffix(".test.yaml")
     parts = {"data", "trainer"}
     for path, content in ((fit, whole), (test, {k: whole[k] for k in whole if k in parts})):
-        with appearing(path) as part:
-            part.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
+        write_text(path, yaml.safe_dump(content, sort_keys=False))
     return fit, test
 
 
@@ -200,6 +199,5 @@ def draw_figure(path: Path, found: Selection, names: Sequence[str]) -> Path:
             hint = "higher is better" if figure.better > 0 else "lower is better"
             title = figure.title.replace("²", "^2")  # which the built-in font has not
             panels.append(Panel(title, hint, points))
-    with appearing(path) as part:
-        draw([Row(name, name) for name in names], panels, names[0]).save(part, format="PNG")
+    write_png(path, draw([Row(name, name) for name in names], panels, names[0]))
     return path

@@ -5,7 +5,6 @@ images tells it from every other model: Wilcoxon's signed ranks on the scores of
 averaged over seeds, with p < 0.05 after Holm's correction.
 """
 
-import csv
 import math
 import re
 import statistics
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from tax_lightning.comparison.results import Selection
 from tax_lightning.figures import DISAGREEMENT, SEGMENTATION, Figure
-from tax_lightning.files import appearing
+from tax_lightning.files import write_table, write_text
 
 SIGNIFICANT = 0.05
 MISSING = "-"
@@ -272,24 +271,19 @@ def write_tables(
     """Write ``table.md``, ``table.tex`` and ``table.csv``; returns the files."""
     texts = {"table.md": markdown, "table.tex": latex}
     for file, make in texts.items():
-        with appearing(folder / file) as part:
-            part.write_text(make(found, names, seeds), encoding="utf-8")
-    with (
-        appearing(folder / "table.csv") as part,
-        part.open("w", newline="", encoding="utf-8") as file_,
-    ):
-        writer = csv.writer(file_, lineterminator="\n")
-        head = ["model", "figure", "mean", "standard_deviation", "values", "bold"]
-        writer.writerow([*head, f"minus {names[0]}", "p"])
-        against = {
-            (name, figure): (f"{mean:.6g}", f"{p:.4g}")
-            for figure in SEGMENTATION
-            if figure.score
-            for name, (mean, p) in from_first(found, names, figure.score).items()
-        }
-        for name, row in cells(found, names, SEGMENTATION + DISAGREEMENT).items():
-            for figure, cell in row.items():
-                numbers = ("" if math.isnan(v) else f"{v:.6g}" for v in (cell.mean, cell.spread))
-                row_ = [name, figure.key, *numbers, cell.count, int(cell.bold)]
-                writer.writerow([*row_, *against.get((name, figure), ("", ""))])
+        write_text(folder / file, make(found, names, seeds))
+    against = {
+        (name, figure): (f"{mean:.6g}", f"{p:.4g}")
+        for figure in SEGMENTATION
+        if figure.score
+        for name, (mean, p) in from_first(found, names, figure.score).items()
+    }
+    rows: list[Sequence[object]] = []
+    for name, row in cells(found, names, SEGMENTATION + DISAGREEMENT).items():
+        for figure, cell in row.items():
+            numbers = ("" if math.isnan(v) else f"{v:.6g}" for v in (cell.mean, cell.spread))
+            beside = against.get((name, figure), ("", ""))
+            rows.append([name, figure.key, *numbers, cell.count, int(cell.bold), *beside])
+    head = ["model", "figure", "mean", "standard_deviation", "values", "bold"]
+    write_table(folder / "table.csv", [*head, f"minus {names[0]}", "p"], rows)
     return [folder / file for file in (*texts, "table.csv")]

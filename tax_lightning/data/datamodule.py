@@ -41,6 +41,7 @@ from tax_lightning.data.dataset import (
     collate_samples,
     to_picture,
 )
+from tax_lightning.data.loader import EpochSampler, ResumableLoader, fixed_seed
 from tax_lightning.data.metadata import groups_by
 from tax_lightning.data.pixels import Pictures
 from tax_lightning.data.preparation import Preparation, usual_normalisation
@@ -209,15 +210,27 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         return self.trainer is not None and self.trainer.limit_val_batches == 0
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Training batches: augmented and shuffled.
+        """Training batches: augmented and shuffled, by the seed of ``lightning.seed_everything``.
 
         A last batch that is not full is left out, unless it is the only one: batch normalisation
-        cannot work with a single image. The next epoch shuffles anew, so no image is lost.
+        cannot work with a single image. The next epoch shuffles anew, so no image is lost. A run
+        goes on from any batch, see :mod:`tax_lightning.data.loader`.
         """
         dataset = MultiAnnotatorDataset(
             self._samples_of("train"), self.train_transforms, self.mean, self.std
         )
-        return self._loader(dataset, shuffle=True, drop_last=self._drops_last(len(dataset)))
+        rank, processes = self._process()
+        seed = fixed_seed()
+        if seed is None:
+            seed = int(torch.randint(2**31, ()))
+            seed = seed if self.trainer is None else self.trainer.strategy.broadcast(seed)
+        return ResumableLoader(
+            dataset,
+            sampler=EpochSampler(dataset, seed, rank, processes),
+            drop_last=self._drops_last(len(dataset)),
+            persistent_workers=self.num_workers > 0,
+            **self._loading(),
+        )
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
         """Validation batches; an empty list where there is no validation split."""
@@ -363,15 +376,11 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
     def _loader(
         self,
         dataset: MultiAnnotatorDataset,
-        shuffle: bool = False,
-        drop_last: bool = False,
         sampler: Sampler[int] | None = None,
     ) -> DataLoader[dict[str, Any]]:
         return DataLoader(
             dataset,
-            shuffle=shuffle,
             sampler=sampler,
-            drop_last=drop_last,
             persistent_workers=self.num_workers > 0,
             **self._loading(),
         )

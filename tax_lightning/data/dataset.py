@@ -50,8 +50,8 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
     interpolation for labels. Labels that a transform fills in from outside the picture become
     `IGNORE_INDEX`, whatever the transform's own fill value says.
 
-    Without a seed the transforms draw from PyTorch's random numbers, so that
-    `lightning.seed_everything` with ``workers=True`` makes them repeatable, in loader workers too.
+    The transforms draw from the seed that a :class:`~tax_lightning.data.loader.Draw` brings, else
+    from PyTorch's random numbers.
 
     Args:
         source: The decoded samples.
@@ -104,7 +104,7 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The transformed sample at this place."""
         raw = self.source[index]
-        planes = self._transformed(raw)
+        planes = self._transformed(raw, getattr(index, "seed", None))
         sample: dict[str, Any] = {
             **self._image(planes.pop("image")),
             "present": torch.from_numpy(raw.present.copy()),
@@ -115,7 +115,7 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
             sample["facts"] = dict(raw.facts)
         return sample | {name: _own(plane) for name, plane in planes.items()}
 
-    def _transformed(self, raw: RawSample) -> dict[str, npt.NDArray[Any]]:
+    def _transformed(self, raw: RawSample, drawn: int | None) -> dict[str, npt.NDArray[Any]]:
         """Image and label planes after one joint draw of the transforms."""
         arrays = {
             "image": raw.image,
@@ -129,7 +129,7 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
         _check_sizes(raw.id, planes)
         if not self._compose.transforms:  # to pass through none takes as long as a small decode
             return planes
-        self._start_random_stream()
+        self._start_random_stream(drawn)
         inside = np.full(raw.image.shape[:2], _INSIDE, np.uint8)
         if self.frames:
             planes["places"] = np.indices(raw.image.shape[:2], np.float32)
@@ -143,13 +143,14 @@ class MultiAnnotatorDataset(Dataset[dict[str, Any]]):
                 planes[name] = np.where(outside, np.uint8(unknown), planes[name])
         return planes
 
-    def _start_random_stream(self) -> None:
+    def _start_random_stream(self, drawn: int | None) -> None:
         """Let all transforms draw from one stream.
 
         Passing a seed to the composition would start every transform with the same number: two
         flips would then always happen together.
         """
-        seed = int(torch.randint(2**31, ())) if self.seed is None else self.seed
+        seed = drawn if self.seed is None else self.seed
+        seed = int(torch.randint(2**31, ())) if seed is None else seed
         self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
     def _image(self, image: npt.NDArray[Any]) -> dict[str, Tensor]:

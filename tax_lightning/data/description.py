@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.files import write_text
 
 FILE = "dataset.yaml"
 FORMAT = 1
@@ -57,7 +58,7 @@ class Description:
         text = yaml.safe_dump(
             {"format": FORMAT, **known, "ignore": IGNORE_INDEX}, sort_keys=False, allow_unicode=True
         )
-        (folder / FILE).write_text(text, encoding="utf-8")
+        write_text(folder / FILE, text)
 
     @classmethod
     def read(cls, folder: Path) -> Description | None:

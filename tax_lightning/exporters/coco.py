@@ -14,7 +14,7 @@ import numpy as np
 
 from tax_lightning.exporters.layers import Segmented
 from tax_lightning.extras import needed
-from tax_lightning.files import file_name
+from tax_lightning.files import file_name, write_text
 
 
 def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
@@ -51,10 +51,9 @@ def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
 
 def write_json(folder: Path, documents: dict[str, Any]) -> list[Path]:
     """Write a JSON file for each document by name; returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, document in documents.items():
         path = folder / f"{file_name(name)}.json"
-        path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+        write_text(path, json.dumps(document, ensure_ascii=False))
         written.append(path)
     return written

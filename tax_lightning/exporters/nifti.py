@@ -8,6 +8,7 @@ where the images lie beside the layers.
 Source: Cox et al., "A (sort of) new image data format standard: NIfTI-1", NeuroImage 22, 2004.
 """
 
+import gzip
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,12 +23,12 @@ def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
     """Write the layers of volumes, whose slices come one after the other."""
     nibabel = needed("nibabel")
 
-    def save(whole: Whole, path: Path) -> None:
+    def encode(whole: Whole) -> bytes:
         image = nibabel.Nifti1Image(whole.labels, whole.affine)
         image.header.set_xyzt_units("mm")
         names = "\n".join(f"{place} {name}" for place, name in enumerate(whole.classes))
         comment = nibabel.nifti1.Nifti1Extension(_COMMENT, names.encode("utf-8"))
         image.header.extensions.append(comment)
-        nibabel.save(image, path)
+        return gzip.compress(image.to_bytes(), mtime=0)
 
-    return write_layers(images, folder, ".nii.gz", save)
+    return write_layers(images, folder, ".nii.gz", encode)

@@ -13,7 +13,7 @@ import numpy as np
 
 from tax_lightning.exporters.layers import Layer, Segmented
 from tax_lightning.exporters.outlines import Ring, outlines
-from tax_lightning.files import file_name
+from tax_lightning.files import file_name, write_text
 
 
 def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
@@ -22,9 +22,8 @@ def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
     for image in images:
         for layer in image.layers:
             path = folder / file_name(layer.name) / f"{Path(image.file).stem}.geojson"
-            path.parent.mkdir(parents=True, exist_ok=True)
             collection = {"type": "FeatureCollection", "features": list(_features(layer))}
-            path.write_text(json.dumps(collection, ensure_ascii=False), encoding="utf-8")
+            write_text(path, json.dumps(collection, ensure_ascii=False))
             written.append(path)
     return written
 

@@ -30,13 +30,13 @@ _COLOURS = (  # of segments, red, green and blue from 0 to 1; told apart by the 
 
 def write(images: Iterable[Segmented], folder: Path) -> list[Path]:
     """Write the layers of volumes, whose slices come one after the other."""
-    return write_layers(images, folder, ".seg.nrrd", _save)
+    return write_layers(images, folder, ".seg.nrrd", _encoded)
 
 
-def _save(whole: Whole, path: Path) -> None:
+def _encoded(whole: Whole) -> bytes:
     header = "\n".join(_header(whole)) + "\n\n"  # an empty line ends it
     voxels = whole.labels.tobytes(order="F")  # the first axis varies fastest
-    path.write_bytes(header.encode("utf-8") + gzip.compress(voxels, mtime=0))
+    return header.encode("utf-8") + gzip.compress(voxels, mtime=0)
 
 
 def _header(whole: Whole) -> Iterator[str]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.exporters.layers import Segmented
-from tax_lightning.files import file_of
+from tax_lightning.files import file_of, write_bytes
 
 Affine = npt.NDArray[np.float64]
 """``[4, 4]``: from the index of a voxel to its place in mm, towards right, front and head."""
@@ -181,12 +181,11 @@ def assembled(images: Iterable[Segmented]) -> Iterator[Whole]:
 
 
 def write_layers(
-    images: Iterable[Segmented], folder: Path, suffix: str, save: Callable[[Whole, Path], None]
+    images: Iterable[Segmented], folder: Path, suffix: str, encode: Callable[[Whole], bytes]
 ) -> list[Path]:
     """Write a file for each layer of all volumes, ``VOLUME/LAYER`` and a suffix."""
     files = []
     for whole in assembled(images):
         files.append(folder / file_of(whole.volume) / f"{file_of(whole.layer)}{suffix}")
-        files[-1].parent.mkdir(parents=True, exist_ok=True)
-        save(whole, files[-1])
+        write_bytes(files[-1], encode(whole))
     return files

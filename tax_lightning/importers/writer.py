@@ -20,7 +20,7 @@ from tax_lightning.data.description import FILE
 from tax_lightning.data.patches import PLACE, Place
 from tax_lightning.data.pixels import cut, read_size, read_whole
 from tax_lightning.data.samples import check_names
-from tax_lightning.files import appearing, file_of
+from tax_lightning.files import appearing, file_of, remove_parts, write_bytes, write_text
 from tax_lightning.importers.cases import Case, Found, Labels, Pixels
 from tax_lightning.windows import cover
 
@@ -94,7 +94,7 @@ def write(
         report.empty.update(row["empty"])
     done.finish()
     _write_annotators(found, folder, report.masks)
-    _write_bytes(folder / "import.txt", f"{origin}\n{report}\n".encode())
+    write_bytes(folder / "import.txt", f"{origin}\n{report}\n".encode())
     found.description.write(folder)
     return report
 
@@ -136,10 +136,10 @@ class _Journal:
         elif folder.exists() and any(folder.iterdir()):
             raise ValueError(f"{folder} is not empty: name a new folder, or remove what it holds.")
         else:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(head + "\n", encoding="utf-8")
+            write_text(self.path, f"{head}\n")
 
     def _read(self, head: str) -> None:
+        remove_parts(self.folder)
         first, *lines = self.path.read_text(encoding="utf-8").split("\n")
         if first != head:
             raise ValueError(
@@ -150,7 +150,7 @@ class _Journal:
         for line in whole:
             name, rows = json.loads(line)
             self._done[name] = rows
-        self.path.write_text("\n".join([head, *whole, ""]), encoding="utf-8")
+        write_text(self.path, "\n".join([head, *whole, ""]))
 
     def __contains__(self, name: str) -> bool:
         return name in self._done
@@ -221,16 +221,16 @@ def _write_case(case: Case, found: Found, root: Path) -> dict[str, Any]:
         size = (image.shape[0], image.shape[1])
         _check_channels(case, image, found)
         suffix, data = _encoded(image)
-        _write_bytes(root / "images" / f"{file}{suffix}", data)
+        write_bytes(root / "images" / f"{file}{suffix}", data)
     empty = []
     for annotator, mask in case.masks.items():
         labels = _checked(mask(), size, classes, f"{case.name!r}: the mask by {annotator}")
-        _write_bytes(root / "masks" / file_of(annotator) / f"{file}.png", _png(labels))
+        write_bytes(root / "masks" / file_of(annotator) / f"{file}.png", _png(labels))
         if not labels.any():
             empty.append(annotator)
     if case.reference is not None:
         labels = _checked(case.reference(), size, classes, f"{case.name!r}: the reference")
-        _write_bytes(root / "reference" / f"{file}.png", _png(labels))
+        write_bytes(root / "reference" / f"{file}.png", _png(labels))
     sample = {"name": case.name, "group": case.group, "split": case.split, **case.facts}
     return {"sample": sample, "drawn": list(case.masks), "empty": empty}
 
@@ -289,17 +289,12 @@ def _png(pixels: Pixels) -> bytes:
     return data.tobytes()
 
 
-def _write_bytes(path: Path, data: bytes) -> None:
-    with appearing(path) as part:
-        part.write_bytes(data)
-
-
 def _write_table(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _write_bytes(path, text.getvalue().encode("utf-8"))
+    write_bytes(path, text.getvalue().encode("utf-8"))
 
 
 def _write_annotators(found: Found, folder: Path, drawn: Mapping[str, int]) -> None:

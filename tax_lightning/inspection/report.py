@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tax_lightning.data.datamodule import MultiAnnotatorDataModule
+from tax_lightning.files import write_text
 from tax_lightning.inspection.audit import audit
 from tax_lightning.inspection.findings import findings
 from tax_lightning.inspection.page import page
@@ -56,9 +57,8 @@ def inspect(
         (item, data._samples_of(item.place.split)[item.place.number]) for item in queue[:_PICTURES]
     )
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     html = page(title or type(data).__name__, counted, found, shown, pictures, len(queue))
-    (folder / "index.html").write_text(html, encoding="utf-8")
+    write_text(folder / "index.html", html)
     write_queue(queue, folder / "review.csv")
     blocks = ["\n".join(["Findings", *(f"  {finding}" for finding in found or ("none",))])]
     lines = [

@@ -1,6 +1,5 @@
 """Which masks to look at again, and why: those that are unlikely, and those that are missed."""
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 from tax_lightning.data.splits import SPLITS
 from tax_lightning.explanation import expected_disagreement
+from tax_lightning.files import write_table
 from tax_lightning.inspection.audit import (
     ABSENT,
     Array,
@@ -310,9 +310,8 @@ def write_queue(items: Sequence[Item], path: Path) -> None:
         path: The file.
     """
     head = ("rank", "image", "annotator", "reason", "score", "top", "left", "height", "width")
-    with path.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(head)
-        for rank, item in enumerate(items, start=1):
-            whose = (item.place.id, item.annotator, item.reason)
-            rows.writerow((rank, *whose, f"{item.score:.2f}", *item.box))
+    rows = (
+        (rank, item.place.id, item.annotator, item.reason, f"{item.score:.2f}", *item.box)
+        for rank, item in enumerate(items, start=1)
+    )
+    write_table(path, head, rows)

@@ -91,6 +91,9 @@ class DenseNetwork(nn.Module):
                 f"images are {images.dtype}, expected normalised floats [B, ch, H, W]; of a batch "
                 "of bytes from one of our loaders, tax_lightning.batch.unpacked makes them."
             )
+        weight = next(self.backbone.parameters(), images)
+        if not torch.is_autocast_enabled(images.device.type):
+            images = images.to(weight.dtype)  # of a module in half precision
         height, width = images.shape[-2:]
         tall, wide = self._padded(height), self._padded(width)
         if self.any_size or (tall, wide) != (height, width):

@@ -23,6 +23,7 @@ from tax_lightning.consensus import (
     right_labels,
 )
 from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.data.loader import fixed_seed, seed_of
 from tax_lightning.data.preparation import Preparation
 from tax_lightning.distributed import across_processes, alone
 from tax_lightning.explanation import AVERAGED, most_likely
@@ -52,6 +53,7 @@ from tax_lightning.modules.checkpoints import (
     TRAIN_AGAIN,
     check_format,
     check_same_names,
+    check_weights,
     given_network,
 )
 from tax_lightning.modules.hub import Shareable
@@ -104,6 +106,7 @@ class MultiAnnotatorModule(L.LightningModule, Shareable, ABC):
             checkpoint of the user's own network is loaded without that network.
     """
 
+    lr: float | None = None  # of all parameters; set by Lightning's LearningRateFinder
     monitor = "val/fused_dice/mean"
     mode = "max"
     preparation: Preparation | None = None  # of its training images, where that is known
@@ -382,6 +385,12 @@ class MultiAnnotatorModule(L.LightningModule, Shareable, ABC):
         self._total_steps = self.trainer.estimated_stepping_batches
         self.loss.total = across_processes if self.trainer.world_size > 1 else alone
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Let what a step draws depend on seed, place and process alone: a run can go on."""
+        if (seed := fixed_seed()) is not None:
+            place = self.trainer.current_epoch, batch_idx, self.trainer.global_rank
+            torch.manual_seed(seed_of(seed, *place))
+
     def on_train_epoch_end(self) -> None:
         """Warn of masks that hold no object: those of 0 and 255 look right and teach nothing."""
         if not self._objects_seen:
@@ -581,6 +590,7 @@ class MultiAnnotatorModule(L.LightningModule, Shareable, ABC):
         """Refuse a checkpoint of another format or other names; take up how images are prepared."""
         check_format(checkpoint)
         check_same_names(checkpoint, annotators=self.annotators, classes=self.classes)
+        check_weights(checkpoint, dict(self.named_parameters()))
         self.persons = checkpoint.get("persons", True)
         self.type_words = checkpoint.get("type_words", [])
         if "preparation" in checkpoint:

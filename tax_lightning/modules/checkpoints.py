@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Settings = TypeVar("Settings")
 
@@ -112,6 +112,32 @@ def check_same_names(checkpoint: Mapping[str, Any], **names: tuple[str, ...]) ->
             raise ValueError(
                 f"checkpoint: its {kind} are {theirs}, but {names[kind]} were asked for. Use the "
                 f"data that it was trained for, or name the same {kind} in the same order."
+            )
+
+
+def check_weights(checkpoint: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> None:
+    """Raise a ``ValueError`` unless a checkpoint has finite weights of these shapes.
+
+    Example:
+        >>> check_weights({"state_dict": {"scale": torch.ones(2)}}, {"scale": torch.ones(2)})
+    """
+    cure = "Give the one of this model, or the options that it was trained with."
+    stored = checkpoint.get("state_dict")
+    if not isinstance(stored, Mapping):
+        raise ValueError(f"checkpoint: it holds no weights (state_dict). {cure}")
+    for name, parameter in parameters.items():
+        found: Tensor | None = stored.get(name)
+        if found is None:  # refused by PyTorch, unless the user does not mind
+            continue
+        if found.shape != parameter.shape:
+            raise ValueError(
+                f"checkpoint: its weight {name} has the shape {tuple(found.shape)}, expected "
+                f"{tuple(parameter.shape)}. {cure}"
+            )
+        if not found.isfinite().all():
+            raise ValueError(
+                f"checkpoint: its weight {name} holds numbers that are not finite: the training "
+                "diverged. Take an earlier checkpoint, or train with a lower learning rate."
             )
 
 

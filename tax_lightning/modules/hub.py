@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tax_lightning.files import write_json
+from tax_lightning.files import appearing, write_json
 from tax_lightning.modules.checkpoints import TRAIN_AGAIN
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
@@ -65,7 +65,8 @@ class Shareable(
         checkpoint["extra_state"] = {name: state[name] for name in state if name not in tensors}
         # Copies, since a file holds no tensor twice.
         copies = {name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}
-        save_file(copies, save_directory / _WEIGHTS)
+        with appearing(save_directory / _WEIGHTS) as part:
+            save_file(copies, part)
         write_json(save_directory / _CONFIG, checkpoint)
 
     @classmethod

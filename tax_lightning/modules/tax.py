@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from torch import Tensor
 
 from tax_lightning.batch import Batch
@@ -221,6 +222,18 @@ class TAXLightningModule(ExplainingModule):
 
     # ------------------------------------------------------------------ training
 
+    def on_fit_start(self) -> None:
+        """Refuse averages of weights, which no prototype is projected onto."""
+        averaging = WeightAveraging, StochasticWeightAveraging
+        callbacks: Any = getattr(self.trainer, "callbacks", ())
+        for callback in callbacks:
+            if self.schedule.enabled and isinstance(callback, averaging):
+                raise ValueError(
+                    f"{type(callback).__name__}: it averages weights after the prototypes became "
+                    "training pixels, so that they would be none. Leave the callback out, or set "
+                    "schedule.enabled=false and call module.project(loader) after the training."
+                )
+
     def on_train_start(self) -> None:
         """Start a new run, or continue the schedule of a resumed one."""
         super().on_train_start()
@@ -249,6 +262,7 @@ class TAXLightningModule(ExplainingModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Start, project and freeze the prototypes if that is due before the first step."""
+        super().on_train_batch_start(batch, batch_idx)
         self._keep_schedule(self.trainer.global_step / self._total_steps)
 
     def optimizer_step(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - of Lightning

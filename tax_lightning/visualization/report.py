@@ -15,7 +15,14 @@ from PIL import Image
 
 from tax_lightning.constants import __version__
 from tax_lightning.explanation import Explanation
-from tax_lightning.files import file_name, write_json
+from tax_lightning.files import (
+    file_name,
+    remove_parts,
+    write_arrays,
+    write_json,
+    write_png,
+    write_text,
+)
 from tax_lightning.findings import Finding
 from tax_lightning.palette import (
     Picture,
@@ -110,9 +117,8 @@ def write_report(
         raise FileExistsError(
             f"--output {folder} holds a report already. Give another folder, or --overwrite=true."
         )
-    for name in ("panels", "maps"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
     numbers.unlink(missing_ok=True)
+    remove_parts(folder)
     report = _Report(max_side, groups)
     for explanation, picture, *given in explained:
         report.cards = report.cards or read_cards(explanation.sources, read)
@@ -123,8 +129,8 @@ def write_report(
         panel = render_panel(explanation, shown, masks, reference, patches, groups)
         name = file_name(explanation.ids[0])
         files = {"panel": f"panels/{name}.png", "maps": f"maps/{name}.npz"}
-        Image.fromarray(panel).save(folder / files["panel"])
-        np.savez_compressed(folder / files["maps"], allow_pickle=False, **maps)
+        write_png(folder / files["panel"], Image.fromarray(panel))
+        write_arrays(folder / files["maps"], maps)
         report.images[-1]["files"] = files
     if not report.images:
         raise ValueError("there are no images to explain, expected at least one.")
@@ -274,7 +280,7 @@ class _Report:
             + "".join([*self.blocks, self._crops()]),
             notes=notes,
         )
-        path.write_text(text, encoding="utf-8", newline="\n")
+        write_text(path, text)
 
     def content(self) -> dict[str, Any]:
         """The report in numbers, for the page's script."""

@@ -71,6 +71,7 @@ class Sheet:
 
     def line(self, text: str, size: int, width: int) -> Image.Image:
         """One line of text, in letters of this size."""
+        text = " ".join(text.split())
         block = Image.new("RGB", (width, round(1.4 * size)), PAPER)
         ImageDraw.Draw(block).text((0, 2), text, INK, font_for(text, size))
         return block
@@ -91,7 +92,7 @@ class Sheet:
     def _wrapped(self, text: str, width: int) -> list[str]:
         """The text in lines that fit: broken at spaces, else cut short."""
         lines = [""]
-        for word in text.split(" "):
+        for word in text.split():  # a name may hold line breaks
             longer = f"{lines[-1]} {word}".strip()
             if lines[-1] and self._width(longer) > width:
                 lines.append(word)
