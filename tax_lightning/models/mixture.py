@@ -83,6 +83,24 @@ def probs_of(log_odds: Tensor) -> Tensor:
     return probs.clamp_min_(LEAST_PROB)
 
 
+def probs_at(log_odds: Tensor, labels: Tensor) -> Tensor:
+    """What kernels give to one class at each pixel: ``[B, N, K, H, W]`` in [0, 1].
+
+    Of log-odds ``[B, N, K, C - 1, H, W]``, and class ids ``[B, N, H, W]`` or, the same for all
+    annotators, ``[B, 1, H, W]``.
+
+    Example:
+        >>> log_odds = torch.tensor([3.0]).log().view(1, 1, 1, 1, 1, 1)
+        >>> probs_at(log_odds, torch.zeros(1, 1, 1, 1, dtype=torch.long)).item()
+        0.25
+    """
+    if log_odds.shape[3] == 1:
+        odds, second = log_odds.squeeze(3), (labels == 1).unsqueeze(2)
+        return torch.where(second, odds, -odds).sigmoid_().clamp_min_(LEAST_PROB)
+    index = labels[:, :, None, None].expand(*log_odds.shape[:3], 1, -1, -1)
+    return probs_of(log_odds).gather(3, index).squeeze(3)
+
+
 def unit_length(vectors: Tensor) -> Tensor:
     """Vectors ``[B, E, H, W]`` divided by their length along E.
 

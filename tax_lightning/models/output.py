@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tax_lightning.explanation import most_likely
-from tax_lightning.models.mixture import mix, probs_of
+from tax_lightning.models.mixture import LEAST_PROB, mix, probs_at, probs_of
 
 Panel = Tensor | slice
 """Places of the annotators who count, such as ``torch.tensor([0, 2])``."""
@@ -109,10 +109,9 @@ class TAXOutput(NamedTuple):
 
         ``[B, N, K, H, W]`` in [0, 1]; sums to 1 over N and K.
         """
-        assignment = self.log_who.unsqueeze(2) + self.within.log()
-        chosen = decision[:, None, None, None].expand(*assignment.shape[:3], 1, -1, -1)
-        joint = assignment + self.log_kernel_probs.gather(3, chosen).squeeze(3)
-        return joint.flatten(1, 2).softmax(dim=1).view_as(joint)
+        joint = probs_at(self.log_odds, decision.unsqueeze(1)) * self.within
+        joint *= self.who.unsqueeze(2)
+        return joint / joint.sum(dim=(1, 2), keepdim=True).clamp_min(LEAST_PROB)
 
     def reason(self, decision: Tensor, *, all_alike: bool = False) -> Tensor:
         """Index n K + k of the kernel with the largest share in the decision ``[B, H, W]``.

@@ -14,6 +14,7 @@ from tax_lightning.explanation import Explanation, most_likely
 from tax_lightning.losses import LossWeights, TAXLoss
 from tax_lightning.metrics import ExplanationMetrics
 from tax_lightning.models.backbone import evaluating
+from tax_lightning.models.mixture import probs_at
 from tax_lightning.models.network import DISPUTE_THRESHOLD, TAXNetwork
 from tax_lightning.models.output import EVERYBODY, Panel, TAXOutput
 from tax_lightning.modules.calibration import finish
@@ -432,14 +433,12 @@ def _maps_of(output: TAXOutput) -> dict[str, Tensor]:
     """As of :meth:`TAXLightningModule._explanation_maps`, of a part of the rows."""
     probs, annotator_probs = output.probs, output.annotator_probs
     why_share, why = output.shares(most_likely(probs, dim=1)).max(dim=2)
-    own = most_likely(annotator_probs, dim=2)[:, :, None, None]  # [B, N, 1, 1, H, W]
-    own = own.expand(-1, -1, output.within.shape[2], -1, -1, -1)
-    says_own = output.log_kernel_probs.gather(3, own).squeeze(3)
+    says_own = probs_at(output.log_odds, most_likely(annotator_probs, dim=2))
     return {
         "probs": probs,
         "annotator_probs": annotator_probs,
         "who": output.who,
         "why": why,
         "why_share": why_share,
-        "why_own": most_likely(output.within.log() + says_own, dim=2),
+        "why_own": most_likely(output.within * says_own, dim=2),
     }
