@@ -1,6 +1,7 @@
 """Names of files that every file system takes, and files that appear whole or not at all."""
 
 import csv
+import errno
 import hashlib
 import json
 import math
@@ -18,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+# What a disk that is full, broken or read-only answers.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
 _PART = ".part"  # ending of a file that is not complete
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what begins a formula in a spreadsheet
 _KEPT = " ()[]{}+,;=@!#$&'^~`"  # characters that every file system takes beside letters and digits
@@ -61,6 +64,9 @@ def appearing(path: Path) -> Iterator[Path]:
     The file lies beside its target until it is complete and on the disk. What a killed process
     leaves of it is removed by :func:`remove_parts`.
 
+    Raises:
+        OSError: if the disk is full or the folder cannot be written to.
+
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -78,11 +84,18 @@ def appearing(path: Path) -> Iterator[Path]:
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        raise OSError(
+            f"{path}: it cannot be written ({error.strerror}). What was there before is whole. "
+            "Make room on its disk, or let its folder be written to."
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write bytes, as :func:`appearing` does."""
     with appearing(path) as part:
         part.write_bytes(data)

@@ -218,7 +218,9 @@ def main() -> None:
         done = ended == 0 or run([*arguments, *again.get(name, [])], log) == 0
         found = contents(to) if done else {}
         row = rows.setdefault((name, aim), Counter())
-        row.update(kills=1, killed=ended != 0, completed=done, equal=found == expected[name])
+        row.update(
+            kills=1, killed=int(ended != 0), completed=int(done), equal=int(found == expected[name])
+        )
         print(number, name, aim, ended, done, found == expected[name], flush=True)
         if found != expected[name]:
             print(

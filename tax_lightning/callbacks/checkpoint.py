@@ -1,5 +1,6 @@
 """Checkpoints of models that can name the training pixels behind their decisions."""
 
+import io
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from tax_lightning.files import appearing, remove_parts
+from tax_lightning.files import appearing, remove_parts, write_bytes
 
 
 def is_explained(pl_module: L.LightningModule) -> bool:
@@ -49,14 +50,9 @@ class WholeCheckpoints(TorchCheckpointIO):
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        try:
-            with appearing(Path(path)) as part:
-                torch.save(checkpoint, part)
-        except (OSError, RuntimeError) as error:  # torch has errors of its own for a full disk
-            raise OSError(
-                f"{path}: this checkpoint cannot be written ({error}). What was there before is "
-                "whole. Make room, or let the folder be written to."
-            ) from error
+        content = io.BytesIO()  # torch's own writer does not say that a disk is full
+        torch.save(checkpoint, content)
+        write_bytes(Path(path), content.getbuffer())
 
 
 class ExplainedCheckpoint(ModelCheckpoint):
