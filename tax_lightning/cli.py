@@ -237,6 +237,9 @@ class TAXCLI(LightningCLI):
     def after_fit(self) -> None:
         """Measure the checkpoint that was kept; say what came out and where it lies."""
         checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if checkpoint and not Path(checkpoint).is_file():
+            warnings.warn(f"{checkpoint}: not there any more; figures as trained.", stacklevel=2)
+            checkpoint = ""
         with self._to_go_on():
             if checkpoint:
                 self.trainer.validate(
@@ -330,6 +333,9 @@ def _refuse_nulls(config: Namespace) -> None:
     model = (settings.get("model") or {}).get("init_args") or {}
     for name in LINKED.values():  # known when the data are there
         model.pop(name, None)
+    steps = settings["trainer"]["log_every_n_steps"]
+    if steps is not None and steps < 0:
+        raise ValueError(f"trainer.log_every_n_steps: {steps}, expected 0 (never) or more.")
     if key := first_null(settings):
         raise ValueError(f"{key}: null, expected a value. Leave the key out for its default.")
 

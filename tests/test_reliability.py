@@ -1,5 +1,6 @@
 """What goes wrong around a run: disks, files, callbacks, checkpoints of others."""
 
+import dataclasses
 import resource
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from lightning.pytorch.callbacks import (
     Timer,
     WeightAveraging,
 )
+from made_up import make_explanation, make_sources
 from small_runs import Model, loaders
 from small_runs import make_trainer as make_small_trainer
 from squares import ANNOTATORS, CLASSES, QUIET, fast, images, make_module, make_trainer
@@ -30,6 +32,8 @@ from tax_lightning.callbacks import ExplainedCheckpoint
 from tax_lightning.callbacks.checkpoint import WholeCheckpoints
 from tax_lightning.files import check_writable, write_table, write_text
 from tax_lightning.modules.checkpoints import check_weights
+from tax_lightning.visualization.gallery import read_cards, render_gallery
+from tax_lightning.visualization.panel import render_panel
 
 pytestmark = QUIET
 
@@ -81,6 +85,18 @@ def test_a_folder_deleted_in_mid_run_is_made_again(tmp_path):
 def test_cells_that_would_be_formulas_are_escaped(tmp_path):
     write_table(tmp_path / "a.csv", ["image", "x"], [("=1+1", -0.5), ("@a", "-0.5"), ("b", None)])
     assert (tmp_path / "a.csv").read_text() == "image,x\n'=1+1,-0.5\n'@a,-0.5\nb,\n"
+
+
+def test_names_with_line_breaks_are_drawn_in_one_line():
+    names = ("A\nna", "Ben\r\n", "C")
+    leader = (torch.arange(16) * 3 // 16).expand(1, 16, 16)
+    said = make_explanation(
+        leader, sources=make_sources(names, "tr\nain"), ids=["im\nage"], weight=1
+    )
+    said = dataclasses.replace(said, annotators=names, classes=("back\nground", "ce\nll"))
+    picture, masks = np.zeros((16, 16, 3), np.uint8), np.zeros((3, 16, 16), np.uint8)
+    assert render_panel(said, picture, masks).shape[2] == 3
+    assert render_gallery(read_cards(said.sources, None)).shape[2] == 3
 
 
 # ---------------------------------------------------------------------- going on
