@@ -170,7 +170,8 @@ class TAXLoss(SegmentationTerms):
         masks and presence are those of the panel.
         """
         with torch.autocast(masks.device.type, enabled=False):
-            weight = self.relevance(output, reference)
+            # In the precision of the network: sums of it are taken over all processes.
+            weight = self.relevance(output, reference).to(output.log_who.dtype)
             agree = self.agreement(masks, reference)
             rate = present / self.label_rate[panel]
             return {

@@ -61,6 +61,7 @@ def test_checkpoints_hold_tensors_and_primitives_only(checkpoint):
     stored = torch.load(checkpoint(STEPS), weights_only=True)
     assert stored["format_version"] == 4
     assert stored["hyper_parameters"] == {
+        "annotators_per_step": None,
         **{"annotators": list(ANNOTATORS), "classes": list(CLASSES), "network": "given"},
         **{"architecture": "unet", "encoder": "resnet34", "encoder_weights": None},
         **{"in_channels": 3, "backbone_options": None, "kernels": 2, "kernel_size": 3},

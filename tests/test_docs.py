@@ -124,7 +124,7 @@ def test_a_command_is_taken(command, parsed):
         command = command.replace(word, meant)
     command = command.replace("...", "from to" if command.startswith("import") else "")
     kind, *arguments = shlex.split(command)
-    if kind not in ("explain", "export", "import") and "--config" not in arguments:
+    if kind not in ("explain", "export", "import", "optimize") and "--config" not in arguments:
         arguments = ["--config", "mine.yaml", *arguments]
     if kind in ("test", "predict") and "--ckpt_path" not in arguments:
         arguments += ["--ckpt_path", "best.ckpt"]
