@@ -231,7 +231,7 @@ def test_whether_annotators_are_persons_is_taken_from_the_data_and_kept():
     assert module.persons
     module._trainer = SimpleNamespace(datamodule=SimpleNamespace(persons=False))
     module.setup("fit")
-    checkpoint = {}
+    checkpoint = {"state_dict": {}}
     module.on_save_checkpoint(checkpoint)
     again.on_load_checkpoint(checkpoint)
     assert not again.persons
