@@ -84,7 +84,7 @@ class TAXCLI(LightningCLI):
             load_from_checkpoint_support=False,
             seed_everything_default=0,
             save_config_callback=LoggedConfig,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"save_to_log_dir": False},  # the callback writes it itself
             parser_class=TAXParser,
             parser_kwargs={
                 "prog": "tax",

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
-from tax_lightning.files import write_png
+from tax_lightning.files import write_png, write_text
 from tax_lightning.palette import Picture
 
 
@@ -117,7 +117,7 @@ def working(loggers: Sequence[Logger]) -> list[Logger]:
 
 
 class LoggedConfig(SaveConfigCallback):
-    """Tells every logger the whole configuration of a training, beside the file ``config.yaml``.
+    """Writes the whole configuration of a training to ``config.yaml``, and tells every logger.
 
     Lightning itself tells them the hyper-parameters of the model only.
     """
@@ -125,10 +125,13 @@ class LoggedConfig(SaveConfigCallback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Only a training has a folder of its own."""
         if stage == "fit":
+            self.folder = trainer.log_dir  # for which all processes must ask
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Tell the loggers."""
-        config: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        """Write the file, whole or not at all, and tell the loggers."""
+        text = self.parser.dump(self.config, skip_unset=False)
+        write_text(Path(str(self.folder), self.config_filename), text)
+        config: dict[str, Any] = yaml.safe_load(text)
         for logger in trainer.loggers:
             logger.log_hyperparams(config)
