@@ -20,6 +20,7 @@ from test_method import Scenes, make_backbone, make_module, make_trainer
 from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from tax_lightning import losses
 from tax_lightning.modules import calibration
 
 
@@ -82,7 +83,8 @@ def loader(devices: int, **scenes) -> DataLoader:
 
 def run(devices: int, folder: Path, apart: bool = False) -> None:
     """Train, validate and test; with ``apart`` each process sums its own images only."""
-    torch.manual_seed(0)
+    L.seed_everything(0, verbose=False)
+    losses.PROTOTYPE_PIXELS = 100  # of 400, so that which ones are drawn matters
     module = make_module(
         # Batch norm takes the statistics of each process by design.
         network=make_backbone(norm=False),

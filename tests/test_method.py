@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tax_lightning.consensus import disagreement
 from tax_lightning.losses import LossWeights
 from tax_lightning.metrics import WhoAccuracy
+from tax_lightning.models.mixture import probs_of
 from tax_lightning.models.network import TAXNetwork
 from tax_lightning.modules.schedule import Schedule
 from tax_lightning.modules.tax import TAXLightningModule
@@ -275,7 +276,7 @@ def test_who_moves_with_the_prototypes():
     torch.testing.assert_close(after.who, before.who[:, order])
     torch.testing.assert_close(after.within, before.within[:, order])
     assert torch.equal(
-        after.log_kernel_probs.exp(), before.log_kernel_probs.exp()
+        probs_of(after.log_odds), probs_of(before.log_odds)
     )  # what each would draw stays
     assert (after.probs - before.probs).abs().max() > 0.05
 
@@ -372,16 +373,14 @@ def test_the_orders_of_computation_agree(kernel_size):
     features = torch.randn(2, 6, 9, 8)
     output = network(features)
     weights = output.who.unsqueeze(2) * output.within
-    by_annotator = (output.within.unsqueeze(3) * output.log_kernel_probs.exp()).sum(dim=2)
+    by_annotator = (output.within.unsqueeze(3) * probs_of(output.log_odds)).sum(dim=2)
     kernels = zip(network.bank.weight.flatten(0, 1), network.bank.bias.flatten(0, 1), strict=True)
     one_after_the_other = sum(
         weight.unsqueeze(1) * F.conv2d(features, *kernel, padding="same").softmax(dim=1)
         for weight, kernel in zip(weights.flatten(1, 2).unbind(1), kernels, strict=True)
     )
     orders = {
-        "all kernels at once": (weights.unsqueeze(3) * output.log_kernel_probs.exp()).sum(
-            dim=(1, 2)
-        ),
+        "all kernels at once": (weights.unsqueeze(3) * probs_of(output.log_odds)).sum(dim=(1, 2)),
         "annotators first": (output.who.unsqueeze(2) * by_annotator).sum(dim=1),
         "one kernel after the other": one_after_the_other,
     }

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tax_lightning.models.mixture import probs_of
 from tax_lightning.models.network import TAXNetwork
 
 TINY = "tu-test_resnet.r160_in1k"
@@ -65,7 +66,7 @@ def test_every_quantity_of_one_pixel_by_hand():
     close(output.embedding, [0.6, 0.8])
     close(output.who, [24 / 35, 11 / 35])
     close(output.within, [[1 / 3, 2 / 3], [32 / 33, 1 / 33]])
-    close(output.log_kernel_probs.exp()[..., 1, :, :], [[3 / 4, 1 / 4], [1 / 2, 1 / 12]])
+    close(probs_of(output.log_odds)[..., 1, :, :], [[3 / 4, 1 / 4], [1 / 2, 1 / 12]])
     close(output.annotator_probs, [[7 / 12, 5 / 12], [203 / 396, 193 / 396]])
     close(output.probs, [707 / 1260, 553 / 1260])
     shares = output.shares(torch.zeros(1, 1, 1).long())
@@ -93,7 +94,7 @@ def test_shares_and_weights_sum_to_one():
     torch.testing.assert_close(output.who.sum(dim=1), ones)
     assert output.within.min() >= 0
     torch.testing.assert_close(output.within.sum(dim=2), torch.ones(2, 3, 9, 7))
-    torch.testing.assert_close(output.log_kernel_probs.exp().sum(dim=3), torch.ones(2, 3, 5, 9, 7))
+    torch.testing.assert_close(probs_of(output.log_odds).sum(dim=3), torch.ones(2, 3, 5, 9, 7))
     torch.testing.assert_close(output.annotator_probs.sum(dim=2), torch.ones(2, 3, 9, 7))
     torch.testing.assert_close(output.probs.sum(dim=1), ones)
     for decision in (output.probs.argmax(dim=1), torch.randint(0, 4, (2, 9, 7))):
@@ -110,9 +111,9 @@ def test_mixing_by_kernel_and_by_annotator_agree():
     assert features.shape == (1, 8, 8, 8)
     by_annotator = (output.who.unsqueeze(2) * output.annotator_probs).sum(dim=1)
     assignment = output.who.unsqueeze(2) * output.within
-    by_kernel = (assignment.unsqueeze(3) * output.log_kernel_probs.exp()).sum(dim=(1, 2))
+    by_kernel = (assignment.unsqueeze(3) * probs_of(output.log_odds)).sum(dim=(1, 2))
     evidence = network.memory(output.embedding).flatten(1, 2).softmax(dim=1)
-    from_scratch = (evidence.unsqueeze(2) * output.log_kernel_probs.exp().flatten(1, 2)).sum(dim=1)
+    from_scratch = (evidence.unsqueeze(2) * probs_of(output.log_odds).flatten(1, 2)).sum(dim=1)
     for other in (by_annotator, by_kernel, from_scratch):
         torch.testing.assert_close(output.probs, other, atol=1e-5, rtol=0)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tax_lightning.blending import BAND_VALUES, Parts, blend
 from tax_lightning.explanation import AVERAGED, Prediction
+from tax_lightning.files import appearing
 from tax_lightning.palette import Colour
 from tax_lightning.windows import Window
 
@@ -151,18 +152,19 @@ class Growing:
         palette = np.zeros((3, 256), np.uint16)
         for value, colour in (colours or {}).items():
             palette[:, value] = np.array(colour) * 257
-        tifffile.imwrite(
-            path,
-            pieces(),
-            shape=(len(planes), height, width) if plane is None else (height, width),
-            dtype=kind,
-            tile=(_PIECE, _PIECE),
-            compression="zlib",
-            bigtiff=len(planes) * height * width * kind.itemsize > 2**31,
-            photometric="palette" if colours else "minisblack",
-            colormap=palette if colours else None,
-            metadata=None,
-        )
+        with appearing(path) as part:
+            tifffile.imwrite(
+                part,
+                pieces(),
+                shape=(len(planes), height, width) if plane is None else (height, width),
+                dtype=kind,
+                tile=(_PIECE, _PIECE),
+                compression="zlib",
+                bigtiff=len(planes) * height * width * kind.itemsize > 2**31,
+                photometric="palette" if colours else "minisblack",
+                colormap=palette if colours else None,
+                metadata=None,
+            )
 
     def _write(self, rows: range, band: Prediction) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

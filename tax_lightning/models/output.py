@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tax_lightning.explanation import most_likely
-from tax_lightning.models.mixture import LEAST_PROB, mix, probs_at, probs_of
+from tax_lightning.models.mixture import LEAST_PROB, mix, probs_at
 
 Panel = Tensor | slice
 """Places of the annotators who count, such as ``torch.tensor([0, 2])``."""
@@ -78,11 +78,6 @@ class TAXOutput(NamedTuple):
     def log_probs(self) -> Tensor:
         """Log of the resulting segmentation p, ``[B, C, H, W]``; computed when asked for."""
         return mix(self.log_who, self.log_annotator_probs)
-
-    @property
-    def log_kernel_probs(self) -> Tensor:
-        """Log p_nk, of each kernel's own, ``[B, N, K, C, H, W]``; computed when asked for."""
-        return probs_of(self.log_odds).log_()
 
     @property
     def log_sample_probs(self) -> Tensor:

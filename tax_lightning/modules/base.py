@@ -386,10 +386,12 @@ class MultiAnnotatorModule(L.LightningModule, Shareable, ABC):
         self.loss.total = across_processes if self.trainer.world_size > 1 else alone
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Let what a step draws depend on seed, place and process alone: a run can go on."""
+        """Let what a step draws depend on seed and place alone: a run can go on.
+
+        It is the same in all processes, so that several of them train as one does.
+        """
         if (seed := fixed_seed()) is not None:
-            place = self.trainer.current_epoch, batch_idx, self.trainer.global_rank
-            torch.manual_seed(seed_of(seed, *place))
+            torch.manual_seed(seed_of(seed, self.trainer.current_epoch, batch_idx))
 
     def on_train_epoch_end(self) -> None:
         """Warn of masks that hold no object: those of 0 and 255 look right and teach nothing."""
