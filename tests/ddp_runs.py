@@ -5,9 +5,7 @@ a program of its own, as PyTorch may refuse to train in the fork of a process th
 """
 
 import os
-import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import baseline_scenes as baseline
@@ -17,25 +15,11 @@ import torch
 import torch.distributed as dist
 from short_last_fit import SHORT_LAST_FIT
 from test_method import Scenes, make_backbone, make_module, make_trainer
-from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from two_processes import in_two_processes
 
 from tax_lightning import losses
 from tax_lightning.modules import calibration
-
-
-def in_two_processes(job: Callable[[int, Path], None], folder: Path) -> None:
-    """Call ``job(2, folder)`` in two processes, which Lightning takes for processes of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    start_processes(_process, args=(job, folder, port), nprocs=2, start_method="fork")
-
-
-def _process(rank: int, job: Callable[[int, Path], None], folder: Path, port: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
-    os.environ["LOCAL_RANK"] = str(rank)
-    job(2, folder)
 
 
 def shared(samples: Dataset | list, devices: int) -> DataLoader:

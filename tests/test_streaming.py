@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from ddp_runs import in_two_processes
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
+from two_processes import in_two_processes
 from written_files import save
 
 from tax_lightning.__main__ import main

@@ -99,15 +99,15 @@ def make_module(method: str, annotators: int) -> L.LightningModule:
     return getattr(baselines, method)(names, CLASSES, **options)
 
 
-def make_batch(annotators: int) -> dict[str, Any]:
+def make_batch(annotators: int, side: int = SIDE) -> dict[str, Any]:
     """Noise for images, and discs of different sizes for masks."""
-    place = torch.arange(SIDE) - SIDE / 2
+    place = torch.arange(side) - side / 2
     distance = (place[:, None].square() + place.square()).sqrt()
-    radii = SIDE * torch.linspace(0.2, 0.4, annotators)
+    radii = side * torch.linspace(0.2, 0.4, annotators)
     return {
-        "image": torch.randn(BATCH, 3, SIDE, SIDE),
+        "image": torch.randn(BATCH, 3, side, side),
         "masks": (distance < radii[:, None, None]).long().expand(BATCH, -1, -1, -1),
-        "reference": (distance < 0.3 * SIDE).long().expand(BATCH, -1, -1),
+        "reference": (distance < 0.3 * side).long().expand(BATCH, -1, -1),
     }
 
 
