@@ -1,6 +1,8 @@
 """One file of a model for other programs: the same numbers, named, for images of any size."""
 
+import contextlib
 import copy
+import io
 import json
 import re
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from baseline_scenes import make as make_baseline
 from PIL import Image
 from squares import ANNOTATORS, CLASSES, make_module, make_trainer
 from timm.layers.conv2d_same import Conv2dSame
@@ -29,42 +32,50 @@ SMP = {
 SIZES = (1, 40, 56), (3, 67, 41), (2, 65, 130)
 
 
-def smp_module(kind=TAXLightningModule, **options):
-    module = kind(ANNOTATORS, CLASSES, **SMP, **options)
+def varied(module):
     for weights in module.parameters():  # so that outputs differ from pixel to pixel
         weights.data += 0.1 * torch.randn_like(weights)
     return module.eval()
 
 
-def outputs(path, images):
-    """What the file says of these images, and its metadata."""
+def opened(path):
+    """What the file says of images, as a function, and its metadata."""
     if path.suffix == ".pt2":
         extra = {METADATA: ""}
-        found = torch.export.load(path, extra_files=extra).module()(images)
-        return {name: x.detach().numpy() for name, x in found.items()}, json.loads(extra[METADATA])
+        program = torch.export.load(path, extra_files=extra).module()
+        return lambda images: {
+            name: value.detach().numpy() for name, value in program(images).items()
+        }, json.loads(extra[METADATA])
     session = pytest.importorskip("onnxruntime").InferenceSession(path)
     names = [output.name for output in session.get_outputs()]
-    found = dict(zip(names, session.run(None, {"images": images.numpy()}), strict=True))
-    return found, json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
+    return lambda images: dict(
+        zip(names, session.run(None, {"images": images.numpy()}), strict=True)
+    ), json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
 
 
 @pytest.fixture(scope="module", params=[".pt2", ".onnx"])
 def exported(request, tmp_path_factory):
-    """A model and its file."""
+    """A model, its file, what that says, and its metadata."""
     if request.param == ".onnx":
         pytest.importorskip("onnxscript")
     torch.manual_seed(0)
-    module = smp_module()
-    path = tmp_path_factory.mktemp("export") / f"cells{request.param}"
-    assert export_model(module, path) <= 1e-4
-    return module, path
+    module, trainer = varied(TAXLightningModule(ANNOTATORS, CLASSES, **SMP)), make_trainer()
+    module.preparation = Preparation(3, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+    trainer.strategy.connect(module)
+    folder = tmp_path_factory.mktemp("export")
+    trainer.save_checkpoint(folder / "run" / "checkpoints" / "best.ckpt")
+    path = folder / "new" / f"cells{request.param}"
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        main(["export", str(folder / "run"), str(path)])
+    assert float(told.getvalue().rpartition("from PyTorch: ")[2].split()[0]) <= 1e-4
+    return module, path, *opened(path)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_file_says_what_the_model_says(exported, size):
-    module, path = exported
+    module, _, run, _ = exported
     images = torch.randn(size[0], 3, *size[1:])
-    found, _ = outputs(path, images)
+    found = run(images)
     expected = module.explain(images)
     named = {
         "result": expected.probs,
@@ -83,54 +94,45 @@ def test_the_file_says_what_the_model_says(exported, size):
 
 
 def test_names_and_sources_are_in_the_file(exported):
-    _, said = outputs(exported[1], torch.randn(1, 3, 40, 40))
+    said = exported[-1]
     assert said["annotators"] == list(ANNOTATORS)
     assert said["classes"] == list(CLASSES)
     assert said["trust"]["kind"] == "image"
     assert said["dispute_threshold"] == pytest.approx(0.1)
-    assert said["preparation"] == Preparation.usual(3).to_primitives()
-    assert said["preparation_is_known"] is False
+    assert said["preparation"]["mean"] == pytest.approx([0.1, 0.2, 0.3])
+    assert said["preparation_is_known"] is True
     places = [(source["annotator"], source["kernel"]) for source in said["prototypes"]]
     assert places == [(name, kernel) for name in ANNOTATORS for kernel in range(2)]
 
 
 def test_where_weights_are_constant_the_reason_is_that_of_the_explanation(tmp_path):
-    module = smp_module()
+    module = varied(make_module(TAXLightningModule))
     module.network.trust.scale.fill_(0.0)
     module.network.trust.offset.copy_(torch.tensor([3.0, 0.0, 0.0]))
     export_model(module, tmp_path / "a.pt2")
     images = torch.randn(1, 3, 40, 40)
-    found, said = outputs(tmp_path / "a.pt2", images)
+    run, said = opened(tmp_path / "a.pt2")
+    found = run(images)
     assert said["trust"]["kind"] == "constant"
     assert (found["why"] // 2 == module.explain(images).reason.numpy()).all()
 
 
 def test_a_baseline_has_the_outputs_that_it_has(tmp_path):
     for kind, names in ((MultiHead, ()), (GatedMultiHead, ("who",))):
-        module = smp_module(kind)
+        module = varied(make_baseline(kind))
         export_model(module, tmp_path / "a.pt2")
-        found, said = outputs(tmp_path / "a.pt2", images := torch.randn(1, 3, 50, 40))
+        run, said = opened(tmp_path / "a.pt2")
+        found = run(images := torch.randn(1, 3, 50, 40))
         assert list(found) == ["result", "annotator_probs", "votes", "dispute", *names]
         assert list(said["outputs"]) == list(found)
+        assert said["preparation"] == Preparation.usual(3).to_primitives()
+        assert said["preparation_is_known"] is False
         own = module.predict(images, annotator="Ben")
         np.testing.assert_allclose(found["annotator_probs"][:, 1], own, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_the_command_takes_a_folder_and_tells_the_difference(tmp_path, capsys):
-    module, trainer = TAXLightningModule(ANNOTATORS, CLASSES, **SMP), make_trainer()
-    module.preparation = Preparation(3, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
-    trainer.strategy.connect(module)
-    trainer.save_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
-    main(["export", str(tmp_path / "run"), str(tmp_path / "new" / "a.pt2")])
-    assert "largest difference from PyTorch: 0.0e+00" in capsys.readouterr().out
-    _, said = outputs(tmp_path / "new" / "a.pt2", torch.randn(1, 3, 40, 40))
-    assert said["preparation"]["mean"] == [0.1, 0.2, 0.3]
-    assert said["preparation_is_known"] is True
-
-
 def test_the_script_of_the_docs_needs_no_more_than_the_file(exported, tmp_path, monkeypatch):
-    module, path = exported
+    module, path, *_ = exported
     if path.suffix != ".onnx":
         pytest.skip("the script is for ONNX")
     monkeypatch.chdir(tmp_path)
@@ -161,9 +163,9 @@ def test_refused_are_other_kinds_of_files_and_missing_libraries(tmp_path, monkey
 
 def test_refused_are_models_that_draw(tmp_path):
     with pytest.raises(ValueError, match="ProbabilisticUNet draws samples that belong to no"):
-        export_model(smp_module(ProbabilisticUNet), tmp_path / "a.pt2")
+        export_model(make_baseline(ProbabilisticUNet), tmp_path / "a.pt2")
     with pytest.raises(ValueError, match="random"):
-        export_model(smp_module(Pionono), tmp_path / "a.pt2")
+        export_model(make_baseline(Pionono), tmp_path / "a.pt2")
     assert list(tmp_path.iterdir()) == []
 
 
