@@ -13,12 +13,14 @@ import lightning as L
 import test_metrics as metrics
 import torch
 import torch.distributed as dist
+from lightning.pytorch.callbacks import ModelCheckpoint
 from short_last_fit import SHORT_LAST_FIT
 from test_method import Scenes, make_backbone, make_module, make_trainer
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from two_processes import in_two_processes
 
 from tax_lightning import losses
+from tax_lightning.callbacks.interruption import Interruption
 from tax_lightning.modules import calibration
 
 
@@ -55,6 +57,13 @@ class Apart(L.Callback):
         module.loss.total = lambda local: local
 
 
+class FourthEpoch(ModelCheckpoint):
+    """Keeps a checkpoint of the end of the fourth epoch of seven."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__(folder, name, every_n_epochs=4, save_on_train_epoch_end=True)
+
+
 def loader(devices: int, **scenes) -> DataLoader:
     """Twelve small scenes."""
     samples = list(Scenes(12, size=20, margins=TOO_LARGE, **scenes))
@@ -65,8 +74,12 @@ def loader(devices: int, **scenes) -> DataLoader:
     return shared(samples, devices)
 
 
-def run(devices: int, folder: Path, apart: bool = False) -> None:
-    """Train, validate and test; with ``apart`` each process sums its own images only."""
+def run(devices: int, folder: Path, apart: bool = False, after: int | None = None) -> None:
+    """Train, validate and test, in the end.
+
+    With ``apart`` each process sums its own images only. ``after`` goes on from the fourth epoch of
+    a run in so many processes.
+    """
     L.seed_everything(0, verbose=False)
     losses.PROTOTYPE_PIXELS = 100  # of 400, so that which ones are drawn matters
     module = make_module(
@@ -81,14 +94,17 @@ def run(devices: int, folder: Path, apart: bool = False) -> None:
         max_steps=STEPS,
         num_sanity_val_steps=0,
         check_val_every_n_epoch=7,  # once, at the end
-        callbacks=[Apart()] if apart else [],
+        enable_checkpointing=not apart,
+        callbacks=[Apart()] if apart else [Interruption(), FourthEpoch(folder, f"after {devices}")],
     )
-    trainer.fit(module, loader(devices), loader(devices, seed=1))
+    whence = None if after is None else folder / f"after {after}.ckpt"
+    trainer.fit(module, loader(devices), loader(devices, seed=1), ckpt_path=whence)
     end = {"state": module.state_dict(), "world": trainer.world_size, "val": values_of(trainer)}
-    if not apart:
+    if not apart and after is None:
         trainer.test(module, loader(devices, seed=2), verbose=False)
         end["test"] = values_of(trainer)
-    torch.save(end, folder / f"{'apart' if apart else devices}-{trainer.global_rank}.pt")
+    name = "apart" if apart else devices if after is None else f"{devices} after {after}"
+    torch.save(end, folder / f"{name}-{trainer.global_rank}.pt")
 
 
 def values_of(trainer: L.Trainer) -> dict[str, float]:
@@ -147,4 +163,5 @@ if __name__ == "__main__":
     for job in (run, apart, train_baselines, measure):
         in_two_processes(job, target)
     run(1, target)  # afterwards: see above
+    run(1, target, after=2)
     train_baselines(1, target)

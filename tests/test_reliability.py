@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from tax_lightning.__main__ import main
 from tax_lightning.callbacks import ExplainedCheckpoint
 from tax_lightning.callbacks.checkpoint import WholeCheckpoints
 from tax_lightning.files import check_writable, write_table, write_text
+from tax_lightning.modules.base import SHARDING
 from tax_lightning.modules.checkpoints import check_weights
 from tax_lightning.visualization.gallery import read_cards, render_gallery
 from tax_lightning.visualization.panel import render_panel
@@ -236,6 +238,14 @@ def test_a_module_of_another_precision_takes_ordinary_images(kind):
 
 
 # ---------------------------------------------------------------------- several processes
+
+
+@pytest.mark.parametrize("kind", SHARDING)
+def test_strategies_that_share_out_weights_are_refused(kind):
+    module, strategy = make_module(), object.__new__(kind)
+    module._trainer = SimpleNamespace(strategy=strategy)
+    with pytest.raises(ValueError, match=f"trainer.strategy={kind.__name__}: .* Use ddp"):
+        module.setup("fit")
 
 
 def test_two_processes_stop_together_and_go_on_as_one_run(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ from tax_lightning.windows import Places, tiles
 HELD_STILL = 0.1  # share of the run before which a slow encoder does not move
 BY_AREA = 0.3  # share of the run at whose start types are the ranks of the areas in an image
 TEST_SAMPLES = 9  # of each annotator, of which a test measures the sets
-
+SHARDING = DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 class MultiAnnotatorModule(L.LightningModule, Shareable, ABC):
     """Base of the Lightning modules for several annotators; works with any ``Trainer``.
@@ -372,7 +373,17 @@ class MultiAnnotatorModule(L.LightningModule, Shareable, ABC):
         return right_labels(self.reference, batch, len(self.classes))
 
     def setup(self, stage: str) -> None:
-        """Let the data module estimate the STAPLE labels once, before training."""
+        """Let the data module estimate the STAPLE labels once, before training.
+
+        Raises:
+            ValueError: if the strategy would shard the weights.
+        """
+        if isinstance(self.trainer.strategy, SHARDING):
+            raise ValueError(
+                f"trainer.strategy={type(self.trainer.strategy).__name__}: it gives each process a "
+                "part of the weights, but calibration, prototypes and checkpoints need them whole. "
+                "Use ddp; the weights of these models fit on one device."
+            )
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         self.persons = getattr(datamodule, "persons", self.persons)
         if stage != "predict" and self.reference == "staple" and hasattr(datamodule, "use_staple"):
