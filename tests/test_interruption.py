@@ -110,10 +110,14 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("step", "what"),
-    [(6, signal.SIGTERM), (8, signal.SIGINT), (6, "crash")],  # the eighth is the last of an epoch
+    ("name", "step", "what"),
+    [
+        *((name, 6, signal.SIGTERM) for name in OPTIONS),
+        # the eighth step is the last of an epoch
+        *((name, 8, signal.SIGINT) for name in OPTIONS if name != "two workers"),
+        *((name, 6, "crash") for name in ("plain", "validation within epochs")),
+    ],
 )
-@pytest.mark.parametrize("name", OPTIONS)
 def test_a_run_goes_on_as_if_nothing_had_been(name, step, what, whole, tmp_path):
     options, (folder, metrics) = OPTIONS[name], whole(name)
     with pytest.raises(MemoryError if what == "crash" else SIGTERMException) as stopped:

@@ -86,21 +86,18 @@ def test_a_run_is_one_folder_and_the_commands_after_it_find_their_way(here):
     assert latest.resolve() == dated
 
 
-def test_a_folder_of_the_trainer_is_taken_as_it_is(here):
-    main(["fit", *TINY, "--trainer.logger=false", "--trainer.default_root_dir=mine"])
+def test_a_saved_configuration_starts_a_run_of_its_own_in_a_folder_of_the_trainer(here):
+    main(["fit", *TINY, "--trainer.logger=false", "--output=mine"])
     assert names(here) == ["mine"]
     assert names(here / "mine") == ["checkpoints", "config.yaml", "explanations"]
-
-
-def test_a_saved_configuration_starts_a_run_of_its_own(here):
-    main(["fit", *TINY, "--trainer.logger=false", "--output=mine"])
     config = here / "mine" / "config.yaml"
     settings = yaml.safe_load(config.read_text())
     assert settings["trainer"]["default_root_dir"] is None
     assert settings["checkpoint"]["dirpath"] is None
     before = config.stat().st_mtime_ns
-    main(["fit", f"--config={config}", "--output=again"])
+    main(["fit", f"--config={config}", "--trainer.default_root_dir=again"])
     assert names(here) == ["again", "mine"]
+    assert names(here / "again") == ["checkpoints", "config.yaml", "explanations"]
     assert config.stat().st_mtime_ns == before
 
 
