@@ -160,7 +160,10 @@ class TAXCLI(LightningCLI):
         self._placed(list(args))
 
     def _placed(self, arguments: Sequence[str]) -> None:
+        # What is saved names no folder and no run: to run it again is a new run.
         self.asked_for = copy.deepcopy(self.config)
+        for name in ("output", "resume"):
+            self.asked_for[self.config.subcommand][name] = None
         self.new_folder = place_files(self.config, arguments)
         settings = self.config[self.config.subcommand]
         if self.config.subcommand == "fit":
@@ -174,7 +177,7 @@ class TAXCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:  # noqa: ANN401 - as the parent
         """The trainer: no checkpoint callback if checkpoints are off, only loggers that work."""
-        self.config = self.asked_for  # what is saved has no folder: to run it again is a new run
+        self.config = self.asked_for
         trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         keys = self._parser(self.subcommand).callback_keys
         callbacks = [self._get(self.config_init, key) for key in keys]

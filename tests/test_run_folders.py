@@ -94,6 +94,7 @@ def test_a_saved_configuration_starts_a_run_of_its_own_in_a_folder_of_the_traine
     settings = yaml.safe_load(config.read_text())
     assert settings["trainer"]["default_root_dir"] is None
     assert settings["checkpoint"]["dirpath"] is None
+    assert settings["output"] is None
     before = config.stat().st_mtime_ns
     main(["fit", f"--config={config}", "--trainer.default_root_dir=again"])
     assert names(here) == ["again", "mine"]
