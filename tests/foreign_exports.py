@@ -25,7 +25,7 @@ PEOPLE = ("Ann", "Bob")
 Arguments = tuple[Path, list[str]]
 
 
-def _made_by(fixture: Any, *more: Any) -> Callable[[Path], Arguments]:  # noqa: ANN401
+def _made_by(fixture: Any, *more: Any) -> Callable[[Path], Arguments]:
     """The export that a fixture makes in a folder."""
 
     def make(folder: Path) -> Arguments:

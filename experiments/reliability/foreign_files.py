@@ -25,6 +25,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,6 +59,7 @@ class Hang(BaseException):
 
 
 def flipped(data: bytes, rng: Random) -> bytes:
+    """Some bits are others."""
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
         if changed:
@@ -66,30 +68,36 @@ def flipped(data: bytes, rng: Random) -> bytes:
 
 
 def replaced(data: bytes, rng: Random) -> bytes:
+    """Some bytes are others."""
     place = _place(len(data), rng)
     new = rng.choice((rng.randbytes(4), b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"9999999"))
     return data[:place] + new + data[place + len(new) :]
 
 
 def inserted(data: bytes, rng: Random) -> bytes:
+    """Bytes are added."""
     place = _place(len(data), rng)
     return data[:place] + rng.randbytes(rng.choice((1, 3, 50))) + data[place:]
 
 
 def deleted(data: bytes, rng: Random) -> bytes:
+    """Bytes are missing."""
     place = _place(len(data), rng)
     return data[:place] + data[place + rng.choice((1, 2, 20)) :]
 
 
 def truncated(data: bytes, rng: Random) -> bytes:
+    """The end is missing."""
     return data[: _place(len(data), rng)]
 
 
 def noise(data: bytes, rng: Random) -> bytes:
+    """Nothing is as it was."""
     return rng.randbytes(rng.choice((1, 20, 1000)))
 
 
 def emptied(data: bytes, rng: Random) -> bytes:
+    """Nothing is left."""
     return b""
 
 
@@ -180,7 +188,9 @@ def spoil(folder: Path, rng: Random) -> str:
             continue
         structural = BY_SUFFIX.get(path.suffix)
         change = structural if structural and rng.random() < 0.75 else rng.choice(BYTES)
-        with contextlib.suppress(ValueError, UnicodeError):  # changed before, and no text any more
+        with contextlib.suppress(
+            ValueError, EOFError, zlib.error
+        ):  # changed before, unreadable now
             path.write_bytes(change(path.read_bytes(), rng))
         done.append(f"{change.__name__} {path.relative_to(folder)}")
     return "; ".join(done)
@@ -267,7 +277,7 @@ def _imported(source: str, given: str, options: list[str], out: Path) -> tuple[s
         said = str(stop.code)
         short = said.startswith("tax: error: ") and len(said) <= LONGEST
         end = "refused" if short and "Traceback" not in said else "other exception"
-    except BaseException as error:  # noqa: BLE001 - what it is, is the result
+    except BaseException as error:  # what it is, is the result
         return "other exception", _where(error)
     else:
         end, said = "imported", ""
@@ -336,8 +346,10 @@ def _work(source: str, template: Path, seeds: list[str], write: int) -> None:
             resource.setrlimit(resource.RLIMIT_CPU, (int(used) + 3 * SECONDS, -1))
             result = carry_out(source, template, seed)
             os.write(write, (json.dumps(result) + "\n").encode())
-    finally:
-        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
 
 
 def main() -> None:
@@ -345,11 +357,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=100, help="of each source")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, help="the number of a single case; no table is written")
     parser.add_argument("--source", nargs="*", default=list(EXPORTS), choices=list(EXPORTS))
-    parser.add_argument("--faults", type=Path, help="JSON file for the cases that ended otherwise")
+    parser.add_argument("--faults", type=Path, help="file for the cases that ended otherwise")
     given = parser.parse_args()
     signal.signal(signal.SIGALRM, _hang)
-    rows, faults = [], []
+    rows = []
     with tempfile.TemporaryDirectory(prefix="foreign") as folder:
         for source in given.source:
             template = Path(folder) / source.replace(" ", "_")
@@ -360,16 +373,18 @@ def main() -> None:
             if end != "imported":
                 raise RuntimeError(f"{source}: the valid export is {end}: {said}")
             shutil.rmtree(Path(folder) / "valid")
-            seeds = [f"{given.seed}-{source}-{number}" for number in range(given.cases)]
+            numbers = [given.only] if given.only is not None else range(given.cases)
+            seeds = [f"{given.seed}-{source}-{number}" for number in numbers]
             ends: Counter[str] = Counter()
             for result in results(source, template, seeds):
                 ends[result["end"]] += 1
-                if result["end"] in ENDS[2:]:
-                    faults.append(result)
+                if given.faults and result["end"] in ENDS[2:]:
+                    with given.faults.open("a") as faults:
+                        faults.write(json.dumps(result) + "\n")
             rows.append({"source": source, "cases": given.cases, **{e: ends[e] for e in ENDS}})
             print(rows[-1], flush=True)
-    if given.faults:
-        given.faults.write_text(json.dumps(faults, indent=1))
+    if given.only is not None:
+        return
     with Path(__file__).with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["source", "cases", *ENDS], lineterminator="\n")
         writer.writeheader()

@@ -25,6 +25,7 @@ from tax_lightning.importers.cases import Case, Found, Labels, Pixels
 from tax_lightning.windows import cover
 
 JOURNAL = "samples.csv.part"
+_LONGEST = 200  # bytes of a file's name: systems take 255, and some are for its endings
 _COPIED = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg"})
 
 
@@ -94,7 +95,7 @@ def write(
         report.empty.update(row["empty"])
     done.finish()
     _write_annotators(found, folder, report.masks)
-    write_bytes(folder / "import.txt", f"{origin}\n{report}\n".encode())
+    write_bytes(folder / "import.txt", f"{origin}\n{report}\n".encode(errors="backslashreplace"))
     found.description.write(folder)
     return report
 
@@ -105,6 +106,16 @@ def _check(found: Found) -> None:
     if not names:
         raise ValueError("Nothing to import: no image has a mask of any annotator.")
     check_names(sorted(names), found.description.classes)
+    for text in [*found.description.classes, *(case.group for case in found.cases)]:
+        _check_text(text)
+    for name in [*sorted(names), *(case.name for case in found.cases)]:
+        _check_text(name)
+        size = len(file_of(name).encode())
+        if not 0 < size <= _LONGEST:
+            raise ValueError(
+                f"The name {name[:50]!r} takes {size} bytes as the name of a file, expected 1 to "
+                f"{_LONGEST}: give a shorter one."
+            )
     seen: dict[str, str] = {}
     split_of: dict[str, str] = {}
     for case in found.cases:
@@ -117,6 +128,13 @@ def _check(found: Found) -> None:
                 f"Group {case.group!r} lies in two splits. Its images would leak from training "
                 "into testing: put all of them into one."
             )
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{text!r} holds bytes that are no text in UTF-8: rename it.") from error
 
 
 class _Journal:
@@ -213,7 +231,8 @@ def _write_case(case: Case, found: Found, root: Path) -> dict[str, Any]:
     """The files of a case; returns what the journal notes."""
     classes, file = len(found.description.classes), file_of(case.name)
     if isinstance(case.image, Path) and case.image.suffix.lower() in _COPIED:
-        size = read_size(case.image)
+        image = read_whole(case.image)  # a file that is copied must be whole, too
+        size = (image.shape[0], image.shape[1])
         with appearing(root / "images" / f"{file}{case.image.suffix.lower()}") as part:
             shutil.copyfile(case.image, part)
     else:
