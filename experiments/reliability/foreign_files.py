@@ -248,6 +248,19 @@ def carry_out(source: str, template: Path, seed: str) -> dict[str, str]:
     return {"seed": seed, "end": end, "change": change, "said": said}
 
 
+def write_template(source: str, folder: Path) -> Path:
+    """Write the valid export of a source below a folder, and what is to be imported beside it."""
+    template = folder / source.replace(" ", "_")
+    template.mkdir()
+    start, options = EXPORTS[source](template)
+    template.with_suffix(".args").write_text(json.dumps([str(start), *options]))
+    end, said = _imported(source, str(start), options, folder / "valid")
+    if end != "imported":
+        raise RuntimeError(f"{source}: the valid export is {end}: {said}")
+    shutil.rmtree(folder / "valid")
+    return template
+
+
 def _arguments(template: Path, folder: Path) -> tuple[str, list[str]]:
     """What is imported, and the options, of an export that was copied to a folder."""
     given = json.loads(template.with_suffix(".args").read_text())
@@ -268,7 +281,8 @@ def _imported(source: str, given: str, options: list[str], out: Path) -> tuple[s
     base = _most_memory()
     signal.alarm(SECONDS)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        screen = io.TextIOWrapper(io.BytesIO(), "utf-8")
+        with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(io.StringIO()):
             tax(["import", source.split()[0], given, str(out), *options])
             _open(out)
     except Hang as error:
@@ -365,14 +379,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="foreign") as folder:
         for source in given.source:
-            template = Path(folder) / source.replace(" ", "_")
-            template.mkdir()
-            start, options = EXPORTS[source](template)
-            template.with_suffix(".args").write_text(json.dumps([str(start), *options]))
-            end, said = _imported(source, str(start), options, Path(folder) / "valid")
-            if end != "imported":
-                raise RuntimeError(f"{source}: the valid export is {end}: {said}")
-            shutil.rmtree(Path(folder) / "valid")
+            template = write_template(source, Path(folder))
             numbers = [given.only] if given.only is not None else range(given.cases)
             seeds = [f"{given.seed}-{source}-{number}" for number in numbers]
             ends: Counter[str] = Counter()

@@ -53,7 +53,8 @@ class Report:
             lines.append(f"  {name}: {count} masks{empty}")
         reasons = [f"  {reason}" for reason in self.left_out]
         lines += ["left out, and to know:", *reasons] if reasons else []
-        return "\n".join(lines)
+        # names of files may hold bytes that are no text
+        return "\n".join(lines).encode(errors="backslashreplace").decode()
 
 
 def write(
@@ -106,7 +107,8 @@ def _check(found: Found) -> None:
     if not names:
         raise ValueError("Nothing to import: no image has a mask of any annotator.")
     check_names(sorted(names), found.description.classes)
-    for text in [*found.description.classes, *(case.group for case in found.cases)]:
+    said = found.description
+    for text in [said.name, *said.classes, *said.channels, *(case.group for case in found.cases)]:
         _check_text(text)
     for name in [*sorted(names), *(case.name for case in found.cases)]:
         _check_text(name)
