@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,6 +42,18 @@ def test_odd_names_come_back(name, tmp_path):
     (sample,) = data.table.samples
     assert (sample.id, sample.group, *sample.masks) == (name, name, name)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_names_are_tidied_unless_two_become_one(tmp_path):
+    found = one_case(" e\u0301 ", by="Ann\n", group="\tx")
+    found = replace(found, annotators={"Ann\n": {"person": "A"}})
+    write(found, tmp_path / "out")
+    data = FolderDataModule(tmp_path / "out", val_fraction=0.0, test_fraction=0.0)
+    (sample,) = data.table.samples
+    assert (sample.id, sample.group, *sample.masks) == ("\xe9", "x", "Ann")
+    found.cases[0].masks["Ann"] = None
+    with pytest.raises(ValueError, match=r"'Ann', 'Ann\\n': two of them differ by spaces"):
+        write(found, tmp_path / "other")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import numpy as np
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.description import FILE
+from tax_lightning.data.metadata import composed
 from tax_lightning.data.patches import PLACE, Place
 from tax_lightning.data.pixels import cut, read_size, read_whole
 from tax_lightning.data.samples import check_names
@@ -81,6 +82,7 @@ def write(
         ValueError: If the folder holds something else, or a case does not hold what it must: masks
             of its image's size, class ids only, a name of its own, one split for a group.
     """
+    found = _tidy(found)
     _check(found)
     done = _Journal(folder, found, origin)
     report = Report(left_out=list(found.left_out))
@@ -99,6 +101,33 @@ def write(
     write_bytes(folder / "import.txt", f"{origin}\n{report}\n".encode(errors="backslashreplace"))
     found.description.write(folder)
     return report
+
+
+def _tidy(found: Found) -> Found:
+    """The same with names as tables give them back: without spaces at their ends, and composed."""
+
+    def tidy(name: str) -> str:
+        return composed(name.strip())
+
+    def tidied(by_name: Mapping[str, Any], what: str) -> dict[str, Any]:
+        result = {tidy(name): value for name, value in by_name.items()}
+        if len(result) < len(by_name):
+            raise ValueError(
+                f"{what} {', '.join(map(repr, sorted(by_name)))}: two of them differ by spaces at "
+                "their ends or by how accents are stored alone. Rename one."
+            )
+        return result
+
+    cases = [
+        replace(
+            case,
+            name=tidy(case.name),
+            group=tidy(case.group),
+            masks=tidied(case.masks, f"{case.name!r} has masks by"),
+        )
+        for case in found.cases
+    ]
+    return replace(found, cases=cases, annotators=tidied(found.annotators, "The annotators are"))
 
 
 def _check(found: Found) -> None:
