@@ -16,6 +16,7 @@ from tax_lightning.data import FolderDataModule
 from tax_lightning.data.description import Description
 from tax_lightning.importers.cases import Case, Found
 from tax_lightning.importers.writer import write
+from tax_lightning.inspection import inspect
 
 GREY = Description("made up", ("background", "cell"), ("grey",))
 
@@ -110,3 +111,35 @@ def test_descriptions_run_nothing(text, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"dataset\.yaml"):
         Description.read(tmp_path)
     assert os.listdir(tmp_path) == ["dataset.yaml"]
+
+
+def test_names_are_text_on_the_page_of_the_inspection(tmp_path):
+    odd = "<b onload=x>&amp;"
+    noise = np.random.default_rng(0)
+    found = one_case()
+    cases = [
+        Case(
+            f"{odd}{number}",
+            lambda: noise.integers(0, 256, (6, 8), np.uint8),
+            {by: lambda: noise.integers(0, 2, (6, 8), np.uint8) for by in (odd, "Bob")},
+            group=f"{odd}{number}",
+        )
+        for number in range(6)
+    ]
+    named = replace(GREY, classes=("background", odd))
+    write(replace(found, cases=cases, description=named), tmp_path / "data")
+    inspect(FolderDataModule(tmp_path / "data"), tmp_path / "page", odd)
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert "<b onload" not in page
+    assert "&lt;b onload=x&gt;&amp;amp;" in page
+
+
+@pytest.mark.parametrize("command", ["fit", "inspect", "compare"])
+def test_configurations_run_nothing(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("data: !!python/object/apply:os.mkdir [harm]")
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--config", "a.yaml"])
+    assert stop.value.code not in (0, None)
+    assert "Traceback" not in capsys.readouterr().err
+    assert "harm" not in os.listdir(tmp_path)

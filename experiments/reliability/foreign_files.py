@@ -160,7 +160,10 @@ def tabled(data: bytes, rng: Random) -> bytes:
 
 
 def _one(pattern: str, text: str, rng: Random) -> str:
-    match = rng.choice(list(re.finditer(pattern, text)))
+    matches = list(re.finditer(pattern, text))
+    if not matches:  # changed before
+        return f"{text}{rng.choice(ODD)}"
+    match = rng.choice(matches)
     new = rng.choice((str(rng.choice(ODD)), "", match[0] * 2, match[0] + '"'))
     return text[: match.start()] + new + text[match.end() :]
 
