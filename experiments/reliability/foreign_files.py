@@ -369,6 +369,19 @@ def _work(source: str, template: Path, seeds: list[str], write: int) -> None:
     os._exit(0)
 
 
+def note(row: dict[str, str]) -> None:
+    """Write the row of a source into the table, in which those of others stay."""
+    path, rows = Path(__file__).with_suffix(".csv"), {}
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = {old["source"]: old for old in csv.DictReader(file)}
+    rows[row["source"]] = row
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows[source] for source in EXPORTS if source in rows)
+
+
 def main() -> None:
     """Carry out all cases, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -379,7 +392,6 @@ def main() -> None:
     parser.add_argument("--faults", type=Path, help="file for the cases that ended otherwise")
     given = parser.parse_args()
     signal.signal(signal.SIGALRM, _hang)
-    rows = []
     with tempfile.TemporaryDirectory(prefix="foreign") as folder:
         for source in given.source:
             template = write_template(source, Path(folder))
@@ -391,14 +403,10 @@ def main() -> None:
                 if given.faults and result["end"] in ENDS[2:]:
                     with given.faults.open("a") as faults:
                         faults.write(json.dumps(result) + "\n")
-            rows.append({"source": source, "cases": given.cases, **{e: ends[e] for e in ENDS}})
-            print(rows[-1], flush=True)
-    if given.only is not None:
-        return
-    with Path(__file__).with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["source", "cases", *ENDS], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+            row = {"source": source, "cases": str(given.cases), **{e: str(ends[e]) for e in ENDS}}
+            print(row, flush=True)
+            if given.only is None:
+                note(row)
 
 
 if __name__ == "__main__":
