@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import test_import_imapp
+import tifffile
 from foreign_exports import EXPORTS
 from written_files import save
 
@@ -76,6 +77,15 @@ def test_an_image_that_is_copied_must_be_whole(tmp_path):
     path = save(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (6, 8), np.uint8))
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(ValueError, match=r"Cannot read .*a\.png"):
+        write(one_case(image=path), tmp_path / "out")
+
+
+def test_a_kind_of_tiff_that_is_not_read_is_named(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((6, 8), np.uint16))
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages.first.tags["BitsPerSample"].overwrite(12)
+    with pytest.raises(ValueError, match=r"Cannot read .*a\.tif: .*12-bit"):
         write(one_case(image=path), tmp_path / "out")
 
 
