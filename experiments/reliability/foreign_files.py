@@ -191,9 +191,8 @@ def spoil(folder: Path, rng: Random) -> str:
             continue
         structural = BY_SUFFIX.get(path.suffix)
         change = structural if structural and rng.random() < 0.75 else rng.choice(BYTES)
-        with contextlib.suppress(
-            ValueError, EOFError, zlib.error
-        ):  # changed before, unreadable now
+        # what was changed before may not be readable any more
+        with contextlib.suppress(ValueError, EOFError, RecursionError, zlib.error):
             path.write_bytes(change(path.read_bytes(), rng))
         done.append(f"{change.__name__} {path.relative_to(folder)}")
     return "; ".join(done)
