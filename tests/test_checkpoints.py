@@ -241,6 +241,27 @@ def test_a_checkpoint_of_another_version_is_refused_on_every_way_in(load, source
     )
 
 
+@pytest.mark.parametrize("name", ["kernels", "kernel_size"])
+def test_a_checkpoint_that_asks_for_more_than_it_has_is_refused_before_it_is_built(
+    name, checkpoint, tmp_path, monkeypatch
+):
+    content = torch.load(checkpoint(36), weights_only=True)
+    content["hyper_parameters"][name] = 10**9
+    torch.save(content, tmp_path / "big.ckpt")
+    monkeypatch.delattr(TAXLightningModule, "__init__")
+    for load in (load_model, read_checkpoint):
+        with pytest.raises(ValueError, match=rf"asks for {name}=1000000000, but has the weights"):
+            load(str(tmp_path / "big.ckpt"), "there")
+
+
+def test_a_checkpoint_that_names_no_model_is_refused(checkpoint, tmp_path):
+    content = torch.load(checkpoint(36), weights_only=True)
+    content["class_path"] = "os.system"
+    torch.save(content, tmp_path / "odd.ckpt")
+    with pytest.raises(ValueError, match=r"odd\.ckpt: os\.system is no model"):
+        load_model(str(tmp_path / "odd.ckpt"), "there")
+
+
 def test_loading_it_by_hand_says_what_to_do_too(old):
     content = torch.load(old, weights_only=True)
     for unknown in ("bank, context", "'balance'"):

@@ -72,7 +72,7 @@ class Description:
             return None
         try:
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read as YAML in UTF-8: {error}") from error
         return cls._checked(found, path)
 

@@ -1,6 +1,7 @@
 """What is known of annotators beside their names: person, tool, skill, and groups by these."""
 
 import csv
+import io
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,12 +65,12 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
         ValueError: If the file is not encoded in UTF-8, or no table.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_bytes().decode("utf-8-sig")  # line breaks within quotes stay as they are
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not encoded as expected ({error}). Save it as CSV in UTF-8."
         ) from error
-    reader = csv.DictReader(lines, skipinitialspace=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
     try:
         columns = [column.strip().lower() for column in reader.fieldnames or ()]
         reader.fieldnames = columns

@@ -30,8 +30,10 @@ _BROKEN_FILE = (  # all that the libraries are known to say of a file with wrong
     TypeError,
     LookupError,
     ArithmeticError,
+    AttributeError,
     EOFError,
     MemoryError,
+    RuntimeError,  # also NotImplementedError, of a kind of file that is not read
     struct.error,
     zlib.error,
 )

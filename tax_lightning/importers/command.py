@@ -67,10 +67,18 @@ def import_data(args: Sequence[str]) -> None:
     if not source.exists():
         raise FileNotFoundError(f"FROM: {source} does not exist, expected the data of {name}.")
     chosen = {key: config[key] for key in options}
-    found = module.find(source, **chosen)
     said = " ".join(f"--{key} {value}" for key, value in chosen.items() if value is not None)
     origin = f"tax import {name} {source.resolve()} {said}".strip()
-    report = write(found, Path(config.to), origin, config.tile, show_progress)
+    try:
+        found = module.find(source, **chosen)
+        report = write(found, Path(config.to), origin, config.tile, show_progress)
+    except OSError as error:
+        if error.filename is None:  # of our own checks
+            raise
+        raise ValueError(
+            f"{error.filename}: {error.strerror}. Expected the data of {name}, which can be read, "
+            "and a folder that can be written to."
+        ) from error
     print(f"{report}\n\ndata  {config.to}")
 
 

@@ -4,6 +4,7 @@ A region labelled ``ignore``, or ``Ignore*`` as QuPath has it, marks what is not
 """
 
 import filecmp
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ class Images:
     """
 
     def __init__(self, root: Path, images: str | None) -> None:
-        self.export = root.stem if root.is_file() else root.resolve().name
+        self.export = root.stem if root.is_file() else Path(os.path.realpath(root)).name
         own = root if root.is_dir() else root.parent
         self.folder = own if images is None else Path(images)
         if not self.folder.is_dir():

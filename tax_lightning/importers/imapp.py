@@ -32,6 +32,7 @@ from pathlib import Path
 from tax_lightning.data.description import Description
 from tax_lightning.importers.cases import BACKGROUND, RGB, Case, Found, either
 from tax_lightning.importers.layout import by_name, is_image, read_labels
+from tax_lightning.importers.reading import reading
 
 _COLUMNS = ("ISIC_id", "seg_filename", "annotator", "tool", "skill_level", "mskObjectID")
 _CONSENSUS = ("ST", "MV")
@@ -115,7 +116,10 @@ def _only(root: Path, name: str) -> Path | None:
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with (
+        reading(path, "a table of IMA++ in UTF-8: download it again"),
+        path.open(encoding="utf-8-sig", newline="") as file,
+    ):
         reader = csv.DictReader(file)
         if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
             raise ValueError(

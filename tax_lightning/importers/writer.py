@@ -17,6 +17,7 @@ import numpy as np
 
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.description import FILE
+from tax_lightning.data.metadata import composed
 from tax_lightning.data.patches import PLACE, Place
 from tax_lightning.data.pixels import cut, read_size, read_whole
 from tax_lightning.data.samples import check_names
@@ -25,6 +26,7 @@ from tax_lightning.importers.cases import Case, Found, Labels, Pixels
 from tax_lightning.windows import cover
 
 JOURNAL = "samples.csv.part"
+_LONGEST = 200  # bytes of a file's name: systems take 255, and some are for its endings
 _COPIED = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg"})
 
 
@@ -52,7 +54,8 @@ class Report:
             lines.append(f"  {name}: {count} masks{empty}")
         reasons = [f"  {reason}" for reason in self.left_out]
         lines += ["left out, and to know:", *reasons] if reasons else []
-        return "\n".join(lines)
+        # names of files may hold bytes that are no text
+        return "\n".join(lines).encode(errors="backslashreplace").decode()
 
 
 def write(
@@ -79,6 +82,7 @@ def write(
         ValueError: If the folder holds something else, or a case does not hold what it must: masks
             of its image's size, class ids only, a name of its own, one split for a group.
     """
+    found = _tidy(found)
     _check(found)
     done = _Journal(folder, found, origin)
     report = Report(left_out=list(found.left_out))
@@ -94,9 +98,36 @@ def write(
         report.empty.update(row["empty"])
     done.finish()
     _write_annotators(found, folder, report.masks)
-    write_bytes(folder / "import.txt", f"{origin}\n{report}\n".encode())
+    write_bytes(folder / "import.txt", f"{origin}\n{report}\n".encode(errors="backslashreplace"))
     found.description.write(folder)
     return report
+
+
+def _tidy(found: Found) -> Found:
+    """The same with names as tables give them back: without spaces at their ends, and composed."""
+
+    def tidy(name: str) -> str:
+        return composed(name.strip())
+
+    def tidied(by_name: Mapping[str, Any], what: str) -> dict[str, Any]:
+        result = {tidy(name): value for name, value in by_name.items()}
+        if len(result) < len(by_name):
+            raise ValueError(
+                f"{what} {', '.join(map(repr, sorted(by_name)))}: two of them differ by spaces at "
+                "their ends or by how accents are stored alone. Rename one."
+            )
+        return result
+
+    cases = [
+        replace(
+            case,
+            name=tidy(case.name),
+            group=tidy(case.group),
+            masks=tidied(case.masks, f"{case.name!r} has masks by"),
+        )
+        for case in found.cases
+    ]
+    return replace(found, cases=cases, annotators=tidied(found.annotators, "The annotators are"))
 
 
 def _check(found: Found) -> None:
@@ -105,6 +136,17 @@ def _check(found: Found) -> None:
     if not names:
         raise ValueError("Nothing to import: no image has a mask of any annotator.")
     check_names(sorted(names), found.description.classes)
+    said = found.description
+    for text in [said.name, *said.classes, *said.channels, *(case.group for case in found.cases)]:
+        _check_text(text)
+    for name in [*sorted(names), *(case.name for case in found.cases)]:
+        _check_text(name)
+        size = len(file_of(name).encode())
+        if not 0 < size <= _LONGEST:
+            raise ValueError(
+                f"The name {name[:50]!r} takes {size} bytes as the name of a file, expected 1 to "
+                f"{_LONGEST}: give a shorter one."
+            )
     seen: dict[str, str] = {}
     split_of: dict[str, str] = {}
     for case in found.cases:
@@ -117,6 +159,13 @@ def _check(found: Found) -> None:
                 f"Group {case.group!r} lies in two splits. Its images would leak from training "
                 "into testing: put all of them into one."
             )
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{text!r} holds bytes that are no text in UTF-8: rename it.") from error
 
 
 class _Journal:
@@ -213,7 +262,8 @@ def _write_case(case: Case, found: Found, root: Path) -> dict[str, Any]:
     """The files of a case; returns what the journal notes."""
     classes, file = len(found.description.classes), file_of(case.name)
     if isinstance(case.image, Path) and case.image.suffix.lower() in _COPIED:
-        size = read_size(case.image)
+        image = read_whole(case.image)  # a file that is copied must be whole, too
+        size = (image.shape[0], image.shape[1])
         with appearing(root / "images" / f"{file}{case.image.suffix.lower()}") as part:
             shutil.copyfile(case.image, part)
     else:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 Settings = TypeVar("Settings")
@@ -89,6 +90,9 @@ def read_checkpoint(
 def check_format(checkpoint: Mapping[str, Any], source: str = "checkpoint") -> None:
     """Raise a ``ValueError`` unless this version can read the checkpoint.
 
+    Its arguments must ask for as many kernels as it has weights of: the model is built of them
+    before its weights are compared, and may take all memory.
+
     Example:
         >>> check_format({"format_version": FORMAT_VERSION})
     """
@@ -97,6 +101,16 @@ def check_format(checkpoint: Mapping[str, Any], source: str = "checkpoint") -> N
         raise ValueError(
             f"{source}: its format version is {found}, expected {FORMAT_VERSION}. {TRAIN_AGAIN}"
         )
+    bank = (checkpoint.get("state_dict") or {}).get("network.bank.weight")
+    if not isinstance(bank, Tensor) or bank.ndim != 6:
+        return
+    asked = checkpoint.get("hyper_parameters", {})
+    for name, stored in (("kernels", bank.shape[1]), ("kernel_size", bank.shape[5])):
+        if asked.get(name, stored) != stored:
+            raise ValueError(
+                f"{source}: it asks for {name}={asked[name]}, but has the weights of {stored}: it "
+                "was changed or is damaged. Take another one."
+            )
 
 
 def check_same_names(checkpoint: Mapping[str, Any], **names: tuple[str, ...]) -> None:
@@ -157,6 +171,11 @@ def load_model(path: str, argument: str) -> Any:  # noqa: ANN401 - of the class 
             f"{argument}={path}: its model is of the class {name}, which cannot be imported "
             f"({error}). Run from where your script is, or install it."
         ) from error
+    if not (isinstance(model, type) and issubclass(model, LightningModule)):
+        raise ValueError(
+            f"{argument}={path}: {name} is no model. Give the .ckpt file that tax fit named at its "
+            "end."
+        )
     return model.load_from_checkpoint(path, map_location="cpu", weights_only=True)
 
 

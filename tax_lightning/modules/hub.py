@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tax_lightning.files import appearing, write_json
-from tax_lightning.modules.checkpoints import TRAIN_AGAIN
+from tax_lightning.modules.checkpoints import TRAIN_AGAIN, check_format
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _CARD = """\
@@ -92,6 +92,7 @@ class Shareable(
         checkpoint = json.loads(file(_CONFIG).read_text("utf-8"))
         extra = checkpoint.pop("extra_state", {})
         checkpoint["state_dict"] = {**load_file(file(_WEIGHTS)), **extra}
+        check_format(checkpoint, model_id)
         checkpoint["pytorch-lightning_version"] = "2.6.0"  # nothing to migrate
         # Of the classes that are loaded already: what a folder names is never imported.
         kinds = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in _with_subclasses(cls)}
