@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.core import LightningModule
@@ -22,7 +23,7 @@ import tax_lightning.baselines
 import tax_lightning.data.folder
 import tax_lightning.modules.add_annotators
 import tax_lightning.simulation  # noqa: F401
-from tax_lightning.arguments import ShortErrorParser, first_null, values_of
+from tax_lightning.arguments import ShortErrorParser, values_of
 from tax_lightning.callbacks import (
     ExplainedCheckpoint,
     ExplanationLogger,
@@ -32,6 +33,13 @@ from tax_lightning.callbacks import (
 )
 from tax_lightning.callbacks.checkpoint import is_dry_run
 from tax_lightning.callbacks.loggers import LoggedConfig, working
+from tax_lightning.configuration import (
+    first_fault,
+    made,
+    read_settings,
+    refusing,
+    with_classes_of,
+)
 from tax_lightning.data import MultiAnnotatorDataModule
 from tax_lightning.figures import short_table
 from tax_lightning.files import check_writable
@@ -43,6 +51,21 @@ from tax_lightning.tables import metric_table
 
 # Given once, by the data; the model takes them over.
 LINKED = {"annotators": "annotators", "classes": "classes", "channels": "in_channels"}
+
+# What a configuration may hold: values and classes by name, and arguments of classes.
+TYPES: dict[str, Any] = {
+    "seed_everything": bool | int,
+    "output": str | None,
+    "resume": str | None,
+    "model": LightningModule | None,  # of a checkpoint, where it is not said
+    "data": MultiAnnotatorDataModule,
+}
+ARGUMENTS: dict[str, type] = {
+    "trainer": Trainer,
+    "checkpoint": ExplainedCheckpoint,
+    "explanations": ExplanationLogger,
+    "predictions": PredictionWriter,
+}
 
 # Warnings about Lightning's own code, which a user cannot act on.
 NOISE = (
@@ -107,9 +130,9 @@ class TAXCLI(LightningCLI):
             type=str | None,
             help="Run that fit goes on with: its folder, or last; a new run where there is none.",
         )
-        parser.add_lightning_class_args(ExplainedCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(ExplanationLogger, "explanations")
-        parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.add_instantiator(made, object)
+        for name in ("checkpoint", "explanations", "predictions"):
+            parser.add_lightning_class_args(ARGUMENTS[name], name)
         parser.set_defaults(
             {
                 "checkpoint.monitor": TAXLightningModule.monitor,
@@ -127,6 +150,8 @@ class TAXCLI(LightningCLI):
         """Parse with the checkpoint's hyper-parameters as the first of all configuration files."""
         assert isinstance(args, list)  # from `run`
         self.arguments = list(args)
+        files, flags = values_of("--config", self.arguments)
+        _refuse_faults(with_classes_of(read_settings(files), flags))
         paths, arguments = values_of("--ckpt_path", self.arguments)
         resumed = None
         if not paths:
@@ -142,7 +167,7 @@ class TAXCLI(LightningCLI):
             if paths:
                 self.config = parser.parse_args(arguments)
             _refuse_random_weights(self.config)
-            _refuse_nulls(self.config)
+            _refuse_faults(self.config[self.config.subcommand].as_dict())
             self._placed(arguments)
             _refuse_used(self.config)
             return
@@ -154,7 +179,7 @@ class TAXCLI(LightningCLI):
             arguments[command + 1 : command + 1] = ["--config", str(config)]
             self.config = parser.parse_args(arguments)
         del self.config[self.config.subcommand].config[0]  # the file is gone
-        _refuse_nulls(self.config)
+        _refuse_faults(self.config[self.config.subcommand].as_dict())
         if self.config.subcommand == "fit":
             _refuse_finished(paths[-1], checkpoint, self.config.fit.trainer, bool(resumed))
         self._placed(list(args))
@@ -184,7 +209,8 @@ class TAXCLI(LightningCLI):
             callbacks.append(Interruption())
         if trainer_config.get("enable_checkpointing") is False:
             callbacks = [c for c in callbacks if not isinstance(c, ModelCheckpoint)]
-        trainer = self._instantiate_trainer(trainer_config, callbacks)
+        with refusing("trainer", trainer_config):
+            trainer = self._instantiate_trainer(trainer_config, callbacks)
         trainer.loggers = working(trainer.loggers)
         return trainer
 
@@ -328,16 +354,18 @@ def _refuse_used(config: Namespace) -> None:
             )
 
 
-def _refuse_nulls(config: Namespace) -> None:
-    settings = config[config.subcommand].as_dict()
-    model = (settings.get("model") or {}).get("init_args") or {}
-    for name in LINKED.values():  # known when the data are there
-        model.pop(name, None)
-    steps = settings["trainer"]["log_every_n_steps"]
-    if steps is not None and steps < 0:
+def _refuse_faults(settings: dict[str, Any]) -> None:
+    """Refuse the first value that is of another type than its argument, and unknown names."""
+    steps = (settings.get("trainer") or {}).get("log_every_n_steps")
+    if isinstance(steps, int) and steps < 0:  # which Lightning takes
         raise ValueError(f"trainer.log_every_n_steps: {steps}, expected 0 (never) or more.")
-    if key := first_null(settings):
-        raise ValueError(f"{key}: null, expected a value. Leave the key out for its default.")
+    model = settings.get("model")
+    given = model.get("init_args") if isinstance(model, dict) else None
+    for name in LINKED.values() if isinstance(given, dict) else ():
+        if given.get(name, 0) is None:  # known when the data are there
+            del given[name]
+    if fault := first_fault(settings, TYPES, ARGUMENTS):
+        raise ValueError(fault)
 
 
 def _refuse_finished(
@@ -355,17 +383,17 @@ def _refuse_finished(
         )
     progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
     done, steps = progress["processed"], checkpoint["global_step"]
-    for name, made in (("max_epochs", done), ("max_steps", steps)):
+    for name, count in (("max_epochs", done), ("max_steps", steps)):
         most = trainer[name]
-        if most is not None and 0 <= most <= made:
+        if most is not None and 0 <= most <= count:
             if resumed:
                 rank_zero_info(
                     f"All of trainer.{name}={most} are made; figures and pictures follow."
                 )
                 return
             raise ValueError(
-                f"--ckpt_path {path}: this run is finished, it made {made} of trainer.{name}={most}"
-                f". Raise trainer.{name}, or start a new run without --ckpt_path."
+                f"--ckpt_path {path}: this run is finished, it made {count} of trainer.{name}="
+                f"{most}. Raise trainer.{name}, or start a new run without --ckpt_path."
             )
     rank_zero_info(
         f"Going on after {done} epochs and {steps} steps. The state of the optimizer and of the "

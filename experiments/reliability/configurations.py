@@ -21,6 +21,7 @@ import multiprocessing
 import os
 import random
 import re
+import resource
 import shutil
 import statistics
 import sys
@@ -46,7 +47,9 @@ from tax_lightning.modules import calibration
 
 REPO = Path(__file__).parents[2]
 CONFIGS = sorted(
-    path for path in (REPO / "experiments").rglob("*.yaml") if path.stem != "sweep"  # W&B's own
+    path
+    for path in (REPO / "experiments").rglob("*.yaml")
+    if path.stem != "sweep"  # W&B's own
 )
 OVERLAYS = {"ddp", "debug"}  # of the quick start
 ENDS_SOON = ("--trainer.max_steps=1", "--trainer.limit_val_batches=1", "--trainer.accelerator=cpu")
@@ -68,7 +71,7 @@ KINDS = (
     *(f"value becomes {name}" for name in OTHER_TYPES),
     *(f"number {name}" for name in OUT_OF_RANGE),
 )
-LINES, WIDTH, SECONDS = 10, 300, 60
+LINES, WIDTH, SECONDS, MEMORY = 10, 300, 60, 16 * 2**30
 
 Path_ = tuple[str | int, ...]
 
@@ -125,6 +128,8 @@ def made_small(settings: Any, root: dict[bool, str], base: str) -> Any:  # noqa:
         return settings
     small = {key: made_small(value, root, base) for key, value in settings.items()}
     small |= {key: copy.copy(SMALL[key]) for key in small.keys() & SMALL.keys()}
+    if "decoder_channels" in small and "encoder_depth" not in small:
+        small["decoder_channels"] += [8, 8]
     if "root" in small:
         small["root"] = root["mask_values" in small]
     if small.get("encoder_weights"):
@@ -155,7 +160,9 @@ def misspelt(name: str, rng: random.Random) -> str:
     first, dot, last = name.rpartition(".")
     while True:
         i = rng.randrange(len(last) - 1)
-        other = rng.choice([last[:i] + last[i + 1] + last[i] + last[i + 2 :], last[:i] + last[i + 1 :]])
+        other = rng.choice(
+            [last[:i] + last[i + 1] + last[i] + last[i + 2 :], last[:i] + last[i + 1 :]]
+        )
         if other not in (last, ""):
             return first + dot + other
 
@@ -196,7 +203,9 @@ def mistake(kind: str, file: str, settings: dict[str, Any], rng: random.Random) 
         path = rng.choice([p for p in every if type(at(settings, p)) is not type(wrong)])
     else:
         wrong = OUT_OF_RANGE[kind.removeprefix("number ")]
-        numbers = [p for p in every if type(at(settings, p)) in (int, float) and at(settings, p) != wrong]
+        numbers = [
+            p for p in every if type(at(settings, p)) in (int, float) and at(settings, p) != wrong
+        ]
         if not numbers:
             return None
         path = rng.choice(numbers)
@@ -222,6 +231,7 @@ def run(files: Sequence[str], folder: Path) -> tuple[int | None, str, float]:
 
 def _run(files: Sequence[str], folder: Path) -> None:
     os.chdir(folder)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
     arguments = ["fit", *(f"--config={file}" for file in files), *ENDS_SOON]
@@ -327,11 +337,20 @@ def main() -> None:
             code, said, seconds = run([*files, str(mutated)], folder / "run")
             wrong = fault(case, code, said)
             rows[kind].update({"cases": 1, "ran": int(code == 0 and not wrong)})
-            rows[kind].update({"refused": int(code != 0 and not wrong), "unclear": int(bool(wrong))})
+            rows[kind].update(
+                {"refused": int(code != 0 and not wrong), "unclear": int(bool(wrong))}
+            )
             if code != 0:
                 to_message.append(seconds)
-            print(f"{number - 1:4d} {code} {seconds:5.1f} {case} {'*** ' + wrong if wrong else ''}", flush=True)
-            print(f"=== {number - 1} {code} {seconds:.1f} {case} [{wrong}]\n{said[-4000:]}", file=log, flush=True)
+            print(
+                f"{number - 1:4d} {code} {seconds:5.1f} {case} {'*** ' + wrong if wrong else ''}",
+                flush=True,
+            )
+            print(
+                f"=== {number - 1} {code} {seconds:.1f} {case} [{wrong}]\n{said[-4000:]}",
+                file=log,
+                flush=True,
+            )
     print(f"median of the seconds to a message: {statistics.median(to_message or [0]):.2f}")
     with Path(__file__).with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
