@@ -50,12 +50,12 @@ def main(args: Sequence[str] | None = None) -> None:
             sys.exit(_CTRL_C)
         raise
     except Exception as error:
-        from tax_lightning.arguments import refusal
+        from tax_lightning.arguments import in_lines, refusal
 
         refused = refusal(error)
         if refused is None or "TAX_DEBUG" in os.environ:
             raise
-        sys.exit(f"tax: error: {refused}")
+        sys.exit(in_lines(f"tax: error: {refused}"))
 
 
 def _run(command: str, *arguments: str) -> None:

@@ -3,10 +3,12 @@
 import argparse
 import inspect
 import re
+import textwrap
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,6 +45,17 @@ def refusal(error: BaseException | None) -> BaseException | None:
             return error
         error = error.__cause__
     return None
+
+
+def in_lines(message: str) -> str:
+    """A message whose lines are not too long to read.
+
+    Example:
+        >>> in_lines("short")
+        'short'
+    """
+    lines = (textwrap.wrap(line, _WIDTH) or [""] for line in message.splitlines())
+    return message if len(message) <= _WIDTH else "\n".join(chain.from_iterable(lines))
 
 
 def split_off(prefixes: Sequence[str], args: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -1,6 +1,7 @@
 """The command line: fit, validate, test and predict, by YAML files and flags."""
 
 import copy
+import os
 import shlex
 import sys
 import tempfile
@@ -35,6 +36,7 @@ from tax_lightning.callbacks.checkpoint import is_dry_run
 from tax_lightning.callbacks.loggers import LoggedConfig, working
 from tax_lightning.configuration import (
     first_fault,
+    first_refusal,
     made,
     read_settings,
     refusing,
@@ -60,6 +62,8 @@ TYPES: dict[str, Any] = {
     "model": LightningModule | None,  # of a checkpoint, where it is not said
     "data": MultiAnnotatorDataModule,
 }
+MINUS_ONE = ("devices", "max_epochs", "max_steps", "num_sanity_val_steps")  # stands for all
+MOST_DEVICES = 64  # of one machine; each takes a process
 ARGUMENTS: dict[str, type] = {
     "trainer": Trainer,
     "checkpoint": ExplainedCheckpoint,
@@ -197,6 +201,11 @@ class TAXCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way, in which the checkpoint beats the user."""
 
+    def instantiate_classes(self) -> None:
+        """Make data, model and trainer."""
+        with first_refusal():
+            super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: Any) -> Any:  # noqa: ANN401 - as the parent
         """The trainer: no checkpoint callback if checkpoints are off, only loggers that work."""
         self.config = self.asked_for  # what is saved has no folder: to run it again is a new run
@@ -216,7 +225,7 @@ class TAXCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - as the parent
         """Train; say how to go on where that is interrupted."""
-        with self._to_go_on():
+        with self._to_go_on(), first_refusal():
             self.trainer.fit(**kwargs)
 
     @contextmanager
@@ -356,16 +365,25 @@ def _refuse_used(config: Namespace) -> None:
 
 def _refuse_faults(settings: dict[str, Any]) -> None:
     """Refuse the first value that is of another type than its argument, and unknown names."""
-    steps = (settings.get("trainer") or {}).get("log_every_n_steps")
-    if isinstance(steps, int) and steps < 0:  # which Lightning takes
-        raise ValueError(f"trainer.log_every_n_steps: {steps}, expected 0 (never) or more.")
     model = settings.get("model")
     given = model.get("init_args") if isinstance(model, dict) else None
-    for name in LINKED.values() if isinstance(given, dict) else ():
-        if given.get(name, 0) is None:  # known when the data are there
-            del given[name]
+    if isinstance(given, dict):
+        for name in LINKED.values():
+            if given.get(name, 0) is None:  # known when the data are there
+                del given[name]
     if fault := first_fault(settings, TYPES, ARGUMENTS):
         raise ValueError(fault)
+    seed = settings.get("seed_everything")
+    if seed is not None and not 0 <= seed < 2**32:  # in whose place Lightning takes 0
+        raise ValueError(f"seed_everything: {seed}, expected 0 to {2**32 - 1}, or false.")
+    devices = settings.get("trainer", {}).get("devices")
+    most = max(MOST_DEVICES, os.cpu_count() or 1)
+    if str(devices).isdigit() and int(devices) > most:  # the parser may leave it a text
+        raise ValueError(f"trainer.devices: {devices}, expected at most {most}.")
+    for name, value in settings.get("trainer", {}).items():
+        if isinstance(value, int | float) and value < (-1 if name in MINUS_ONE else 0):
+            least = "-1 (no end, or all), 0" if name in MINUS_ONE else "0"
+            raise ValueError(f"trainer.{name}: {value}, expected {least} or more.")
 
 
 def _refuse_finished(

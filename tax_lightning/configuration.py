@@ -6,18 +6,20 @@ that a wrong value is in. Here the first wrong value is found, before a class is
 
 import inspect
 import math
+import os
 import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import yaml
-from jsonargparse import ArgumentParser, get_loader
+from jsonargparse import ArgumentParser, Namespace, get_loader
 
 from tax_lightning.arguments import refusal, unknown_name
 
@@ -100,8 +102,8 @@ def first_fault(
         >>> first_fault({"optimizer": wrong}, {"optimizer": torch.optim.Optimizer}, {})
         'optimizer.init_args.momentum: null, expected a number. Leave the key out for its default.'
     """
-    for key, value in settings.items():
-        fault = None
+    for key, given in settings.items():
+        value, fault = plain(given), None
         if key in types:
             fault = _fault(value, types[key], key)
         elif key in arguments:
@@ -111,6 +113,15 @@ def first_fault(
     return None
 
 
+def plain(value: Any) -> Any:  # noqa: ANN401 - any part of a configuration
+    """A part of a configuration as dictionaries and lists, at any depth."""
+    if isinstance(value, Namespace):
+        value = value.as_dict()
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
 def shown(value: Any) -> str:  # noqa: ANN401
     """A value as it stands in a message: in one line, and not too long.
 
@@ -118,17 +129,19 @@ def shown(value: Any) -> str:  # noqa: ANN401
         >>> shown(None), shown({"a": [1]}), shown("few")
         ('null', "{'a': [1]}", "'few'")
     """
-    text = {None: "null", True: "true", False: "false"}.get(
-        value if value is None or isinstance(value, bool) else "", repr(value)
-    )
+    words = {"None": "null", "True": "true", "False": "false"}
+    text = words.get(repr(value), repr(value))
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
 
 
+_noted: ContextVar[list[Exception] | None] = ContextVar("noted", default=None)
+
+
 def made(kind: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - what a class makes
-    """An object of a class, whose refusal of its arguments is told with these arguments.
+    """An object of a class, for the parser; an error is told with the arguments it is about.
 
     Raises:
-        ValueError: If the class raises any error but one of our own checks.
+        ValueError: If the class raises any error but that of one of our own checks.
 
     Example:
         >>> import torch
@@ -137,8 +150,28 @@ def made(kind: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - what a 
             ...
         ValueError: SGD: lr=-1.0: Invalid learning rate: -1.0
     """
-    with refusing(kind.__name__, kwargs):
-        return kind(*args, **kwargs)
+    try:
+        with refusing(kind.__name__, kwargs):
+            return kind(*args, **kwargs)
+    except Exception as error:
+        if (noted := _noted.get()) is not None:
+            noted.append(error)
+        raise
+
+
+@contextmanager
+def first_refusal() -> Iterator[None]:
+    """Raise what `made` refused first, in place of the parser's error, which hides it."""
+    noted: list[Exception] = []
+    token = _noted.set(noted)
+    try:
+        yield
+    except Exception:
+        if noted:
+            raise noted[0] from None
+        raise
+    finally:
+        _noted.reset(token)
 
 
 @contextmanager
@@ -150,6 +183,41 @@ def refusing(what: str, arguments: Mapping[str, Any]) -> Iterator[None]:
         if refusal(error) is not None:
             raise
         raise ValueError(f"{what}: {_blamed(arguments, error)}{told(error)}") from error
+
+
+def check_number(name: str, value: float, least: float, most: float = math.inf) -> None:
+    """Refuse a number out of its range.
+
+    Raises:
+        ValueError: If it is.
+
+    Example:
+        >>> check_number("batch_size", -3, 1)
+        Traceback (most recent call last):
+            ...
+        ValueError: batch_size=-3: expected 1 or more.
+    """
+    if not least <= value <= most:
+        expected = f"{least} or more" if most == math.inf else f"{least} to {most}"
+        raise ValueError(f"{name}={value}: expected {expected}.")
+
+
+def check_memory(sizes: Iterable[int]) -> None:
+    """Refuse weights that would not fit into the memory of this machine.
+
+    Args:
+        sizes: Bytes of the weights.
+
+    Raises:
+        MemoryError: If they take more memory than there is.
+
+    Example:
+        >>> check_memory([4 * 10**6, 8])
+    """
+    memory, needed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), sum(sizes)
+    if needed > memory:
+        least, there = needed / 2**30, memory / 2**30
+        raise MemoryError(f"the weights take {least:.3g} GiB, but this machine has {there:.3g}.")
 
 
 def told(error: BaseException) -> str:
@@ -166,20 +234,20 @@ def told(error: BaseException) -> str:
 
 def _blamed(arguments: Mapping[str, Any], error: BaseException) -> str:
     """The arguments that an error names; where it names none, all that are plain values."""
-    values = dict(_leaves(arguments))
     words = set(re.findall(r"\w+", str(error)))
+    values = dict(_leaves(arguments, nulls="NoneType" in words))
     named = {key: value for key, value in values.items() if key in words}
     texts = [f"{key}={shown(value)}" for key, value in (named or values).items()]
     every = ", ".join(texts)
     return f"{every[:_WIDTH]}{' ...' if len(every) > _WIDTH else ''}: " if texts else ""
 
 
-def _leaves(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _leaves(settings: Mapping[str, Any], nulls: bool) -> Iterator[tuple[str, Any]]:
     """The plain values of arguments, also of dictionaries within them."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value)
-        elif isinstance(value, int | float | str | list | tuple):
+            yield from _leaves(value, nulls)
+        elif isinstance(value, int | float | str | list | tuple) or (nulls and value is None):
             yield str(key), value
 
 
@@ -401,11 +469,11 @@ def _no_class(name: str, bases: tuple[type, ...], key: str) -> Fault:
     }
     place, _, last = name.rpartition(".")
     try:
-        names |= set(vars(import_module(place))) if place else set()
+        there = vars(import_module(place)) if place else {}
     except (ImportError, ValueError):
-        place = ""
-    known = {name for name in names if not name.startswith("_")}
-    return Fault(key, unknown_name(f"{key}: {name!r}", last, known))
+        there = {}
+    names |= {n for n, v in there.items() if isinstance(v, type) and issubclass(v, bases)}
+    return Fault(key, unknown_name(f"{key}: {name!r}", last, names))
 
 
 def _unknown(name: Any, known: Iterable[str], key: str, of: str = "") -> Fault:  # noqa: ANN401
@@ -431,15 +499,15 @@ def _word(hint: Any) -> str:  # noqa: ANN401
         return " or ".join(map(str, parts))
     if origin is Callable:
         return _words(_members(parts[-1]))
+    if _is_class(hint):
+        return f"a {hint.__name__} (class_path, init_args)"
     kind = origin or hint
     if isinstance(kind, type) and issubclass(kind, Mapping):
         return "keys with values"
-    if isinstance(kind, type) and issubclass(kind, Iterable) and kind.__module__ != "torch":
+    if isinstance(kind, type) and issubclass(kind, Iterable):
         if kind is tuple and parts and Ellipsis not in parts:
-            return f"a list of {len(parts)}: {', '.join(_words(_members(p)) for p in parts)}"
-        return f"a list, each {_words(_members(parts[0]))}" if parts else "a list"
+            return f"a list ({', '.join(_words(_members(part)) for part in parts)})"
+        return f"a list (each {_words(_members(parts[0]))})" if parts else "a list"
     if is_dataclass(hint):
         return f"the arguments of {hint.__name__} by name"  # type: ignore[union-attr]
-    if _is_class(hint):
-        return f"class_path and init_args of a {hint.__name__}"
     return str(getattr(hint, "__name__", hint)).lower()
