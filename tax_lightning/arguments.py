@@ -108,6 +108,10 @@ def shortened(message: str, keys: Iterable[str] = ()) -> str:
     if found:
         return unknown_name(f"{key}: {found[2]}", found[2], _parameters(found[1]), of=found[1])
     if found := re.search(
+        r"class_path '([^']+)':\s+the following arguments are required: (.*)", message
+    ):
+        return f"{key}.init_args: {found[2]} missing, required by {found[1].rpartition('.')[2]}."
+    if found := re.search(
         r"[Kk]ey '([^']+)' is not expected|does not accept option '([^']+)'", message
     ):
         name = found[1] or found[2]

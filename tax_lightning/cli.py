@@ -24,7 +24,7 @@ import tax_lightning.baselines
 import tax_lightning.data.folder
 import tax_lightning.modules.add_annotators
 import tax_lightning.simulation  # noqa: F401
-from tax_lightning.arguments import ShortErrorParser, values_of
+from tax_lightning.arguments import ShortErrorParser, unknown_name, values_of
 from tax_lightning.callbacks import (
     ExplainedCheckpoint,
     ExplanationLogger,
@@ -40,7 +40,7 @@ from tax_lightning.configuration import (
     made,
     read_settings,
     refusing,
-    with_classes_of,
+    with_flags,
 )
 from tax_lightning.data import MultiAnnotatorDataModule
 from tax_lightning.figures import short_table
@@ -154,8 +154,7 @@ class TAXCLI(LightningCLI):
         """Parse with the checkpoint's hyper-parameters as the first of all configuration files."""
         assert isinstance(args, list)  # from `run`
         self.arguments = list(args)
-        files, flags = values_of("--config", self.arguments)
-        _refuse_faults(with_classes_of(read_settings(files), flags))
+        self._check_files()
         paths, arguments = values_of("--ckpt_path", self.arguments)
         resumed = None
         if not paths:
@@ -187,6 +186,20 @@ class TAXCLI(LightningCLI):
         if self.config.subcommand == "fit":
             _refuse_finished(paths[-1], checkpoint, self.config.fit.trainer, bool(resumed))
         self._placed(list(args))
+
+    def _check_files(self) -> None:
+        """Refuse what the configuration files say wrongly, with the key and the value."""
+        files, flags = values_of("--config", self.arguments)
+        settings = with_flags(read_settings(files), flags)
+        command = next((flag for flag in flags if flag in self.subcommands()), "fit")
+        known = {action.dest.partition(".")[0] for action in self._parser(command)._actions}
+        for key in settings:
+            if key not in known:
+                raise ValueError(unknown_name(str(key), str(key), known, of=f"tax {command}"))
+        stored = any(flag.startswith(("--ckpt_path", "--resume")) for flag in flags)
+        if stored and "class_path" not in (settings.get("model") or {}):
+            settings.pop("model", None)  # its class is that of the checkpoint
+        _refuse_faults(settings)
 
     def _placed(self, arguments: Sequence[str]) -> None:
         self.asked_for = copy.deepcopy(self.config)

@@ -24,6 +24,7 @@ from jsonargparse import ArgumentParser, Namespace, get_loader
 from tax_lightning.arguments import refusal, unknown_name
 
 _SHOWN, _WIDTH = 100, 130  # characters of a value, and of an error or arguments
+_BY_FLAG = object()  # a value that the parser reads
 _SPEC = ("class_path", "init_args", "dict_kwargs")  # the keys of a class
 _PLAIN = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
@@ -57,21 +58,25 @@ def read_settings(files: Iterable[str]) -> dict[str, Any]:
     return together
 
 
-def with_classes_of(settings: dict[str, Any], flags: Sequence[str]) -> dict[str, Any]:
-    """The settings with the classes that flags name, such as ``--model=Consensus``.
+def with_flags(settings: dict[str, Any], flags: Sequence[str]) -> dict[str, Any]:
+    """The settings, with a place holder for what flags say; a class that one names is said.
 
     Example:
-        >>> with_classes_of({"model": {"init_args": {}}}, ["--model=Consensus", "--output=a"])
-        {'model': {'init_args': {}, 'class_path': 'Consensus'}}
+        >>> with_flags({"model": {"init_args": {"kernels": None}}}, ["--model=Consensus"])
+        {'model': {'init_args': {'kernels': None}, 'class_path': 'Consensus'}}
     """
     for flag, following in zip(flags, [*flags[1:], ""], strict=False):
         name, equals, value = flag.partition("=")
-        path = name.removeprefix("--").removesuffix(".class_path").split(".")
         section: Any = settings
+        *path, last = name.removeprefix("--").removesuffix(".class_path").split(".")
         for part in path:
             section = section.get(part) if isinstance(section, dict) else None
-        if name.startswith("--") and isinstance(section, dict):
-            section["class_path"] = value if equals else following
+        if not name.startswith("--") or not isinstance(section, dict):
+            continue
+        if isinstance(section.get(last), dict):
+            section[last]["class_path"] = value if equals else following
+        elif path:
+            section[last] = _BY_FLAG
     return settings
 
 
@@ -256,7 +261,7 @@ def _fault(value: Any, hint: Any, key: str) -> Fault | None:  # noqa: ANN401
     members = list(_members(hint))
     kinds = tuple(m for m in members if _is_class(m))
     others = [m for m in members if not _is_class(m)]
-    if any(map(_takes_all, members)):
+    if value is _BY_FLAG or any(map(_takes_all, members)):
         return None
     if value is None and type(None) in members:
         return None
@@ -320,7 +325,8 @@ def _against(value: Any, hint: Any, key: str) -> Fault | None:  # noqa: ANN401
         return None if isinstance(value, hint) else wrong
     if origin is Callable:
         made = tuple(m for m in _members(get_args(hint)[-1]) if _is_class(m))
-        return _of_class(value, made, key) if made else None
+        supplied = len(get_args(hint)[0])  # by whoever calls it
+        return _of_class(value, made, key, supplied) if made else None
     if not isinstance(origin, type):
         return None
     if issubclass(origin, Mapping):
@@ -351,8 +357,16 @@ def _of_list(value: Any, hint: Any, origin: type, key: str) -> Fault | None:  # 
     return None
 
 
-def _of_class(value: Any, bases: tuple[type, ...], key: str) -> Fault | None:  # noqa: ANN401
-    """What is wrong with a class and its arguments, which must be derived from one of the bases."""
+def _of_class(
+    value: Any,  # noqa: ANN401
+    bases: tuple[type, ...],
+    key: str,
+    supplied: int = 0,
+) -> Fault | None:
+    """What is wrong with a class and its arguments, which must be derived from one of the bases.
+
+    The first arguments are not the configuration's if they are ``supplied``.
+    """
     if isinstance(value, bases) or callable(value):
         return None
     if isinstance(value, str):
@@ -363,14 +377,24 @@ def _of_class(value: Any, bases: tuple[type, ...], key: str) -> Fault | None:  #
         if part not in _SPEC:
             return _unknown(part, _SPEC, f"{key}.{part}")
     if "class_path" not in value:
-        return None if "." not in key else Fault(key, f"{key}: its class_path is missing.")
+        return Fault(
+            f"{key}.class_path", f"{key}: its class_path is missing, expected {_words(bases)}."
+        )
     name = value["class_path"]
     if not isinstance(name, str):
         return _not(name, bases, f"{key}.class_path")
     kind = class_of(name, bases)
     if kind is None:
         return _no_class(name, bases, f"{key}.class_path")
-    return _of_arguments(value.get("init_args", {}), kind, f"{key}.init_args")
+    given = value.get("init_args", {})
+    if fault := _of_arguments(given, kind, f"{key}.init_args"):
+        return fault
+    needed = _required(kind)[supplied:] if "." in key else []  # links may give those of the others
+    for name in needed:
+        if name not in given and not value.get("dict_kwargs"):
+            missing = f"{key}.init_args.{name}"
+            return Fault(missing, f"{missing} is missing, required by {kind.__name__}.")
+    return None
 
 
 def _of_arguments(value: Any, kind: type, key: str) -> Fault | None:  # noqa: ANN401
@@ -386,6 +410,13 @@ def _of_arguments(value: Any, kind: type, key: str) -> Fault | None:  # noqa: AN
         elif complete:
             return _unknown(name, hints, f"{key}.{name}", kind.__name__)
     return None
+
+
+def _required(kind: type) -> list[str]:
+    """The arguments of a class that have no default, in order."""
+    parameters = list(inspect.signature(kind).parameters.values())
+    flexible = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in flexible]
 
 
 def arguments_of(kind: type) -> tuple[dict[str, Any], bool]:

@@ -146,10 +146,10 @@ class When:
     side: Side | None = None
 
     def __post_init__(self) -> None:
-        for name in ("min_area", "max_area", "min_contrast", "max_contrast"):
-            check_number(f"When.{name}", getattr(self, name), 0)
-        for least, most in (("min_area", "max_area"), ("min_contrast", "max_contrast")):
-            check_number(f"When.{most}", getattr(self, most), getattr(self, least))
+        check_number("When.min_area", self.min_area, 0)
+        check_number("When.max_area", self.max_area, max(1, self.min_area))
+        check_number("When.min_contrast", self.min_contrast, 0)
+        check_number("When.max_contrast", self.max_contrast, self.min_contrast)
 
     def __call__(self, thing: ObjectInfo) -> bool:
         """Returns whether ``thing`` meets all conditions."""
