@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
-_LINES, _WIDTH, _NAMES = 8, 290, 12
+_LINES, _WIDTH, _NAMES, _LISTED = 8, 290, 12, 180
 
 
 class ShortErrorParser(ArgumentParser):
@@ -145,6 +145,8 @@ def unknown_name(
     text = f"{what} is unknown"
     if listed and names:
         shown = get_close_matches(name, names, _NAMES, 0.0) if len(names) > _NAMES else names
+        while len(shown) > 1 and sum(map(len, (what, of, *shown))) > _LISTED:
+            shown = shown[:-1]
         more = f", and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
         text += f"{f' to {of}' if of else ''}, expected one of: {', '.join(shown)}{more}"
     return f"{text}." + (f" Did you mean {near[0]}?" if near else "")

@@ -37,9 +37,10 @@ from tax_lightning.callbacks.loggers import LoggedConfig, working
 from tax_lightning.configuration import (
     first_fault,
     first_refusal,
-    made,
-    read_settings,
+    makes_by_us,
+    read_file,
     refusing,
+    together,
     with_flags,
 )
 from tax_lightning.data import MultiAnnotatorDataModule
@@ -134,7 +135,7 @@ class TAXCLI(LightningCLI):
             type=str | None,
             help="Run that fit goes on with: its folder, or last; a new run where there is none.",
         )
-        parser.add_instantiator(made, object)
+        makes_by_us(parser)
         for name in ("checkpoint", "explanations", "predictions"):
             parser.add_lightning_class_args(ARGUMENTS[name], name)
         parser.set_defaults(
@@ -190,7 +191,7 @@ class TAXCLI(LightningCLI):
     def _check_files(self) -> None:
         """Refuse what the configuration files say wrongly, with the key and the value."""
         files, flags = values_of("--config", self.arguments)
-        settings = with_flags(read_settings(files), flags)
+        settings = with_flags(together(read_file(Path(file)) for file in files), flags)
         command = next((flag for flag in flags if flag in self.subcommands()), "fit")
         known = {action.dest.partition(".")[0] for action in self._parser(command)._actions}
         for key in settings:

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -36,26 +37,35 @@ class Fault(NamedTuple):
     message: str
 
 
-def read_settings(files: Iterable[str]) -> dict[str, Any]:
-    """What configuration files say together; later ones win, as for the parser.
+def read_file(path: Path) -> dict[str, Any]:
+    """What a configuration file says.
 
     Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a file is no YAML file with sections.
+        FileNotFoundError: If there is none.
+        ValueError: If it is no YAML file with sections.
     """
-    together: dict[str, Any] = {}
-    for file in files:
-        path = Path(file)
-        if not path.is_file():
-            raise FileNotFoundError(f"--config {path} is no file, expected a YAML file.")
-        try:
-            settings = get_loader("yaml")(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"--config {path} cannot be read as YAML: {error}") from error
-        if not isinstance(settings, dict):
-            raise ValueError(f"--config {path} holds {shown(settings)}, expected sections.")
-        together = _merged(together, settings)
-    return together
+    if not path.is_file():
+        raise FileNotFoundError(f"--config {path} is no file, expected a YAML file.")
+    try:
+        settings = get_loader("yaml")(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {path} cannot be read as YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"--config {path} holds {shown(settings)}, expected sections.")
+    return settings
+
+
+def together(every: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What configurations say together; later ones win, as for the parser.
+
+    Example:
+        >>> together([{"trainer": {"devices": 1}}, {"trainer": {"devices": 2}, "output": "a"}])
+        {'trainer': {'devices': 2}, 'output': 'a'}
+    """
+    settings: dict[str, Any] = {}
+    for more in every:
+        settings = _merged(settings, more)
+    return settings
 
 
 def with_flags(settings: dict[str, Any], flags: Sequence[str]) -> dict[str, Any]:
@@ -65,6 +75,7 @@ def with_flags(settings: dict[str, Any], flags: Sequence[str]) -> dict[str, Any]
         >>> with_flags({"model": {"init_args": {"kernels": None}}}, ["--model=Consensus"])
         {'model': {'init_args': {'kernels': None}, 'class_path': 'Consensus'}}
     """
+    settings = plain(settings)
     for flag, following in zip(flags, [*flags[1:], ""], strict=False):
         name, equals, value = flag.partition("=")
         section: Any = settings
@@ -73,11 +84,13 @@ def with_flags(settings: dict[str, Any], flags: Sequence[str]) -> dict[str, Any]
             section = section.get(part) if isinstance(section, dict) else None
         if not name.startswith("--") or not isinstance(section, dict):
             continue
-        if isinstance(section.get(last), dict):
-            section[last]["class_path"] = value if equals else following
+        said = value if equals else following
+        named = re.fullmatch(r"(?!(true|false|null)$)[A-Za-z_][\w.]*", said)
+        if isinstance(section.get(last), dict) and named:
+            section[last]["class_path"] = said
         elif path:
             section[last] = _BY_FLAG
-    return settings
+    return dict(settings)
 
 
 def _merged(settings: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,6 +175,13 @@ def made(kind: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - what a 
         if (noted := _noted.get()) is not None:
             noted.append(error)
         raise
+
+
+def makes_by_us(parser: ArgumentParser) -> None:
+    """Let a parser make all classes by `made`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this name goes in jsonargparse 5; what follows is new
+        parser.add_instantiator(made, object)
 
 
 @contextmanager
@@ -407,7 +427,7 @@ def _of_arguments(value: Any, kind: type, key: str) -> Fault | None:  # noqa: AN
         if name in hints:
             if fault := _fault(part, hints[name], f"{key}.{name}"):
                 return fault
-        elif complete:
+        elif complete and part is not _BY_FLAG:
             return _unknown(name, hints, f"{key}.{name}", kind.__name__)
     return None
 
