@@ -46,7 +46,12 @@ from tax_lightning.configuration import (
 from tax_lightning.data import MultiAnnotatorDataModule
 from tax_lightning.figures import short_table
 from tax_lightning.files import check_writable
-from tax_lightning.modules.checkpoints import checkpoint_in, read_checkpoint
+from tax_lightning.modules.checkpoints import (
+    checkpoint_in,
+    given_network,
+    read_checkpoint,
+    trusted_class,
+)
 from tax_lightning.modules.tax import TAXLightningModule
 from tax_lightning.run_folders import in_job, last_run, mark_latest, place_files
 from tax_lightning.run_record import note_metrics
@@ -176,9 +181,11 @@ class TAXCLI(LightningCLI):
             _refuse_used(self.config)
             return
         checkpoint = read_checkpoint(paths[-1], "ckpt_path")
+        stored = _model_of(checkpoint, f"--ckpt_path={paths[-1]}")
+        _refuse_faults({"model": copy.deepcopy(stored)})
         with tempfile.TemporaryDirectory() as folder:
             config = Path(folder, "checkpoint.yaml")
-            config.write_text(yaml.safe_dump({"model": _model_of(checkpoint)}))
+            config.write_text(yaml.safe_dump({"model": stored}))
             command = next(i for i, a in enumerate(arguments) if a in self.subcommands())
             arguments[command + 1 : command + 1] = ["--config", str(config)]
             self.config = parser.parse_args(arguments)
@@ -191,7 +198,9 @@ class TAXCLI(LightningCLI):
     def _check_files(self) -> None:
         """Refuse what the configuration files say wrongly, with the key and the value."""
         files, flags = values_of("--config", self.arguments)
-        settings = with_flags(together(read_file(Path(file)) for file in files), flags)
+        sections: dict[str, Any] = {"model": {}, "data": {}}  # whose class flags may name
+        settings = with_flags(together([sections, *map(read_file, map(Path, files))]), flags)
+        settings = {k: value for k, value in settings.items() if value or k not in sections}
         command = next((flag for flag in flags if flag in self.subcommands()), "fit")
         known = {action.dest.partition(".")[0] for action in self._parser(command)._actions}
         for key in settings:
@@ -434,9 +443,11 @@ def _refuse_finished(
     )
 
 
-def _model_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def _model_of(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
     """Class and arguments of the model in a checkpoint, less what the data says."""
-    hparams = dict(checkpoint["hyper_parameters"])
-    for name in LINKED.values():
-        hparams.pop(name, None)
-    return {"class_path": checkpoint["class_path"], "init_args": hparams}
+    name, hparams = str(checkpoint["class_path"]), dict(checkpoint["hyper_parameters"])
+    trusted_class(name, source)
+    given_network(hparams.get("network"))
+    for part in LINKED.values():
+        hparams.pop(part, None)
+    return {"class_path": name, "init_args": hparams}

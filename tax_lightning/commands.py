@@ -186,7 +186,8 @@ def _data_module(
     parser.add_subclass_arguments(MultiAnnotatorDataModule, "data", required=required)
     makes_by_us(parser)
     settings = parser.parse_args([*(f"--config={yaml.safe_dump(part)}" for part in parts), *flags])
-    _refuse_fault(settings.as_dict(), types)
+    if settings.data is not None:
+        _refuse_fault(settings.as_dict(), types)
     with first_refusal():
         return parser.instantiate(settings).data
 

@@ -258,10 +258,13 @@ def told(error: BaseException) -> str:
 
 
 def _blamed(arguments: Mapping[str, Any], error: BaseException) -> str:
-    """The arguments that an error names; where it names none, all that are plain values."""
-    words = set(re.findall(r"\w+", str(error)))
+    """The arguments that an error names, else those whose value it names, else all plain ones."""
+    words, numbers = (set(re.findall(form, str(error))) for form in (r"\w+", r"-?\d[\w.+-]*"))
     values = dict(_leaves(arguments, nulls="NoneType" in words))
     named = {key: value for key, value in values.items() if key in words}
+    if not named:  # numbers below 2 stand in many messages
+        numbers -= {"0", "1"}
+        named = {key: value for key, value in values.items() if str(value) in numbers}
     texts = [f"{key}={shown(value)}" for key, value in (named or values).items()]
     every = ", ".join(texts)
     return f"{every[:_WIDTH]}{' ...' if len(every) > _WIDTH else ''}: " if texts else ""
@@ -551,7 +554,8 @@ def _word(hint: Any) -> str:  # noqa: ANN401
     if origin is Callable:
         return _words(_members(parts[-1]))
     if _is_class(hint):
-        return f"a {hint.__name__} (class_path, init_args)"
+        article = "an" if hint.__name__[0] in "AEIOU" else "a"
+        return f"{article} {hint.__name__} (class_path, init_args)"
     kind = origin or hint
     if isinstance(kind, type) and issubclass(kind, Mapping):
         return "keys with values"

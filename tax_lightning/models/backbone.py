@@ -2,8 +2,8 @@
 
 import difflib
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -237,14 +237,24 @@ def _build_backbone(
         )
 
     with refusing(architecture, arguments):
-        # On "meta" it takes no memory; but some encoders look at their weights, which fails there.
-        with torch.random.fork_rng(devices=[]), torch.device("meta"), suppress(RuntimeError):
-            check_memory(p.nbytes for p in build(None).parameters())
+        _refuse_too_large(build)
         model = build(encoder_weights if file is None else None)
     if file is not None:
         load_encoder(model.encoder, file, in_order=packaged is not None)
     network: nn.Module = model
     return network
+
+
+def _refuse_too_large(build: Callable[[None], nn.Module]) -> None:
+    """Refuse a network that memory cannot hold, before any is taken: its weights are on "meta"."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            sizes = [parameter.nbytes for parameter in build(None).parameters()]
+    except RuntimeError as error:
+        if "overflow" in str(error):
+            raise MemoryError("the weights take more GiB than can be counted") from error
+        return  # an encoder that looks at its weights, which fails there
+    check_memory(sizes)
 
 
 def _unknown(argument: str, value: str, known: list[str], hint: str = "") -> ValueError:

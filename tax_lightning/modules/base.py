@@ -645,9 +645,10 @@ def _check_schedule(make: Any, optimizer: torch.optim.Optimizer, epochs: int) ->
     trial.param_groups = [{**group, "params": [torch.zeros(1)]} for group in trial.param_groups]
     scheduler = make(trial)
     what = type(scheduler).__name__
-    settings = {name: value for name, value in vars(scheduler).items() if name[0] != "_"}
+    progress = ("_", "last_epoch", "base_lrs")  # not settings
+    settings = {k: v for k, v in vars(scheduler).items() if not k.startswith(progress)}
     for name, value in settings.items():
-        if type(value) is int and name != "last_epoch":  # all others count epochs or steps
+        if type(value) is int:  # which counts epochs or steps
             check_number(f"lr_scheduler: {what}: {name}", value, 0)
     if isinstance(scheduler, ReduceLROnPlateau):
         return
