@@ -4,10 +4,8 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 from tax_lightning.constants import __version__
@@ -52,10 +50,12 @@ def main(args: Sequence[str] | None = None) -> None:
             sys.exit(_CTRL_C)
         raise
     except Exception as error:
-        refusal = _refusal(error)
-        if refusal is None or "TAX_DEBUG" in os.environ:
+        from tax_lightning.arguments import in_lines, refusal
+
+        refused = refusal(error)
+        if refused is None or "TAX_DEBUG" in os.environ:
             raise
-        sys.exit(f"tax: error: {refusal}")
+        sys.exit(in_lines(f"tax: error: {refused}"))
 
 
 def _run(command: str, *arguments: str) -> None:
@@ -95,17 +95,6 @@ def _cleaning_up() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _refusal(error: BaseException | None) -> BaseException | None:
-    """The error of one of our own checks, even if the parser wrapped it; else a traceback helps."""
-    while error is not None:
-        last = traceback.extract_tb(error.__traceback__)[-1:]
-        ours = any(Path(frame.filename).is_relative_to(Path(__file__).parent) for frame in last)
-        if ours and isinstance(error, ValueError | OSError | LookupError | ModuleNotFoundError):
-            return error
-        error = error.__cause__
-    return None
 
 
 if __name__ == "__main__":

@@ -3,14 +3,18 @@
 import argparse
 import inspect
 import re
+import textwrap
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, NoReturn, get_args, get_type_hints
+from itertools import chain
+from pathlib import Path
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
-_LINES, _WIDTH, _NAMES = 8, 300, 12
+_LINES, _WIDTH, _NAMES, _LISTED = 8, 290, 12, 180
 
 
 class ShortErrorParser(ArgumentParser):
@@ -30,6 +34,28 @@ class ShortErrorParser(ArgumentParser):
         return [
             action.dest for action in self._actions if action.dest not in ("help", "subcommand")
         ]
+
+
+def refusal(error: BaseException | None) -> BaseException | None:
+    """The error of one of our own checks, even if the parser wrapped it; else a traceback helps."""
+    while error is not None:
+        last = traceback.extract_tb(error.__traceback__)[-1:]
+        ours = any(Path(frame.filename).is_relative_to(Path(__file__).parent) for frame in last)
+        if ours and isinstance(error, ValueError | OSError | LookupError | ModuleNotFoundError):
+            return error
+        error = error.__cause__
+    return None
+
+
+def in_lines(message: str) -> str:
+    """A message whose lines are not too long to read.
+
+    Example:
+        >>> in_lines("short")
+        'short'
+    """
+    lines = (textwrap.wrap(line, _WIDTH) or [""] for line in message.splitlines())
+    return message if len(message) <= _WIDTH else "\n".join(chain.from_iterable(lines))
 
 
 def split_off(prefixes: Sequence[str], args: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -71,70 +97,46 @@ def shortened(message: str, keys: Iterable[str] = ()) -> str:
         'fti' is unknown, expected one of: fit, test. Did you mean fit?
     """
     if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
-        return _unknown(repr(found[1]), found[1], re.findall(r"[\w-]+", found[2]))
+        return unknown_name(repr(found[1]), found[1], re.findall(r"[\w-]+", found[2]))
     if found := re.search(r"unrecognized arguments: -*([^\s=]+)", message):
-        return _unknown(found[1], found[1], keys, listed=False)
+        return unknown_name(found[1], found[1], keys, listed=False)
     place = re.search(r"Parser key \"([^\"]+)\"", message)
     key = place[1] if place else ""
     found = re.search(r"class_path '([^']+)':\s+Option '([^']+)' is not accepted", message) or (
         re.search(r"class_path '([^']+)':\s.*?Key '([^']+)' is not expected", message, re.DOTALL)
     )
     if found:
-        return _unknown(f"{key}: {found[2]}", found[2], _parameters(found[1]), of=found[1])
-    if found := re.search(r"[Kk]ey '([^']+)' is not expected", message):
-        return _unknown(found[1], found[1], keys, listed=False)
+        return unknown_name(f"{key}: {found[2]}", found[2], _parameters(found[1]), of=found[1])
+    if found := re.search(
+        r"class_path '([^']+)':\s+the following arguments are required: (.*)", message
+    ):
+        return f"{key}.init_args: {found[2]} missing, required by {found[1].rpartition('.')[2]}."
+    if found := re.search(
+        r"[Kk]ey '([^']+)' is not expected|does not accept option '([^']+)'", message
+    ):
+        name = found[1] or found[2]
+        return unknown_name(name, name, keys, listed=False)
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
-        return _unknown(f"{key}: {found[1]!r}", found[1], _classes(message))
+        return unknown_name(f"{key}: {found[1]!r}", found[1], _classes(message))
     return _plain(message)
 
 
-def first_null(config: Any, key: str = "") -> str | None:  # noqa: ANN401 - any part of it
-    """The first argument that is null though its class takes no null; the parser lets it pass.
+def unknown_name(
+    what: str, name: str, known: Iterable[str], listed: bool = True, of: str = ""
+) -> str:
+    """Say that a name is unknown, what exists, and what is nearest.
 
     Args:
-        config: a configuration, or a part of one, as dictionaries and lists.
-        key: its key.
+        what: the beginning of the message.
+        name: what was written.
+        known: what exists.
+        listed: whether to list what exists.
+        of: what it exists in.
 
     Example:
-        >>> module = {"class_path": "torch.optim.SGD", "init_args": {"lr": None, "foreach": None}}
-        >>> first_null({"optimizer": module})
-        'optimizer.init_args.lr'
+        >>> unknown_name("model: 'kernles'", "kernles", ["kernels"])
+        "model: 'kernles' is unknown, expected one of: kernels. Did you mean kernels?"
     """
-    if isinstance(config, list):
-        return next(filter(None, (first_null(part, key) for part in config)), None)
-    if not isinstance(config, dict):
-        return None
-    needed = _needed(_imported(str(config.get("class_path"))))
-    for name, value in config.items():
-        here = f"{key}.{name}" if key else name
-        arguments = value if name == "init_args" and isinstance(value, dict) else {}
-        nulls = (f"{here}.{one}" for one in arguments if arguments[one] is None and one in needed)
-        found = next(nulls, None) or first_null(value, here)
-        if found:
-            return found
-    return None
-
-
-def _needed(kind: type | None) -> set[str]:
-    """The arguments of a class that may not be null."""
-    needed: dict[str, bool] = {}
-    for base in kind.__mro__ if kind is not None else ():
-        if "__init__" not in vars(base):
-            continue
-        start = vars(base)["__init__"]
-        try:
-            hints = get_type_hints(start)
-        except (NameError, TypeError):  # annotations that only a type checker can read
-            continue
-        for name, parameter in inspect.signature(start).parameters.items():
-            hint = hints.get(name, Any)
-            optional = hint is Any or type(None) in get_args(hint) or parameter.default is None
-            needed.setdefault(name, not optional)
-    return {name for name, is_needed in needed.items() if is_needed}
-
-
-def _unknown(what: str, name: str, known: Iterable[str], listed: bool = True, of: str = "") -> str:
-    """Say that a name is unknown, what exists, and what is nearest."""
     names = sorted(set(known))
     near = get_close_matches(name, names, 1, 0.6)
     if not near:  # a short key may be meant that is spelt right at its end
@@ -143,6 +145,8 @@ def _unknown(what: str, name: str, known: Iterable[str], listed: bool = True, of
     text = f"{what} is unknown"
     if listed and names:
         shown = get_close_matches(name, names, _NAMES, 0.0) if len(names) > _NAMES else names
+        while len(shown) > 1 and sum(map(len, (what, of, *shown))) > _LISTED:
+            shown = shown[:-1]
         more = f", and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
         text += f"{f' to {of}' if of else ''}, expected one of: {', '.join(shown)}{more}"
     return f"{text}." + (f" Did you mean {near[0]}?" if near else "")

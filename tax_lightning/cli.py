@@ -1,6 +1,7 @@
 """The command line: fit, validate, test and predict, by YAML files and flags."""
 
 import copy
+import os
 import shlex
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.core import LightningModule
@@ -22,7 +24,7 @@ import tax_lightning.baselines
 import tax_lightning.data.folder
 import tax_lightning.modules.add_annotators
 import tax_lightning.simulation  # noqa: F401
-from tax_lightning.arguments import ShortErrorParser, first_null, values_of
+from tax_lightning.arguments import ShortErrorParser, unknown_name, values_of
 from tax_lightning.callbacks import (
     ExplainedCheckpoint,
     ExplanationLogger,
@@ -32,10 +34,24 @@ from tax_lightning.callbacks import (
 )
 from tax_lightning.callbacks.checkpoint import is_dry_run
 from tax_lightning.callbacks.loggers import LoggedConfig, working
+from tax_lightning.configuration import (
+    first_fault,
+    first_refusal,
+    makes_by_us,
+    read_file,
+    refusing,
+    together,
+    with_flags,
+)
 from tax_lightning.data import MultiAnnotatorDataModule
 from tax_lightning.figures import short_table
 from tax_lightning.files import check_writable
-from tax_lightning.modules.checkpoints import checkpoint_in, read_checkpoint
+from tax_lightning.modules.checkpoints import (
+    checkpoint_in,
+    given_network,
+    read_checkpoint,
+    trusted_class,
+)
 from tax_lightning.modules.tax import TAXLightningModule
 from tax_lightning.run_folders import in_job, last_run, mark_latest, place_files
 from tax_lightning.run_record import note_metrics
@@ -43,6 +59,23 @@ from tax_lightning.tables import metric_table
 
 # Given once, by the data; the model takes them over.
 LINKED = {"annotators": "annotators", "classes": "classes", "channels": "in_channels"}
+
+# What a configuration may hold: values and classes by name, and arguments of classes.
+TYPES: dict[str, Any] = {
+    "seed_everything": bool | int,
+    "output": str | None,
+    "resume": str | None,
+    "model": LightningModule | None,  # of a checkpoint, where it is not said
+    "data": MultiAnnotatorDataModule,
+}
+MINUS_ONE = ("devices", "max_epochs", "max_steps", "num_sanity_val_steps")  # stands for all
+MOST_DEVICES = 64  # of one machine; each takes a process
+ARGUMENTS: dict[str, type] = {
+    "trainer": Trainer,
+    "checkpoint": ExplainedCheckpoint,
+    "explanations": ExplanationLogger,
+    "predictions": PredictionWriter,
+}
 
 # Warnings about Lightning's own code, which a user cannot act on.
 NOISE = (
@@ -107,9 +140,9 @@ class TAXCLI(LightningCLI):
             type=str | None,
             help="Run that fit goes on with: its folder, or last; a new run where there is none.",
         )
-        parser.add_lightning_class_args(ExplainedCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(ExplanationLogger, "explanations")
-        parser.add_lightning_class_args(PredictionWriter, "predictions")
+        makes_by_us(parser)
+        for name in ("checkpoint", "explanations", "predictions"):
+            parser.add_lightning_class_args(ARGUMENTS[name], name)
         parser.set_defaults(
             {
                 "checkpoint.monitor": TAXLightningModule.monitor,
@@ -127,6 +160,7 @@ class TAXCLI(LightningCLI):
         """Parse with the checkpoint's hyper-parameters as the first of all configuration files."""
         assert isinstance(args, list)  # from `run`
         self.arguments = list(args)
+        self._check_files()
         paths, arguments = values_of("--ckpt_path", self.arguments)
         resumed = None
         if not paths:
@@ -142,22 +176,40 @@ class TAXCLI(LightningCLI):
             if paths:
                 self.config = parser.parse_args(arguments)
             _refuse_random_weights(self.config)
-            _refuse_nulls(self.config)
+            _refuse_faults(self.config[self.config.subcommand].as_dict())
             self._placed(arguments)
             _refuse_used(self.config)
             return
         checkpoint = read_checkpoint(paths[-1], "ckpt_path")
+        stored = _model_of(checkpoint, f"--ckpt_path={paths[-1]}")
+        _refuse_faults({"model": copy.deepcopy(stored)})
         with tempfile.TemporaryDirectory() as folder:
             config = Path(folder, "checkpoint.yaml")
-            config.write_text(yaml.safe_dump({"model": _model_of(checkpoint)}))
+            config.write_text(yaml.safe_dump({"model": stored}))
             command = next(i for i, a in enumerate(arguments) if a in self.subcommands())
             arguments[command + 1 : command + 1] = ["--config", str(config)]
             self.config = parser.parse_args(arguments)
         del self.config[self.config.subcommand].config[0]  # the file is gone
-        _refuse_nulls(self.config)
+        _refuse_faults(self.config[self.config.subcommand].as_dict())
         if self.config.subcommand == "fit":
             _refuse_finished(paths[-1], checkpoint, self.config.fit.trainer, bool(resumed))
         self._placed(list(args))
+
+    def _check_files(self) -> None:
+        """Refuse what the configuration files say wrongly, with the key and the value."""
+        files, flags = values_of("--config", self.arguments)
+        sections: dict[str, Any] = {"model": {}, "data": {}}  # whose class flags may name
+        settings = with_flags(together([sections, *map(read_file, map(Path, files))]), flags)
+        settings = {k: value for k, value in settings.items() if value or k not in sections}
+        command = next((flag for flag in flags if flag in self.subcommands()), "fit")
+        known = {action.dest.partition(".")[0] for action in self._parser(command)._actions}
+        for key in settings:
+            if key not in known:
+                raise ValueError(unknown_name(str(key), str(key), known, of=f"tax {command}"))
+        stored = any(flag.startswith(("--ckpt_path", "--resume")) for flag in flags)
+        if stored and "class_path" not in (settings.get("model") or {}):
+            settings.pop("model", None)  # its class is that of the checkpoint
+        _refuse_faults(settings)
 
     def _placed(self, arguments: Sequence[str]) -> None:
         # What is saved names no folder and no run: to run it again is a new run.
@@ -175,6 +227,11 @@ class TAXCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way, in which the checkpoint beats the user."""
 
+    def instantiate_classes(self) -> None:
+        """Make data, model and trainer."""
+        with first_refusal():
+            super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: Any) -> Any:  # noqa: ANN401 - as the parent
         """The trainer: no checkpoint callback if checkpoints are off, only loggers that work."""
         self.config = self.asked_for
@@ -187,13 +244,14 @@ class TAXCLI(LightningCLI):
             callbacks.append(Interruption())
         if trainer_config.get("enable_checkpointing") is False:
             callbacks = [c for c in callbacks if not isinstance(c, ModelCheckpoint)]
-        trainer = self._instantiate_trainer(trainer_config, callbacks)
+        with refusing("trainer", trainer_config):
+            trainer = self._instantiate_trainer(trainer_config, callbacks)
         trainer.loggers = working(trainer.loggers)
         return trainer
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - as the parent
         """Train; say how to go on where that is interrupted."""
-        with self._to_go_on():
+        with self._to_go_on(), first_refusal():
             self.trainer.fit(**kwargs)
 
     @contextmanager
@@ -331,16 +389,27 @@ def _refuse_used(config: Namespace) -> None:
             )
 
 
-def _refuse_nulls(config: Namespace) -> None:
-    settings = config[config.subcommand].as_dict()
-    model = (settings.get("model") or {}).get("init_args") or {}
-    for name in LINKED.values():  # known when the data are there
-        model.pop(name, None)
-    steps = settings["trainer"]["log_every_n_steps"]
-    if steps is not None and steps < 0:
-        raise ValueError(f"trainer.log_every_n_steps: {steps}, expected 0 (never) or more.")
-    if key := first_null(settings):
-        raise ValueError(f"{key}: null, expected a value. Leave the key out for its default.")
+def _refuse_faults(settings: dict[str, Any]) -> None:
+    """Refuse the first value that is of another type than its argument, and unknown names."""
+    model = settings.get("model")
+    given = model.get("init_args") if isinstance(model, dict) else None
+    if isinstance(given, dict):
+        for name in LINKED.values():
+            if given.get(name, 0) is None:  # known when the data are there
+                del given[name]
+    if fault := first_fault(settings, TYPES, ARGUMENTS):
+        raise ValueError(fault)
+    seed = settings.get("seed_everything")
+    if seed is not None and not 0 <= seed < 2**32:  # in whose place Lightning takes 0
+        raise ValueError(f"seed_everything: {seed}, expected 0 to {2**32 - 1}, or false.")
+    devices = settings.get("trainer", {}).get("devices")
+    most = max(MOST_DEVICES, os.cpu_count() or 1)
+    if str(devices).isdigit() and int(devices) > most:  # the parser may leave it a text
+        raise ValueError(f"trainer.devices: {devices}, expected at most {most}.")
+    for name, value in settings.get("trainer", {}).items():
+        if isinstance(value, int | float) and value < (-1 if name in MINUS_ONE else 0):
+            least = "-1 (no end, or all), 0" if name in MINUS_ONE else "0"
+            raise ValueError(f"trainer.{name}: {value}, expected {least} or more.")
 
 
 def _refuse_finished(
@@ -358,17 +427,17 @@ def _refuse_finished(
         )
     progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
     done, steps = progress["processed"], checkpoint["global_step"]
-    for name, made in (("max_epochs", done), ("max_steps", steps)):
+    for name, count in (("max_epochs", done), ("max_steps", steps)):
         most = trainer[name]
-        if most is not None and 0 <= most <= made:
+        if most is not None and 0 <= most <= count:
             if resumed:
                 rank_zero_info(
                     f"All of trainer.{name}={most} are made; figures and pictures follow."
                 )
                 return
             raise ValueError(
-                f"--ckpt_path {path}: this run is finished, it made {made} of trainer.{name}={most}"
-                f". Raise trainer.{name}, or start a new run without --ckpt_path."
+                f"--ckpt_path {path}: this run is finished, it made {count} of trainer.{name}="
+                f"{most}. Raise trainer.{name}, or start a new run without --ckpt_path."
             )
     rank_zero_info(
         f"Going on after {done} epochs and {steps} steps. The state of the optimizer and of the "
@@ -377,9 +446,11 @@ def _refuse_finished(
     )
 
 
-def _model_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def _model_of(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
     """Class and arguments of the model in a checkpoint, less what the data says."""
-    hparams = dict(checkpoint["hyper_parameters"])
-    for name in LINKED.values():
-        hparams.pop(name, None)
-    return {"class_path": checkpoint["class_path"], "init_args": hparams}
+    name, hparams = str(checkpoint["class_path"]), dict(checkpoint["hyper_parameters"])
+    trusted_class(name, source)
+    given_network(hparams.get("network"))
+    for part in LINKED.values():
+        hparams.pop(part, None)
+    return {"class_path": name, "init_args": hparams}

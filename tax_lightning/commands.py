@@ -6,13 +6,21 @@ at once.
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tax_lightning.arguments import ShortErrorParser, split_off
+from tax_lightning.configuration import (
+    first_fault,
+    first_refusal,
+    makes_by_us,
+    read_file,
+    together,
+    with_flags,
+)
 from tax_lightning.extras import check_exported
 from tax_lightning.progress import show_progress
 from tax_lightning.usage import COMMANDS
@@ -43,7 +51,7 @@ def inspect_data(args: Sequence[str]) -> None:
     from tax_lightning.inspection import inspect
     from tax_lightning.modules.checkpoints import load_model
 
-    data = _data_module([*parts, *of_data], parser.prog, required=True)
+    data = _data_module(parts, of_data, parser.prog, required=True)
     model = None
     if config.ckpt_path is not None:
         model = load_model(config.ckpt_path, "--ckpt_path").to(_device(config.device))
@@ -82,7 +90,7 @@ def explain_images(args: Sequence[str]) -> None:
     from tax_lightning.modules.checkpoints import checkpoint_in, load_model
     from tax_lightning.visualization.report import write_report
 
-    data = _data_module([*parts, *of_data], parser.prog, required=False)
+    data = _data_module(parts, of_data, parser.prog, required=False)
     model = load_model(config.ckpt_path, "--ckpt_path").eval()
     prepared = images_for(model, config.images, data)
     page = write_report(
@@ -145,11 +153,12 @@ def optimize_data(args: Sequence[str]) -> None:
             "configuration of a data module (YAML)."
         )
     folder = ["--data=FolderDataModule", f"--data.root={source}"]
-    parts = folder if source.is_dir() else _data_parts([config["from"]])
+    parts = [] if source.is_dir() else _data_parts([config["from"]])
+    of_data = [*folder, *of_data] if source.is_dir() else of_data
 
     from tax_lightning.data.shards import write_shards
 
-    data = _data_module([*parts, *of_data], parser.prog, required=True)
+    data = _data_module(parts, of_data, parser.prog, required=True)
     print(f"{write_shards(data, config.to, show_progress)}\n\nshards  {config.to}")
 
 
@@ -162,31 +171,33 @@ def _device(name: str | None) -> Any:  # noqa: ANN401 - a torch.device
         raise ValueError(f"--device {name}: {error}. Expected cpu, cuda or the like.") from error
 
 
-def _data_module(args: Sequence[str], prog: str, *, required: bool) -> Any:  # noqa: ANN401
-    """The data module that these arguments describe; None without any, if none is required."""
+def _data_module(
+    parts: Sequence[Mapping[str, Any]], flags: Sequence[str], prog: str, *, required: bool
+) -> Any:  # noqa: ANN401
+    """The data module of parts of configurations and flags; None without any, if not required."""
     import tax_lightning.data.folder  # known to the parser by short names once imported
     import tax_lightning.simulation  # noqa: F401
     from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 
+    types = {"data": MultiAnnotatorDataModule}
+    _refuse_fault(with_flags(together(parts), flags), types)
     parser = ShortErrorParser(prog=prog, usage=f"{prog} --config FILE ...")
     parser.add_argument("--config", action="config")
     parser.add_subclass_arguments(MultiAnnotatorDataModule, "data", required=required)
-    return parser.instantiate(parser.parse_args(list(args))).data
+    makes_by_us(parser)
+    settings = parser.parse_args([*(f"--config={yaml.safe_dump(part)}" for part in parts), *flags])
+    if settings.data is not None:
+        _refuse_fault(settings.as_dict(), types)
+    with first_refusal():
+        return parser.instantiate(settings).data
 
 
-def _data_parts(files: Iterable[str]) -> list[str]:
-    """The ``data`` parts of configuration files, as arguments."""
-    return [f"--config={yaml.safe_dump(_data_part(Path(file)))}" for file in files]
+def _refuse_fault(settings: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    if fault := first_fault(settings, types, {}):
+        raise ValueError(fault)
 
 
-def _data_part(path: Path) -> dict[str, Any]:
-    """What a configuration file says about the data."""
-    if not path.is_file():
-        raise FileNotFoundError(f"--config {path} is no file, expected a YAML file.")
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config {path} cannot be read as YAML: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"--config {path} holds {settings!r}, expected a section `data`.")
-    return {key: settings[key] for key in settings if key == "data"}
+def _data_parts(files: Iterable[str]) -> list[dict[str, Any]]:
+    """The ``data`` parts of configuration files."""
+    every = map(read_file, map(Path, files))
+    return [{key: settings[key] for key in settings if key == "data"} for settings in every]

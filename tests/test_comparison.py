@@ -246,7 +246,7 @@ ENDS = (".yaml", ".test.yaml")
 def in_process(monkeypatch):
     """Runs `tax` in the process of the tests, which has imported everything."""
 
-    async def execute(arguments, place, jobs):
+    async def execute(arguments, place, jobs, trusted):
         try:
             await asyncio.to_thread(main, arguments)
         except SystemExit as stop:

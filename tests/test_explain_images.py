@@ -182,7 +182,10 @@ def test_missing_checkpoint(new_images, capsys):
     assert said.startswith("tax: error: --ckpt_path=nowhere.ckpt: there is no such file.")
 
 
-def test_checkpoint_of_a_class_that_is_not_there(trained, new_images, tmp_path, capsys):
+def test_checkpoint_of_a_class_that_is_not_there(
+    trained, new_images, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("TAX_TRUSTED", "nowhere")
     content = torch.load(trained[2], weights_only=True) | {"class_path": "nowhere.Model"}
     torch.save(content, tmp_path / "odd.ckpt")
     said = refused([f"--ckpt_path={tmp_path / 'odd.ckpt'}", f"--images={new_images}"], capsys)

@@ -332,7 +332,7 @@ def test_never_nobody_and_never_one_who_labels_nothing():
         ({"source": "reference"}, "the data have no reference. Set source to .*: one of Ann"),
         ({"annotators": ["clumsy"]}, "'clumsy' is no preset. Expected one of good, over, under"),
         ({"annotators": ["good", "good"]}, "the name 'good' stands twice"),
-        ({"annotators": ["good"], "seed": -1}, "seed=-1: expected a number from 0 up"),
+        ({"annotators": ["good"], "seed": -1}, "seed=-1: expected 0 or more"),
         ({"availability": 1.5}, r"availability=1\.5 of good: expected a share"),
         ({"availability": {"good": 1.0}}, "availability names good; expected each of the annot"),
         (

@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from tax_lightning.arguments import unknown_name
 from tax_lightning.files import appearing, remove_parts, write_bytes
 
 
@@ -90,6 +92,23 @@ class ExplainedCheckpoint(ModelCheckpoint):
             remove_parts(Path(str(self.dirpath)))
         last = f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
         self._overwrites = bool(self.save_last) and not Path(str(self.dirpath), last).exists()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save a checkpoint; a ``monitor`` that cannot be is refused before the training."""
+        prefix = str(self.monitor or "val/").partition("/")[0]
+        if trainer.sanity_checking and prefix not in ("train", "val"):
+            self._refuse_unknown(trainer.callback_metrics)
+        super().on_validation_end(trainer, pl_module)
+
+    def _save_topk_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Any]) -> None:
+        if self.monitor is not None and trainer.fit_loop.epoch_loop.val_loop._has_run:
+            self._refuse_unknown(monitor_candidates)
+        super()._save_topk_checkpoint(trainer, monitor_candidates)
+
+    def _refuse_unknown(self, known: Mapping[str, Any]) -> None:
+        name = str(self.monitor)
+        if self.save_top_k and name not in known:
+            raise ValueError(unknown_name(f"checkpoint.monitor: {name!r}", name, known))
 
     def file_exists(self, filepath: str | Path, trainer: L.Trainer) -> bool:
         """Whether there is a file that is to be kept, so that another name is needed."""

@@ -116,6 +116,7 @@ async def _carry_out(folder: Path, results: Results, due: Sequence[Run], jobs: i
 
 async def fit_and_test(run: Run, place: Path, jobs: int) -> dict[str, float]:
     """Train, and test the best checkpoint; returns the seconds that both took."""
+    trusted = run.model.class_path.partition(".")[0]
     common = [f"--seed_everything={run.seed}", *run.options, *QUIET]
     checkpoints = place / "checkpoints"
     places = [f"--output={place}", f"--checkpoint.dirpath={checkpoints}"]
@@ -129,19 +130,19 @@ async def fit_and_test(run: Run, place: Path, jobs: int) -> dict[str, float]:
     ]
     test.append(f"--model.init_args.reference={run.reference}")
     return {
-        "fit_seconds": await execute(fit, place, jobs),
-        "test_seconds": await execute(test, place, jobs),
+        "fit_seconds": await execute(fit, place, jobs, trusted),
+        "test_seconds": await execute(test, place, jobs, trusted),
     }
 
 
-async def execute(arguments: Sequence[str], place: Path, jobs: int) -> float:
-    """Run ``tax ARGUMENTS``; returns the seconds it took."""
+async def execute(arguments: Sequence[str], place: Path, jobs: int, trusted: str) -> float:
+    """Run ``tax ARGUMENTS``, which may load a model of a package; returns the seconds it took."""
     log, start = place / "log.txt", time.monotonic()
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *LAUNCHER,
             *arguments,
-            env=shared_environment(jobs),
+            env=shared_environment(jobs, trusted),
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -162,11 +163,15 @@ async def execute(arguments: Sequence[str], place: Path, jobs: int) -> float:
     return round(time.monotonic() - start, 1)
 
 
-def shared_environment(jobs: int) -> Mapping[str, str]:
-    """The environment of a run; of several at a time each has its share of the processor cores."""
+def shared_environment(jobs: int, trusted: str) -> Mapping[str, str]:
+    """The environment of a run; of several at a time each has its share of the processor cores.
+
+    The checkpoint of a model that the user named may be of the ``trusted`` package.
+    """
     cores = os.cpu_count() or 1
     share = {} if jobs == 1 else {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
-    return {**share, **os.environ}
+    more = f"{trusted} {os.environ.get('TAX_TRUSTED', '')}"
+    return {**share, **os.environ, "TAX_TRUSTED": more}
 
 
 def say(text: str) -> None:

@@ -17,8 +17,10 @@ Loaders give labels and 8-bit images as uint8. A model under a Trainer gets int6
 float32, which they become on its device; without one, `tax_lightning.batch.unpacked` does the same.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
@@ -33,6 +35,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from tax_lightning.batch import Batch, unpacked
+from tax_lightning.configuration import check_number, refusing
 from tax_lightning.data.dataset import (
     FewerLabels,
     MultiAnnotatorDataset,
@@ -56,6 +59,7 @@ from tax_lightning.data.transforms import (
 from tax_lightning.palette import annotator_palette
 
 STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+_MOST_CHANNELS, _MOST_WORKERS = 4096, 64
 _PLOT_SIZE = 512  # pixels of the longer side of a plot, about
 
 
@@ -132,6 +136,9 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         check_names(annotators, classes)
+        check_number("channels", channels, 1, _MOST_CHANNELS)
+        check_number("batch_size", batch_size, 1)
+        check_number("num_workers", num_workers, 0, max(_MOST_WORKERS, os.cpu_count() or 1))
         if labels_per_image is not None and labels_per_image < 1:
             raise ValueError(
                 f"labels_per_image={labels_per_image}: expected at least 1, or null for all."
@@ -200,10 +207,30 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         for split, source in sources.items():
             if not len(source.ids) and not (split == "val" and self._validates_nothing()):
                 raise ValueError(
-                    f"{type(self).__name__} has no samples in the split {split!r}, expected at "
-                    "least one. Assign images to it, or raise its share; to train without "
-                    "validation, set trainer.limit_val_batches=0."
+                    f"{type(self).__name__} has 0 samples in the split {split!r}, expected at "
+                    f"least 1. Assign images to it, or raise {split}_fraction (simulated scenes: "
+                    f"{split}_samples); to train without validation, set "
+                    "trainer.limit_val_batches=0."
                 )
+            if stage == "fit" and len(source.ids):
+                self._try_transforms(split, source)
+
+    def _try_transforms(self, split: str, source: Source) -> None:
+        """Transform one sample, so that a transform that cannot work is refused by its name."""
+        kind = "train_transforms" if split == "train" else "eval_transforms"
+        transforms: list[Any] = getattr(self, kind)
+
+        def transform(count: int) -> None:
+            MultiAnnotatorDataset(source, transforms[:count], self.mean, self.std, seed=0)[0]
+
+        with suppress(Exception):  # whose name is found below
+            if transforms:
+                transform(len(transforms))
+            return
+        for count, last in enumerate(transforms, start=1):
+            what = f"{kind}: {type(last).__name__}"
+            with refusing(what, getattr(last, "get_transform_init_args", dict)()):
+                transform(count)
 
     def _validates_nothing(self) -> bool:
         """Whether the trainer was told to leave validation out."""

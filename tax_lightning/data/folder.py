@@ -145,12 +145,12 @@ class FolderDataModule(TableDataModule):
         if classes is None:
             raise ValueError(_proposal(samples))
         if said is not None:
-            channels = channels or len(said.channels)
+            channels = len(said.channels) if channels is None else channels
             intensity_range = intensity_range or said.intensity_range
         if intensity_range is not None:
             intensity_range = check_range(intensity_range)
         white = 255 if mask_values is not None and 255 in mask_values and said is None else 1
-        pictures = Pictures(channels or 3, intensity_range, white)
+        pictures = Pictures(3 if channels is None else channels, intensity_range, white)
         meaning = SampleTable(samples, names, tuple(classes), mask_values, pictures)
         metadata = kwargs.pop("metadata", None) or _metadata(root, listed[1])
         super().__init__(meaning, metadata=metadata, **kwargs)

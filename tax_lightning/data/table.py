@@ -8,6 +8,7 @@ from typing import Any
 from albumentations import DualTransform
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from tax_lightning.configuration import check_number
 from tax_lightning.data.checks import QuickChecks
 from tax_lightning.data.datamodule import STAGE_SPLITS, MultiAnnotatorDataModule
 from tax_lightning.data.dataset import Source
@@ -70,6 +71,7 @@ class TableDataModule(MultiAnnotatorDataModule):
         super().__init__(
             annotators=table.annotators, classes=table.classes, channels=table.channels, **kwargs
         )
+        check_number("split_seed", split_seed, 0)
         if all(sample.split is None for sample in table.samples):
             if folds is None:
                 table = table.split_by_seed(val_fraction, test_fraction, split_seed)

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook
 
+from tax_lightning.configuration import check_memory, first_fault, refusing
 from tax_lightning.models.pretrained import load_encoder, packaged_weights
 
 
@@ -74,7 +75,9 @@ class DenseNetwork(nn.Module):
         self.asks_for_context = context
         # Pad and cut always, by the same operations: a graph exported so is for images of any size.
         self.any_size = False
-        self.channels, self.context_channels = self._dry_run(in_channels, ours=ours)
+        arguments = {**(backbone_options or {}), "in_channels": in_channels} if ours else {}
+        with refusing(architecture if ours else "backbone", arguments):
+            self.channels, self.context_channels = self._dry_run(in_channels, ours=ours)
 
     def features(self, images: Tensor) -> Tensor:
         """Dense features ``[B, D, H, W]`` at the resolution of the images ``[B, ch, H, W]``."""
@@ -218,18 +221,40 @@ def _build_backbone(
     of_smp = smp.encoders.encoders.get(encoder, {}).get("pretrained_settings", ())
     fetched = encoder_weights in (None, "imagenet", *of_smp)
     file = packaged or (None if fetched else encoder_weights)
-    model: Any = smp.create_model(
-        architecture,
-        encoder_name=encoder,
-        encoder_weights=encoder_weights if file is None else None,
-        in_channels=in_channels,
-        classes=1,
-        **options,
-    )
+    kind = smp.MODEL_ARCHITECTURES_MAPPING[architecture.lower()]
+    if fault := first_fault({"backbone_options": options}, {}, {"backbone_options": kind}):
+        raise ValueError(fault)
+    arguments = {**options, "in_channels": in_channels, "encoder": encoder}
+
+    def build(weights: str | None) -> Any:  # noqa: ANN401 - any architecture of smp
+        return smp.create_model(
+            architecture,
+            encoder_name=encoder,
+            encoder_weights=weights,
+            in_channels=in_channels,
+            classes=1,
+            **options,
+        )
+
+    with refusing(architecture, arguments):
+        _refuse_too_large(build)
+        model = build(encoder_weights if file is None else None)
     if file is not None:
         load_encoder(model.encoder, file, in_order=packaged is not None)
     network: nn.Module = model
     return network
+
+
+def _refuse_too_large(build: Callable[[None], nn.Module]) -> None:
+    """Refuse a network that memory cannot hold, before any is taken: its weights are on "meta"."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            sizes = [parameter.nbytes for parameter in build(None).parameters()]
+    except RuntimeError as error:
+        if "overflow" in str(error):
+            raise MemoryError("the weights take more GiB than can be counted") from error
+        return  # an encoder that looks at its weights, which fails there
+    check_memory(sizes)
 
 
 def _unknown(argument: str, value: str, known: list[str], hint: str = "") -> ValueError:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tax_lightning.configuration import check_memory, refusing
 from tax_lightning.models.output import EVERYBODY, Panel
 
 
@@ -48,6 +49,8 @@ class KernelBank(nn.Module):
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size={kernel_size}: expected an odd number, such as 1 or 3.")
         shape = (annotators, kernels, classes, channels, kernel_size, kernel_size)
+        with refusing("kernels", {"kernels": kernels, "kernel_size": kernel_size}):
+            check_memory([4 * math.prod(shape)])
         bound = 1.0 / math.sqrt(channels * kernel_size**2)
         self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(shape[:3]))

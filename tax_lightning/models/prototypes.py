@@ -126,6 +126,11 @@ class PrototypeMemory(nn.Module):
         for n, sample in enumerate(pixels):
             if n >= keep and len(sample) >= kernels:
                 rng = np.random.default_rng(seed + n)
+                if not sample.isfinite().all():
+                    raise ValueError(
+                        "the training diverged: the features are not finite. Lower the learning "
+                        "rate (optimizer.init_args.lr)."
+                    )
                 points = sample.double().cpu().numpy()
                 centres, _ = kmeans2(points, kernels, iter=20, minit="++", rng=rng, missing="warn")
                 self.vectors[n] = F.normalize(torch.from_numpy(centres).to(self.vectors), dim=-1)

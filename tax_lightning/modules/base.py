@@ -1,5 +1,7 @@
 """What all models of several annotators share: batches, optimizers, metrics, checkpoints."""
 
+import copy
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,10 +14,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric, MetricCollection
 
 from tax_lightning.batch import Batch, by_our_keys, complete_batch, unpacked
 from tax_lightning.blending import Part, blend
+from tax_lightning.configuration import check_number, refusing
 from tax_lightning.consensus import (
     Reference,
     check_reference,
@@ -63,6 +67,7 @@ from tax_lightning.windows import Places, tiles
 
 HELD_STILL = 0.1  # share of the run before which a slow encoder does not move
 BY_AREA = 0.3  # share of the run at whose start types are the ranks of the areas in an image
+_EPOCHS_TRIED, _LARGEST_RATE = 1000, 1000
 TEST_SAMPLES = 9  # of each annotator, of which a test measures the sets
 SHARDING = DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
@@ -405,7 +410,11 @@ class MultiAnnotatorModule(L.LightningModule, Shareable, ABC):
             torch.manual_seed(seed_of(seed, self.trainer.current_epoch, batch_idx))
 
     def on_train_epoch_end(self) -> None:
-        """Warn of masks that hold no object: those of 0 and 255 look right and teach nothing."""
+        """Stop a training that diverged; warn of masks that hold no object.
+
+        Those of 0 and 255 look right and teach nothing.
+        """
+        self.check_finite()
         if not self._objects_seen:
             self._objects_seen = True  # said once
             rank_zero_warn(
@@ -435,15 +444,22 @@ class MultiAnnotatorModule(L.LightningModule, Shareable, ABC):
         """The optimizer and scheduler given, on all parameters."""
         make = self.optimizer or (lambda params: torch.optim.AdamW(params, lr=1e-3))
         optimizer = make(self._optimized())
+        _check_rates(optimizer)
         if self.encoder_rate is not None:
             self._slow_down_encoder(optimizer, self.encoder_rate)
         if self.lr_scheduler is None:
             return optimizer
+        _check_schedule(self.lr_scheduler, optimizer, epochs=self._epochs())
         scheduler = self.lr_scheduler(optimizer)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "monitor": self.monitor},
         }
+
+    def _epochs(self) -> int:
+        """Epochs of the run, as far as a schedule is tried."""
+        most = getattr(self._trainer, "max_epochs", None) or 1
+        return min(most, _EPOCHS_TRIED) if most > 0 else _EPOCHS_TRIED
 
     def _optimized(self) -> list[Any]:
         """The parameters that are trained, or groups of them as an optimizer takes them."""
@@ -463,6 +479,18 @@ class MultiAnnotatorModule(L.LightningModule, Shareable, ABC):
         """Those of the encoders of smp models that are trained."""
         named = self.named_parameters()
         return [p for name, p in named if ".backbone.encoder." in name and p.requires_grad]
+
+    def check_finite(self) -> None:
+        """Raise a ``ValueError`` if the training diverged; no later step would mend that."""
+        for name, parameter in self.named_parameters():
+            if not parameter.isfinite().all():
+                rates = {
+                    group["lr"] for one in self.trainer.optimizers for group in one.param_groups
+                }
+                raise ValueError(
+                    f"the training diverged: the weight {name} holds numbers that are not finite. "
+                    f"Lower the learning rate: lr={max(rates):g} now (optimizer.init_args.lr)."
+                )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Hold a slow encoder still at first."""
@@ -608,6 +636,43 @@ class MultiAnnotatorModule(L.LightningModule, Shareable, ABC):
         self.type_words = checkpoint.get("type_words", [])
         if "preparation" in checkpoint:
             self.preparation = Preparation.from_primitives(checkpoint["preparation"])
+
+
+def _check_rates(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse rates with which no training can go well."""
+    what = f"optimizer: {type(optimizer).__name__}"
+    for group in optimizer.param_groups:
+        rate, decay = float(group["lr"]), float(group.get("weight_decay", 0))
+        check_number(f"{what}: lr", rate, 0, _LARGEST_RATE)
+        if rate * decay >= 1:  # each step would turn the weights round
+            raise ValueError(
+                f"{what}: weight_decay={decay:g}: expected less than {1 / rate:g} with lr={rate:g}."
+            )
+
+
+def _check_schedule(make: Any, optimizer: torch.optim.Optimizer, epochs: int) -> None:  # noqa: ANN401
+    """Refuse a schedule that fails on its way, or leads to learning rates that cannot be."""
+    trial = copy.copy(optimizer)
+    trial.param_groups = [{**group, "params": [torch.zeros(1)]} for group in trial.param_groups]
+    scheduler = make(trial)
+    what = type(scheduler).__name__
+    progress = ("_", "last_epoch", "base_lrs")  # not settings
+    settings = {k: v for k, v in vars(scheduler).items() if not k.startswith(progress)}
+    for name, value in settings.items():
+        if type(value) is int:  # which counts epochs or steps
+            check_number(f"lr_scheduler: {what}: {name}", value, 0)
+    if isinstance(scheduler, ReduceLROnPlateau):
+        return
+    with refusing(f"lr_scheduler: {what}", settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no step of the optimizer comes between
+        for epoch in range(1, 1 + epochs):
+            scheduler.step()
+            for group in trial.param_groups:
+                if not 0 <= group["lr"] <= _LARGEST_RATE:
+                    raise ArithmeticError(
+                        f"the learning rate is {group['lr']:g} after epoch {epoch}, expected 0 to "
+                        f"{_LARGEST_RATE}."
+                    )
 
 
 def known_labels(batch: Batch, reference: Tensor | None) -> dict[str, Tensor]:

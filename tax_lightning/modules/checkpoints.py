@@ -4,19 +4,28 @@ It consists of tensors and primitives only, so it loads with ``weights_only=True
 """
 
 import os
+import re
+import sys
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch.core import LightningModule
 from torch import Tensor, nn
 
 Settings = TypeVar("Settings")
 
 FORMAT_VERSION = 4
 """Version of what checkpoints hold; those of tax-lightning 0.1 have none."""
+
+TRUSTED = (
+    *("albumentations", "lightning", "segmentation_models_pytorch", "tax_lightning", "torch"),
+    *("torchmetrics", "torchvision"),
+)
+"""Packages of which a checkpoint may name a class; TAX_TRUSTED in the environment adds others."""
 
 TRAIN_AGAIN = (
     "Train again with this version, or load it with the version of tax-lightning that wrote it "
@@ -84,7 +93,100 @@ def read_checkpoint(
             f"{argument}={path}: this is no checkpoint of tax-lightning ({error}). {cure}"
         ) from error
     check_format(checkpoint, f"{argument}={path}")
+    check_plain(checkpoint["hyper_parameters"], f"{argument}={path}")
     return checkpoint
+
+
+def is_trusted(module: str) -> bool:
+    """Whether a foreign file may have a module imported.
+
+    Example:
+        >>> is_trusted("torch.optim"), is_trusted("antigravity")
+        (True, False)
+    """
+    more = os.environ.get("TAX_TRUSTED", "").replace(",", " ").split()
+    return any(module == one or module.startswith(f"{one}.") for one in (*TRUSTED, *more))
+
+
+def check_plain(value: Any, source: str) -> None:  # noqa: ANN401 - any part of hyper-parameters
+    """Refuse hyper-parameters of a checkpoint by which the parser would import something.
+
+    Args:
+        value: Hyper-parameters, or a part of them.
+        source: What the message begins with.
+
+    Raises:
+        ValueError: If they hold a class (``class_path``), or the name of something in a module that
+            can be imported and is not trusted. A checkpoint of this library holds neither.
+
+    Example:
+        >>> check_plain({"encoder": "resnet18", "kernels": 2}, "best.ckpt")
+    """
+    if isinstance(value, Mapping):
+        if "class_path" in value:
+            raise ValueError(
+                f"{source}: its hyper-parameters name the class {value['class_path']}, and a "
+                "checkpoint is not to make objects of its own. Give it in your configuration."
+            )
+        for part in value.values():
+            check_plain(part, source)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            if not isinstance(part, str):  # of names, such as those of annotators
+                check_plain(part, source)
+    elif isinstance(value, str) and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", value):
+        module = value.rpartition(".")[0]
+        if _is_there(module.partition(".")[0]) and not is_trusted(module):
+            raise ValueError(_not_trusted(source, f"its hyper-parameters name {value}", module))
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return package in sys.modules or find_spec(package) is not None
+    except ValueError:  # a module that was made by hand
+        return True
+
+
+def _not_trusted(source: str, what: str, module: str) -> str:
+    return (
+        f"{source}: {what}, and a checkpoint may import modules of tax-lightning and of PyTorch's "
+        f"own libraries only. If you trust {module}, set the environment variable "
+        f"TAX_TRUSTED={module.partition('.')[0]}."
+    )
+
+
+def trusted_class(name: str, source: str) -> type[LightningModule]:
+    """The class of a model that a foreign file names.
+
+    Its module is imported only if it is of this library, of PyTorch's own, or of those that the
+    environment variable ``TAX_TRUSTED`` names. A module that is imported already, as the user's
+    program or configuration did, is as good.
+
+    Args:
+        name: The class with its module.
+        source: What the message begins with.
+
+    Raises:
+        ValueError: If the module is another one, if it cannot be imported, or if it holds no such
+            class.
+
+    Example:
+        >>> trusted_class("tax_lightning.TAXLightningModule", "best.ckpt").__name__
+        'TAXLightningModule'
+    """
+    module, _, kind = name.rpartition(".")
+    if module not in sys.modules and not is_trusted(module):
+        raise ValueError(_not_trusted(source, f"its model is of the class {name}", module))
+    try:
+        found = getattr(import_module(module), kind)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{source}: its model is of the class {name}, which cannot be imported ({error}). Run "
+            "from where your script is, or install it."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, LightningModule)):
+        raise ValueError(f"{source}: {name} is no LightningModule, expected the class of a model.")
+    return found
 
 
 def check_format(checkpoint: Mapping[str, Any], source: str = "checkpoint") -> None:
@@ -158,24 +260,11 @@ def check_weights(checkpoint: Mapping[str, Any], parameters: Mapping[str, Tensor
 def load_model(path: str, argument: str) -> Any:  # noqa: ANN401 - of the class that it names
     """The model in a checkpoint, of the class that the checkpoint names.
 
-    Refused, beside what :func:`read_checkpoint` refuses, are a class that is not to be found and
-    the user's own network, which a checkpoint cannot hold.
+    Refused, beside what :func:`read_checkpoint` refuses, are a class that :func:`trusted_class`
+    refuses and the user's own network, which a checkpoint cannot hold.
     """
     path = checkpoint_in(path, argument=argument)
-    name = str(read_checkpoint(path, argument)["class_path"])
-    place, _, kind = name.rpartition(".")
-    try:
-        model = getattr(import_module(place), kind)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{argument}={path}: its model is of the class {name}, which cannot be imported "
-            f"({error}). Run from where your script is, or install it."
-        ) from error
-    if not (isinstance(model, type) and issubclass(model, LightningModule)):
-        raise ValueError(
-            f"{argument}={path}: {name} is no model. Give the .ckpt file that tax fit named at its "
-            "end."
-        )
+    model = trusted_class(str(read_checkpoint(path, argument)["class_path"]), f"{argument}={path}")
     return model.load_from_checkpoint(path, map_location="cpu", weights_only=True)
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tax_lightning.files import appearing, write_json
-from tax_lightning.modules.checkpoints import TRAIN_AGAIN, check_format
+from tax_lightning.modules.checkpoints import TRAIN_AGAIN, check_format, check_plain
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _CARD = """\
@@ -90,6 +90,7 @@ class Shareable(
         if not file(_CONFIG).is_file():
             raise FileNotFoundError(f"{model_id}: no {_CONFIG} in this folder. {TRAIN_AGAIN}")
         checkpoint = json.loads(file(_CONFIG).read_text("utf-8"))
+        check_plain(checkpoint["hyper_parameters"], model_id)
         extra = checkpoint.pop("extra_state", {})
         checkpoint["state_dict"] = {**load_file(file(_WEIGHTS)), **extra}
         check_format(checkpoint, model_id)

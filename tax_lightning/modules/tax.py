@@ -380,6 +380,7 @@ class TAXLightningModule(ExplainingModule):
     # ------------------------------------------------------------------ prototypes
 
     def _carry_out(self, kind: Event) -> None:
+        self.check_finite()
         loader = projection_loader(self.trainer)
         if kind == "start":
             self.network.memory.start(starting_pixels(self, loader), keep=self.kept)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from tax_lightning.configuration import check_number
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.simulation.rules import (
     BoolArray,
@@ -127,6 +128,9 @@ class When:
         max_contrast: Strongest contrast, in ``[0, 1]``.
         side: Half of the image that the object's centre lies in; None for both.
 
+    Raises:
+        ValueError: If a number is below 0, or the largest below the smallest.
+
     Example:
         >>> speck = ObjectInfo(np.eye(3, dtype=bool), label=2, kind="debris")
         >>> When(labels=(2,), max_area=10)(speck), When(min_area=10)(speck)
@@ -140,6 +144,12 @@ class When:
     min_contrast: float = 0
     max_contrast: float = np.inf
     side: Side | None = None
+
+    def __post_init__(self) -> None:
+        check_number("When.min_area", self.min_area, 0)
+        check_number("When.max_area", self.max_area, max(1, self.min_area))
+        check_number("When.min_contrast", self.min_contrast, 0)
+        check_number("When.max_contrast", self.max_contrast, self.min_contrast)
 
     def __call__(self, thing: ObjectInfo) -> bool:
         """Returns whether ``thing`` meets all conditions."""

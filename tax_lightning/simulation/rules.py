@@ -12,11 +12,15 @@ import numpy.typing as npt
 from scipy import ndimage
 from skimage.morphology import convex_hull_image, disk
 
+from tax_lightning.configuration import check_number
+
 BoolArray = npt.NDArray[np.bool_]
 ByteArray = npt.NDArray[np.uint8]
 Box = tuple[slice, slice]
 """Rows and columns of a rectangle in an image."""
 Brush = Literal["disc", "square"]
+MOST_PIXELS = 1024
+"""More than that is no habit, and takes more memory than there is."""
 
 
 class Rule(ABC):
@@ -83,6 +87,9 @@ class OverSegment(_Outline):
         brush: ``"disc"`` of that radius; ``"square"``: one dilation by 3 x 3 pixels for every
             pixel of width.
 
+    Raises:
+        ValueError: If a number is out of its range.
+
     Example:
         >>> dot = np.zeros((5, 5), dtype=bool)
         >>> dot[2, 2] = True
@@ -93,6 +100,9 @@ class OverSegment(_Outline):
 
     pixels: int
     brush: Brush = "disc"
+
+    def __post_init__(self) -> None:
+        check_number("OverSegment.pixels", self.pixels, 0, MOST_PIXELS)
 
     @property
     def name(self) -> str:
@@ -119,10 +129,16 @@ class UnderSegment(_Outline):
         pixels: Width of the rim that is left out.
         brush: ``"disc"`` of that radius; ``"square"``: one erosion by 3 x 3 pixels for every pixel
             of width.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
     pixels: int
     brush: Brush = "disc"
+
+    def __post_init__(self) -> None:
+        check_number("UnderSegment.pixels", self.pixels, 0, MOST_PIXELS)
 
     @property
     def name(self) -> str:
@@ -204,9 +220,15 @@ class Polygon(_Outline):
 
     Args:
         corners: Number of clicks, at least 3.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
     corners: int
+
+    def __post_init__(self) -> None:
+        check_number("Polygon.corners", self.corners, 3, MOST_PIXELS)
 
     @property
     def name(self) -> str:
@@ -235,9 +257,15 @@ class Smooth(_Outline):
 
     Args:
         pixels: Radius of the disc.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
     pixels: int
+
+    def __post_init__(self) -> None:
+        check_number("Smooth.pixels", self.pixels, 0, MOST_PIXELS)
 
     @property
     def name(self) -> str:
@@ -259,10 +287,17 @@ class Fracture(_Outline):
     Args:
         dropped: Pixels in a gap.
         every: Pixels from one gap to the next, more than ``dropped``.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
     dropped: int
     every: int
+
+    def __post_init__(self) -> None:
+        check_number("Fracture.every", self.every, 1)
+        check_number("Fracture.dropped", self.dropped, 0, self.every - 1)
 
     @property
     def name(self) -> str:
@@ -287,10 +322,17 @@ class Wobble(Rule):
     Args:
         pixels: Standard deviation of the straying outline; it never strays four times as far.
         scale: Length over which the hand strays, in pixels.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
     pixels: float
     scale: float = 3.0
+
+    def __post_init__(self) -> None:
+        check_number("Wobble.pixels", self.pixels, 0, MOST_PIXELS)
+        check_number("Wobble.scale", self.scale, 0, MOST_PIXELS)
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
+from tax_lightning.configuration import check_number
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 from tax_lightning.data.dataset import Source
@@ -206,8 +207,8 @@ class SimulatedAnnotatorsDataModule(MultiAnnotatorDataModule):
             channels=data.channels,
             **kwargs,
         )
-        if seed < 0:
-            raise ValueError(f"seed={seed}: expected a number from 0 up.")
+        check_number("seed", seed, 0)
+        check_number("expert_band", expert_band, 0)
         _check_source(source, data)
         self.data = data
         self.data.predict_split = self.predict_split

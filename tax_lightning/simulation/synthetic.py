@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tax_lightning.configuration import check_number
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 from tax_lightning.data.samples import RawSample
@@ -129,6 +130,9 @@ SPECIALISTS = tuple(
 PANELS = {"habits": HABITS, "specialists": SPECIALISTS}
 
 
+_MOST_PIXELS, _MOST_SAMPLES = 2**14, 10**6  # a side, and scenes of a split: far beyond any memory
+
+
 class SyntheticScenes:
     """Labelled scenes of one split, drawn when first asked for and then kept in memory.
 
@@ -206,7 +210,7 @@ class SyntheticDataModule(MultiAnnotatorDataModule):
     the truth. `rules` names the deviation ids.
 
     Args:
-        size: Height and width of a scene in pixels, a multiple of 32 from 64 up. Objects keep
+        size: Height and width of a scene in pixels, a multiple of 32 from 64 to 16384. Objects keep
             their size: larger scenes hold more of them.
         train_samples: Number of training scenes.
         val_samples: Number of validation scenes.
@@ -268,8 +272,7 @@ class SyntheticDataModule(MultiAnnotatorDataModule):
         _check_options(size, seed, missing)
         self.counts = {"train": train_samples, "val": val_samples, "test": test_samples}
         for split, count in self.counts.items():
-            if count < 0:
-                raise ValueError(f"{split}_samples={count}: expected a number from 0 up.")
+            check_number(f"{split}_samples", count, 0, _MOST_SAMPLES)
         self.size = size
         self.seed = seed
         self.missing = missing
@@ -294,12 +297,10 @@ class SyntheticDataModule(MultiAnnotatorDataModule):
 
 def _check_options(size: int, seed: int, missing: float) -> None:
     """Every option in its range."""
-    if size < 64 or size % 32:
+    if not 64 <= size <= _MOST_PIXELS or size % 32:
         raise ValueError(
-            f"size={size}: expected a multiple of 32 from 64 up, which networks can halve five "
-            f"times; set size to {max(64, round(size / 32) * 32)}."
+            f"size={size}: expected a multiple of 32 from 64 to {_MOST_PIXELS}, which networks can "
+            f"halve five times; set size to {min(max(64, round(size / 32) * 32), _MOST_PIXELS)}."
         )
-    if seed < 0:
-        raise ValueError(f"seed={seed}: expected a number from 0 up.")
-    if not 0 <= missing <= 1:
-        raise ValueError(f"missing={missing}: expected a probability from 0 to 1.")
+    check_number("seed", seed, 0)
+    check_number("missing", missing, 0, 1)
