@@ -1,11 +1,13 @@
 """Files of others do no harm: whatever is in them, they are read right or refused in one line."""
 
 import os
+import signal
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.io
 import test_import_imapp
 import tifffile
 from foreign_exports import EXPORTS
@@ -15,6 +17,7 @@ from experiments.reliability import foreign_files
 from tax_lightning.__main__ import main
 from tax_lightning.data import FolderDataModule
 from tax_lightning.data.description import Description
+from tax_lightning.importers.array_files import open_arrays
 from tax_lightning.importers.cases import Case, Found
 from tax_lightning.importers.writer import write
 from tax_lightning.inspection import inspect
@@ -78,6 +81,18 @@ def test_an_image_that_is_copied_must_be_whole(tmp_path):
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(ValueError, match=r"Cannot read .*a\.png"):
         write(one_case(image=path), tmp_path / "out")
+
+
+def crash(path):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_mat_file_that_crashes_its_reader_is_refused(tmp_path, monkeypatch):
+    scipy.io.savemat(tmp_path / "a.mat", {"x": np.zeros(3)})
+    assert open_arrays(tmp_path / "a.mat")["x"]().shape == (1, 3)
+    monkeypatch.setattr(scipy.io, "loadmat", crash)
+    with pytest.raises(ValueError, match=r"Cannot read .*a\.mat: .*terminated.*save it anew"):
+        open_arrays(tmp_path / "a.mat")
 
 
 def test_a_kind_of_tiff_that_is_not_read_is_named(tmp_path):

@@ -1,7 +1,9 @@
 """Arrays in NPY, NPZ, MAT or HDF5 files, each read when it is asked for."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +61,17 @@ def _is_hdf5(path: Path) -> bool:
 
 def _mat(path: Path) -> Iterator[tuple[str, partial[Pixels]]]:
     """Arrays of a MAT file of version 4 to 7; the fields of a struct are a group."""
-    from scipy.io import loadmat
+    from scipy import io
 
     def unpacked(value: Pixels) -> Pixels:
         cells = value.dtype == object
         return np.array([str(c[0]) for c in value.ravel()]) if cells else value
 
-    for key, value in loadmat(path).items():
+    # A damaged file can crash SciPy's reader, which must not take the import with it.
+    fork = get_context("fork") if "fork" in get_all_start_methods() else None
+    with ProcessPoolExecutor(1, fork) as another:
+        arrays = another.submit(io.loadmat, path).result()
+    for key, value in arrays.items():
         if isinstance(value, np.ndarray) and value.dtype.names:
             for field in value.dtype.names:
                 yield f"{key}/{field}", partial(unpacked, value[field].ravel()[0])

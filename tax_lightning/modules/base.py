@@ -71,6 +71,7 @@ _EPOCHS_TRIED, _LARGEST_RATE = 1000, 1000
 TEST_SAMPLES = 9  # of each annotator, of which a test measures the sets
 SHARDING = DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
+
 class MultiAnnotatorModule(L.LightningModule, Shareable, ABC):
     """Base of the Lightning modules for several annotators; works with any ``Trainer``.
 
