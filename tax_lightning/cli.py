@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 # The parser knows a class by its short name once its module is imported.
 import tax_lightning.baselines
 import tax_lightning.data.folder
+import tax_lightning.data.streaming
 import tax_lightning.modules.add_annotators
 import tax_lightning.simulation  # noqa: F401
 from tax_lightning.arguments import ShortErrorParser, unknown_name, values_of

@@ -176,6 +176,7 @@ def _data_module(
 ) -> Any:  # noqa: ANN401
     """The data module of parts of configurations and flags; None without any, if not required."""
     import tax_lightning.data.folder  # known to the parser by short names once imported
+    import tax_lightning.data.streaming
     import tax_lightning.simulation  # noqa: F401
     from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 

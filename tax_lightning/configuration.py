@@ -25,7 +25,7 @@ from jsonargparse import ArgumentParser, Namespace, get_loader
 from tax_lightning.arguments import refusal, unknown_name
 
 _SHOWN, _WIDTH = 100, 130  # characters of a value, and of an error or arguments
-_BY_FLAG = object()  # a value that the parser reads
+_LEFT = object()  # a value that is left to the parser
 _SPEC = ("class_path", "init_args", "dict_kwargs")  # the keys of a class
 _PLAIN = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
@@ -81,23 +81,39 @@ def with_flags(settings: dict[str, Any], flags: Sequence[str]) -> dict[str, Any]
         section: Any = settings
         *path, last = name.removeprefix("--").removesuffix(".class_path").split(".")
         for part in path:
-            section = section.get(part) if isinstance(section, dict) else None
+            section = _arguments_in(section, part).get(part)
         if not name.startswith("--") or not isinstance(section, dict):
             continue
+        section = _arguments_in(section, last)
         said = value if equals else following
         named = re.fullmatch(r"(?!(true|false|null)$)[A-Za-z_][\w.]*", said)
         if isinstance(section.get(last), dict) and named:
-            section[last]["class_path"] = said
+            section[last] = _merged(section[last], {"class_path": said})
         elif path:
-            section[last] = _BY_FLAG
+            section[last] = _LEFT
     return dict(settings)
 
 
+def _arguments_in(section: Any, name: str) -> dict[str, Any]:  # noqa: ANN401
+    """The part of a section that holds this argument: of a class a flag may leave out init_args."""
+    if not isinstance(section, dict):
+        return {}
+    is_class = not section or not section.keys().isdisjoint(_SPEC)
+    if is_class and name not in _SPEC:
+        inner: dict[str, Any] = section.setdefault("init_args", {})
+        return inner if isinstance(inner, dict) else {}
+    return section
+
+
 def _merged(settings: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """The first settings with what the second ones change; another class begins anew."""
+    """The first settings with what the second ones change.
+
+    Of another class the parser keeps the arguments that it takes, whatever they are.
+    """
     new = dict(settings)
-    if more.get("class_path", new.get("class_path")) != new.get("class_path"):
-        new.pop("init_args", None)
+    before, kind = new.get("init_args"), new.get("class_path")
+    if isinstance(before, dict) and kind is not None and more.get("class_path", kind) != kind:
+        new["init_args"] = dict.fromkeys(before, _LEFT)
     for key, value in more.items():
         both = isinstance(new.get(key), dict) and isinstance(value, dict)
         new[key] = _merged(new[key], value) if both else value
@@ -284,7 +300,7 @@ def _fault(value: Any, hint: Any, key: str) -> Fault | None:  # noqa: ANN401
     members = list(_members(hint))
     kinds = tuple(m for m in members if _is_class(m))
     others = [m for m in members if not _is_class(m)]
-    if value is _BY_FLAG or any(map(_takes_all, members)):
+    if value is _LEFT or any(map(_takes_all, members)):
         return None
     if value is None and type(None) in members:
         return None
@@ -430,7 +446,7 @@ def _of_arguments(value: Any, kind: type, key: str) -> Fault | None:  # noqa: AN
         if name in hints:
             if fault := _fault(part, hints[name], f"{key}.{name}"):
                 return fault
-        elif complete and part is not _BY_FLAG:
+        elif complete and part is not _LEFT:
             return _unknown(name, hints, f"{key}.{name}", kind.__name__)
     return None
 

@@ -193,6 +193,20 @@ def test_flags_mend_what_files_say_wrongly(tmp_path, capsys):
     assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["kernels"] == 3
 
 
+def test_another_class_begins_with_the_arguments_that_it_takes(tmp_path, capsys):
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    other = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 5}}
+    files[0].write_text(yaml.safe_dump(CONFIG))
+    files[1].write_text(yaml.safe_dump({"model": {"init_args": {"lr_scheduler": other}}}))
+    flags = ["--trainer.logger=WandbLogger", "--trainer.logger.project=cells", "--print_config"]
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *(f"--config={file}" for file in files), *flags])
+    assert stop.value.code == 0
+    said = yaml.safe_load(capsys.readouterr().out)
+    assert said["model"]["init_args"]["lr_scheduler"]["init_args"]["step_size"] == 5
+    assert said["trainer"]["logger"]["init_args"]["project"] == "cells"
+
+
 # ---------------------------------------------------------------------- foreign checkpoints
 
 

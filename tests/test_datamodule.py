@@ -314,7 +314,7 @@ def test_stages_without_samples_fail_at_once():
     data = SceneModule((0, 0, 0))
     stages = {"fit": "train", "validate": "val", "test": "test", "predict": "test"}
     for stage, split in stages.items():
-        with pytest.raises(ValueError, match=f"no samples in the split '{split}'"):
+        with pytest.raises(ValueError, match=f"0 samples in the split '{split}'"):
             data.setup(stage)
 
 

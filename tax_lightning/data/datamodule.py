@@ -156,6 +156,7 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
         self.std = _per_channel("std", std or usual[1], channels)
         if min(self.std) <= 0:
             raise ValueError(f"std={self.std}: expected numbers above 0, one a channel.")
+        self._by_preset = train_transforms is None or isinstance(train_transforms, str)
         self.train_transforms = training_transforms(train_transforms)
         self.eval_transforms = eval_transforms or []
         check_transforms([*self.train_transforms, *self.eval_transforms])
@@ -216,9 +217,11 @@ class MultiAnnotatorDataModule(L.LightningDataModule, ABC):
                 self._try_transforms(split, source)
 
     def _try_transforms(self, split: str, source: Source) -> None:
-        """Transform one sample, so that a transform that cannot work is refused by its name."""
+        """Transform one sample by the user's own list: what cannot work is refused by its name."""
         kind = "train_transforms" if split == "train" else "eval_transforms"
         transforms: list[Any] = getattr(self, kind)
+        if split == "train" and self._by_preset:
+            return
 
         def transform(count: int) -> None:
             MultiAnnotatorDataset(source, transforms[:count], self.mean, self.std, seed=0)[0]
