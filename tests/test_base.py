@@ -230,7 +230,8 @@ def test_whether_annotators_are_persons_is_taken_from_the_data_and_kept():
     names = ["Ana", "Ben"], ["background", "cell"]
     module, again = MultiHead(*names), MultiHead(*names)
     assert module.persons
-    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(persons=False))
+    data = SimpleNamespace(persons=False)
+    module._trainer = SimpleNamespace(datamodule=data, strategy=None)
     module.setup("fit")
     checkpoint = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)
