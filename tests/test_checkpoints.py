@@ -258,7 +258,7 @@ def test_a_checkpoint_that_names_no_model_is_refused(checkpoint, tmp_path):
     content = torch.load(checkpoint(36), weights_only=True)
     content["class_path"] = "os.system"
     torch.save(content, tmp_path / "odd.ckpt")
-    with pytest.raises(ValueError, match=r"odd\.ckpt: os\.system is no model"):
+    with pytest.raises(ValueError, match=r"odd\.ckpt: os\.system is no LightningModule"):
         load_model(str(tmp_path / "odd.ckpt"), "there")
 
 
