@@ -19,6 +19,7 @@ from tax_lightning.data import FolderDataModule
 from tax_lightning.data.description import Description
 from tax_lightning.importers.array_files import open_arrays
 from tax_lightning.importers.cases import Case, Found
+from tax_lightning.importers.reading import read_json
 from tax_lightning.importers.writer import write
 from tax_lightning.inspection import inspect
 
@@ -93,6 +94,14 @@ def test_a_mat_file_that_crashes_its_reader_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(scipy.io, "loadmat", crash)
     with pytest.raises(ValueError, match=r"Cannot read .*a\.mat: .*terminated.*save it anew"):
         open_arrays(tmp_path / "a.mat")
+
+
+def test_pipes_and_devices_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.npz")
+    (tmp_path / "a.json").symlink_to("/dev/zero")
+    for read, name in ((open_arrays, "a.npz"), (read_json, "a.json")):
+        with pytest.raises(ValueError, match=rf"{name} is a pipe or a device, expected a file"):
+            read(tmp_path / name)
 
 
 def test_a_kind_of_tiff_that_is_not_read_is_named(tmp_path):

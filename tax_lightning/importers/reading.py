@@ -28,6 +28,7 @@ def reading(path: Path, what: str) -> Iterator[None]:
         ValueError: Cannot read a.nii: it lacks 'affine'. Expected NIfTI.
     """
     try:
+        _check_kind(path)
         yield
     except ModuleNotFoundError:
         raise
@@ -42,6 +43,12 @@ def reading(path: Path, what: str) -> Iterator[None]:
         raise ValueError(f"Cannot read {path}: {said}. Expected {what}.") from error
 
 
+def _check_kind(path: Path) -> None:
+    """Refuse pipes and devices, of which the end may never come."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path} is a pipe or a device, expected a file.")
+
+
 def lazily(path: Path, what: str, make: Callable[..., Any], *args: Any) -> Callable[..., Any]:  # noqa: ANN401
     """The function with these first arguments, whose errors name the file when it is called."""
 
@@ -54,6 +61,7 @@ def lazily(path: Path, what: str, make: Callable[..., Any], *args: Any) -> Calla
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     """The contents of a file."""
+    _check_kind(path)
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
