@@ -54,7 +54,9 @@ def in_lines(message: str) -> str:
         >>> in_lines("short")
         'short'
     """
-    lines = (textwrap.wrap(line, _WIDTH) or [""] for line in message.splitlines())
+    # A path stays whole, so that it can be copied.
+    wrapper = textwrap.TextWrapper(_WIDTH, break_long_words=False, break_on_hyphens=False)
+    lines = (wrapper.wrap(line) or [""] for line in message.splitlines())
     return message if len(message) <= _WIDTH else "\n".join(chain.from_iterable(lines))
 
 

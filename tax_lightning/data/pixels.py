@@ -419,7 +419,7 @@ def _read_tiff(path: Path, as_saved: bool = False) -> Pixels:
         white_is_low = int(page.photometric) == _MIN_IS_WHITE
     if pixels.ndim == 3 and (pages > 1 or int(page.planarconfig) == 2):
         pixels = pixels.transpose(1, 2, 0)  # a page a channel, as ImageJ saves them, or a plane
-    if pixels.ndim not in (2, 3):
+    if pixels.ndim not in (2, 3) or not pixels.size:
         raise ValueError(
             f"{path} holds an array of shape {list(pixels.shape)}, expected a single picture. Save "
             "every picture as a file."
