@@ -50,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
             sys.exit(_CTRL_C)
         raise
     except Exception as error:
-        from tax_lightning.arguments import in_lines, refusal
+        from tax_lightning.refusals import in_lines, refusal
 
         refused = refusal(error)
         if refused is None or "TAX_DEBUG" in os.environ:

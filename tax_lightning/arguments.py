@@ -3,13 +3,9 @@
 import argparse
 import inspect
 import re
-import textwrap
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from itertools import chain
-from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
@@ -34,30 +30,6 @@ class ShortErrorParser(ArgumentParser):
         return [
             action.dest for action in self._actions if action.dest not in ("help", "subcommand")
         ]
-
-
-def refusal(error: BaseException | None) -> BaseException | None:
-    """The error of one of our own checks, even if the parser wrapped it; else a traceback helps."""
-    while error is not None:
-        last = traceback.extract_tb(error.__traceback__)[-1:]
-        ours = any(Path(frame.filename).is_relative_to(Path(__file__).parent) for frame in last)
-        if ours and isinstance(error, ValueError | OSError | LookupError | ModuleNotFoundError):
-            return error
-        error = error.__cause__
-    return None
-
-
-def in_lines(message: str) -> str:
-    """A message whose lines are not too long to read.
-
-    Example:
-        >>> in_lines("short")
-        'short'
-    """
-    # A path stays whole, so that it can be copied.
-    wrapper = textwrap.TextWrapper(_WIDTH, break_long_words=False, break_on_hyphens=False)
-    lines = (wrapper.wrap(line) or [""] for line in message.splitlines())
-    return message if len(message) <= _WIDTH else "\n".join(chain.from_iterable(lines))
 
 
 def split_off(prefixes: Sequence[str], args: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -35,15 +35,7 @@ from tax_lightning.callbacks import (
 )
 from tax_lightning.callbacks.checkpoint import is_dry_run
 from tax_lightning.callbacks.loggers import LoggedConfig, working
-from tax_lightning.configuration import (
-    first_fault,
-    first_refusal,
-    makes_by_us,
-    read_file,
-    refusing,
-    together,
-    with_flags,
-)
+from tax_lightning.configuration import first_fault, read_file, together, with_flags
 from tax_lightning.data import MultiAnnotatorDataModule
 from tax_lightning.figures import short_table
 from tax_lightning.files import check_writable
@@ -54,6 +46,7 @@ from tax_lightning.modules.checkpoints import (
     trusted_class,
 )
 from tax_lightning.modules.tax import TAXLightningModule
+from tax_lightning.refusals import first_refusal, makes_by_us, refusing
 from tax_lightning.run_folders import in_job, last_run, mark_latest, place_files
 from tax_lightning.run_record import note_metrics
 from tax_lightning.tables import metric_table

@@ -13,16 +13,10 @@ from typing import Any
 import yaml
 
 from tax_lightning.arguments import ShortErrorParser, split_off
-from tax_lightning.configuration import (
-    first_fault,
-    first_refusal,
-    makes_by_us,
-    read_file,
-    together,
-    with_flags,
-)
+from tax_lightning.configuration import first_fault, read_file, together, with_flags
 from tax_lightning.extras import check_exported
 from tax_lightning.progress import show_progress
+from tax_lightning.refusals import first_refusal, makes_by_us
 from tax_lightning.usage import COMMANDS
 
 _CONFIG_HELP = "As for `tax fit`, of which only data is read; later files win."

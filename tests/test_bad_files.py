@@ -20,9 +20,9 @@ from reading import read_image
 from written_files import save
 
 from tax_lightning.__main__ import main
-from tax_lightning.arguments import refusal
 from tax_lightning.data import FolderDataModule
 from tax_lightning.data.pixels import read_mask, read_size
+from tax_lightning.refusals import refusal
 
 GREY = {0: "background", 255: "cell"}
 SPLITS = dict(

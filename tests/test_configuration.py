@@ -9,13 +9,14 @@ import pytest
 import torch
 import yaml
 from squares import make_loader, make_module, make_trainer
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from tax_lightning import AddedAnnotators, TAXLightningModule
 from tax_lightning.__main__ import main
 from tax_lightning.cli import ARGUMENTS, TYPES
-from tax_lightning.configuration import first_fault, made
+from tax_lightning.configuration import first_fault
 from tax_lightning.modules.checkpoints import FORMAT_VERSION, load_model
+from tax_lightning.refusals import made
 
 CONFIG = {
     "seed_everything": 0,
@@ -173,6 +174,12 @@ def test_a_schedule_that_is_tried_changes_nothing():
     assert found["optimizer"].param_groups[0]["lr"] == 1e-3
     assert found["lr_scheduler"]["scheduler"].last_epoch == 0
     assert found["optimizer"].param_groups[0]["params"][0] is next(module.parameters())
+
+
+def test_a_schedule_that_ends_is_no_fault_where_the_number_of_epochs_is_not_known():
+    module = make_module(lr_scheduler=lambda optimizer: OneCycleLR(optimizer, 0.1, total_steps=5))
+    module.trainer = make_trainer(max_steps=8, max_epochs=-1)
+    assert isinstance(module.configure_optimizers()["lr_scheduler"]["scheduler"], OneCycleLR)
 
 
 def test_a_training_that_diverged_is_stopped():

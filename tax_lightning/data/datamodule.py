@@ -35,7 +35,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from tax_lightning.batch import Batch, unpacked
-from tax_lightning.configuration import check_number, refusing
 from tax_lightning.data.dataset import (
     FewerLabels,
     MultiAnnotatorDataset,
@@ -57,6 +56,7 @@ from tax_lightning.data.transforms import (
     training_transforms,
 )
 from tax_lightning.palette import annotator_palette
+from tax_lightning.refusals import check_number, refusing
 
 STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 _MOST_CHANNELS, _MOST_WORKERS = 4096, 64

@@ -8,13 +8,13 @@ from typing import Any
 from albumentations import DualTransform
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from tax_lightning.configuration import check_number
 from tax_lightning.data.checks import QuickChecks
 from tax_lightning.data.datamodule import STAGE_SPLITS, MultiAnnotatorDataModule
 from tax_lightning.data.dataset import Source
 from tax_lightning.data.patches import check_patches
 from tax_lightning.data.pixels import Pictures, find_images
 from tax_lightning.data.samples import Sample, SampleTable
+from tax_lightning.refusals import check_number
 from tax_lightning.windows import stride_of
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook
 
-from tax_lightning.configuration import check_memory, first_fault, refusing
+from tax_lightning.configuration import first_fault
 from tax_lightning.models.pretrained import load_encoder, packaged_weights
+from tax_lightning.refusals import check_memory, refusing
 
 
 class DenseNetwork(nn.Module):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tax_lightning.configuration import check_memory, refusing
 from tax_lightning.models.output import EVERYBODY, Panel
+from tax_lightning.refusals import check_memory, refusing
 
 
 class KernelBank(nn.Module):

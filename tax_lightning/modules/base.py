@@ -19,7 +19,6 @@ from torchmetrics import Metric, MetricCollection
 
 from tax_lightning.batch import Batch, by_our_keys, complete_batch, unpacked
 from tax_lightning.blending import Part, blend
-from tax_lightning.configuration import check_number, refusing
 from tax_lightning.consensus import (
     Reference,
     check_reference,
@@ -63,11 +62,12 @@ from tax_lightning.modules.checkpoints import (
 )
 from tax_lightning.modules.hub import Shareable
 from tax_lightning.progress import watched
+from tax_lightning.refusals import check_number, refusing
 from tax_lightning.windows import Places, tiles
 
 HELD_STILL = 0.1  # share of the run before which a slow encoder does not move
 BY_AREA = 0.3  # share of the run at whose start types are the ranks of the areas in an image
-_EPOCHS_TRIED, _LARGEST_RATE = 1000, 1000
+_LARGEST_RATE = 1000
 TEST_SAMPLES = 9  # of each annotator, of which a test measures the sets
 SHARDING = DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
@@ -450,17 +450,12 @@ class MultiAnnotatorModule(L.LightningModule, Shareable, ABC):
             self._slow_down_encoder(optimizer, self.encoder_rate)
         if self.lr_scheduler is None:
             return optimizer
-        _check_schedule(self.lr_scheduler, optimizer, epochs=self._epochs())
+        _check_schedule(self.lr_scheduler, optimizer)
         scheduler = self.lr_scheduler(optimizer)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "monitor": self.monitor},
         }
-
-    def _epochs(self) -> int:
-        """Epochs of the run, as far as a schedule is tried."""
-        most = getattr(self._trainer, "max_epochs", None) or 1
-        return min(most, _EPOCHS_TRIED) if most > 0 else _EPOCHS_TRIED
 
     def _optimized(self) -> list[Any]:
         """The parameters that are trained, or groups of them as an optimizer takes them."""
@@ -651,29 +646,31 @@ def _check_rates(optimizer: torch.optim.Optimizer) -> None:
             )
 
 
-def _check_schedule(make: Any, optimizer: torch.optim.Optimizer, epochs: int) -> None:  # noqa: ANN401
-    """Refuse a schedule that fails on its way, or leads to learning rates that cannot be."""
+def _check_schedule(make: Any, optimizer: torch.optim.Optimizer) -> None:  # noqa: ANN401
+    """Refuse a schedule whose first step fails, or leads to a learning rate that cannot be.
+
+    Only the first: how many steps there will be is not known of every run.
+    """
     trial = copy.copy(optimizer)
     trial.param_groups = [{**group, "params": [torch.zeros(1)]} for group in trial.param_groups]
     scheduler = make(trial)
-    what = type(scheduler).__name__
+    what = f"lr_scheduler: {type(scheduler).__name__}"
     progress = ("_", "last_epoch", "base_lrs")  # not settings
     settings = {k: v for k, v in vars(scheduler).items() if not k.startswith(progress)}
     for name, value in settings.items():
         if type(value) is int:  # which counts epochs or steps
-            check_number(f"lr_scheduler: {what}: {name}", value, 0)
+            check_number(f"{what}: {name}", value, 0)
     if isinstance(scheduler, ReduceLROnPlateau):
         return
-    with refusing(f"lr_scheduler: {what}", settings), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # no step of the optimizer comes between
-        for epoch in range(1, 1 + epochs):
-            scheduler.step()
-            for group in trial.param_groups:
-                if not 0 <= group["lr"] <= _LARGEST_RATE:
-                    raise ArithmeticError(
-                        f"the learning rate is {group['lr']:g} after epoch {epoch}, expected 0 to "
-                        f"{_LARGEST_RATE}."
-                    )
+    with refusing(what, settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no step of the optimizer came before
+        scheduler.step()
+        for group in trial.param_groups:
+            if not 0 <= group["lr"] <= _LARGEST_RATE:
+                raise ArithmeticError(
+                    f"the learning rate is {group['lr']:g} after epoch 1, expected 0 to "
+                    f"{_LARGEST_RATE}."
+                )
 
 
 def known_labels(batch: Batch, reference: Tensor | None) -> dict[str, Tensor]:

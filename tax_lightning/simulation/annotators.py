@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from tax_lightning.configuration import check_number
 from tax_lightning.constants import IGNORE_INDEX
+from tax_lightning.refusals import check_number
 from tax_lightning.simulation.rules import (
     BoolArray,
     Box,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from skimage.morphology import convex_hull_image, disk
 
-from tax_lightning.configuration import check_number
+from tax_lightning.refusals import check_number
 
 BoolArray = npt.NDArray[np.bool_]
 ByteArray = npt.NDArray[np.uint8]

@@ -14,13 +14,13 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from tax_lightning.configuration import check_number
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 from tax_lightning.data.dataset import Source
 from tax_lightning.data.pixels import Pictures
 from tax_lightning.data.samples import RawSample, SampleTable
 from tax_lightning.data.table import TableDataModule
+from tax_lightning.refusals import check_number
 from tax_lightning.simulation.annotators import (
     Habit,
     SimulatedAnnotator,

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tax_lightning.configuration import check_number
 from tax_lightning.constants import IGNORE_INDEX
 from tax_lightning.data.datamodule import MultiAnnotatorDataModule
 from tax_lightning.data.samples import RawSample
 from tax_lightning.data.splits import SPLITS
+from tax_lightning.refusals import check_number
 from tax_lightning.simulation.annotators import (
     Habit,
     SimulatedAnnotator,
