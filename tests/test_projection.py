@@ -166,6 +166,18 @@ def test_each_process_looks_for_sources_in_its_part_of_the_images():
     assert [batch.tolist() for batch in projection_loader(trainer)] == [[1, 3], [5]]
 
 
+@pytest.mark.parametrize("offered", [True, False])
+def test_a_trial_of_a_few_batches_looks_at_no_more(offered):
+    loader = DataLoader(range(7), batch_size=2)
+    trainer = SimpleNamespace(
+        datamodule=SimpleNamespace(projection_dataloader=lambda: loader) if offered else None,
+        train_dataloader=loader,
+        world_size=1,
+        fast_dev_run=2,
+    )
+    assert [batch.tolist() for batch in projection_loader(trainer)] == [[0, 1], [2, 3]]
+
+
 # ---------------------------------------------------------------------- starting pixels
 
 

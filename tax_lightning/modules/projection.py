@@ -177,10 +177,15 @@ def projection_loader(trainer: L.Trainer) -> Iterable[Batch]:
     batches = getattr(whole, "batch_sampler", None)
     if batches is None or isinstance(whole.dataset, IterableDataset):
         return cast(Iterable[Batch], whole)
-    dataset = whole.dataset
-    if offered and trainer.world_size > 1:  # the trainer's loader is divided already
-        dataset = Subset(dataset, range(trainer.global_rank, len(dataset), trainer.world_size))
-        batches = BatchSampler(SequentialSampler(dataset), whole.batch_size or 1, False)
+    dataset, size = whole.dataset, whole.batch_size or 1
+    divided = offered and trainer.world_size > 1  # the trainer's own loader is divided already
+    trial: int = getattr(trainer, "fast_dev_run", 0)  # a few batches of everything
+    if divided or trial:
+        places = range(len(dataset))
+        places = places[trainer.global_rank :: trainer.world_size] if divided else places
+        places = places[: trial * size] if trial else places
+        dataset = Subset(dataset, places)
+        batches = BatchSampler(SequentialSampler(dataset), size, False)
     # A loader of its own: to iterate again over the one in use would disturb its epoch.
     return DataLoader(
         dataset,
