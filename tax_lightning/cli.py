@@ -46,7 +46,7 @@ from tax_lightning.modules.checkpoints import (
     trusted_class,
 )
 from tax_lightning.modules.tax import TAXLightningModule
-from tax_lightning.refusals import first_refusal, makes_by_us, refusing
+from tax_lightning.refusals import add_instantiator, first_refusal, refusing
 from tax_lightning.run_folders import in_job, last_run, mark_latest, place_files
 from tax_lightning.run_record import note_metrics
 from tax_lightning.tables import metric_table
@@ -134,7 +134,7 @@ class TAXCLI(LightningCLI):
             type=str | None,
             help="Run that fit goes on with: its folder, or last; a new run where there is none.",
         )
-        makes_by_us(parser)
+        add_instantiator(parser)
         for name in ("checkpoint", "explanations", "predictions"):
             parser.add_lightning_class_args(ARGUMENTS[name], name)
         parser.set_defaults(

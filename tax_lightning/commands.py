@@ -16,7 +16,7 @@ from tax_lightning.arguments import ShortErrorParser, split_off
 from tax_lightning.configuration import first_fault, read_file, together, with_flags
 from tax_lightning.extras import check_exported
 from tax_lightning.progress import show_progress
-from tax_lightning.refusals import first_refusal, makes_by_us
+from tax_lightning.refusals import add_instantiator, first_refusal
 from tax_lightning.usage import COMMANDS
 
 _CONFIG_HELP = "As for `tax fit`, of which only data is read; later files win."
@@ -179,7 +179,7 @@ def _data_module(
     parser = ShortErrorParser(prog=prog, usage=f"{prog} --config FILE ...")
     parser.add_argument("--config", action="config")
     parser.add_subclass_arguments(MultiAnnotatorDataModule, "data", required=required)
-    makes_by_us(parser)
+    add_instantiator(parser)
     settings = parser.parse_args([*(f"--config={yaml.safe_dump(part)}" for part in parts), *flags])
     if settings.data is not None:
         _refuse_fault(settings.as_dict(), types)

@@ -83,7 +83,7 @@ def made(kind: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - what a 
         raise
 
 
-def makes_by_us(parser: ArgumentParser) -> None:
+def add_instantiator(parser: ArgumentParser) -> None:
     """Let a parser make all classes by `made`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # this name goes in jsonargparse 5; what follows is new
